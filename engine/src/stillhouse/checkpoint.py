@@ -1,0 +1,258 @@
+"""Checkpoints: data alone, written whole or not at all, and read without unpickling code.
+
+ignite's Checkpoint keeps count and its DiskSaver writes to a temporary file and renames it. What is added: an older
+file goes only after the newer one is there, and nothing is written while a value is not finite.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import Checkpoint, DiskSaver
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from stillhouse import rng
+from stillhouse.errors import Fault, StillhouseError, raise_faults
+from stillhouse.recipe import CheckpointSpec
+from stillhouse.run import Run
+
+__all__ = ["Checkpoints", "last_checkpoint", "load_state", "read_checkpoint"]
+
+
+class _Saver(DiskSaver):
+    """A DiskSaver that removes an older file only once the newer one has been written."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder), atomic=True, create_dir=True, require_empty=False)
+        self._outdated: list[str] = []
+
+    def __call__(self, checkpoint: Mapping[str, Any], filename: str, metadata: Mapping[str, Any] | None = None) -> None:
+        super().__call__(checkpoint, filename, metadata)
+        while self._outdated:
+            (Path(self.dirname) / self._outdated.pop()).unlink(missing_ok=True)
+
+    def remove(self, filename: str) -> None:
+        self._outdated.append(filename)
+
+
+class _Generators:
+    """The global generators, as an object with a state."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return rng.capture()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        rng.restore(state)
+
+
+class Checkpoints:
+    """Writes a run's checkpoints and brings a run back to its last one.
+
+    Args:
+        run: with composition, trainer and folder.
+        optimizer: saved with the models.
+        scheduler: likewise, if there is one.
+        spec: when to write.
+        history: whatever else has ``state_dict`` and ``load_state_dict`` and belongs to the run.
+    """
+
+    def __init__(
+        self, run: Run, optimizer: Optimizer, scheduler: LRScheduler | None, spec: CheckpointSpec, history: Any
+    ) -> None:
+        assert run.folder is not None
+        self.folder = run.folder / "checkpoints"
+        self._run = run
+        self._spec = spec
+        self._saver = _Saver(self.folder)
+        self._state: dict[str, Any] = {
+            "model": run.composition,
+            "optimizer": optimizer,
+            "trainer": run.trainer,
+            "generators": _Generators(),
+            "history": history,
+        }
+        if scheduler is not None:
+            self._state["scheduler"] = scheduler
+        self._best = self._handler({"model": run.composition}, "best", 1, self._score) if spec.best else None
+        if self._best is not None:
+            self._state["best"] = self._best
+        self._last = self._handler(self._state, "last", 1)
+        self._kept = self._handler(self._state, "epoch", None)
+
+    def _handler(self, state: dict[str, Any], prefix: str, n_saved: int | None, score: Any = None) -> Checkpoint:
+        return Checkpoint(
+            state,
+            self._saver,
+            filename_prefix=prefix,
+            filename_pattern="{filename_prefix}_{global_step}.pt",
+            n_saved=n_saved,
+            score_function=score,
+            global_step_transform=lambda *_: self._run.trainer.state.iteration,
+        )
+
+    def _score(self, _engine: Engine) -> float:
+        value = self._run.metrics["val"][self._run.task.score]
+        return value if self._run.task.score_mode == "max" else -value
+
+    def attach(self) -> None:
+        """Write from now on. Attach it last: what other handlers of the same event change belongs into the file."""
+        trainer, spec = self._run.trainer, self._spec
+        if spec.every_steps is not None:
+            trainer.add_event_handler(Events.ITERATION_COMPLETED(every=spec.every_steps), self._in_epoch)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._after_epoch)
+
+    def _in_epoch(self) -> None:
+        # After an epoch's last step the evaluation and the plugins' epoch hooks are still to come: a run resumed from
+        # here would skip them. The checkpoint of the epoch's end covers that step.
+        if self._run.trainer.state.iteration % self._run.steps_per_epoch:
+            self._write(self._last)
+
+    def _after_epoch(self) -> None:
+        if self._best is not None and self._run.task.score in self._run.metrics.get("val", {}):
+            self._write(self._best)
+        if self._spec.keep_every and self._run.trainer.state.epoch % self._spec.keep_every == 0:
+            self._write(self._kept)
+        self._write(self._last)
+
+    def _write(self, handler: Checkpoint) -> None:
+        refuse_non_finite(self._run.composition)
+        try:
+            handler(self._run.trainer)
+        except OSError as error:
+            raise StillhouseError(
+                f"the checkpoint cannot be written: {error}",
+                where=str(self.folder),
+                hint="the last good checkpoint is still there; make room and use --resume",
+            ) from error
+
+    def resume(self) -> int:
+        """Bring models, optimizer, schedule, generators and step count back; tidy away what a killed run left.
+
+        Returns:
+            The optimizer steps already done; 0 when there is no checkpoint yet.
+
+        Raises:
+            StillhouseError: the checkpoint is damaged or of another composition.
+        """
+        for left in self.folder.glob("tmp*"):
+            left.unlink(missing_ok=True)
+        path = last_checkpoint(self.folder)
+        if path is None:
+            return 0
+        saved = read_checkpoint(path)
+        missing = [key for key in self._state if key not in saved]
+        if missing:
+            raise StillhouseError(
+                f"lacks {', '.join(missing)}", where=str(path), hint="it is no checkpoint of this run"
+            )
+        for key, target in self._state.items():
+            if isinstance(target, nn.Module):
+                load_state(target, saved[key], str(path))
+            else:
+                try:
+                    target.load_state_dict(saved[key])
+                except (ValueError, KeyError, RuntimeError) as error:
+                    raise StillhouseError(f"its {key} does not fit this run: {error}", where=str(path)) from error
+        step: int = self._run.trainer.state.iteration
+        self._last.load_state_dict({"_saved": [(step, path.name)]})
+        self._tidy(path)
+        return step
+
+    def _tidy(self, path: Path) -> None:
+        best = {item.filename for item in self._best._saved} if self._best is not None else set()
+        for file in self.folder.glob("*.pt"):
+            outdated = file.name.startswith("last_") and file != path
+            if outdated or (file.name.startswith("best_") and file.name not in best):
+                file.unlink(missing_ok=True)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest ``last_STEP.pt`` in ``folder``; None when there is none."""
+    found = [(int(m[1]), p) for p in folder.glob("last_*.pt") if (m := re.fullmatch(r"last_(\d+)\.pt", p.name))]
+    return max(found)[1] if found else None
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint with ``weights_only=True``, on the CPU.
+
+    Raises:
+        StillhouseError: missing, truncated, or it carries pickled code.
+    """
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise StillhouseError("there is no such file", where=str(path)) from None
+    except pickle.UnpicklingError as error:
+        if "weights" in str(error).lower() and "GLOBAL" in str(error):
+            raise StillhouseError(
+                "carries pickled objects, which are code: it is not loaded",
+                where=str(path),
+                hint="save a state dict: torch.save(model.state_dict(), ...)",
+            ) from None
+        raise StillhouseError(
+            "is damaged or no checkpoint", where=str(path), hint="delete it to go on from the one before, if any"
+        ) from None
+    except Exception as error:  # noqa: BLE001 - damaged bytes make torch.load raise almost anything
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise StillhouseError(
+            f"is truncated, damaged or no checkpoint ({first})",
+            where=str(path),
+            hint="delete it to go on from the one before, if any",
+        ) from None
+    if not isinstance(found, Mapping):
+        raise StillhouseError(f"holds {type(found).__name__}, not a table of tensors", where=str(path))
+    return dict(found)
+
+
+def load_state(module: nn.Module, state: Mapping[str, Any], where: str) -> None:
+    """Load a state dict strictly.
+
+    Raises:
+        StillhouseError: it is another model's; it names the keys that are missing, too many, or of another shape.
+    """
+    own = module.state_dict()
+    faults = []
+    missing = [key for key in own if key not in state]
+    extra = [key for key in state if key not in own]
+    shapes = [
+        f"{key}: {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} here"
+        for key in own
+        if isinstance(state.get(key), Tensor) and isinstance(own[key], Tensor) and state[key].shape != own[key].shape
+    ]
+    for title, keys in (("lacks", missing), ("has besides", extra), ("other shapes", shapes)):
+        if keys:
+            more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
+            faults.append(Fault(where, f"is of another model: {title} {', '.join(keys[:4])}{more}"))
+    raise_faults(faults)
+    module.load_state_dict(dict(state))
+
+
+def refuse_non_finite(module: nn.Module) -> None:
+    """Raise if any parameter of ``module`` is not finite or any buffer is NaN; one copy from the device.
+
+    A buffer may hold infinities on purpose: attention masks do.
+
+    Raises:
+        StillhouseError: it names the tensors.
+    """
+    with torch.no_grad():
+        looks = [(n, torch.isfinite(p).all()) for n, p in module.named_parameters() if p.is_floating_point()]
+        looks += [(n, ~torch.isnan(b).any()) for n, b in module.named_buffers() if b.is_floating_point()]
+        if not looks:
+            return
+        fine = torch.stack([look for _, look in looks]).tolist()
+    bad = [name for (name, _), ok in zip(looks, fine, strict=True) if not ok]
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise StillhouseError(
+            f"values that are not finite in {', '.join(bad[:3])}{more}: no checkpoint is written",
+            hint="the last good one is kept; lower the learning rate or a loss weight and use --resume",
+        )

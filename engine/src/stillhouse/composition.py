@@ -1,0 +1,290 @@
+"""Composition: the module that turns a batch into losses, with student, teacher and the plugins' modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stillhouse.errors import StillhouseError
+from stillhouse.hooks import Call, Hooks
+from stillhouse.ordering import Active
+from stillhouse.plugin import Plugin
+from stillhouse.run import match_names
+from stillhouse.schedule import Schedule
+from stillhouse.step import Link, LinkSpec, Side, Step
+from stillhouse.taps import Taps, Which, find_layers
+from stillhouse.tasks import Task
+
+__all__ = ["Composition", "call_phase", "refuse_shared"]
+
+Observer = Callable[[str, Step], None]
+
+
+def call_phase(calls: Sequence[Call], hook: str, step: Step, *arguments: Any) -> None:
+    """Call one hook's implementations in order; an error leaves with a note that names plugin, hook and step."""
+    plugin = None
+    try:
+        for plugin, function in calls:  # noqa: B007 - the except clause names it
+            function(*arguments, step)
+    except Exception as error:
+        error.add_note(f"in plugin {_name(plugin)!r}, hook {hook!r}, epoch {step.epoch + 1}, step {step.iteration + 1}")
+        raise
+
+
+def _name(plugin: Plugin | None) -> str:
+    return plugin.name if plugin is not None else "?"
+
+
+class Composition(nn.Module):
+    """Student, plugin modules and frozen teacher in one forward pass.
+
+    Parameters, buffers and the state dict are the student's (``student.``) and the plugins' (``plugins.plugin_NAME.``).
+    The teacher is no submodule: it is neither trained, counted, wrapped nor saved.
+
+    Args:
+        student: the model that is trained.
+        teacher: the frozen model, or None.
+        task: what gives the task's loss.
+        actives: the plugins in order.
+        hooks: their resolved hooks.
+        taps: dotted paths to read, by model.
+        total_steps: the run's optimizer steps, which weight schedules are fractions of.
+        precision: dtype of the models' forward passes; anything but float32 runs them under autocast.
+
+    Raises:
+        StillhouseError: teacher and student share a module or a tensor, or the student is compiled already.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        task: Task,
+        actives: Sequence[Active],
+        hooks: Hooks,
+        taps: Mapping[Which, Sequence[str]],
+        total_steps: int,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        if teacher is not None:
+            refuse_shared(student, teacher)
+            teacher.requires_grad_(False).eval()
+        self.student = student
+        self.plugins = nn.ModuleDict()
+        # In tuples and plain dicts nn.Module does not take a module for its own. The teacher must not be; for the others
+        # it spares each step the search through nn.Module's tables.
+        self._teacher = (teacher,)
+        self._student = (student,)
+        self._plugin_modules: dict[str, nn.Module] = {}
+        self._task = task
+        self._total_steps = total_steps
+        self._precision = precision
+        self._taps: dict[Which, Taps] = {"student": Taps(student, "student", taps.get("student", ()))}
+        if teacher is not None:
+            self._taps["teacher"] = Taps(teacher, "teacher", taps.get("teacher", ()))
+        self._link_specs: list[tuple[str, LinkSpec]] = []
+        self._matched: dict[tuple[str, str], list[str]] = {}
+        self._observe: Observer = lambda _phase, _step: None
+        self._transforms = hooks.calls("transform")
+        self._losses = hooks.calls("losses")
+        self._weights = {
+            plugin.name: plugin.weight if isinstance(plugin.weight, Schedule) else float(plugin.weight)  # type: ignore[attr-defined]  # @plugin checks that a plugin with losses has it
+            for plugin, _ in self._losses
+        }
+        needs = any("teacher" in a.plugin.requires for a in actives) or bool(taps.get("teacher"))
+        own = self._run_teacher if teacher is not None and needs else _no_teacher
+        self._teacher_forward = hooks.teacher_forward(own)
+
+    @property
+    def teacher(self) -> nn.Module | None:
+        """The frozen teacher."""
+        return self._teacher[0]
+
+    @property
+    def runs_teacher(self) -> bool:
+        """Whether a step calls the teacher at all: some plugin reads it, or gives its features itself."""
+        return self._teacher_forward is not _no_teacher
+
+    def observe(self, observer: Observer) -> None:
+        """Have ``observer(phase, step)`` called at ``forward_completed`` and ``losses_computed``."""
+        self._observe = observer
+
+    def add_module_of(self, plugin: Plugin, module: nn.Module) -> None:
+        """Take in what ``plugin``'s build returned. The prefix keeps a plugin named ``keys`` from hiding a method."""
+        self.plugins[f"plugin_{plugin.name}"] = module
+        self._plugin_modules[plugin.name] = module
+
+    def plugin_module(self, plugin: Plugin | str) -> nn.Module:
+        """What the plugin (or the plugin of that name) built.
+
+        Raises:
+            KeyError: it built nothing.
+        """
+        return self._plugin_modules[plugin if isinstance(plugin, str) else plugin.name]
+
+    def add_links(self, plugin: Plugin, specs: Sequence[LinkSpec]) -> list[str]:
+        """Take in what ``plugin`` links; the names under which the run knows them."""
+        names = []
+        for spec in specs:
+            name = f"{plugin.name}/{spec.name}"
+            if any(name == known for known, _ in self._link_specs):
+                raise StillhouseError(f"makes two links called {spec.name!r}", hint="give one of them a name")
+            for model, layer in (("student", spec.student), ("teacher", spec.teacher)):
+                if model not in self._taps or layer not in self._taps[model].layers:
+                    raise StillhouseError(
+                        f"the link {spec.name!r} reads the {model}'s layer {layer!r}, which no tap reads",
+                        hint="name it in add_taps",
+                    )
+            self._link_specs.append((name, spec))
+            names.append(name)
+        self._matched.clear()
+        return names
+
+    def match_links(self, pattern: str) -> list[str]:
+        """The links that the glob ``pattern`` matches."""
+        found = self._matched.get(("", pattern))
+        if found is None:
+            found = self._matched["", pattern] = match_names(pattern, [name for name, _ in self._link_specs])
+        return found
+
+    def links_of(self, plugin: Plugin) -> list[str]:
+        """The links that ``plugin`` made."""
+        key = ("links of", plugin.name)
+        if key not in self._matched:
+            self._matched[key] = [name for name, _ in self._link_specs if name.startswith(f"{plugin.name}/")]
+        return self._matched[key]
+
+    def match_taps(self, model: Which, pattern: str) -> list[str]:
+        """The tapped layers of ``model`` that the path or glob ``pattern`` matches."""
+        key = (model, pattern)
+        if key not in self._matched:
+            module = self.student if model == "student" else self.teacher
+            assert module is not None
+            tapped = self._taps[model].layers
+            self._matched[key] = [layer for layer in find_layers(module, model, pattern) if layer in tapped]
+        return self._matched[key]
+
+    def taps(self, model: Which) -> Taps:
+        """The taps of ``model``."""
+        return self._taps[model]
+
+    def remove_taps(self) -> None:
+        """Take the taps off both models: after training they are plain modules again."""
+        for taps in self._taps.values():
+            taps.remove()
+
+    def _autocast(self, x: Any) -> torch.autocast:
+        device = x.device.type if isinstance(x, Tensor) else "cpu"
+        return torch.autocast(device, dtype=self._precision)
+
+    def _call(self, model: nn.Module, inputs: Any) -> Any:
+        if self._precision is torch.float32:
+            return model(inputs)
+        with self._autocast(inputs):
+            return model(inputs)
+
+    def run_student(self, step: Step) -> None:
+        """Call the student and take its tapped features."""
+        step.student = Side(self._call(self._student[0], step.inputs), self._taps["student"].take())
+
+    def _run_teacher(self, step: Step) -> bool:
+        # no_grad and not inference_mode: a trainable projection of the teacher's features saves them for backward.
+        with torch.no_grad():
+            output = self._call(self._teacher[0], step.inputs)  # type: ignore[arg-type]  # chosen only with a teacher
+        step.teacher = Side(output, self._taps["teacher"].take())
+        return True
+
+    def run_teacher(self, step: Step) -> None:
+        """Call the teacher, or whatever plugins put in its place."""
+        self._teacher_forward(step)
+
+    def read_links(self, step: Step, specs: Sequence[tuple[str, LinkSpec]] | None = None) -> None:
+        """Make the links from the features, before any transform."""
+        for name, spec in self._link_specs if specs is None else specs:
+            assert step.teacher is not None
+            student, teacher = step.student.features[spec.student], step.teacher.features[spec.teacher]
+            if spec.read is not None:
+                student, teacher = spec.read(student, teacher)
+            step.links[name] = Link(name, student, teacher)
+
+    def link_specs(self) -> list[tuple[str, LinkSpec]]:
+        """All links, by name."""
+        return list(self._link_specs)
+
+    def weight(self, plugin: Plugin, iteration: int) -> float:
+        """The weight of ``plugin``'s terms at optimizer step ``iteration``."""
+        weight = self._weights[plugin.name]
+        return weight.at(iteration, self._total_steps) if isinstance(weight, Schedule) else weight
+
+    def plugin_losses(self, step: Step) -> None:
+        """Add every plugin's terms to ``step.losses``; a plugin whose weight is 0 is not called."""
+        plugin = None
+        try:
+            for plugin, losses in self._losses:
+                weight = self.weight(plugin, step.iteration)
+                if weight == 0.0:
+                    continue
+                for term, value in losses(step).items():
+                    name = f"{plugin.name}/{term}" if term else plugin.name
+                    step.losses[name] = value
+                    step.weights[name] = weight
+        except Exception as error:
+            error.add_note(
+                f"in plugin {_name(plugin)!r}, hook 'losses', epoch {step.epoch + 1}, step {step.iteration + 1}"
+            )
+            raise
+
+    def forward(self, step: Step) -> Tensor:
+        """Fill ``step`` and return its total loss, a scalar on the device."""
+        self.run_student(step)
+        self.run_teacher(step)
+        self.read_links(step)
+        self._observe("forward_completed", step)
+        if self._transforms:
+            call_phase(self._transforms, "transform", step)
+        total = self._task.loss(step.student.output, step.targets)
+        step.losses["task"] = total
+        step.weights["task"] = 1.0
+        if self._losses:
+            self.plugin_losses(step)
+            for name, value in step.losses.items():
+                if name != "task":
+                    total = total + step.weights[name] * value
+        step.total = total
+        self._observe("losses_computed", step)
+        return total
+
+
+def _no_teacher(step: Step) -> None:
+    """In a run whose plugins read no teacher."""
+
+
+def refuse_shared(student: nn.Module, teacher: nn.Module) -> None:
+    """Refuse a teacher that shares a module or a tensor with the student: freezing it would freeze the student.
+
+    Raises:
+        StillhouseError: it names the first place shared.
+    """
+    modules = {id(m): name for name, m in student.named_modules()}
+    for name, module in teacher.named_modules():
+        if id(module) in modules:
+            raise StillhouseError(
+                f"student and teacher share the module {modules[id(module)] or 'itself'!r} (teacher: {name or 'itself'!r})",
+                where="teacher",
+                hint="give the teacher a copy: copy.deepcopy(module)",
+            )
+    tensors = {}
+    for name, tensor in (*student.named_parameters(), *student.named_buffers()):
+        if tensor.numel():
+            tensors[tensor.untyped_storage().data_ptr()] = name
+    for name, tensor in (*teacher.named_parameters(), *teacher.named_buffers()):
+        if tensor.numel() and tensor.untyped_storage().data_ptr() in tensors:
+            raise StillhouseError(
+                f"student and teacher share the tensor {tensors[tensor.untyped_storage().data_ptr()]!r} (teacher: {name!r})",
+                where="teacher",
+                hint="give the teacher a copy: copy.deepcopy(module)",
+            )

@@ -1,0 +1,126 @@
+"""A folder of images, one folder a class: the ImageFolder layout."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from stillhouse.data.images import decode, is_gray
+from stillhouse.data.sources import ALIASES, Source
+from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
+
+__all__ = ["ImageFolder"]
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_SPLITS = {"train": "train", "val": "val", "test": "test", **ALIASES}
+
+
+class ImageFolder(Source):
+    """``PATH/{train,val,test}/CLASS/*.jpg``, or ``PATH/CLASS/*.jpg``, which is then split by class.
+
+    Names of splits and suffixes may be upper case; ``valid`` and ``validation`` mean ``val``. Class folders are
+    searched to any depth. Classes are those of ``train``, sorted by name. Ids number the files, train first, by class
+    and path.
+
+    Args:
+        root: the folder.
+        val_fraction: share of each class held out where there is no val split; the same for test without splits.
+
+    Raises:
+        StillhouseError: no such folder, no class folders, no images, or a class that ``train`` does not have.
+    """
+
+    def __init__(self, root: Path, val_fraction: float) -> None:
+        self.root = root
+        if not root.is_dir():
+            near = did_you_mean(root.name, [p.name for p in root.parent.iterdir()] if root.parent.is_dir() else [])
+            hint = near if near.startswith("did you mean") else ""
+            raise StillhouseError(f"there is no folder {root}", where="data.name", hint=hint)
+        tops = _split_folders(root)
+        whole = not tops
+        files: list[str] = []
+        stats: list[str] = []
+        labels: list[int] = []
+        self.splits = {}
+        self.class_names = tuple(sorted(p.name for p in _folders(tops.get("train", root))))
+        if not self.class_names:
+            raise StillhouseError(
+                f"{tops.get('train', root)} has no class folders", where="data.name", hint="PATH/train/CLASS/image.jpg"
+            )
+        faults: list[Fault] = []
+        for split, top in (tops or {"train": root}).items():
+            begin = len(files)
+            for folder in sorted(_folders(top)):
+                if folder.name not in self.class_names:
+                    near = did_you_mean(folder.name, self.class_names)
+                    faults.append(Fault(str(folder), "this class is not in the training split", near))
+                    continue
+                images = _images(folder, root)
+                if not images and split == "train":
+                    suffixes = ", ".join(s[1:] for s in _SUFFIXES)
+                    faults.append(Fault(str(folder), "this class folder holds no images", f"{suffixes} are read"))
+                for path, size, mtime in images:
+                    files.append(path)
+                    stats.append(f"{path}\0{size}\0{mtime}")
+                    labels.append(self.class_names.index(folder.name))
+            self.splits[split] = np.arange(begin, len(files), dtype=np.int64)
+            if begin == len(files) and not faults:
+                faults.append(Fault("data.name", f"the split {split!r} is empty: no images in {top}"))
+        raise_faults(faults)
+        self.files = np.asarray(files)
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.stamp = "\n".join(stats).encode(errors="surrogateescape")
+        self.split_up(val_fraction, whole)
+
+    def read(self, i: int) -> Tensor:
+        """See :meth:`Source.read`."""
+        return decode(self.root / self.files[i])
+
+    def place(self, i: int) -> str:
+        """See :meth:`Source.place`."""
+        return str(self.root / self.files[i])
+
+    def channels(self) -> int:
+        """1 when a look at 32 training images, evenly spaced, finds only greyscale; else 3.
+
+        Photographs in colour are often mixed with a few in grey, which are then read as RGB.
+        """
+        train = self.splits["train"]
+        some = train[np.linspace(0, len(train) - 1, min(32, len(train))).astype(np.int64)]
+        return 1 if all(is_gray(self.root / self.files[i]) for i in some) else 3
+
+
+def _folders(top: Path) -> list[Path]:
+    return [p for p in top.iterdir() if p.is_dir() and not p.name.startswith(".")]
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    """The split folders, train first; none when the folders at the top are the classes."""
+    found: dict[str, Path] = {}
+    for folder in sorted(_folders(root)):
+        split = _SPLITS.get(folder.name.lower())
+        if split is None or not _folders(folder):
+            continue  # without folders in it, a folder named `train` is a class: of vehicles, say
+        if split in found:
+            raise StillhouseError(f"{found[split].name} and {folder.name} both mean {split!r}", where=str(root))
+        found[split] = folder
+    if found and "train" not in found:
+        names = ", ".join(p.name for p in found.values())
+        raise StillhouseError(f"there is no train folder beside {names}", where=str(root))
+    return {name: found[name] for name in ("train", "val", "test") if name in found}
+
+
+def _images(folder: Path, root: Path) -> list[tuple[str, int, int]]:
+    """(path below ``root``, bytes, time of change in ns) of every image under ``folder``, sorted by path."""
+    found = []
+    above = len(str(root)) + 1
+    for here, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            if name.lower().endswith(_SUFFIXES) and not name.startswith("."):
+                path = Path(here, name)
+                stat = path.stat()
+                found.append((str(path)[above:], stat.st_size, stat.st_mtime_ns))
+    return sorted(found)

@@ -1,0 +1,132 @@
+"""Randomness that resumes exactly: what a sample looks like in an epoch depends on (seed, epoch, sample) alone.
+
+Nothing here has a state that a checkpoint would have to keep: the order of an epoch comes from (seed, epoch), a
+sample's augmentation from (seed, epoch, sample), so that a stream which starts at step N gives what an
+uninterrupted one gives from step N on, whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import attrs
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+__all__ = ["EpochBatches", "Key", "OrderedBatches", "OwnRandomness", "epoch_order", "mix"]
+
+Ids = NDArray[np.int64]
+"""Ids of samples: positions in their source."""
+
+_MASK = (1 << 64) - 1
+
+
+def mix(*parts: int) -> int:
+    """A 64-bit seed from whole numbers, by SplitMix64 (Steele, Lea and Flood 2014): near inputs, unrelated outputs."""
+    state = 0
+    for part in parts:
+        state = (state + (part & _MASK) + 0x9E3779B97F4A7C15) & _MASK
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return state
+
+
+class OwnRandomness:
+    """Inside ``with``, seed torch's, numpy's and Python's global generators at will; afterwards they are as before.
+
+    Transforms draw from these generators and take no other. CUDA's are left alone: samples are made on the CPU.
+    """
+
+    def __enter__(self) -> OwnRandomness:
+        self._torch = torch.get_rng_state()
+        self._numpy = np.random.get_state()
+        self._python = random.getstate()
+        return self
+
+    def seed(self, seed: int) -> None:
+        """Seed all three generators from a 64-bit ``seed``."""
+        # Not torch.manual_seed, which looks after every device and costs 70 times as much.
+        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed & 0xFFFFFFFF)
+        random.seed(seed)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_rng_state(self._torch)
+        np.random.set_state(self._numpy)
+        random.setstate(self._python)
+
+
+def epoch_order(seed: int, epoch: int, n: int) -> Ids:
+    """A permutation of 0 ... n-1 from (seed, epoch)."""
+    generator = torch.Generator().manual_seed(mix(seed, epoch))
+    return torch.randperm(n, generator=generator).numpy()
+
+
+class Key(NamedTuple):
+    """What one batch is made from.
+
+    Attributes:
+        epoch: the epoch whose randomness its samples get.
+        ids: the samples (B,), in order.
+    """
+
+    epoch: int
+    ids: Ids
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class EpochBatches:
+    """The endless stream of training batches' keys, from step ``start_step`` on.
+
+    Attributes:
+        ids: the training samples (N,).
+        batch_size: samples in a batch.
+        drop_last: leave out an epoch's last batch when it is smaller. A training set smaller than one batch gives one
+            batch of all its samples either way.
+        seed: the run's seed.
+        start_step: batches that were taken before.
+    """
+
+    ids: Ids
+    batch_size: int
+    drop_last: bool
+    seed: int
+    start_step: int = 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch, at least 1."""
+        whole, rest = divmod(len(self.ids), self.batch_size)
+        return max(1, whole if self.drop_last else whole + (rest > 0))
+
+    def __iter__(self) -> Iterator[Key]:
+        epoch, skip = divmod(self.start_step, self.steps_per_epoch)
+        while True:
+            order = self.ids[epoch_order(self.seed, epoch, len(self.ids))]
+            for step in range(skip, self.steps_per_epoch):
+                yield Key(epoch, order[step * self.batch_size : (step + 1) * self.batch_size])
+            epoch, skip = epoch + 1, 0
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class OrderedBatches:
+    """Every sample once, in order: the keys of an evaluation.
+
+    Attributes:
+        ids: the samples (N,).
+        batch_size: samples in a batch; the last one holds the rest.
+    """
+
+    ids: Ids
+    batch_size: int
+
+    def __len__(self) -> int:
+        return -(-len(self.ids) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Key]:
+        for start in range(0, len(self.ids), self.batch_size):
+            yield Key(0, self.ids[start : start + self.batch_size])

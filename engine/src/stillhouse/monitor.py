@@ -1,0 +1,148 @@
+"""What is watched: TensorBoard through ignite's logger, and losses that are not finite.
+
+Loss terms stay on the device. Every ``log_every`` steps, and before every checkpoint, all of them are stacked and copied
+once; that is where a value that is not finite is found, and named by its term and plugin.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from ignite.handlers import TensorboardLogger
+from torch.optim import Optimizer
+
+from stillhouse.errors import Fault, StillhouseError
+from stillhouse.hooks import Hooks
+from stillhouse.run import Run
+from stillhouse.step import Step
+
+__all__ = ["Monitor"]
+
+
+class Monitor:
+    """Reads the step's scalars at logged steps and writes them to TensorBoard.
+
+    Args:
+        run: with its trainer; ``run.folder`` None watches without writing.
+        optimizer: its learning rates are logged by parameter group.
+        hooks: for what plugins give through ``scalars`` and ``figures``.
+        purge_step: events of a killed run from this step on are hidden.
+    """
+
+    def __init__(self, run: Run, optimizer: Optimizer, hooks: Hooks, purge_step: int | None = None) -> None:
+        self._run, self._optimizer, self._hooks = run, optimizer, hooks
+        self.latest: dict[str, float] = {}
+        """The scalars of the last logged step, by tag."""
+        self.logger: TensorboardLogger | None = None
+        if run.folder is not None:
+            self.logger = TensorboardLogger(log_dir=str(run.folder / "tensorboard"), purge_step=purge_step)
+        every = run.recipe.checkpoints.every_steps
+        self._periods = [run.recipe.run.log_every, run.steps_per_epoch, *([every] if every else [])]
+        self._mark: tuple[int, float] | None = None
+
+    def attach(self) -> None:
+        """Watch from now on."""
+        trainer = self._run.trainer
+        trainer.add_event_handler(Events.EPOCH_STARTED, self._restart_clock)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._look)
+
+    def _restart_clock(self) -> None:
+        self._mark = (self._run.trainer.state.iteration, time.perf_counter())
+
+    def _look(self) -> None:
+        iteration: int = self._run.trainer.state.iteration
+        if any(iteration % period == 0 for period in self._periods):
+            state: Any = self._run.trainer.state
+            self._read(state.step, iteration)
+
+    def _read(self, step: Step, iteration: int) -> None:
+        tensors = {("loss", name): value for name, value in step.losses.items()}
+        assert step.total is not None
+        tensors["total", "total"] = step.total
+        for plugin, scalars in self._hooks.calls("scalars"):
+            for name, value in scalars(step).items():
+                tensors["plugin", f"{plugin.name}/{name}" if name else plugin.name] = value
+        # One copy for everything: each .item() would wait for the device again.
+        values = torch.stack([v.detach().float().reshape(()) for v in tensors.values()]).tolist()
+        by_key = dict(zip(tensors, values, strict=True))
+        self._refuse_non_finite(by_key, iteration)
+        self.latest = self._tags(by_key, step)
+        if self._mark is not None and iteration > self._mark[0]:
+            elapsed = time.perf_counter() - self._mark[1]
+            images = (iteration - self._mark[0]) * int(step.ids.shape[0])
+            self.latest["speed/images_per_second"] = images / max(elapsed, 1e-9)
+        self._restart_clock()
+        if self.logger is not None:
+            for tag, value in self.latest.items():
+                self.logger.writer.add_scalar(tag, value, iteration)
+
+    def _tags(self, values: Mapping[tuple[str, str], float], step: Step) -> dict[str, float]:
+        tags = {}
+        for (kind, name), value in values.items():
+            if kind == "loss":
+                tags[f"loss_raw/{name}"] = value
+                tags[f"loss_weighted/{name}"] = value * step.weights[name]
+            elif kind == "total":
+                tags["loss/total"] = value
+            else:
+                tags[f"plugin/{name}"] = value
+        for group in self._optimizer.param_groups:
+            tags[f"learning_rate/{group['name']}"] = float(group["lr"])
+        return tags
+
+    def _refuse_non_finite(self, values: Mapping[tuple[str, str], float], iteration: int) -> None:
+        bad = [name for (kind, name), value in values.items() if kind == "loss" and not math.isfinite(value)]
+        if not bad and math.isfinite(values["total", "total"]):
+            return
+        names = bad or ["total"]
+        faults = []
+        for name in names:
+            plugin = name.split("/")[0]
+            owner = "the task" if plugin == "task" else f"plugin {plugin!r}"
+            faults.append(
+                Fault(
+                    f"step {iteration}",
+                    f"the loss term {name!r} of {owner} is not finite",
+                    "the last good checkpoint is kept; lower the learning rate or this term's weight",
+                )
+            )
+        raise StillhouseError(faults=faults)
+
+    def metrics(self, split: str, values: Mapping[str, float]) -> None:
+        """Log one evaluation's metrics."""
+        if self.logger is not None:
+            for name, value in values.items():
+                self.logger.writer.add_scalar(f"{split}/{name}", value, self._run.trainer.state.iteration)
+
+    def figures(self) -> None:
+        """Log what plugins give through ``figures``."""
+        if self.logger is None:
+            return
+        for plugin, figures in self._hooks.calls("figures"):
+            for name, figure in figures(self._run).items():
+                self.logger.writer.add_figure(
+                    f"{plugin.name}/{name}", figure, self._run.trainer.state.iteration, close=True
+                )
+
+    def text(self, name: str, body: str) -> None:
+        """Log a text, shown as it is."""
+        if self.logger is not None:
+            self.logger.writer.add_text(name, "```\n" + body.replace("```", "'''") + "\n```")
+
+    def hparams(self, hparams: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        """Log the run's settings and results for TensorBoard's HPARAMS page, in this run's own folder."""
+        if self.logger is not None:
+            plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in hparams.items()}
+            # A name of their own: under the metrics' names they would show as one more point of each curve.
+            final = {f"final/{name}": value for name, value in metrics.items()}
+            self.logger.writer.add_hparams(plain, final, run_name=".")
+
+    def close(self) -> None:
+        """Write what is buffered and close."""
+        if self.logger is not None:
+            self.logger.close()

@@ -1,0 +1,315 @@
+"""The recipe: a run as typed data, and its TOML form."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+import tomli_w
+
+from stillhouse.data import DataSpec
+from stillhouse.errors import Fault, StillhouseError, did_you_mean
+from stillhouse.models import ModelSpec
+from stillhouse.schedule import Schedule
+from stillhouse.structure import structure, unstructure
+from stillhouse.tasks import TaskSpec
+
+__all__ = ["CheckpointSpec", "OptimizerSpec", "Recipe", "RunSpec", "TeacherSpec"]
+
+
+def _positive(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and value <= 0:
+        raise StillhouseError(f"{value} is not above 0", where=attribute.name)
+
+
+def _not_negative(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value < 0:
+        raise StillhouseError(f"{value} is below 0", where=attribute.name)
+
+
+@attrs.frozen(kw_only=True)
+class RunSpec:
+    """The recipe's ``[run]``.
+
+    Attributes:
+        name: what the run is called; its folder is ``runs/NAME`` unless told otherwise.
+        epochs: passes over the training data.
+        seed: every random number of the run follows from it.
+        device: ``auto`` (CUDA when there is one, else CPU), ``cpu``, ``cuda``, ``cuda:1``, ...
+        precision: dtype of the models' forward passes; ``bfloat16`` runs them under autocast. Losses and methods are
+            computed in float32 either way.
+        log_every: steps between two points in TensorBoard, and between two looks for non-finite losses.
+        threads: torch's CPU threads; None leaves torch's own choice.
+        base: folder that relative paths and modules of this recipe are found from; the recipe file's own by default.
+    """
+
+    name: str = "run"
+    epochs: int = attrs.field(default=20, validator=_positive)
+    seed: int = attrs.field(default=0, validator=_not_negative)
+    device: str = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    log_every: int = attrs.field(default=50, validator=_positive)
+    threads: int | None = attrs.field(default=None, validator=_positive)
+    base: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class TeacherSpec:
+    """The recipe's ``[teacher]``: where the frozen model comes from. One of the first four is needed.
+
+    Attributes:
+        recipe: another recipe, by its file (or as a table): trained once, then found again by its content.
+        checkpoint: a file of weights for ``model``: a state dict (.pt, .safetensors) or a run's checkpoint.
+        pretrained: the weights that ``model``'s source offers.
+        random: ``model`` as it is initialised: a control.
+        model: what to build, as in ``[student]``; with ``recipe`` the recipe's student.
+        args: its arguments.
+    """
+
+    recipe: dict[str, Any] | None = None
+    checkpoint: str | None = None
+    pretrained: bool = False
+    random: bool = False
+    model: str | None = None
+    args: dict[str, Any] = attrs.field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        given = [n for n in ("recipe", "checkpoint", "pretrained", "random") if getattr(self, n) not in (None, False)]
+        if len(given) != 1:
+            what = "says not where the teacher comes from" if not given else f"has {' and '.join(given)} at once"
+            raise StillhouseError(
+                what,
+                hint='one of: recipe = "teacher.toml", checkpoint = "file.pt", pretrained = true, random = true',
+            )
+        if self.recipe is None and self.model is None:
+            raise StillhouseError("this key is missing", where="model", hint='such as "torchvision:resnet34"')
+        if self.recipe is not None and (self.model or self.args):
+            raise StillhouseError("has recipe and model at once", hint="the model is the recipe's student")
+
+
+@attrs.frozen(kw_only=True)
+class OptimizerSpec:
+    """The recipe's ``[optimizer]``.
+
+    Attributes:
+        name: a class of torch.optim in small letters (``adamw``, ``sgd``), or ``package.module:Class``.
+        lr: learning rate, before the schedule.
+        weight_decay: None leaves the optimizer's own default.
+        args: further arguments: ``{ momentum = 0.9 }``.
+    """
+
+    name: str = "adamw"
+    lr: float = attrs.field(default=1e-3, validator=_positive)
+    weight_decay: float | None = None
+    args: dict[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class CheckpointSpec:
+    """The recipe's ``[checkpoints]``. The last one is written at the end of every epoch.
+
+    Attributes:
+        every_steps: the last one is written every so many steps as well.
+        keep_every: one that stays is written every so many epochs.
+        best: keep the one with the best validation score.
+    """
+
+    every_steps: int | None = attrs.field(default=None, validator=_positive)
+    keep_every: int | None = attrs.field(default=None, validator=_positive)
+    best: bool = True
+
+
+@attrs.frozen(kw_only=True)
+class Recipe:
+    """A run: what is trained, on what, how, and with which plugins.
+
+    Attributes:
+        run: name, epochs, seed, device.
+        data: see :class:`stillhouse.data.DataSpec`.
+        student: see :class:`stillhouse.models.ModelSpec`.
+        task: what the student is for.
+        teacher: None trains without one.
+        optimizer: and its learning rate.
+        schedule: factor of the learning rate over the run; its ``peak`` is 1.
+        checkpoints: when they are written.
+        plugins: the method: ``{ use = "features", ... }``, in order.
+    """
+
+    run: RunSpec = attrs.field(factory=RunSpec)
+    data: DataSpec
+    student: ModelSpec
+    task: TaskSpec = attrs.field(factory=TaskSpec)
+    teacher: TeacherSpec | None = None
+    optimizer: OptimizerSpec = attrs.field(factory=OptimizerSpec)
+    schedule: Schedule = attrs.field(factory=Schedule)
+    checkpoints: CheckpointSpec = attrs.field(factory=CheckpointSpec)
+    plugins: tuple[dict[str, Any], ...] = ()
+
+    @classmethod
+    def load(cls, path: str | Path, *, overrides: Sequence[str] = (), plugins: str | None = None) -> Recipe:
+        """Read a recipe from a TOML file.
+
+        Args:
+            path: the file.
+            overrides: ``a.b=value`` each, as ``--set`` takes them; values in TOML, or else taken as text.
+            plugins: a list as ``--plugins`` takes it: see :func:`choose_plugins`.
+
+        Raises:
+            StillhouseError: no such file, no TOML, or every unknown key and wrong value of the file at once.
+        """
+        data = _read(Path(path))
+        for override in overrides:
+            _override(data, override)
+        if plugins is not None:
+            data["plugins"] = choose_plugins(data.get("plugins", []), plugins)
+        return cls.from_dict(data, base=Path(path).parent, file=str(path))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, base: Path | None = None, file: str = "") -> Recipe:
+        """Structure plain tables as a recipe.
+
+        Args:
+            data: the tables; not changed.
+            base: folder for relative paths where the tables name none; the current one by default.
+            file: named in faults.
+
+        Raises:
+            StillhouseError: every unknown key and wrong value at once.
+        """
+        tables = copy.deepcopy(dict(data))
+        faults: list[Fault] = []
+        run = tables.setdefault("run", {})
+        if isinstance(run, dict) and not run.get("base"):
+            run["base"] = str((base or Path()).resolve())
+        teacher = tables.get("teacher")
+        if isinstance(teacher, dict) and "recipe" in teacher:
+            try:
+                teacher["recipe"] = _teacher_recipe(teacher["recipe"], Path(run["base"]))
+            except StillhouseError as error:
+                faults += error.within("teacher.recipe").faults
+                teacher["recipe"] = {}
+        try:
+            recipe: Recipe = structure(tables, cls)
+        except StillhouseError as error:
+            faults = [*error.faults, *faults]
+        if faults:
+            found = StillhouseError(faults=faults)
+            raise found.within(file) if file else found
+        return recipe
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain tables, every default written out."""
+        tables: dict[str, Any] = unstructure(self)
+        return tables
+
+    def to_toml(self) -> str:
+        """The recipe as TOML, every default written out: loads again as the same recipe."""
+        return tomli_w.dumps(self.to_dict())
+
+    def digest(self) -> str:
+        """A hash of everything that decides the result: all but the run's name, folder, device and logging."""
+        tables = self.to_dict()
+        for key in ("name", "base", "device", "log_every", "threads"):
+            tables["run"].pop(key, None)
+        tables.pop("checkpoints", None)
+        if "teacher" in tables and "recipe" in tables["teacher"]:
+            tables["teacher"]["recipe"] = Recipe.from_dict(tables["teacher"]["recipe"]).digest()
+        return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative paths are found from."""
+        return Path(self.run.base)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        near = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+        raise StillhouseError("there is no such file", where=str(path), hint=did_you_mean(path.name, near)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StillhouseError(f"cannot be read: {error}", where=str(path)) from None
+    except tomllib.TOMLDecodeError as error:
+        raise StillhouseError(f"is no TOML: {error}", where=str(path)) from None
+
+
+def _teacher_recipe(value: Any, base: Path) -> dict[str, Any]:
+    if isinstance(value, str):
+        path = base / Path(value).expanduser()
+        return Recipe.from_dict(_read(path), base=path.parent, file=str(path)).to_dict()
+    if not isinstance(value, Mapping):
+        raise StillhouseError(f"{value!r} is neither a file nor a table")
+    return Recipe.from_dict(value, base=base).to_dict()
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    path, separator, text = override.partition("=")
+    if not separator or not path.strip():
+        raise StillhouseError(f"{override!r} is not KEY=VALUE", where="--set", hint="--set optimizer.lr=3e-4")
+    *parents, last = path.strip().split(".")
+    table: Any = data
+    for part in parents:
+        table = _enter(table, part, override)
+    if isinstance(table, list):
+        raise StillhouseError(f"{override!r} sets an item of a list", where="--set", hint="name one of its keys")
+    if not isinstance(table, dict):
+        raise StillhouseError(f"{override!r} goes into {table!r}, which is no table", where="--set")
+    table[last] = _value(text.strip())
+
+
+def _enter(table: Any, part: str, override: str) -> Any:
+    if isinstance(table, list):
+        named = [t for t in table if isinstance(t, dict) and part in (t.get("name"), t.get("use"))]
+        if named:
+            return named[0]
+        if re.fullmatch(r"\d+", part) and int(part) < len(table):
+            return table[int(part)]
+        known = [str(t.get("name") or t.get("use")) for t in table if isinstance(t, dict)]
+        raise StillhouseError(
+            f"{override!r}: the list has no item {part!r}", where="--set", hint=did_you_mean(part, known)
+        )
+    if not isinstance(table, dict):
+        raise StillhouseError(f"{override!r} goes into {table!r}, which is no table", where="--set")
+    return table.setdefault(part, {})
+
+
+def choose_plugins(listed: Sequence[Mapping[str, Any]], text: str) -> list[dict[str, Any]]:
+    """The plugin list that ``--plugins features,projector=linear`` means.
+
+    Names that the recipe lists keep the options they have there; ``name=value`` sets the plugin's main option (its
+    ``shorthand``: ``kind`` for a projector, ``distance`` for features). An empty text is the empty list.
+
+    Raises:
+        StillhouseError: a name that is neither listed nor installed.
+    """
+    from stillhouse.plugin import option_names
+    from stillhouse.registry import load
+
+    chosen = []
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, _, value = item.partition("=")
+        table = next((dict(t) for t in listed if name in (t.get("name"), t.get("use"))), {"use": name})
+        cls, _ = load(str(table["use"]), "--plugins")
+        if value:
+            if cls.shorthand not in option_names(cls):
+                raise StillhouseError(
+                    f"{name!r} has no main option to set to {value!r}", where="--plugins", hint="use --set"
+                )
+            table[cls.shorthand] = _value(value)
+        chosen.append(table)
+    return chosen

@@ -1,0 +1,238 @@
+"""From plain data (TOML tables, keyword arguments) to typed attrs objects, strictly, with every fault named by its path.
+
+cattrs does the structuring. What is ours: no coercion ("no" is not True, 3.7 is not 3), and one walk over cattrs'
+exception group that turns it into faults.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import attrs
+import cattrs
+from cattrs.errors import (
+    AttributeValidationNote,
+    ClassValidationError,
+    ForbiddenExtraKeysError,
+    IterableValidationError,
+    IterableValidationNote,
+)
+
+from stillhouse.errors import Fault, StillhouseError, did_you_mean
+
+__all__ = ["structure", "type_text", "unstructure"]
+
+T = TypeVar("T")
+
+
+class _WrongError(Exception):
+    """A value that is not of its type; carries what is wrong and what would be right."""
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        self.what, self.hint = what, hint
+        super().__init__(what)
+
+
+def type_text(kind: Any) -> str:
+    """A type as a reader of a recipe would say it: ``text``, ``a whole number``, ``one of 'a', 'b'``."""
+    plain = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "nothing"}
+    if kind in plain:
+        return plain[kind]
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(repr(a) for a in get_args(kind))
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(type_text(a) for a in get_args(kind) if a is not type(None))
+    if get_origin(kind) in (tuple, list):
+        inner = [a for a in get_args(kind) if a is not Ellipsis]
+        if get_origin(kind) is tuple and inner and Ellipsis not in get_args(kind):
+            return "a list of " + str(len(inner)) + " (" + ", ".join(type_text(a) for a in inner) + ")"
+        return "a list of " + (type_text(inner[0]) if inner else "anything")
+    if get_origin(kind) in (dict, Mapping):
+        return "a table"
+    if attrs.has(kind):
+        return "a table with " + ", ".join(a.name for a in attrs.fields(kind) if a.init)
+    return getattr(kind, "__name__", str(kind))
+
+
+def _value_text(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _expect(value: Any, kind: Any) -> _WrongError:
+    return _WrongError(f"{_value_text(value)} is not {type_text(kind)}")
+
+
+def _strict(kind: type) -> Callable[[Any, Any], Any]:
+    def hook(value: Any, _: Any) -> Any:
+        if kind is float and type(value) is int:
+            return float(value)  # TOML writes 1 for 1.0: the one widening that loses nothing
+        if type(value) is not kind:
+            raise _expect(value, kind)
+        return value
+
+    return hook
+
+
+def _literal(value: Any, kind: Any) -> Any:
+    for allowed in get_args(kind):
+        if type(value) is type(allowed) and value == allowed:
+            return value
+    if isinstance(value, str):
+        names = [a for a in get_args(kind) if isinstance(a, str)]
+        raise _WrongError(f"{value!r} is not one of " + ", ".join(map(repr, names)), did_you_mean(value, names, 1))
+    raise _expect(value, kind)
+
+
+def _union(value: Any, kind: Any) -> Any:
+    members = get_args(kind)
+    if value is None and type(None) in members:
+        return None
+    # A table can only be meant as the member that is made from one: its own faults say more than "none fits".
+    if isinstance(value, Mapping):
+        tables = [m for m in members if attrs.has(m)]
+        if len(tables) == 1:
+            return _converter.structure(value, tables[0])
+    for member in members:
+        if member is type(None):
+            continue
+        try:
+            return _converter.structure(value, member)
+        except Exception:  # noqa: BLE001, S112 - whatever a member's hook raises, the next member may fit
+            continue
+    raise _expect(value, kind)
+
+
+def _make_attrs_hook(cls: type) -> Callable[[Any, Any], Any]:
+    from cattrs.gen import make_dict_structure_fn
+
+    inner: Callable[[Any, Any], Any] = make_dict_structure_fn(
+        cls, _converter, _cattrs_forbid_extra_keys=True, _cattrs_detailed_validation=True, _cattrs_use_alias=True
+    )
+
+    def hook(value: Any, kind: Any) -> Any:
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, Mapping):
+            raise _expect(value, cls)
+        return inner(value, kind)
+
+    return hook
+
+
+def _sequence(value: Any, kind: Any) -> Any:
+    if isinstance(value, str) or not isinstance(value, list | tuple):
+        raise _expect(value, kind)
+    inner = get_args(kind)
+    if get_origin(kind) is tuple and inner and inner[-1] is not Ellipsis:
+        if len(value) != len(inner):
+            raise _expect(value, kind)
+        members = list(inner)
+    else:
+        members = [inner[0] if inner else Any] * len(value)
+    out, errors = [], []
+    for index, (item, member) in enumerate(zip(value, members, strict=True)):
+        try:
+            out.append(_converter.structure(item, member))
+        except Exception as error:  # noqa: BLE001 - gathered, with the place, and raised as one below
+            error.__notes__ = [
+                *getattr(error, "__notes__", []),
+                IterableValidationNote(f"at index {index}", index, member),
+            ]
+            errors.append(error)
+    if errors:
+        raise IterableValidationError("list", errors, kind)
+    return get_origin(kind)(out)
+
+
+def _origin(kind: Any) -> Any:
+    return get_origin(kind)
+
+
+_converter = cattrs.Converter(detailed_validation=True, forbid_extra_keys=True, use_alias=True)
+for _kind in (str, int, float, bool):
+    _converter.register_structure_hook(_kind, _strict(_kind))
+_converter.register_structure_hook_func(lambda k: _origin(k) is Literal, _literal)
+_converter.register_structure_hook_func(lambda k: _origin(k) in (Union, types.UnionType), _union)
+_converter.register_structure_hook_func(lambda k: _origin(k) in (list, tuple), _sequence)
+_converter.register_structure_hook_factory(attrs.has, _make_attrs_hook)
+
+
+def structure(value: Any, kind: type[T] | Any, where: str = "") -> T:
+    """Make ``value`` (tables, lists, numbers, text) an object of type ``kind``.
+
+    Args:
+        value: plain data, or an instance of an attrs class already.
+        kind: an attrs class, Literal, union, tuple, list, dict or plain type.
+        where: the key path that faults are prefixed with.
+
+    Raises:
+        StillhouseError: with one fault for each unknown key, missing key and wrong value.
+    """
+    try:
+        result: T = _converter.structure(value, kind)
+        return result
+    except Exception as error:  # noqa: BLE001 - cattrs raises whatever a hook raises; all of it becomes faults
+        raise StillhouseError(faults=_faults(error, where, kind)) from None
+
+
+def _join(where: str, part: str) -> str:
+    return part if not where else where + part if part.startswith("[") else f"{where}.{part}"
+
+
+def _faults(error: BaseException, where: str, kind: Any) -> list[Fault]:
+    if isinstance(error, ClassValidationError | IterableValidationError):
+        found: list[Fault] = []
+        for inner in error.exceptions:
+            place, inner_kind = where, kind if isinstance(error, IterableValidationError) else error.cl
+            for note in getattr(inner, "__notes__", []):
+                if isinstance(note, AttributeValidationNote):
+                    place = _join(where, _alias(error, note.name))
+                elif isinstance(note, IterableValidationNote):
+                    place = _join(where, f"[{note.index}]")
+            found += _faults(inner, place, inner_kind)
+        return found
+    if isinstance(error, ForbiddenExtraKeysError):
+        known = [a.alias for a in attrs.fields(error.cl) if a.init]
+        return [
+            Fault(_join(where, key), f"unknown key {key!r}", did_you_mean(key, known))
+            for key in sorted(error.extra_fields)
+        ]
+    if isinstance(error, StillhouseError):
+        # The key that cattrs names and the one that the object's own check names are the same one: say it once.
+        return [
+            attrs.evolve(f, where=where if where.endswith(f.where) else _join(where, f.where)) for f in error.faults
+        ]
+    if isinstance(error, _WrongError):
+        return [Fault(where, error.what, error.hint if error.hint not in error.what else "")]
+    if isinstance(error, KeyError):
+        key = str(error.args[0])
+        place = where if where.split(".")[-1] == key else _join(where, key)
+        return [Fault(place, "this key is missing")]
+    return [Fault(where, f"{error}")]
+
+
+def _alias(error: BaseException, name: str) -> str:
+    cls = getattr(error, "cl", None)
+    if cls is not None and attrs.has(cls):
+        for attribute in attrs.fields(cls):
+            if attribute.name == name:
+                return str(attribute.alias)
+    return name
+
+
+def unstructure(value: Any) -> Any:
+    """Plain data (dicts, lists, numbers, text) of an attrs object; keys whose value is None are left out, as TOML has no null."""
+    if attrs.has(type(value)):
+        return {
+            a.alias: unstructure(getattr(value, a.name))
+            for a in attrs.fields(type(value))
+            if a.init and getattr(value, a.name) is not None
+        }
+    if isinstance(value, Mapping):
+        return {k: unstructure(v) for k, v in value.items() if v is not None}
+    if isinstance(value, list | tuple):
+        return [unstructure(v) for v in value]
+    return value

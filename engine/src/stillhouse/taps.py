@@ -1,0 +1,129 @@
+"""Reading layers: find them by dotted path or glob, hook them, collect what they gave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from stillhouse.errors import Fault, StillhouseError, did_you_mean
+
+__all__ = ["Taps", "Which", "find_layers"]
+
+Which = Literal["student", "teacher"]
+
+
+def find_layers(model: nn.Module, which: Which, pattern: str) -> list[str]:
+    """The dotted paths in ``model`` that the path or glob ``pattern`` matches, in ``named_modules`` order.
+
+    ``*`` and ``?`` match within one path component, ``**`` across components: ``stages.*`` is every stage and
+    not what is inside.
+
+    Raises:
+        StillhouseError: nothing matches; it names the nearest layers.
+    """
+    names = [name for name, _ in model.named_modules()]
+    if pattern in names:
+        return [pattern]
+    found = [n for n in names if n and _glob(n.split("."), pattern.split("."))]
+    if not found:
+        raise StillhouseError(
+            f"the {which} has no layer {pattern!r}", hint=did_you_mean(pattern, (n for n in names if n))
+        )
+    return found
+
+
+def _glob(name: list[str], pattern: list[str]) -> bool:
+    if not pattern:
+        return not name
+    if pattern[0] == "**":
+        return any(_glob(name[i:], pattern[1:]) for i in range(len(name) + 1))
+    return bool(name) and fnmatchcase(name[0], pattern[0]) and _glob(name[1:], pattern[1:])
+
+
+class Taps:
+    """Forward hooks on named layers of one model.
+
+    Args:
+        model: the module to read.
+        which: ``student`` or ``teacher``, for messages.
+        layers: dotted paths.
+
+    Raises:
+        StillhouseError: the model is compiled already. A hook that is added after compilation is not called, until a
+            recompilation calls it.
+    """
+
+    def __init__(self, model: nn.Module, which: Which, layers: Iterable[str]) -> None:
+        self.layers = list(dict.fromkeys(layers))
+        self._which = which
+        self._seen: dict[str, Any] = {}
+        self._calls: dict[str, list[int]] = {}
+        self._last_calls: dict[str, list[int]] = {}
+        if self.layers and _is_compiled(model):
+            raise StillhouseError(
+                f"the {which} is compiled already, and a tap attached now would not be called",
+                hint="hand over the model as it is and let the run compile it after the taps are attached",
+            )
+        self._handles = [model.get_submodule(layer).register_forward_hook(self._reader(layer)) for layer in self.layers]
+
+    def _reader(self, layer: str) -> Any:
+        seen, calls = self._seen, self._calls
+
+        def read(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            seen[layer] = output
+            calls.setdefault(layer, []).append(output._version if isinstance(output, Tensor) else 0)
+
+        return read
+
+    def take(self) -> dict[str, Tensor]:
+        """What the layers gave in the forward pass just done; forgets it here."""
+        features = dict(self._seen)
+        self._seen.clear()
+        self._last_calls = dict(self._calls)
+        self._calls.clear()
+        return features
+
+    def check(self, features: dict[str, Tensor]) -> list[Fault]:
+        """After the first :meth:`take`: the layers whose output is not what a method would want to read, and why."""
+        faults = []
+        for layer in self.layers:
+            where = f"{self._which} layer {layer!r}"
+            versions, output = self._last_calls.get(layer, []), features.get(layer)
+            if not versions and layer in features:
+                continue  # a plugin's teacher_forward gave it: the layer itself was not called
+            if len(versions) != 1:
+                times = f"{len(versions)} times" if versions else "not"
+                faults.append(Fault(where, f"is {times} called in a forward pass", "read a layer that is called once"))
+            elif not isinstance(output, Tensor):
+                faults.append(
+                    Fault(
+                        where,
+                        f"gives {type(output).__name__}, not a tensor",
+                        "read a layer inside it that gives a tensor",
+                    )
+                )
+            elif output._version != versions[0]:
+                faults.append(
+                    Fault(
+                        where,
+                        "is overwritten in place by a later layer, so its own output cannot be read",
+                        "read the later layer (an inplace ReLU, say), or make that one inplace=False",
+                    )
+                )
+        return faults
+
+    def remove(self) -> None:
+        """Take the hooks off again."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self.take()
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    if any(hasattr(m, "_orig_mod") for m in model.modules()):
+        return True
+    return any(getattr(m, "_compiled_call_impl", None) is not None for m in model.modules())

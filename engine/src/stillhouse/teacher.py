@@ -1,0 +1,155 @@
+"""Where the frozen model comes from: a recipe (trained once, found again by content), a checkpoint, a source's own weights, or chance."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+
+from stillhouse import rng
+from stillhouse.checkpoint import last_checkpoint, load_state, read_checkpoint
+from stillhouse.data import DataInfo, load_data
+from stillhouse.errors import StillhouseError
+from stillhouse.models import ModelSpec, build_model
+from stillhouse.recipe import Recipe, TeacherSpec
+from stillhouse.registry import plugins_in_use
+
+__all__ = ["TrainRun", "build_teacher", "cache_folder", "load_weights"]
+
+TrainRun = Callable[[Recipe, Path], object]
+"""Trains a recipe in a folder, going on where it was left; :func:`stillhouse.train` with ``resume``."""
+
+
+def cache_folder() -> Path:
+    """Where trained teachers are kept: ``$STILLHOUSE_CACHE``, else ``stillhouse`` in the user's cache folder."""
+    own = os.environ.get("STILLHOUSE_CACHE")
+    if own:
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stillhouse"
+
+
+def build_teacher(recipe: Recipe, info: DataInfo, train_run: TrainRun | None) -> nn.Module | None:
+    """The teacher that ``recipe`` asks for, on the CPU.
+
+    Args:
+        recipe: the student's recipe.
+        info: the student's data.
+        train_run: trains a teacher's recipe where it is not in the cache yet. None leaves such a teacher untrained: its
+            architecture is all that an explanation needs.
+
+    Raises:
+        StillhouseError: a recipe, file or model that cannot be had.
+    """
+    spec = recipe.teacher
+    if spec is None:
+        return None
+    if spec.recipe is not None:
+        return _from_recipe(recipe, spec, train_run)
+    assert spec.model is not None
+    seed = rng.derive(recipe.run.seed, "teacher")
+    model_spec = ModelSpec(model=spec.model, args=spec.args, pretrained=spec.pretrained)
+    teacher = build_model(model_spec, info, seed=seed, where="teacher", base=recipe.base)
+    if spec.checkpoint is not None:
+        load_weights(teacher, recipe.base / Path(spec.checkpoint).expanduser())
+    return teacher
+
+
+def _from_recipe(recipe: Recipe, spec: TeacherSpec, train_run: TrainRun | None) -> nn.Module:
+    assert spec.recipe is not None
+    own = Recipe.from_dict(spec.recipe)
+    # Where it runs is the student's business; what it computes is its own recipe's.
+    own = attrs.evolve(own, run=attrs.evolve(own.run, device=recipe.run.device, threads=recipe.run.threads))
+    data = load_data(own.data, seed=own.run.seed, base=own.base)
+    try:
+        teacher = build_model(
+            own.student,
+            data.info,
+            seed=rng.derive(own.run.seed, "student"),
+            where="teacher.recipe.student",
+            base=own.base,
+        )
+        key = _content_key(own, data.info, teacher)
+    finally:
+        data.close()
+    if train_run is None:
+        return teacher
+    folder = cache_folder() / "teachers" / f"{own.run.name}-{key[:16]}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Two runs that want the same teacher at once: the second waits and finds it trained.
+        with FileLock(f"{folder}.lock"):
+            if not (folder / "summary.json").exists():
+                train_run(own, folder)
+    except OSError as error:
+        raise StillhouseError(
+            f"the teacher's folder cannot be written: {error}",
+            where=str(folder),
+            hint="set STILLHOUSE_CACHE to a folder that can",
+        ) from error
+    path = last_checkpoint(folder / "checkpoints")
+    if path is None:
+        raise StillhouseError("the trained teacher has no checkpoint", where=str(folder), hint="delete this folder")
+    load_weights(teacher, path)
+    return teacher
+
+
+def _content_key(recipe: Recipe, info: DataInfo, untrained: nn.Module) -> str:
+    """A hash of everything the trained teacher follows from: recipe, data, plugins' versions, torch, the model's start."""
+    from stillhouse import __version__
+
+    plugins = [(a.use, a.distribution, a.version) for a in plugins_in_use(recipe.plugins)]
+    text = json.dumps([recipe.digest(), info.fingerprint, plugins, __version__, torch.__version__])
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in untrained.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a file of weights into ``model``: a state dict (.pt, .pth, .safetensors), or a run's checkpoint, of which the student is taken.
+
+    Raises:
+        StillhouseError: missing, damaged, pickled, or another model's.
+    """
+    if path.is_dir():
+        found = last_checkpoint(path / "checkpoints")
+        if found is None:
+            raise StillhouseError("holds no checkpoint", where=str(path))
+        path = found
+    state = _read_safetensors(path) if path.suffix == ".safetensors" else _student_of(read_checkpoint(path))
+    load_state(model, state, str(path))
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise StillhouseError("needs safetensors", where=str(path), hint="pip install safetensors") from None
+    try:
+        state: dict[str, Tensor] = load_file(path)
+    except FileNotFoundError:
+        raise StillhouseError("there is no such file", where=str(path)) from None
+    except (SafetensorError, OSError) as error:
+        raise StillhouseError(f"is damaged or no safetensors file: {error}", where=str(path)) from None
+    return state
+
+
+def _student_of(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The student's state dict in a run's checkpoint or under the usual wrappers; else what was found."""
+    state: Mapping[str, Any] = found
+    for key in ("model", "state_dict"):
+        if isinstance(state.get(key), Mapping):
+            state = state[key]
+            break
+    student = {key.removeprefix("student."): value for key, value in state.items() if key.startswith("student.")}
+    return student or dict(state)
