@@ -1,0 +1,151 @@
+"""From two layers' outputs to a pair of features: pooling, and a common grid for what is kept dense."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stillhouse import StillhouseError
+from stillhouse.layout import layout_of
+from stillhouse_features.options import LinkOptions, Pool
+
+__all__ = ["align", "pool", "read_pair", "to_map"]
+
+
+def read_pair(student: Tensor, teacher: Tensor, options: LinkOptions) -> tuple[Tensor, Tensor]:
+    """Pool both sides as ``options`` say and bring what stays dense to the student's grid.
+
+    Half-precision features become float32. The channel counts may differ: a projector is there for that.
+
+    Args:
+        student: vectors (B, C), tokens (B, N, C) or maps (B, C, H, W), with gradient.
+        teacher: likewise, of the same B.
+        options: the link's.
+
+    Returns:
+        Both as vectors (B, C) when pooled; else both as tokens or both as maps of the student's positions.
+
+    Raises:
+        StillhouseError: a shape that the options do not fit.
+    """
+    with torch.autocast(device_type=student.device.type, enabled=False):
+        student = _channels_first(student, options.student_channels_last, "student_channels_last")
+        teacher = _channels_first(teacher, options.teacher_channels_last, "teacher_channels_last")
+        for key, given, sides in (
+            ("student_prefix", options.student_prefix, (student,)),
+            ("teacher_prefix", options.teacher_prefix, (teacher,)),
+            ("prefix", options.prefix, (student, teacher)),
+        ):
+            if given and all(x.ndim != 3 for x in sides):
+                raise StillhouseError(
+                    f"{key} = {given} leaves out tokens, and there are no tokens (B, N, C)", hint=f"remove {key}"
+                )
+        try:
+            s = pool(student, options.pool_of("student"), prefix=options.prefix_of("student"))
+        except StillhouseError as error:
+            raise error.within("student") from None
+        try:
+            t = pool(teacher, options.pool_of("teacher"), prefix=options.prefix_of("teacher"))
+        except StillhouseError as error:
+            raise error.within("teacher") from None
+        return align(s, t)
+
+
+def pool(x: Tensor, how: Pool, *, prefix: int = 0) -> Tensor:
+    """Pool the positions of ``x``, in float32 at least.
+
+    Args:
+        x: vectors (B, C), tokens (B, N, C) or maps (B, C, H, W).
+        how: ``mean`` over the positions -> (B, C); ``cls``, the first token -> (B, C); ``none`` keeps the layout.
+            Vectors pass ``mean`` and ``none`` as they are.
+        prefix: how many first tokens ``mean`` and ``none`` leave out; of no meaning for maps and vectors.
+
+    Raises:
+        StillhouseError: ``x`` is no floating-point layout, has no class token, or no token past the prefix.
+    """
+    layout = layout_of(x)
+    if not x.is_floating_point():
+        raise StillhouseError(f"the layer gives {x.dtype}, not floating-point features", hint="read another layer")
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if how == "cls":
+        if x.ndim != 3:
+            raise StillhouseError(
+                f"pool = 'cls' takes the first of the tokens (B, N, C), and the layer gives {layout}",
+                hint="pool = 'mean' takes the mean over the positions",
+            )
+        return x[:, 0].to(dtype)
+    if x.ndim == 3:
+        if prefix >= x.shape[1]:
+            raise StillhouseError(
+                f"prefix = {prefix} leaves out all of the {x.shape[1]} tokens", hint=f"at most {x.shape[1] - 1}"
+            )
+        x = x[:, prefix:]
+    if how == "mean" and x.ndim > 2:
+        return x.mean(dim=1 if x.ndim == 3 else (2, 3), dtype=dtype)
+    return x.to(dtype)
+
+
+def align(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Bring two pooled sides to the same positions: the teacher's map is interpolated to the student's grid.
+
+    Bilinear, with ``align_corners=False`` and without anti-aliasing. Tokens stay tokens where both sides have as many;
+    else they become maps. Source: 2403.14494 leaves maps of different size open; the student's grid is our reading.
+
+    Args:
+        student: vectors (B, C), tokens (B, N, C) or maps (B, C, H, W).
+        teacher: likewise.
+
+    Raises:
+        StillhouseError: different batch sizes, a vector against a dense layout, or tokens that are no square grid.
+    """
+    if student.shape[0] != teacher.shape[0]:
+        raise StillhouseError(
+            f"the first dimension is {student.shape[0]} for the student and {teacher.shape[0]} for the teacher",
+            hint="both are the batch: read layers that keep it first and whole",
+        )
+    if student.ndim == 2 and teacher.ndim == 2:
+        return student, teacher
+    if student.ndim == 2 or teacher.ndim == 2:
+        dense = "teacher" if student.ndim == 2 else "student"
+        raise StillhouseError(
+            f"one side is {layout_of(student if student.ndim == 2 else teacher)} and the {dense}'s positions are kept",
+            hint=f"set {dense}_pool = 'mean'",
+        )
+    if student.ndim == teacher.ndim == 3 and student.shape[1] == teacher.shape[1]:
+        return student, teacher
+    student, teacher = to_map(student, "student"), to_map(teacher, "teacher")
+    if student.shape[2:] != teacher.shape[2:]:
+        teacher = F.interpolate(teacher, size=student.shape[2:], mode="bilinear", align_corners=False)
+    return student, teacher
+
+
+def to_map(x: Tensor, side: str) -> Tensor:
+    """Tokens (B, N, C), N a square, as maps (B, C, sqrt N, sqrt N) in row-major order; maps as they are.
+
+    Raises:
+        StillhouseError: N is not a square number; ``side`` (``student`` or ``teacher``) is what the message names.
+    """
+    if x.ndim == 4:
+        return x
+    tokens = x.shape[1]
+    size = math.isqrt(tokens)
+    if size * size != tokens:
+        extra = tokens - size * size
+        hint = "set pool = 'mean'"
+        if extra <= 8:
+            hint += f", or {side}_prefix = {extra} if {extra} of them come before a grid of {size} x {size}"
+        raise StillhouseError(f"the {side}'s {tokens} tokens are no square grid that could be matched", hint=hint)
+    return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], size, size)
+
+
+def _channels_first(x: Tensor, channels_last: bool, option: str) -> Tensor:
+    if not channels_last:
+        return x
+    if x.ndim != 4:
+        raise StillhouseError(
+            f"{option} = true is for maps, and the layer gives {layout_of(x)}", hint=f"remove {option}"
+        )
+    return x.movedim(-1, 1)

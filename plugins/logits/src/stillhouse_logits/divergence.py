@@ -1,0 +1,58 @@
+"""The divergence of two models' softened class probabilities."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stillhouse import StillhouseError
+from stillhouse.layout import channels, layout_of, shape_text, to_rows
+
+__all__ = ["soft_target_divergence"]
+
+
+def soft_target_divergence(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
+    """T^2 KL(softmax(t/T) || softmax(s/T)), mean over samples and positions: a scalar in nats, in float32 at least.
+
+    The gradient with respect to one row of the student's logits is T (softmax(s/T) - softmax(t/T)) / R for R rows, so
+    that it keeps its size as T grows, and tends to (s - t) / (C R) for centred logits. Source: Hinton, Vinyals and Dean
+    2015 (1503.02531), section 2 and its equations 2 to 4; the T^2 is the end of that section's first part. Their
+    cross-entropy with soft targets differs from this by the teacher's entropy, which has no gradient for the student.
+
+    Args:
+        student: logits (B, C); or dense ones, tokens (B, N, C) or maps (B, C, H, W).
+        teacher: logits of the same shape.
+        temperature: T > 0; 1 compares the probabilities as they are, a large T the logits themselves.
+
+    Raises:
+        StillhouseError: the shapes differ or are no logits; ``temperature`` is not a positive number.
+    """
+    if not 0.0 < temperature < float("inf"):
+        raise StillhouseError(
+            f"temperature = {temperature} softens nothing",
+            where="temperature",
+            hint="a number above 0, 1 to 10 as a rule",
+        )
+    layout_of(student)
+    if student.shape != teacher.shape:
+        hint = "both models must give logits of one shape"
+        if student.ndim == teacher.ndim and channels(student) != channels(teacher):
+            hint = (
+                f"{channels(student)} and {channels(teacher)} classes cannot be compared: take a teacher of the same "
+                "classes, or match features instead"
+            )
+        raise StillhouseError(
+            f"the student's output {shape_text(student)} and the teacher's {shape_text(teacher)} differ in shape",
+            hint=hint,
+        )
+    if not (student.is_floating_point() and teacher.is_floating_point()):
+        raise StillhouseError(
+            f"the outputs are {student.dtype} and {teacher.dtype}, not logits",
+            hint="floating-point scores before softmax",
+        )
+    with torch.autocast(device_type=student.device.type, enabled=False):
+        dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
+        s = F.log_softmax(to_rows(student).to(dtype) / temperature, dim=1)
+        t = F.log_softmax(to_rows(teacher).to(dtype) / temperature, dim=1)
+        return F.kl_div(s, t, log_target=True, reduction="batchmean") * temperature**2

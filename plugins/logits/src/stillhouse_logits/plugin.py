@@ -1,0 +1,58 @@
+"""The plugin: one loss term on the two models' outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from stillhouse import Plugin, StillhouseError, Weight, hookimpl, plugin
+from stillhouse.step import Step
+from stillhouse_logits.divergence import soft_target_divergence
+
+__all__ = ["Logits"]
+
+
+@plugin
+class Logits(Plugin):
+    """Pull the student's class probabilities towards the teacher's, both softened by a temperature.
+
+    Source: Hinton, Vinyals and Dean 2015 (1503.02531). The task's own loss stays as it is; ``weight`` is this term's
+    factor beside it.
+
+    Attributes:
+        temperature: T > 0, dividing both models' logits; the term is multiplied by T^2.
+        weight: the term's factor.
+    """
+
+    requires = ("teacher",)
+    shorthand = "temperature"
+
+    temperature: float = 4.0
+    weight: Weight = 1.0
+
+    def __attrs_post_init__(self) -> None:
+        if not 0.0 < self.temperature < float("inf"):
+            raise StillhouseError(
+                f"{self.temperature} softens nothing", where="temperature", hint="a number above 0, 1 to 10 as a rule"
+            )
+
+    @hookimpl
+    def losses(self, step: Step) -> Mapping[str, Tensor]:
+        """The divergence of ``step.student.output`` from ``step.teacher.output``.
+
+        Raises:
+            StillhouseError: an output is no tensor, or the two cannot be compared (:func:`soft_target_divergence`).
+        """
+        student = _logits("student", step.student.output)
+        teacher = _logits("teacher", step.teacher.output if step.teacher is not None else None)
+        return {"": soft_target_divergence(student, teacher, self.temperature)}
+
+
+def _logits(side: str, output: object) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise StillhouseError(
+            f"the {side}'s output is {type(output).__name__}, not a tensor of logits",
+            hint="wrap the model so that its forward returns logits",
+        )
+    return output

@@ -1,0 +1,120 @@
+"""The plugin: the tail energy of one or several of the student's layers as a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from torch import Tensor, nn
+
+from stillhouse import Fault, Plugin, StillhouseError, Weight, hookimpl, plugin
+from stillhouse.errors import raise_faults
+from stillhouse.layout import channels, shape_text
+from stillhouse.run import Run
+from stillhouse.step import Step, Tap
+from stillhouse_spectral.energy import tail_energy
+from stillhouse_spectral.rows import feature_rows
+from stillhouse_spectral.warm import WarmBases, follow, warm_tail_energy
+
+__all__ = ["Spectral"]
+
+
+@plugin
+class Spectral(Plugin):
+    """Penalise the energy of the student's features past their first ``rank`` directions; needs no teacher.
+
+    Source: spectral regularisation, 2403.14494, section 3.5: the sum of sigma_i^2 for i >= rank, counted from 0, of the
+    uncentred batch matrix, here divided by its number of elements. With several layers, each gives a term.
+
+    Attributes:
+        layer: the student's layer, a dotted path or a glob.
+        rank: how many directions are kept free. 0 keeps none: the mean square of all activations, which is the control
+            that tells spectral regularisation from plain shrinkage. Too small a rank collapses the features.
+        method: ``exact``, or ``warm``: directions that follow the features from step to step, an approximation that
+            costs far less and has an error of tens of percent where the spectrum is flat.
+        pool: rows are samples (``mean`` over positions), or samples x positions (``none``).
+        weight: the factor of each layer's term.
+    """
+
+    shorthand = "rank"
+
+    layer: str
+    rank: int
+    method: Literal["exact", "warm"] = "exact"
+    pool: Literal["mean", "none"] = "mean"
+    weight: Weight = 1.0
+
+    def __attrs_post_init__(self) -> None:
+        if self.rank < 0:
+            raise StillhouseError(
+                f"{self.rank} directions cannot be kept", where="rank", hint="a whole number from 0 on"
+            )
+
+    @hookimpl
+    def add_taps(self, run: Run) -> Iterable[Tap]:
+        """The student's layers."""
+        try:
+            return [Tap("student", layer) for layer in run.layers("student", self.layer)]
+        except StillhouseError as error:
+            raise error.within("layer") from None
+
+    @hookimpl
+    def build(self, run: Run) -> nn.Module | None:
+        """The bases of ``warm``; nothing to hold for ``exact``.
+
+        Raises:
+            StillhouseError: ``rank`` takes in every direction there is, so that the term would always be 0, or the
+                device has no float64 for ``exact``.
+        """
+        faults: list[Fault] = []
+        widths = {}
+        for layer in run.layers("student", self.layer):
+            x = run.features["student"][layer]
+            rows = feature_rows(x[:1], self.pool).shape[0] * run.recipe.data.batch_size
+            widths[layer] = channels(x)
+            count, kind = min((widths[layer], "channels"), (rows, "rows in a batch"))
+            if self.rank >= count:
+                faults.append(
+                    Fault(
+                        "rank",
+                        f"the student's layer {layer!r}, {shape_text(x)}, has {count} {kind}, so a rank of "
+                        f"{self.rank} keeps everything and the term is always 0",
+                        f"below {count}",
+                    )
+                )
+        if self.method == "exact" and run.device.type == "mps":
+            faults.append(Fault("method", "'exact' needs float64, which MPS does not have", "method = 'warm'"))
+        raise_faults(faults)
+        return WarmBases(widths, self.rank) if self.method == "warm" and self.rank > 0 else None
+
+    @hookimpl
+    def losses(self, step: Step) -> Mapping[str, Tensor]:
+        """The tail energy per element: ``""`` for one layer, else by the layer's path."""
+        terms = {layer: self._term(step, layer, x) for layer, x in step.tapped("student", self.layer)}
+        return {"": next(iter(terms.values()))} if len(terms) == 1 else terms
+
+    @hookimpl
+    def scalars(self, step: Step) -> Mapping[str, Tensor]:
+        """``tail_fraction``: which share of the layer's energy the term penalises, 0 to 1, from the term itself."""
+        found = {}
+        layers = step.tapped("student", self.layer)
+        for layer, x in layers:
+            key = self.name if len(layers) == 1 else f"{self.name}/{layer}"
+            if key in step.losses:  # not there while the weight is 0
+                energy = feature_rows(x.detach(), self.pool).square().mean()
+                share = step.losses[key].detach() / energy.clamp_min(1e-30)
+                found["tail_fraction" if len(layers) == 1 else f"{layer}/tail_fraction"] = share
+        return found
+
+    def _term(self, step: Step, layer: str, x: Tensor) -> Tensor:
+        rows = feature_rows(x, self.pool)
+        if self.method == "exact" or self.rank == 0:
+            return tail_energy(rows, self.rank)
+        module: WarmBases = step.module(self)
+        buffer = module.basis(layer)
+        if self.rank >= min(rows.shape):
+            return warm_tail_energy(rows, buffer, self.rank)
+        basis = follow(rows, buffer)
+        if module.training:
+            buffer.copy_(basis)
+        return warm_tail_energy(rows, basis, self.rank)

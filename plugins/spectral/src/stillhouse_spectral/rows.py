@@ -1,0 +1,35 @@
+"""From a layer's output to the feature matrix whose spectrum is regularised."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from stillhouse.layout import layout_of, to_rows
+
+__all__ = ["Pool", "feature_rows"]
+
+Pool = Literal["mean", "none"]
+"""``mean`` over the positions of tokens and maps, or ``none``: a row for each of them."""
+
+
+def feature_rows(x: Tensor, pool: Pool = "mean") -> Tensor:
+    """The feature matrix Z (R, C) of a layer's output, in float32 at least.
+
+    Args:
+        x: vectors (B, C), tokens (B, N, C) or maps (B, C, H, W).
+        pool: ``mean`` over positions: R = B; ``none``: R = B, B*N or B*H*W.
+
+    Raises:
+        StillhouseError: ``x`` is none of these layouts.
+    """
+    layout_of(x)
+    with torch.autocast(device_type=x.device.type, enabled=False):
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        if pool == "mean" and x.ndim == 4:
+            return x.mean(dim=(2, 3), dtype=dtype)
+        if pool == "mean" and x.ndim == 3:
+            return x.mean(dim=1, dtype=dtype)
+        return to_rows(x).to(dtype)

@@ -1,0 +1,72 @@
+"""What every benchmark shares: interleaved timing in one process, one thread, and a Markdown report."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+__all__ = ["interleaved", "machine", "report"]
+
+
+def interleaved(
+    cases: Mapping[str, Callable[[], object]], *, repeats: int = 7, calls: int = 1, warmup: int = 2
+) -> dict[str, list[float]]:
+    """Seconds per call of each case, ``repeats`` values each, taken in turn (A B C A B C ...).
+
+    One thread: the ratios of values taken in the same turn hold when the machine's speed drifts.
+
+    Args:
+        cases: functions to time, by name.
+        repeats: turns.
+        calls: calls that one value is the mean of; raise it where a call takes less than a millisecond.
+        warmup: calls of each case before the first turn.
+    """
+    torch.set_num_threads(1)
+    for case in cases.values():
+        for _ in range(warmup):
+            case()
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(repeats):
+        for name, case in cases.items():
+            start = time.perf_counter()
+            for _ in range(calls):
+                case()
+            seconds[name].append((time.perf_counter() - start) / calls)
+    return seconds
+
+
+def ratio(seconds: Mapping[str, Sequence[float]], over: str, under: str) -> tuple[float, float, float]:
+    """Minimum, median and maximum of ``over / under`` turn by turn."""
+    ratios = sorted(a / b for a, b in zip(seconds[over], seconds[under], strict=True))
+    return ratios[0], statistics.median(ratios), ratios[-1]
+
+
+def machine() -> str:
+    """One line about what ran: processor, cores, versions."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return f"{model}, {os.cpu_count()} cores, one thread used, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def report(title: str, header: Sequence[str], rows: Sequence[Sequence[object]], notes: Sequence[str] = ()) -> str:
+    """A Markdown section with a table; printed, and written to the file that ``--write FILE`` names."""
+    command = "python " + str(Path(sys.argv[0]))
+    lines = [f"## {title}", "", f"Command: `{command}`. Machine: {machine()}.", ""]
+    lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    lines += ["", *notes] if notes else []
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if "--write" in sys.argv:
+        Path(sys.argv[sys.argv.index("--write") + 1]).write_text(text)
+    return text

@@ -1,0 +1,394 @@
+"""stillhouse-features: pairing, pooling, grids and distances against NumPy and SciPy in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.spatial.distance
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from stillhouse import StillhouseError
+from stillhouse.run import Run
+from stillhouse.step import Link, Step
+from stillhouse_features import Features, LinkOptions, align, distance, pool, read_pair, resolve
+
+torch.set_num_threads(1)
+quick = settings(derandomize=True, deadline=None, max_examples=25)
+
+
+class _NoSync(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Fails where a tensor's value is copied to the host."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert "_local_scalar_dense" not in str(func), "a value was copied to the host"
+        return func(*args, **(kwargs or {}))
+
+
+def _model(*names: str) -> nn.Module:
+    return nn.ModuleDict({n: nn.ModuleDict({"a": nn.Identity(), "b": nn.Identity()}) for n in names})
+
+
+def _run(student: nn.Module, teacher: nn.Module | None) -> Run:
+    nothing: Any = None
+    return Run(
+        recipe=nothing, seed=0, device=torch.device("cpu"), student=student, teacher=teacher,
+        task=nothing, data=nothing, epochs=1, steps_per_epoch=1,
+    )  # fmt: skip
+
+
+def _step(links: dict[str, tuple[Tensor, Tensor]]) -> Step:
+    composition: Any = SimpleNamespace(links_of=lambda p: [n for n in links if n.startswith(f"{p.name}/")])
+    return Step(
+        batch=None, ids=torch.arange(2), inputs=None, targets=None, iteration=0, epoch=0, composition=composition,
+        links={n: Link(n, s, t) for n, (s, t) in links.items()},
+    )  # fmt: skip
+
+
+def _features(**options: Any) -> Features:
+    return Features(**{"name": "features", "links": [{"student": "s1", "teacher": "t1"}]} | options)
+
+
+# ---- options ----
+
+
+def test_a_recipe_table_makes_the_options() -> None:
+    table: Any = [{"student": "stage3", "teacher": "stage3", "pool": "mean"}]
+    made = Features(links=table)
+    assert made.links == (LinkOptions(student="stage3", teacher="stage3"),)
+    assert made.requires == ("teacher",)
+    assert made.provides == ("links",)
+    assert made.shorthand == "distance"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"links": []}, ["links: at least one link"]),
+        ({"beta": -1.0}, ["beta: -1.0"]),
+        ({"links": [], "beta": float("nan")}, ["links:", "beta: nan"]),
+        ({"distance": "mes"}, ["'mes' is not one of", "did you mean 'mse'"]),
+        ({"links": [{"student": "a"}]}, ["links[0].teacher", "missing"]),
+        ({"links": [{"student": "a", "teacher": "b", "pol": "mean"}]}, ["links[0].pol", "did you mean 'pool'"]),
+        ({"links": [{"student": "a", "teacher": "b", "prefix": -1}]}, ["links[0].prefix: -1"]),
+        ({"links": [{"student": "a", "teacher": "b", "name": "x/*"}]}, ["links[0].name", "x/*"]),
+    ],
+)
+def test_wrong_options_are_refused_by_their_key(options: dict[str, Any], said: list[str]) -> None:
+    with pytest.raises(StillhouseError) as error:
+        _features(**options)
+    for text in said:
+        assert text in str(error.value)
+
+
+def test_a_link_made_in_python_is_checked_too() -> None:
+    wrong: Any = {"student": 3, "teacher": "t", "pool": "avg", "teacher_pool": 1, "student_prefix": True, "prefix": 1.5}
+    with pytest.raises(StillhouseError) as error:
+        LinkOptions(**wrong)
+    assert [f.where for f in error.value.faults] == ["student", "pool", "teacher_pool", "prefix", "student_prefix"]
+
+
+# ---- pairing ----
+
+
+def test_globs_pair_in_order_and_name_links_after_the_student() -> None:
+    run = _run(_model("s1", "s2"), _model("t1", "t2"))
+    plugin = _features(links=[{"student": "s*.b", "teacher": "t?.a"}])
+    specs = list(plugin.add_links(run))
+    assert [(s.name, s.student, s.teacher) for s in specs] == [("s1.b", "s1.b", "t1.a"), ("s2.b", "s2.b", "t2.a")]
+    taps = [(t.model, t.layer) for t in plugin.add_taps(run)]
+    assert taps == [("student", "s1.b"), ("teacher", "t1.a"), ("student", "s2.b"), ("teacher", "t2.a")]
+
+
+def test_names_are_unique_and_can_be_given() -> None:
+    run = _run(_model("s1", "s2"), _model("t1", "t2"))
+    twice = _features(links=[{"student": "s1", "teacher": "t1"}, {"student": "s1", "teacher": "t2"}])
+    assert [s.name for s in twice.add_links(run)] == ["s1-t1", "s1-t2"]
+    named = _features(
+        links=[{"student": "s?", "teacher": "t?", "name": "deep"}, {"student": "s1", "teacher": "t1", "name": "one"}]
+    )
+    assert [s.name for s in named.add_links(run)] == ["deep-s1", "deep-s2", "one"]
+    whole = resolve(run, [LinkOptions(student="", teacher="")])
+    assert [p.name for p in whole] == ["model"]
+
+
+def test_equal_names_are_refused() -> None:
+    same = _features(links=[{"student": "s1", "teacher": "t1"}, {"student": "s1", "teacher": "t1", "pool": "none"}])
+    with pytest.raises(StillhouseError, match=r"links\[1\]\.name: two links are called 's1-t1'"):
+        same.add_links(_run(_model("s1"), _model("t1")))
+
+
+def test_all_faults_of_all_links_come_at_once() -> None:
+    run = _run(_model("s1", "s2"), _model("t1"))
+    plugin = _features(
+        links=[
+            {"student": "s11", "teacher": "t2"},
+            {"student": "s1", "teacher": "t1"},
+            {"student": "s?", "teacher": "t*"},
+        ]
+    )
+    with pytest.raises(StillhouseError) as error:
+        plugin.add_taps(run)
+    assert [f.where for f in error.value.faults] == ["links[0].student", "links[0].teacher", "links[2]"]
+    text = str(error.value)
+    assert "no layer 's11'" in text
+    assert "did you mean 's1'" in text
+    assert "'s?' matches 2 layers (s1, s2)" in text
+    assert "'t*' matches 1 layer (t1)" in text
+
+
+def test_a_run_without_teacher_is_said() -> None:
+    with pytest.raises(StillhouseError, match=r"links\[0\]\.teacher: .*no teacher"):
+        _features().add_taps(_run(_model("s1"), None))
+
+
+# ---- reading ----
+
+
+@quick
+@given(b=st.integers(1, 4), c=st.integers(1, 6), h=st.integers(1, 5), w=st.integers(1, 5), seed=st.integers(0, 999))
+def test_mean_is_over_positions_only(b: int, c: int, h: int, w: int, seed: int) -> None:
+    x = torch.randn(b, c, h, w, generator=torch.Generator().manual_seed(seed))
+    expected = x.double().numpy().mean(axis=(2, 3))
+    np.testing.assert_allclose(pool(x, "mean").numpy(), expected, atol=1e-6)
+    tokens = x.flatten(2).transpose(1, 2)
+    np.testing.assert_allclose(pool(tokens, "mean").numpy(), expected, atol=1e-6)
+    patched = torch.cat([torch.full((b, 2, c), 1e6), tokens], 1)
+    np.testing.assert_allclose(pool(patched, "mean", prefix=2).numpy(), expected, atol=1e-6)
+    assert torch.equal(pool(patched, "cls"), torch.full((b, c), 1e6))
+    assert torch.equal(pool(patched, "none", prefix=2), tokens)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_averaged_in_float32(dtype: torch.dtype) -> None:
+    # 4096 equal values: their float16 sum overflows, their bfloat16 running sum stalls at 256.
+    x = torch.full((2, 3, 64, 64), 17.0, dtype=dtype, requires_grad=True)
+    mean = pool(x, "mean")
+    assert mean.dtype == torch.float32
+    assert torch.equal(mean, torch.full((2, 3), 17.0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        s, t = read_pair(x, x.detach(), LinkOptions(student="s", teacher="t", pool="none"))
+        value = distance(s * 1.001, t)
+    assert s.dtype == t.dtype == value.dtype == torch.float32
+    torch.autograd.backward(value)
+    assert x.grad is not None
+    assert bool(x.grad.isfinite().all())
+
+
+def _bilinear(size: int, new: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The (new, size) weights of bilinear interpolation between half-pixel centres, from its definition."""
+    weights = np.zeros((new, size))
+    for i in range(new):
+        place = min(max((i + 0.5) * size / new - 0.5, 0.0), size - 1.0)
+        low = min(int(place), size - 1)
+        high = min(low + 1, size - 1)
+        weights[i, low] += 1.0 - (place - low)
+        weights[i, high] += place - low
+    return weights
+
+
+@quick
+@given(
+    grid=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    other=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    seed=st.integers(0, 999),
+)
+def test_the_teachers_map_goes_to_the_students_grid(grid: tuple[int, int], other: tuple[int, int], seed: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    student, teacher = torch.randn(2, 3, *grid, generator=g), torch.randn(2, 5, *other, generator=g)
+    s, t = align(student, teacher)
+    assert s is student
+    rows, columns = _bilinear(other[0], grid[0]), _bilinear(other[1], grid[1])
+    expected = np.einsum("hi,bcij,wj->bchw", rows, teacher.double().numpy(), columns)
+    np.testing.assert_allclose(t.numpy(), expected, atol=1e-5)
+
+
+def test_tokens_meet_maps_and_other_tokens_as_grids() -> None:
+    g = torch.Generator().manual_seed(0)
+    maps, tokens = torch.randn(2, 3, 4, 4, generator=g), torch.randn(2, 1 + 16, 5, generator=g)
+    link = LinkOptions(student="s", teacher="t", pool="none", teacher_prefix=1)
+    s, t = read_pair(maps, tokens, link)
+    assert torch.equal(s, maps)
+    assert t.shape == (2, 5, 4, 4)
+    assert torch.equal(t[:, :, 1, 2], tokens[:, 1 + 1 * 4 + 2])
+    s, t = read_pair(torch.randn(2, 4, 3), tokens, link)
+    assert s.shape == (2, 3, 2, 2)
+    assert t.shape == (2, 5, 2, 2)
+    s, t = read_pair(torch.randn(2, 16, 3), tokens, link)
+    assert s.shape == (2, 16, 3)
+    assert t.shape == (2, 16, 5)
+
+
+def test_each_side_has_its_own_pooling_and_layout() -> None:
+    g = torch.Generator().manual_seed(0)
+    tokens, last = torch.randn(2, 5, 3, generator=g), torch.randn(2, 4, 6, 7, generator=g)
+    link = LinkOptions(student="s", teacher="t", student_pool="cls", teacher_channels_last=True)
+    s, t = read_pair(tokens, last, link)
+    assert torch.equal(s, tokens[:, 0])
+    np.testing.assert_allclose(t.numpy(), last.numpy().mean(axis=(1, 2)), atol=1e-6)
+    vectors = torch.randn(2, 3)
+    s, t = read_pair(vectors, last, LinkOptions(student="s", teacher="t"))
+    assert torch.equal(s, vectors)
+    assert t.shape == (2, 6 - 2)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "options", "said"),
+    [
+        ((2, 3, 4, 4), (2, 5, 8, 8), {"pool": "cls"}, ["student: pool = 'cls'", "maps (B, C, H, W)", "'mean'"]),
+        ((2, 3), (2, 5, 8, 8), {"pool": "none"}, ["vectors (B, C)", "teacher_pool = 'mean'"]),
+        ((2, 17, 3), (2, 5, 4, 4), {"pool": "none"}, ["17 tokens", "student_prefix = 1", "4 x 4"]),
+        ((2, 12, 3), (2, 9, 3), {"pool": "none"}, ["student's 12 tokens are no square"]),
+        ((8, 4, 3), (2, 16, 3), {"pool": "none"}, ["8 for the student and 2 for the teacher"]),
+        ((2, 4, 3), (2, 4, 3), {"prefix": 4}, ["prefix = 4 leaves out all of the 4 tokens", "at most 3"]),
+        ((2, 4), (2, 4), {"prefix": 1}, ["prefix = 1", "no tokens"]),
+        ((2, 4), (2, 9, 4), {"student_prefix": 1}, ["student_prefix = 1", "no tokens"]),
+        ((2, 4), (2, 4), {"teacher_channels_last": True}, ["teacher_channels_last = true is for maps"]),
+        ((2, 3, 4, 4, 4), (2, 4), {}, ["(2, 3, 4, 4, 4)", "no known layout"]),
+    ],
+)
+def test_what_cannot_be_read_is_named(
+    student: tuple[int, ...], teacher: tuple[int, ...], options: dict[str, Any], said: list[str]
+) -> None:
+    plugin = _features(links=[{"student": "s1", "teacher": "t1", **options}])
+    (spec,) = plugin.add_links(_run(_model("s1"), _model("t1")))
+    assert spec.read is not None
+    with pytest.raises(StillhouseError) as error:
+        spec.read(torch.zeros(student), torch.zeros(teacher))
+    text = str(error.value)
+    shapes = [f"student ({', '.join(map(str, student))})", f"teacher ({', '.join(map(str, teacher))})"]
+    for part in ["link 'features/s1'", *shapes, *said]:
+        assert part in text
+
+
+def test_whole_numbers_are_no_features() -> None:
+    with pytest.raises(StillhouseError, match=r"torch\.int64"):
+        pool(torch.zeros(2, 3, dtype=torch.int64), "mean")
+
+
+# ---- distances ----
+
+
+def _rows(x: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
+    array = x.detach().double().numpy()
+    return (
+        np.moveaxis(array, 1, -1).reshape(-1, array.shape[1]) if array.ndim == 4 else array.reshape(-1, array.shape[-1])
+    )
+
+
+def _mse(s: Tensor, t: Tensor) -> float:
+    return float(np.mean((s.detach().double().numpy() - t.detach().double().numpy()) ** 2))
+
+
+def _smooth(beta: float) -> Callable[[Tensor, Tensor], float]:
+    def value(s: Tensor, t: Tensor) -> float:
+        gap = np.abs(s.detach().double().numpy() - t.detach().double().numpy())
+        return float(np.mean(np.where(gap < beta, gap**2 / (2 * beta) if beta else 0.0, gap - beta / 2)))
+
+    return value
+
+
+def _cos(s: Tensor, t: Tensor) -> float:
+    return float(np.mean([scipy.spatial.distance.cosine(a, b) for a, b in zip(_rows(s), _rows(t), strict=True)]))
+
+
+shapes = st.one_of(
+    st.tuples(st.integers(1, 5), st.integers(1, 6)),
+    st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 6)),
+    st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 4), st.integers(1, 4)),
+)
+
+
+@quick
+@given(shape=shapes, beta=st.sampled_from([0.0, 0.3, 1.0, 2.5]), seed=st.integers(0, 999))
+def test_distances_are_the_textbooks(shape: tuple[int, ...], beta: float, seed: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    s, t = (torch.randn(shape, generator=g, dtype=torch.float64, requires_grad=True) for _ in "st")
+    assert float(distance(s, t, "mse").detach()) == pytest.approx(_mse(s, t), rel=1e-9, abs=1e-12)
+    assert float(distance(s, t, "smooth_l1", beta=beta).detach()) == pytest.approx(_smooth(beta)(s, t), rel=1e-9)
+    assert float(distance(s, t, "cosine").detach()) == pytest.approx(_cos(s, t), rel=1e-9, abs=1e-12)
+    # Central differences over both sides: the teacher may have been through a trainable projector.
+    assert torch.autograd.gradcheck(lambda a, b: distance(a, b, "mse"), (s, t))
+    assert torch.autograd.gradcheck(lambda a, b: distance(a, b, "smooth_l1", beta=beta), (s, t))
+    assert torch.autograd.gradcheck(lambda a, b: distance(a, b, "cosine"), (s, t))
+    single = distance(s.detach().float(), t.detach().float(), "cosine")
+    assert single.dtype == torch.float32
+    assert float(single) == pytest.approx(_cos(s, t), abs=1e-5)
+
+
+def test_a_zero_row_has_no_direction_and_no_gradient() -> None:
+    s = torch.tensor([[0.0, 0.0], [1.0, 0.0]], requires_grad=True)
+    t = torch.tensor([[1.0, 2.0], [0.0, 0.0]], requires_grad=True)
+    value = distance(s, t, "cosine")
+    torch.autograd.backward(value)
+    assert value.item() == 1.0
+    assert s.grad is not None
+    assert t.grad is not None
+    assert torch.equal(s.grad, torch.zeros(2, 2))
+    assert torch.equal(t.grad, torch.zeros(2, 2))
+
+
+def test_the_distance_is_taken_on_own_links_alone() -> None:
+    g = torch.Generator().manual_seed(0)
+    pairs = [(torch.randn(2, 3, generator=g), torch.randn(2, 3, generator=g)) for _ in range(4)]
+    names = ["a[1]/x", "a[1]/y.b", "a1/x", "other/x"]
+    step = _step(dict(zip(names, pairs, strict=True)))
+    terms = _features(name="a[1]").losses(step)
+    assert list(terms) == ["x", "y.b"]
+    assert float(terms["y.b"]) == pytest.approx(_mse(*pairs[1]), rel=1e-6)
+    only = _features(name="other", distance="cosine").losses(step)
+    assert list(only) == [""]
+    assert float(only[""]) == pytest.approx(_cos(*pairs[3]), abs=1e-6)
+    assert _features(name="a[1]", distance="none").losses(step) == {}
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "advice"),
+    [((2, 3), (2, 5), "projector"), ((2, 3, 4, 4), (2, 5, 4, 4), "projector"), ((2, 4, 3), (2, 3), "pool both sides")],
+)
+def test_shapes_that_differ_are_refused_with_advice(
+    student: tuple[int, ...], teacher: tuple[int, ...], advice: str
+) -> None:
+    step = _step({"features/s1": (torch.zeros(student), torch.zeros(teacher))})
+    with pytest.raises(StillhouseError) as error:
+        _features().losses(step)
+    text = str(error.value)
+    for part in ("link 'features/s1'", str(student), str(teacher), advice):
+        assert part in text
+
+
+def test_all_links_whose_shapes_differ_are_named_at_once() -> None:
+    wrong = (torch.zeros(2, 3), torch.zeros(2, 5))
+    step = _step({"features/a": wrong, "features/b": (wrong[0], wrong[0]), "features/c": wrong})
+    with pytest.raises(StillhouseError) as error:
+        _features().losses(step)
+    assert [f.where for f in error.value.faults] == ["link 'features/a'", "link 'features/c'"]
+
+
+def test_an_unknown_distance_is_refused() -> None:
+    wrong: Any = "l3"
+    with pytest.raises(StillhouseError, match="'l3' is no distance"):
+        distance(torch.zeros(1, 1), torch.zeros(1, 1), wrong)
+    with pytest.raises(StillhouseError, match="beta: beta = -1"):
+        distance(torch.zeros(1, 1), torch.zeros(1, 1), "smooth_l1", beta=-1.0)
+
+
+@pytest.mark.parametrize("kind", ["mse", "smooth_l1", "cosine"])
+def test_a_step_copies_nothing_to_the_host(kind: Any) -> None:
+    plugin = _features(distance=kind, links=[{"student": "s1", "teacher": "t1", "pool": "none"}])
+    (spec,) = plugin.add_links(_run(_model("s1"), _model("t1")))
+    student, teacher = torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(2, 9, 3)
+    assert spec.read is not None
+    with _NoSync():  # type: ignore[no-untyped-call]
+        pair = spec.read(student, teacher)
+        terms = plugin.losses(_step({"features/s1": pair}))
+        torch.autograd.backward(terms[""])
+    assert student.grad is not None
+    assert float(student.grad.abs().sum()) > 0.0
