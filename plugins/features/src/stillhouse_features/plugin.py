@@ -80,18 +80,17 @@ class Features(Plugin):
         """
         if self.distance == "none":
             return {}
-        prefix = f"{self.name}/"
-        links = step.links_of(self)
         terms: dict[str, Tensor] = {}
         faults: list[Fault] = []
-        for link in links:
+        for link in step.links_of(self):
             try:
-                terms[link.name.removeprefix(prefix)] = distance(
+                terms[link.name[len(self.name) + 1 :]] = distance(
                     link.student, link.teacher, self.distance, beta=self.beta
                 )
             except StillhouseError as error:
                 faults += error.within(f"link {link.name!r}").faults
-        raise_faults(faults)
+        if faults:
+            raise StillhouseError(faults=faults)
         return {"": next(iter(terms.values()))} if len(terms) == 1 else terms
 
     def _reader(self, name: str, options: LinkOptions) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:

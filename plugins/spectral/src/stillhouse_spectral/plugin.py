@@ -90,8 +90,10 @@ class Spectral(Plugin):
     @hookimpl
     def losses(self, step: Step) -> Mapping[str, Tensor]:
         """The tail energy per element: ``""`` for one layer, else by the layer's path."""
-        terms = {layer: self._term(step, layer, x) for layer, x in step.tapped("student", self.layer)}
-        return {"": next(iter(terms.values()))} if len(terms) == 1 else terms
+        layers = step.tapped("student", self.layer)
+        if len(layers) == 1:
+            return {"": self._term(step, *layers[0])}
+        return {layer: self._term(step, layer, x) for layer, x in layers}
 
     @hookimpl
     def scalars(self, step: Step) -> Mapping[str, Tensor]:

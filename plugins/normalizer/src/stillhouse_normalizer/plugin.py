@@ -1,0 +1,134 @@
+"""The plugin: which side of which links is normalised, and how."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from stillhouse import Fault, Plugin, Run, Step, StillhouseError, StillhouseWarning, hookimpl, plugin
+from stillhouse.errors import raise_faults
+from stillhouse.layout import channels, over_rows
+from stillhouse_normalizer.standardise import batch_standardise, layer_standardise, need_two_rows, unit_length
+from stillhouse_normalizer.whiten import SINGULAR_EPS, whiten
+
+__all__ = ["DEFAULT_EPS", "Kind", "Normalizer", "Whitening", "normalize"]
+
+Kind = Literal["layer", "batch", "whiten", "l2"]
+Whitening = Literal["cholesky", "zca"]
+
+DEFAULT_EPS: dict[str, float] = {"layer": 1e-5, "batch": 1e-5, "whiten": 1e-3, "l2": 1e-12}
+
+
+def normalize(x: Tensor, kind: Kind, eps: float, whitening: Whitening = "cholesky") -> Tensor:
+    """Normalise features of any layout: vectors (B, C), tokens (B, N, C) or maps (B, C, H, W); same shape.
+
+    Computed in float32 or wider whatever autocast says; gives float32, or float64 for float64.
+
+    Raises:
+        StillhouseError: an unknown layout, or one row where statistics need two.
+    """
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+
+    def on_rows(rows: Tensor) -> Tensor:
+        if kind == "layer":
+            return layer_standardise(rows, eps)
+        if kind == "batch":
+            return batch_standardise(rows, eps)
+        if kind == "l2":
+            return unit_length(rows, eps)
+        return whiten(rows, eps, whitening).to(dtype)
+
+    with torch.autocast(device_type=x.device.type, enabled=False):
+        return over_rows(on_rows, x.to(dtype))
+
+
+@plugin
+class Normalizer(Plugin):
+    """Standardise, whiten or scale features before they are projected and compared.
+
+    VkD (2403.06213, section 3.4) standardises the teacher for discriminative tasks and whitens it for generative ones.
+    Statistics are those of the batch at hand: nothing is trained, nothing is kept, so there is no module.
+
+    Options:
+        kind: ``layer`` (each row over its channels), ``batch`` (each channel over the batch's rows), ``whiten`` or
+            ``l2`` (each row to length 1).
+        side: which side is normalised: ``teacher``, ``student`` or ``both``.
+        links: glob over link names.
+        whitening: ``cholesky`` or ``zca``.
+        eps: what is added under the root (``layer``, ``batch``: 1e-5), the shrinkage (``whiten``: 1e-3), or the least
+            length (``l2``: 1e-12).
+    """
+
+    requires = ("links",)
+    before = ("projector",)
+
+    kind: Kind = "layer"
+    side: Literal["teacher", "student", "both"] = "teacher"
+    links: str = "*"
+    whitening: Whitening = "cholesky"
+    eps: float | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.eps is not None and not self.eps > 0.0:
+            raise StillhouseError(f"eps = {self.eps} does not keep a division from 0", where="eps", hint="above 0")
+        if self.kind == "whiten" and self._eps >= 1.0:
+            raise StillhouseError(f"eps = {self.eps} leaves nothing of the covariance", where="eps", hint="below 1")
+        if self.whitening != "cholesky" and self.kind != "whiten":
+            warnings.warn(
+                f"plugin {self.name or 'normalizer'!r}: whitening = {self.whitening!r} has no effect with "
+                f"kind = {self.kind!r}",
+                StillhouseWarning,
+                stacklevel=2,
+            )
+
+    @property
+    def _eps(self) -> float:
+        return DEFAULT_EPS[self.kind] if self.eps is None else self.eps
+
+    @hookimpl
+    def build(self, run: Run) -> None:
+        """Check every chosen feature against the kind and the recipe's batch size; there is nothing to build.
+
+        Raises:
+            StillhouseError: no link matches, an unknown layout, too few rows or channels for the statistics, or a
+                shrinkage below 1e-3 where a whole batch has no more rows than channels.
+        """
+        faults: list[Fault] = []
+        for link in run.match(self.links):
+            for side in self._sides():
+                try:
+                    self._check(getattr(link, side), run.recipe.data.batch_size)
+                except StillhouseError as error:
+                    faults += error.within(f"link {link.name!r}, {side}").faults
+        raise_faults(faults)
+
+    def _check(self, x: Tensor, batch_size: int) -> None:
+        width = channels(x)
+        rows = x.numel() // (x.shape[0] * width) * batch_size
+        if self.kind == "layer" and width < 2:
+            raise StillhouseError("one channel has no spread to standardise", hint='kind = "batch" would do')
+        if self.kind in ("batch", "whiten"):
+            need_two_rows(rows, self.kind)
+        if self.kind == "whiten" and rows <= width and self._eps < SINGULAR_EPS:
+            raise StillhouseError(
+                f"eps = {self._eps:g} is too small: a batch of {batch_size} gives {rows} rows of {width} channels, "
+                "so the covariance is singular and the rows would come out equally far from each other",
+                where="eps",
+                hint=f"eps of {SINGULAR_EPS:g} or more, or more than {width} rows (a larger batch, or maps and tokens "
+                "instead of pooled vectors)",
+            )
+
+    def _sides(self) -> tuple[Literal["teacher", "student"], ...]:
+        return ("teacher", "student") if self.side == "both" else (self.side,)
+
+    @hookimpl
+    def transform(self, step: Step) -> None:
+        """Replace the chosen sides of each link by their normalised features."""
+        for link in step.match(self.links):
+            if self.side != "student":
+                link.teacher = normalize(link.teacher, self.kind, self._eps, self.whitening)
+            if self.side != "teacher":
+                link.student = normalize(link.student, self.kind, self._eps, self.whitening)

@@ -1,0 +1,53 @@
+"""Standardisation and length: the normalisations that need no matrix factorisation. All work on rows (R, C)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stillhouse import StillhouseError
+
+__all__ = ["batch_standardise", "layer_standardise", "need_two_rows", "unit_length"]
+
+
+def layer_standardise(rows: Tensor, eps: float = 1e-5) -> Tensor:
+    """Each row (R, C) with mean 0 and variance 1 over its C channels, without affine parameters.
+
+    (x - mean) / sqrt(var + eps), var with the divisor C. Source: VkD's ImageNet code, ``F.layer_norm``.
+    """
+    return F.layer_norm(rows, rows.shape[-1:], eps=eps)
+
+
+def batch_standardise(rows: Tensor, eps: float = 1e-5) -> Tensor:
+    """Each channel with mean 0 and variance 1 over the rows (R, C) of the batch; a constant channel becomes 0.
+
+    (x - mean) / sqrt(var + eps), var with the divisor R - 1. Source: VkD's detection code, which standardises over
+    batch and space with the unbiased standard deviation.
+
+    Raises:
+        StillhouseError: there is one row only.
+    """
+    need_two_rows(rows.shape[0], "batch")
+    variance, mean = torch.var_mean(rows, dim=0, correction=1)
+    # eps under the root: sqrt of 0 has an infinite gradient.
+    return (rows - mean) * torch.rsqrt(variance + eps)
+
+
+def unit_length(rows: Tensor, eps: float = 1e-12) -> Tensor:
+    """Each row (R, C) divided by its Euclidean length, or by ``eps`` where it is shorter than that."""
+    return F.normalize(rows, dim=-1, eps=eps)
+
+
+def need_two_rows(rows: int, kind: str) -> None:
+    """Check that batch statistics exist.
+
+    Raises:
+        StillhouseError: ``rows`` is below 2.
+    """
+    if rows < 2:
+        raise StillhouseError(
+            f"kind = {kind!r} takes statistics over the rows of the batch, and this batch has {rows}",
+            hint="use a larger batch, drop the last incomplete one, read maps or tokens instead of pooled vectors, or "
+            'take kind = "layer", which needs none',
+        )

@@ -1,0 +1,81 @@
+"""Projectors: one map per link, in one nn.Module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from stillhouse import StillhouseError
+from stillhouse.layout import channels, over_rows, shape_text
+from stillhouse_projector.maps import Retracted
+from stillhouse_projector.orthogonal import orthogonality_error
+
+__all__ = ["Projectors", "link_name", "module_key"]
+
+_PREFIX = "link:"
+
+
+def module_key(link: str) -> str:
+    """A link's name as a key that ``nn.ModuleDict`` takes; no two names share one.
+
+    ``nn.Module`` refuses dots and the names of its own attributes: dots are percent-encoded, and the prefix keeps a
+    link named ``keys`` from being taken for the method.
+    """
+    return _PREFIX + link.replace("%", "%25").replace(".", "%2E")
+
+
+def link_name(key: str) -> str:
+    """The link that :func:`module_key` made ``key`` of."""
+    return key.removeprefix(_PREFIX).replace("%2E", ".").replace("%25", "%")
+
+
+class Projectors(nn.Module):
+    """What the projector's ``build`` returns: a map of rows for each link, applied in any layout.
+
+    Args:
+        maps: by link name, a module that takes rows (R, d_in) to rows (R, d_out).
+        widths: by link name, d_in: what the features must have.
+    """
+
+    def __init__(self, maps: Mapping[str, nn.Module], widths: Mapping[str, int]) -> None:
+        super().__init__()
+        self.maps = nn.ModuleDict({module_key(name): module for name, module in maps.items()})
+        self._widths = dict(widths)
+
+    def forward(self, link: str, x: Tensor) -> Tensor:
+        """``x``, vectors (B, C), tokens (B, N, C) or maps (B, C, H, W), with its C channels mapped to d_out.
+
+        Every row, token or position is mapped alike: on maps this is the 1x1 convolution with the same weight.
+        Computed in the map's dtype, float32, whatever autocast says.
+
+        Raises:
+            StillhouseError: no map was built for ``link``, or ``x`` has another width or an unknown layout.
+        """
+        width = self._widths.get(link)
+        if width is None:
+            raise StillhouseError(
+                "no projection was built for this link", where=f"link {link!r}", hint="links are made at assembly"
+            )
+        if channels(x) != width:
+            raise StillhouseError(
+                f"features of shape {shape_text(x)} have {channels(x)} channels, the projection takes {width}",
+                where=f"link {link!r}",
+            )
+        module = self.maps[module_key(link)]
+        dtype = next(module.parameters()).dtype
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            return over_rows(module, x.to(dtype))
+
+    def retract(self) -> None:
+        """Put every map that is kept orthogonal by retraction back on its manifold."""
+        for module in self.maps.values():
+            if isinstance(module, Retracted):
+                module.retract()
+
+    @torch.no_grad()
+    def orthogonality_errors(self) -> dict[str, Tensor]:
+        """Max |P^T P - I| by link name, of the maps that are one matrix: scalars on the device."""
+        weights = {link_name(key): getattr(module, "weight", None) for key, module in self.maps.items()}
+        return {name: orthogonality_error(w) for name, w in weights.items() if isinstance(w, Tensor)}

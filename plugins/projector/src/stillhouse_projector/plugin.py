@@ -1,0 +1,120 @@
+"""The plugin: which side of which links is mapped, and when the maps go back to their manifold."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from stillhouse import Fault, Link, Plugin, Run, Step, StillhouseError, StillhouseWarning, hookimpl, plugin
+from stillhouse.errors import raise_faults
+from stillhouse.layout import channels
+from stillhouse_projector.maps import Kind, OrthogonalMap, make_map
+from stillhouse_projector.module import Projectors
+
+__all__ = ["Projector"]
+
+
+@plugin
+class Projector(Plugin):
+    """Map one side of every link into the other side's feature space.
+
+    With ``side = "student"`` the student's features are mapped to the teacher's width (the traditional projection,
+    and VkD's orthogonal one, 2403.06213); with ``side = "teacher"`` the teacher's are mapped to the student's (the
+    inverted projection, 2403.14494). Maps are trained jointly with the student; no gradient is stopped.
+
+    Options:
+        kind: ``orthogonal``, ``linear`` or ``mlp``.
+        side: which side of the link is mapped.
+        links: glob over link names.
+        map: how an orthogonal map is kept orthogonal: ``retraction``, ``matrix_exp`` or ``cayley``.
+        hidden: the MLP's inner width; the larger of the two widths when left out.
+    """
+
+    requires = ("links",)
+    after = ("normalizer",)
+
+    kind: Kind = "orthogonal"
+    side: Literal["student", "teacher"] = "student"
+    links: str = "*"
+    map: OrthogonalMap = "retraction"
+    hidden: int | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.hidden is not None and self.hidden < 1:
+            raise StillhouseError(f"hidden = {self.hidden} is no width", where="hidden", hint="1 or more")
+        if self.hidden is not None and self.kind != "mlp":
+            self._warn(
+                f"hidden = {self.hidden} has no effect with kind = {self.kind!r}: only an mlp has a hidden width"
+            )
+        if self.map != "retraction" and self.kind != "orthogonal":
+            self._warn(f"map = {self.map!r} has no effect with kind = {self.kind!r}: only orthogonal maps need one")
+
+    def _warn(self, text: str) -> None:
+        warnings.warn(f"plugin {self.name or 'projector'!r}: {text}", StillhouseWarning, stacklevel=3)
+
+    @hookimpl
+    def build(self, run: Run) -> nn.Module:
+        """One map per link, from the shapes that reach this plugin.
+
+        Raises:
+            StillhouseError: an orthogonal map of the student would have to go down to fewer channels; every such link
+                is named.
+        """
+        maps: dict[str, nn.Module] = {}
+        widths: dict[str, int] = {}
+        faults: list[Fault] = []
+        for link in run.match(self.links):
+            try:
+                d_in, d_out = self._widths(link)
+            except StillhouseError as error:
+                faults += error.within(f"link {link.name!r}").faults
+                continue
+            maps[link.name] = make_map(self.kind, d_in, d_out, orthogonal_map=self.map, hidden=self.hidden)
+            widths[link.name] = d_in
+        raise_faults(faults)
+        return Projectors(maps, widths)
+
+    def _widths(self, link: Link) -> tuple[int, int]:
+        student, teacher = channels(link.student), channels(link.teacher)
+        if self.side == "teacher":
+            # Wide or tall, both are well defined here: see the README on what each one means.
+            return teacher, student
+        if self.kind == "orthogonal" and teacher < student:
+            raise StillhouseError(
+                f"an orthogonal projection keeps inner products only upwards, and the student's {student} channels are "
+                f"more than the teacher's {teacher}",
+                hint='side = "teacher" maps the teacher up instead, kind = "linear" allows any widths, or read a '
+                "teacher layer that is wider",
+            )
+        return student, teacher
+
+    @hookimpl
+    def optimizer_options(self, run: Run) -> Mapping[str, Any]:
+        """No weight decay: it would pull an orthogonal map off its manifold, or towards its start."""
+        return {"weight_decay": 0.0}
+
+    @hookimpl
+    def transform(self, step: Step) -> None:
+        """Replace the chosen side of each link by its image."""
+        project = step.module(self)
+        for link in step.match(self.links):
+            if self.side == "student":
+                link.student = project(link.name, link.student)
+            else:
+                link.teacher = project(link.name, link.teacher)
+
+    @hookimpl
+    def optimizer_stepped(self, step: Step) -> None:
+        """Put retracted maps back on their manifold. Harmless where the optimizer left them alone."""
+        step.module(self).retract()
+
+    @hookimpl
+    def scalars(self, step: Step) -> Mapping[str, Tensor]:
+        """``orthogonality_error/LINK``: max |P^T P - I| of each orthogonal map."""
+        if self.kind != "orthogonal":
+            return {}
+        errors: dict[str, Tensor] = step.module(self).orthogonality_errors()
+        return {f"orthogonality_error/{name}": error for name, error in errors.items()}
