@@ -101,9 +101,10 @@ def assemble(run: Run, actives: Sequence[Active], batch: Batch, precision: torch
 
 def new_step(batch: Batch, device: torch.device, composition: Composition, iteration: int, epoch: int) -> Step:
     """A step for ``batch``, moved to ``device``; the ids stay on the CPU."""
-    inputs = batch.input.to(device, non_blocking=True)
-    targets = batch.target.to(device, non_blocking=True)
-    return Step(Batch(inputs, targets, batch.id), batch.id, inputs, targets, iteration, epoch, composition)
+    if device.type != "cpu":
+        inputs, targets = (x.to(device, non_blocking=True) for x in batch[:2])
+        batch = Batch(inputs, targets, batch.id)
+    return Step(batch, batch.id, batch.input, batch.target, iteration, epoch, composition)
 
 
 def _find_taps(run: Run, hooks: Hooks) -> dict[Which, list[str]]:
@@ -123,6 +124,8 @@ def _find_taps(run: Run, hooks: Hooks) -> dict[Which, list[str]]:
 
 def _first_forward(run: Run, composition: Composition, step: Step) -> float:
     shape = shape_text(step.inputs)
+    for taps in composition.all_taps():
+        taps.watch()
     try:
         composition.run_student(step)
     except (RuntimeError, ValueError, TypeError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from stillhouse.tasks import Task
 
 __all__ = ["Composition", "call_phase", "refuse_shared"]
 
-Observer = Callable[[str, Step], None]
+Observer = Callable[[Step], None]
 
 
 def call_phase(calls: Sequence[Call], hook: str, step: Step, *arguments: Any) -> None:
@@ -30,12 +30,13 @@ def call_phase(calls: Sequence[Call], hook: str, step: Step, *arguments: Any) ->
         for plugin, function in calls:  # noqa: B007 - the except clause names it
             function(*arguments, step)
     except Exception as error:
-        error.add_note(f"in plugin {_name(plugin)!r}, hook {hook!r}, epoch {step.epoch + 1}, step {step.iteration + 1}")
+        _note(error, plugin, hook, step)
         raise
 
 
-def _name(plugin: Plugin | None) -> str:
-    return plugin.name if plugin is not None else "?"
+def _note(error: Exception, plugin: Plugin | None, hook: str, step: Step) -> None:
+    name = plugin.name if plugin is not None else ""
+    error.add_note(f"in plugin {name!r}, hook {hook!r}, epoch {step.epoch + 1}, step {step.iteration + 1}")
 
 
 class Composition(nn.Module):
@@ -83,12 +84,14 @@ class Composition(nn.Module):
         self._task = task
         self._total_steps = total_steps
         self._precision = precision
+        self._autocasts = precision is not torch.float32
         self._taps: dict[Which, Taps] = {"student": Taps(student, "student", taps.get("student", ()))}
         if teacher is not None:
             self._taps["teacher"] = Taps(teacher, "teacher", taps.get("teacher", ()))
         self._link_specs: list[tuple[str, LinkSpec]] = []
         self._matched: dict[tuple[str, str], list[str]] = {}
-        self._observe: Observer = lambda _phase, _step: None
+        self._forward_completed: Observer = _nothing
+        self._losses_computed: Observer = _nothing
         self._transforms = hooks.calls("transform")
         self._losses = hooks.calls("losses")
         self._weights = {
@@ -109,9 +112,9 @@ class Composition(nn.Module):
         """Whether a step calls the teacher at all: some plugin reads it, or gives its features itself."""
         return self._teacher_forward is not _no_teacher
 
-    def observe(self, observer: Observer) -> None:
-        """Have ``observer(phase, step)`` called at ``forward_completed`` and ``losses_computed``."""
-        self._observe = observer
+    def observe(self, forward_completed: Observer, losses_computed: Observer) -> None:
+        """Have these called with the step at the two phases that lie inside :meth:`forward`."""
+        self._forward_completed, self._losses_computed = forward_completed, losses_computed
 
     def add_module_of(self, plugin: Plugin, module: nn.Module) -> None:
         """Take in what ``plugin``'s build returned. The prefix keeps a plugin named ``keys`` from hiding a method."""
@@ -172,29 +175,30 @@ class Composition(nn.Module):
         """The taps of ``model``."""
         return self._taps[model]
 
+    def all_taps(self) -> list[Taps]:
+        """The student's taps, and the teacher's where there is one."""
+        return list(self._taps.values())
+
     def remove_taps(self) -> None:
         """Take the taps off both models: after training they are plain modules again."""
         for taps in self._taps.values():
             taps.remove()
 
-    def _autocast(self, x: Any) -> torch.autocast:
-        device = x.device.type if isinstance(x, Tensor) else "cpu"
-        return torch.autocast(device, dtype=self._precision)
-
     def _call(self, model: nn.Module, inputs: Any) -> Any:
-        if self._precision is torch.float32:
-            return model(inputs)
-        with self._autocast(inputs):
+        device = inputs.device.type if isinstance(inputs, Tensor) else "cpu"
+        with torch.autocast(device, dtype=self._precision):
             return model(inputs)
 
     def run_student(self, step: Step) -> None:
         """Call the student and take its tapped features."""
-        step.student = Side(self._call(self._student[0], step.inputs), self._taps["student"].take())
+        output = self._call(self._student[0], step.inputs) if self._autocasts else self._student[0](step.inputs)
+        step.student = Side(output, self._taps["student"].take())
 
     def _run_teacher(self, step: Step) -> bool:
         # no_grad and not inference_mode: a trainable projection of the teacher's features saves them for backward.
         with torch.no_grad():
-            output = self._call(self._teacher[0], step.inputs)  # type: ignore[arg-type]  # chosen only with a teacher
+            teacher = cast("nn.Module", self._teacher[0])  # this forward is chosen only with a teacher
+            output = self._call(teacher, step.inputs) if self._autocasts else teacher(step.inputs)
         step.teacher = Side(output, self._taps["teacher"].take())
         return True
 
@@ -211,52 +215,47 @@ class Composition(nn.Module):
                 student, teacher = spec.read(student, teacher)
             step.links[name] = Link(name, student, teacher)
 
-    def link_specs(self) -> list[tuple[str, LinkSpec]]:
-        """All links, by name."""
-        return list(self._link_specs)
-
-    def weight(self, plugin: Plugin, iteration: int) -> float:
-        """The weight of ``plugin``'s terms at optimizer step ``iteration``."""
-        weight = self._weights[plugin.name]
-        return weight.at(iteration, self._total_steps) if isinstance(weight, Schedule) else weight
-
-    def plugin_losses(self, step: Step) -> None:
-        """Add every plugin's terms to ``step.losses``; a plugin whose weight is 0 is not called."""
+    def plugin_losses(self, step: Step, total: Tensor) -> Tensor:
+        """Add every plugin's terms to ``step.losses`` and, weighted, to ``total``; one whose weight is 0 is not called."""
         plugin = None
         try:
             for plugin, losses in self._losses:
-                weight = self.weight(plugin, step.iteration)
+                weight = self._weights[plugin.name]
+                if isinstance(weight, Schedule):
+                    weight = weight.at(step.iteration, self._total_steps)
                 if weight == 0.0:
                     continue
                 for term, value in losses(step).items():
                     name = f"{plugin.name}/{term}" if term else plugin.name
                     step.losses[name] = value
                     step.weights[name] = weight
+                    # Two kernels less, forward and backward, where the weight is the default.
+                    total = total + (value if weight == 1.0 else weight * value)
         except Exception as error:
-            error.add_note(
-                f"in plugin {_name(plugin)!r}, hook 'losses', epoch {step.epoch + 1}, step {step.iteration + 1}"
-            )
+            _note(error, plugin, "losses", step)
             raise
+        return total
 
     def forward(self, step: Step) -> Tensor:
         """Fill ``step`` and return its total loss, a scalar on the device."""
         self.run_student(step)
-        self.run_teacher(step)
+        self._teacher_forward(step)
         self.read_links(step)
-        self._observe("forward_completed", step)
+        self._forward_completed(step)
         if self._transforms:
             call_phase(self._transforms, "transform", step)
         total = self._task.loss(step.student.output, step.targets)
         step.losses["task"] = total
         step.weights["task"] = 1.0
         if self._losses:
-            self.plugin_losses(step)
-            for name, value in step.losses.items():
-                if name != "task":
-                    total = total + step.weights[name] * value
+            total = self.plugin_losses(step, total)
         step.total = total
-        self._observe("losses_computed", step)
+        self._losses_computed(step)
         return total
+
+
+def _nothing(_step: Step) -> None:
+    """Before a trainer observes."""
 
 
 def _no_teacher(step: Step) -> None:

@@ -56,9 +56,11 @@ class Monitor:
 
     def _look(self) -> None:
         iteration: int = self._run.trainer.state.iteration
-        if any(iteration % period == 0 for period in self._periods):
-            state: Any = self._run.trainer.state
-            self._read(state.step, iteration)
+        for period in self._periods:
+            if iteration % period == 0:
+                state: Any = self._run.trainer.state
+                self._read(state.step, iteration)
+                return
 
     def _read(self, step: Step, iteration: int) -> None:
         tensors = {("loss", name): value for name, value in step.losses.items()}

@@ -78,6 +78,10 @@ class Side:
     features: dict[str, Tensor] = attrs.field(factory=dict)
 
 
+_EMPTY = Side()
+"""Before the forward pass and after the step; nobody writes into it."""
+
+
 @attrs.define(eq=False)
 class Step:
     """One iteration. The engine fills it phase by phase and clears it when the next one begins.
@@ -104,7 +108,7 @@ class Step:
     iteration: int
     epoch: int
     composition: Composition
-    student: Side = attrs.field(factory=Side)
+    student: Side = _EMPTY
     teacher: Side | None = None
     links: dict[str, Link] = attrs.field(factory=dict)
     losses: dict[str, Tensor] = attrs.field(factory=dict)
@@ -137,7 +141,7 @@ class Step:
     def clear(self) -> None:
         """Let go of every tensor, so that this step's features do not live through the next."""
         self.batch = self.inputs = self.targets = None
-        self.student = Side()
+        self.student = _EMPTY
         self.teacher = None
         self.links = {}
         self.losses = {}

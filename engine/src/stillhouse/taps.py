@@ -60,8 +60,7 @@ class Taps:
         self.layers = list(dict.fromkeys(layers))
         self._which = which
         self._seen: dict[str, Any] = {}
-        self._calls: dict[str, list[int]] = {}
-        self._last_calls: dict[str, list[int]] = {}
+        self._versions: dict[str, list[int]] | None = None
         if self.layers and _is_compiled(model):
             raise StillhouseError(
                 f"the {which} is compiled already, and a tap attached now would not be called",
@@ -70,28 +69,32 @@ class Taps:
         self._handles = [model.get_submodule(layer).register_forward_hook(self._reader(layer)) for layer in self.layers]
 
     def _reader(self, layer: str) -> Any:
-        seen, calls = self._seen, self._calls
+        seen = self._seen
 
         def read(_module: nn.Module, _inputs: Any, output: Any) -> None:
             seen[layer] = output
-            calls.setdefault(layer, []).append(output._version if isinstance(output, Tensor) else 0)
+            if self._versions is not None:
+                self._versions.setdefault(layer, []).append(output._version if isinstance(output, Tensor) else 0)
 
         return read
+
+    def watch(self) -> None:
+        """Count calls and notice writes from now on, for :meth:`check`; a step need not bear that cost."""
+        self._versions = {}
 
     def take(self) -> dict[str, Tensor]:
         """What the layers gave in the forward pass just done; forgets it here."""
         features = dict(self._seen)
         self._seen.clear()
-        self._last_calls = dict(self._calls)
-        self._calls.clear()
         return features
 
     def check(self, features: dict[str, Tensor]) -> list[Fault]:
-        """After the first :meth:`take`: the layers whose output is not what a method would want to read, and why."""
+        """After :meth:`watch` and one forward pass: the layers whose output is not what a method would want to read, and why."""
+        seen_versions, self._versions = self._versions or {}, None
         faults = []
         for layer in self.layers:
             where = f"{self._which} layer {layer!r}"
-            versions, output = self._last_calls.get(layer, []), features.get(layer)
+            versions, output = seen_versions.get(layer, []), features.get(layer)
             if not versions and layer in features:
                 continue  # a plugin's teacher_forward gave it: the layer itself was not called
             if len(versions) != 1:

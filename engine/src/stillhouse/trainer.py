@@ -48,26 +48,24 @@ _RUN_EVENTS = {
 }
 
 
-class _Phases:
-    """Calls the plugins' hooks of a phase and fires the phase's event, but only where somebody listens.
+def _announcer(engine: Engine, run: Run, hooks: Hooks, phase: Phase) -> Callable[[Step], None]:
+    """What calls the plugins' hooks of a phase and fires its event, but only where somebody listens.
 
     ``fire_event`` costs some 5 microseconds; the look costs a twentieth of one. ignite has no public way to ask whether
-    an event has any handler at all, hence the one private name.
+    an event has any handler at all, hence the one private name. An event equals its name, and
+    looking a name up calls no Python code as long as nobody has attached to the event.
     """
+    name, event = phase.value, phase.name
+    calls = hooks.calls(name)
+    handlers: Mapping[Any, list[Any]] = engine._event_handlers
 
-    def __init__(self, engine: Engine, run: Run, hooks: Hooks) -> None:
-        self._engine, self._run = engine, run
-        self._calls: dict[str, list[Call]] = {phase.value: hooks.calls(phase.value) for phase in Phase}
-        self._events = {phase.value: phase for phase in Phase}
-        self._handlers: Mapping[Any, list[Any]] = engine._event_handlers
-
-    def __call__(self, phase: str, step: Step) -> None:
-        calls = self._calls[phase]
+    def announce(step: Step) -> None:
         if calls:
-            call_phase(calls, phase, step, self._run)
-        event = self._events[phase]
-        if self._handlers[event]:
-            self._engine.fire_event(event)
+            call_phase(calls, name, step, run)
+        if handlers.get(event):
+            engine.fire_event(phase)
+
+    return announce
 
 
 def build_trainer(
@@ -86,10 +84,10 @@ def build_trainer(
         state.step = step
         total: Tensor = composition(step)
         total.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
-        phases("backward_completed", step)
+        backward_completed(step)
         optimizer.step()
         with torch.no_grad():
-            phases("optimizer_stepped", step)
+            optimizer_stepped(step)
         optimizer.zero_grad(set_to_none=True)
         if scheduler is not None:
             scheduler.step()
@@ -99,8 +97,10 @@ def build_trainer(
     engine.logger.disabled = True  # it would print errors that are raised and reported anyway
     engine.register_events(*Phase)
     _state(engine).step = None
-    phases = _Phases(engine, run, hooks)
-    composition.observe(phases)
+    forward_completed, losses_computed, backward_completed, optimizer_stepped = (
+        _announcer(engine, run, hooks, phase) for phase in Phase
+    )
+    composition.observe(forward_completed, losses_computed)
     _bridge(engine, run, hooks)
     engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: _let_go(engine))
     return engine

@@ -75,6 +75,14 @@ class Training:
     """A run that is ready to start. Attach ignite handlers to ``run.trainer`` and ``run.evaluator``, then :meth:`fit`.
 
     Made by :func:`prepare`.
+
+    Attributes:
+        recipe: the resolved recipe.
+        run: what plugins see.
+        actives: the plugins in order, with the reason for each one's place.
+        assembly: what the walk over the plugins saw.
+        data: the batches.
+        optimizer: torch's, with one parameter group for the student and one for each plugin that has parameters.
     """
 
     def __init__(
@@ -92,7 +100,7 @@ class Training:
         self.run = run
         self.actives = list(actives)
         self.assembly = assembly
-        self._data = data
+        self.data = data
         self._resume = resume
         self._progress = progress
         self._history = _History()
@@ -117,7 +125,7 @@ class Training:
 
     def close(self) -> None:
         """Shut the loader's workers down; :meth:`fit` does so itself."""
-        self._data.close()
+        self.data.close()
 
     def _fit(self) -> Result:
         run, recipe = self.run, self.recipe
@@ -142,7 +150,7 @@ class Training:
         try:
             with self._progress.training(run, monitor, done):
                 if done < run.total_steps:
-                    stream = self._data.training(done)
+                    stream = self.data.training(done)
                     run.trainer.run(stream, max_epochs=run.epochs, epoch_length=run.steps_per_epoch)
             metrics = self._final_metrics(monitor)
             summary = self._summary(metrics, time.perf_counter() - started, done)
@@ -169,8 +177,8 @@ class Training:
 
     def _after_epoch(self, monitor: Monitor) -> None:
         run = self.run
-        if "val" in self._data.splits:
-            values = evaluate(run, self._data.evaluation("val"))
+        if "val" in self.data.splits:
+            values = evaluate(run, self.data.evaluation("val"))
             run.metrics["val"] = values
             monitor.metrics("val", values)
             self._history.epochs.append(values)
@@ -178,10 +186,10 @@ class Training:
 
     def _final_metrics(self, monitor: Monitor) -> dict[str, dict[str, float]]:
         metrics = {}
-        for split in self._data.splits:
+        for split in self.data.splits:
             if split == "train":
                 continue
-            metrics[split] = evaluate(self.run, self._data.evaluation(split))
+            metrics[split] = evaluate(self.run, self.data.evaluation(split))
             if split != "val":
                 monitor.metrics(split, metrics[split])
         return metrics
