@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import random
 import statistics
 import sys
 import time
@@ -18,7 +19,7 @@ __all__ = ["interleaved", "machine", "report"]
 def interleaved(
     cases: Mapping[str, Callable[[], object]], *, repeats: int = 7, calls: int = 1, warmup: int = 2
 ) -> dict[str, list[float]]:
-    """Seconds per call of each case, ``repeats`` values each, taken in turn (A B C A B C ...).
+    """Seconds per call of each case, ``repeats`` values each: in every turn all of them, in random order.
 
     One thread: the ratios of values taken in the same turn hold when the machine's speed drifts.
 
@@ -33,8 +34,11 @@ def interleaved(
         for _ in range(warmup):
             case()
     seconds: dict[str, list[float]] = {name: [] for name in cases}
+    order = list(cases.items())
+    shuffle = random.Random(0).shuffle
     for _ in range(repeats):
-        for name, case in cases.items():
+        shuffle(order)  # what ran just before leaves its mark on the caches: on every case alike
+        for name, case in order:
             start = time.perf_counter()
             for _ in range(calls):
                 case()

@@ -1,0 +1,39 @@
+"""One thread, no teacher cache but the test's own, no state of torch that lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    torch.set_num_threads(1)
+    monkeypatch.setenv("STILLHOUSE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    state = torch.get_rng_state()
+    yield
+    torch.set_rng_state(state)
+
+
+@pytest.fixture
+def fake_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """``make(name, entry points, module source)``: a distribution as pip leaves it, on the path for this test."""
+
+    def make(name: str, points: dict[str, str], source: str = "", version: str = "1.0") -> Path:
+        site = tmp_path / f"site-{name}"
+        info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+        info.mkdir(parents=True)
+        info.joinpath("METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nSummary: what {name} does\n"
+        )
+        lines = "\n".join(f"{use} = {target}" for use, target in points.items())
+        info.joinpath("entry_points.txt").write_text(f"[stillhouse.plugins]\n{lines}\n")
+        for target in points.values():
+            site.joinpath(target.split(":")[0] + ".py").write_text(source)
+        monkeypatch.syspath_prepend(str(site))
+        return site
+
+    return make

@@ -1,0 +1,289 @@
+"""Data: splits, subsets, sources, what is read, and what is said when something is wrong with it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from stillhouse.data import Data, DataSpec, load_data
+from stillhouse.data.sources import Digits
+from stillhouse.errors import StillhouseError
+
+DIGITS = "sklearn:digits"
+
+
+def load(name: str = DIGITS, seed: int = 0, base: Path | None = None, **options: Any) -> Data:
+    return load_data(DataSpec(name=name, **options), seed=seed, base=base)
+
+
+def faults_of(name: str = DIGITS, **options: Any) -> list[str]:
+    with pytest.raises(StillhouseError) as caught:
+        load(name, **options)
+    return [str(fault) for fault in caught.value.faults]
+
+
+def fault_of(name: str = DIGITS, **options: Any) -> str:
+    (fault,) = faults_of(name, **options)
+    return fault
+
+
+def ids_of(data: Data, split: str) -> list[int]:
+    return [int(i) for batch in data.evaluation(split) for i in batch.id]
+
+
+# --- digits, splits, subsets ---------------------------------------------------------------------------------------
+
+
+def test_digits_are_split_alike_for_every_seed() -> None:
+    first, second = load(seed=0), load(seed=1)
+    assert first.info.sizes == {"train": 1079, "val": 359, "test": 359}
+    assert first.splits == ("train", "val", "test")
+    parts = [set(ids_of(first, split)) for split in first.splits]
+    assert set.union(*parts) == set(range(1797))
+    assert sum(map(len, parts)) == 1797
+    assert [set(ids_of(second, split)) for split in second.splits] == parts
+    target = load_digits().target
+    for split, share in zip(first.splits, (0.6, 0.2, 0.2), strict=True):
+        counts = np.bincount(target[ids_of(first, split)], minlength=10)
+        assert np.abs(counts - share * np.bincount(target)).max() <= 1
+    assert first.info.classes == 10
+    assert first.info.class_names == tuple("0123456789")
+    assert first.info.input_shape == (1, 8, 8)
+
+
+def test_digits_lose_nothing_as_bytes() -> None:
+    loaded = load_digits()
+    pairs = set(zip(loaded.images.ravel().tolist(), Digits().images.flatten().tolist(), strict=True))
+    assert len(pairs) == 17
+    assert (0.0, 0) in pairs
+    assert (16.0, 255) in pairs
+    batch = load(normalize="none").example(5)
+    expected = np.rint(loaded.images[batch.id.numpy()] * 255 / 16) / 255
+    np.testing.assert_allclose(batch.input[:, 0].numpy(), expected, atol=1e-7)
+    assert torch.equal(batch.target, torch.from_numpy(loaded.target)[batch.id])
+
+
+def test_batches_normalise_by_the_training_split() -> None:
+    data = load()
+    inputs = torch.cat([b.input for b in data.evaluation("train")]).double()
+    assert abs(inputs.mean()) < 1e-6
+    assert abs(inputs.std(unbiased=False) - 1) < 1e-5
+    few = load(per_class=3)
+    assert few.info.mean == data.info.mean
+    assert few.info.std == data.info.std
+    assert load(normalize="none").info.mean == ()
+    rgb = load(channels=3, normalize="imagenet")
+    assert rgb.info.mean == pytest.approx((0.485, 0.456, 0.406))
+    plain = load(channels=3, normalize="none").example(4).input
+    np.testing.assert_allclose(rgb.example(4).input[:, 1], (plain[:, 1] - 0.456) / 0.224, atol=1e-5)
+    assert "data.normalize: ImageNet's statistics are of 3 channels" in fault_of(normalize="imagenet")
+
+
+def test_few_labels_are_stratified_seeded_and_nested() -> None:
+    whole = set(ids_of(load(), "train"))
+    target = load_digits().target
+    previous: set[int] = set()
+    for n in (1, 5, 10, 50):
+        data = load(per_class=n)
+        ids = set(ids_of(data, "train"))
+        assert data.info.sizes["train"] == len(ids) == 10 * n
+        assert np.bincount(target[sorted(ids)]).tolist() == [n] * 10
+        assert previous < ids <= whole
+        assert data.info.sizes["val"] == 359
+        seen = {
+            int(i) for _, batch in zip(range(4 * data.steps_per_epoch), data.training(), strict=False) for i in batch.id
+        }
+        assert seen <= ids
+        previous = ids
+    assert ids_of(load(per_class=5, seed=1), "train") != ids_of(load(per_class=5), "train")
+    held = [ids_of(load(per_class=5, seed=s, subset_seed=7), "train") for s in (0, 1)]
+    assert held[0] == held[1]
+
+
+def test_more_labels_than_a_class_has_names_the_class() -> None:
+    faults = faults_of(per_class=107)
+    assert "data.per_class: class '8' has 104 training samples, and per_class = 107" in faults
+
+
+@pytest.mark.parametrize(("n", "drop_last", "steps"), [(64, True, 16), (64, False, 17), (5000, True, 1)])
+def test_steps_and_evaluation_are_whole(n: int, drop_last: bool, steps: int) -> None:
+    data = load(batch_size=n, drop_last=drop_last, eval_batch_size=100)
+    assert data.steps_per_epoch == steps
+    evaluation: Any = data.evaluation("test")
+    sizes = [len(batch.id) for batch in evaluation]
+    assert len(evaluation) == len(sizes) == 4
+    assert sum(sizes) == 359
+    assert [len(batch.id) for batch in evaluation] == sizes  # and again
+    assert ids_of(data, "test") == sorted(ids_of(data, "test"))
+    with pytest.raises(StillhouseError, match="the data has no split 'tset'"):
+        data.evaluation("tset")
+
+
+def test_batches_are_pinned_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[torch.dtype] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor.dtype)
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    next(load_data(DataSpec(name=DIGITS), seed=0, pin=True).training())
+    assert pinned == [torch.float32, torch.int64, torch.int64]
+
+
+def test_example_repeats_when_there_are_fewer() -> None:
+    data = load(per_class=1, transforms=({"use": "RandomHorizontalFlip", "p": 1.0},))
+    batch = data.example(25)
+    assert len(batch.id) == 25
+    assert set(batch.id.tolist()) == set(ids_of(data, "train"))
+    assert torch.equal(batch.input[0], next(iter(data.evaluation("train"))).input[0])
+
+
+# --- folders -------------------------------------------------------------------------------------------------------
+
+
+def image(path: Path, size: tuple[int, int] = (6, 4), mode: str = "RGB", seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = (size[1], size[0]) if mode == "L" else (size[1], size[0], 3)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)).save(path)
+    return path
+
+
+def folder(root: Path, splits: tuple[str, ...] = ("train", "val", "test"), n: int = 4, **options: Any) -> Path:
+    for split in splits:
+        for label in ("bee", "ant"):
+            for k in range(n):
+                image(root / split / label / f"{k}.png", seed=k, **options)
+    return root
+
+
+def test_a_folder_with_splits(tmp_path: Path) -> None:
+    root = folder(tmp_path / "set", ("Train", "VALID", "test"))
+    image(root / "Train" / "ant" / "deep" / "er.JPG")
+    (root / "Train" / "ant" / "notes.txt").write_text("not an image")
+    data = load("folder:set", base=tmp_path, batch_size=3, normalize="none")
+    assert data.info.class_names == ("ant", "bee")
+    assert data.info.sizes == {"train": 9, "val": 8, "test": 8}
+    assert data.info.input_shape == (3, 4, 6)
+    ids = [ids_of(data, split) for split in data.splits]
+    assert [i for part in ids for i in part] == list(range(25))  # train first, no id twice
+    batch = next(iter(data.evaluation("val")))
+    expected = np.asarray(Image.open(root / "VALID" / "ant" / "0.png")).transpose(2, 0, 1) / 255
+    np.testing.assert_allclose(batch.input[0], expected, atol=1e-7)
+    assert batch.target.tolist() == [0, 0, 0]
+
+
+def test_a_folder_without_splits_and_one_without_val(tmp_path: Path) -> None:
+    folder(tmp_path / "whole", ("",), n=20)
+    data = load(f"folder:{tmp_path / 'whole'}")
+    assert data.info.sizes == {"train": 32, "val": 4, "test": 4}
+    assert load(f"folder:{tmp_path / 'whole'}", val_fraction=0.25).info.sizes == {"train": 20, "val": 10, "test": 10}
+    folder(tmp_path / "two", ("train", "test"), n=10)
+    other = load(f"folder:{tmp_path / 'two'}")
+    assert other.info.sizes == {"train": 18, "val": 2, "test": 20}
+    assert load(f"folder:{tmp_path / 'two'}", seed=9).evaluation("val").keys.ids.tolist() == ids_of(other, "val")  # type: ignore[attr-defined]
+    # Classes may be called like splits, when images lie directly in them.
+    for label in ("train", "bus"):
+        image(tmp_path / "vehicles" / label / "a.png")
+    assert load(f"folder:{tmp_path / 'vehicles'}", val_fraction=0.0).info.class_names == ("bus", "train")
+
+
+@pytest.mark.parametrize("options", [{}, {"channels": 1}, {"size": (8, 10), "channels": 3}, {"size": 5}])
+def test_a_folder_read_at_once_and_piece_by_piece_is_the_same(tmp_path: Path, options: dict[str, Any]) -> None:
+    root = folder(tmp_path, n=6)
+    kept, read = (load(f"folder:{root}", cache=c, **options) for c in ("memory", "none"))
+    for a, b in zip(kept.evaluation("val"), read.evaluation("val"), strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    channels, size = options.get("channels", 3), options.get("size", (4, 6))
+    assert kept.info.input_shape == (channels, *((size, size) if isinstance(size, int) else size))
+    assert kept.info == read.info
+
+
+def test_grey_folders_have_one_channel_and_mixed_ones_three(tmp_path: Path) -> None:
+    grey = folder(tmp_path / "grey", mode="L")
+    assert load(f"folder:{grey}").info.input_shape == (1, 4, 6)
+    mixed = folder(tmp_path / "mixed")
+    image(mixed / "train" / "ant" / "0.png", mode="L")
+    data = load(f"folder:{mixed}", normalize="none")
+    assert data.info.input_shape == (3, 4, 6)
+    first = data.example(1).input[0]
+    assert torch.equal(first[0], first[1])
+    assert torch.equal(first[0], first[2])
+
+
+def test_the_fingerprint_follows_the_content(tmp_path: Path) -> None:
+    root = folder(tmp_path / "a", n=5)
+    name = f"folder:{root}"
+    first = load(name).info.fingerprint
+    assert load(name, batch_size=2, workers=1, cache="none", eval_batch_size=3).info.fingerprint == first
+    changed: list[dict[str, Any]] = [
+        {"size": 9},
+        {"channels": 1},
+        {"normalize": "none"},
+        {"per_class": 2},
+        {"transforms": ({"use": "RandomHorizontalFlip"},)},
+    ]
+    others = {load(name, **options).info.fingerprint for options in changed}
+    assert len(others) == len(changed)
+    assert first not in others
+    root.rename(tmp_path / "b")
+    moved = f"folder:{tmp_path / 'b'}"
+    assert load(moved).info.fingerprint == first
+    path = tmp_path / "b" / "test" / "ant" / "3.png"
+    stat = path.stat()
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert load(moved).info.fingerprint != first
+
+
+def test_faults_of_folders(tmp_path: Path) -> None:
+    root = folder(tmp_path / "set")
+    assert "there is no folder" in fault_of(f"folder:{tmp_path / 'sett'}")
+    assert "did you mean 'set'?" in fault_of(f"folder:{tmp_path / 'sett'}")
+    (root / "train" / "cow").mkdir()
+    assert f"{root / 'train' / 'cow'}: this class folder holds no images" in fault_of(f"folder:{root}")
+    (root / "train" / "cow").rmdir()
+    image(root / "val" / "ants" / "x.png")
+    assert fault_of(f"folder:{root}").startswith(
+        f"{root / 'val' / 'ants'}: this class is not in the training split (did you mean 'ant'"
+    )
+    (tmp_path / "empty").mkdir()
+    assert "has no class folders" in fault_of(f"folder:{tmp_path / 'empty'}")
+    (root / "val" / "ants" / "x.png").unlink()
+    (root / "val" / "ants").rmdir()
+    for path in (root / "val").rglob("*.png"):
+        path.unlink()
+    assert f"data.name: the split 'val' is empty: no images in {root / 'val'}" in fault_of(f"folder:{root}")
+    assert "data.args.path: folder:" in fault_of(f"folder:{root}", args={"path": 1})
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("content", [b"", b"not an image", None])
+def test_a_bad_image_is_named(tmp_path: Path, workers: int, content: bytes | None) -> None:
+    root = folder(tmp_path, n=5, size=(64, 64), mode="L")
+    bad = root / "test" / "bee" / "2.png"
+    bad.write_bytes(bad.read_bytes()[:1500] if content is None else content)
+    text = fault_of(f"folder:{root}", workers=workers)
+    assert text.startswith(f"{bad}: this image cannot be read: ")
+    data = load(f"folder:{root}", workers=workers, cache="none")
+    with pytest.raises(StillhouseError, match="this image cannot be read") as caught:
+        list(data.evaluation("test"))
+    assert caught.value.faults[0].where == str(bad)
+    data.close()
+
+
+def test_images_of_two_sizes_name_both(tmp_path: Path) -> None:
+    root = folder(tmp_path)
+    odd = image(root / "val" / "bee" / "odd.png", size=(9, 7))
+    text = fault_of(f"folder:{root}")
+    assert text == (
+        f"{odd}: the input has shape (3, 7, 9), and {root / 'train' / 'ant' / '0.png'} has (3, 4, 6) "
+        "(set size = [4, 6] in [data])"
+    )
+    assert load(f"folder:{root}", size=(4, 6)).info.input_shape == (3, 4, 6)

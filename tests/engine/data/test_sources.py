@@ -1,0 +1,305 @@
+"""Data sets of others: callables and torchvision, and the images they hold."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision.datasets
+from PIL import Image
+from torch.utils.data import Subset, TensorDataset
+
+from stillhouse.data import Data, DataSpec, load_data
+from stillhouse.data.images import decode, to_tensor
+from stillhouse.errors import StillhouseError
+
+Given = Callable[[Any], str]
+
+
+def load(name: str, **options: Any) -> Data:
+    return load_data(DataSpec(name=name, **options), seed=0)
+
+
+def faults_of(name: str, **options: Any) -> list[str]:
+    with pytest.raises(StillhouseError) as caught:
+        load(name, **options)
+    return [str(fault) for fault in caught.value.faults]
+
+
+def ids_of(data: Data, split: str) -> list[int]:
+    return [int(i) for batch in data.evaluation(split) for i in batch.id]
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> Given:
+    """``given(value)``: the name of a callable that returns ``value``."""
+
+    def make(value: Any) -> str:
+        module = types.ModuleType("sh_given")
+        vars(module)["make"] = lambda: value
+        monkeypatch.setitem(sys.modules, "sh_given", module)
+        return "sh_given:make"
+
+    return make
+
+
+def tensors(n: int = 40, classes: int = 4, shape: tuple[int, ...] = (1, 6, 6)) -> TensorDataset:
+    generator = torch.Generator().manual_seed(n)
+    inputs = torch.randint(0, 256, (n, *shape), generator=generator).to(torch.uint8)
+    return TensorDataset(inputs, torch.arange(n) % classes)
+
+
+class Listed:
+    """A data set of any items, perhaps with ``targets`` and ``classes``; counts what is read."""
+
+    def __init__(self, items: list[Any], **attributes: Any) -> None:
+        self.items, self.read = items, 0
+        vars(self).update(attributes)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> Any:
+        self.read += 1
+        return self.items[i]
+
+
+def items(n: int = 20, *label: Any) -> list[Any]:
+    """``n`` samples with this label, or 0 and 1 in turn."""
+    return [(torch.zeros(1, 4, 4), *(label or (k % 2,))) for k in range(n)]
+
+
+# --- callables -----------------------------------------------------------------------------------------------------
+
+
+def test_one_data_set_is_split_by_class(given: Given) -> None:
+    data = load(given(tensors()))
+    assert data.info.sizes == {"train": 32, "val": 4, "test": 4}
+    assert sorted(i for split in data.splits for i in ids_of(data, split)) == list(range(40))
+    assert sorted(int(t) for b in data.evaluation("val") for t in b.target) == [0, 1, 2, 3]
+
+
+def test_a_mapping_of_splits_is_taken_as_it_is(given: Given) -> None:
+    data = load(given({"test": tensors(8), "validation": tensors(4), "odd": tensors(12), "train": tensors(40)}))
+    assert data.splits == ("train", "val", "test", "odd")
+    assert [ids_of(data, split)[0] for split in data.splits] == [0, 40, 44, 52]
+    batch = next(iter(data.evaluation("test")))
+    assert torch.equal(batch.target, tensors(8).tensors[1])
+    without = load(given({"train": tensors(40)}))
+    assert without.info.sizes == {"train": 36, "val": 4}
+    assert load(given({"train": tensors(40)}), val_fraction=0.0).splits == ("train",)
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 6), (3, 5, 7), (6,), (2, 2, 2, 2)])
+@pytest.mark.parametrize("cache", ["memory", "none"])
+def test_tensors_arrive_unchanged(given: Given, shape: tuple[int, ...], cache: str) -> None:
+    dataset = tensors(shape=shape)
+    data = load(given(dataset), normalize="none", cache=cache)
+    assert data.info.input_shape == shape
+    for batch in data.evaluation("train"):
+        assert torch.equal(batch.input, dataset.tensors[0][batch.id] / 255)
+        assert torch.equal(batch.target, dataset.tensors[1][batch.id])
+    floats = TensorDataset(dataset.tensors[0].double() * 3, dataset.tensors[1])
+    batch = load(given(floats), normalize="none", cache=cache).example(9)
+    assert batch.input.dtype == torch.float32
+    assert torch.equal(batch.input, floats.tensors[0][batch.id].float())
+
+
+def test_vectors_are_normalised_by_component(given: Given) -> None:
+    inputs = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 9.0, 0.0]) + 5
+    data = load(given(TensorDataset(inputs, torch.arange(50) % 2)))
+    train = torch.cat([b.input for b in data.evaluation("train")])
+    np.testing.assert_allclose(train.mean(0), [0, 0, 0], atol=1e-5)
+    np.testing.assert_allclose(train.std(0, unbiased=False), [1, 1, 0], atol=1e-5)  # constant: not divided by 0
+
+
+@pytest.mark.parametrize(
+    "label", [1, np.int32(1), np.array([1]), torch.tensor(1), torch.tensor([1], dtype=torch.uint8)]
+)
+def test_whole_numbers_are_labels(given: Given, label: Any) -> None:
+    data = load(given(Listed(items(20, label))))
+    assert data.info.classes == 2
+    assert data.example().target.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("label", [1.0, "cat", torch.tensor(1.5), True, torch.tensor([0, 1]), None])
+def test_other_targets_are_no_labels(given: Given, label: Any) -> None:
+    (text,) = faults_of(given(Listed(items(5) + items(5, label))))
+    assert text.startswith("sh_given:make, split 'train', sample 5: the target ")
+    assert "is no class index" in text
+
+
+def test_labels_outside_the_classes_name_their_samples(given: Given) -> None:
+    (text,) = faults_of(given({"train": Listed(items()), "val": Listed(items(4) + items(1, 2))}))
+    assert text == (
+        "sh_given:make, split 'val', sample 4: the label 2 is no class (labels are 0 to 1, by the training split)"
+    )
+    (text,) = faults_of(given(Listed(items() + items(1, -1))))
+    assert "sample 20: the label -1 is no class" in text
+    (text,) = faults_of(given(Listed(items(), classes=["only"])))[:1]
+    assert "the label 1 is no class (labels are 0 to 0)" in text
+    assert load(given(Listed(items(), classes=["cat", "dog", "none"]))).info.class_names == ("cat", "dog", "none")
+
+
+def test_listed_labels_spare_reading_unless_they_are_wrong(given: Given) -> None:
+    right = Listed(items(400), targets=[k % 2 for k in range(400)])
+    load(given(right), normalize="none")
+    assert right.read < 100
+    wrong = Listed(items(400), targets=[0] * 400)
+    assert load(given(wrong), normalize="none").info.classes == 2
+    assert wrong.read > 400
+    inner = TensorDataset(torch.arange(8.0)[:, None], torch.tensor([0, 0, 0, 0, 1, 1, 2, 2]))
+    subset = load(given({"train": Subset(inner, [6, 5, 4, 3]), "val": Subset(inner, [0])}), normalize="none")
+    (batch,) = subset.evaluation("train")
+    assert batch.target.tolist() == [2, 1, 1, 0]
+    assert batch.input[:, 0].tolist() == [6, 5, 4, 3]
+
+
+def test_a_target_that_changes_is_refused(given: Given) -> None:
+    class Changing(Listed):
+        def __getitem__(self, i: int) -> Any:
+            x, y = super().__getitem__(i)
+            return x, (y + (self.read > 60)) % 2
+
+    data = load(given(Changing(items())), normalize="none")
+    with pytest.raises(StillhouseError, match="give a sample the same target every time"):
+        [list(data.evaluation("train")) for _ in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (3, "sh_given:make gives int for 'train' (give map-style data sets of (input, target))"),
+        (iter([]), "sh_given:make gives list_iterator for 'train'"),
+        ({}, "sh_given:make gives no split 'train'"),
+        ({"tain": tensors()}, "gives no split 'train' (did you mean 'tain'?)"),
+        ({"val": tensors(), "valid": tensors(), "train": tensors()}, "gives the split 'valid' (name each of"),
+        (Listed([]), "the split 'train' of sh_given:make is empty"),
+        ({"train": tensors(), "test": Listed([])}, "the split 'test' of sh_given:make is empty"),
+        (tensors(3), "too few samples to hold out the split 'val'"),
+        (Listed([torch.zeros(3)]), "sample 0: this sample is Tensor (give (input, target))"),
+        (Listed([(1, 2, 3)]), "sample 0: this sample is 3 things (give (input, target))"),
+        (Listed([("text", 0)] * 9), "sample 0: the input is str (give a PIL image, a tensor or a numpy array)"),
+        (Listed([(torch.zeros(4, dtype=torch.int32), 0)] * 9), "sample 0: the input is of type int32"),
+        (Listed([(torch.tensor(3.0), 0)] * 9), "sample 0: the input is a single number"),
+        (Listed([(np.zeros((5, 6, 7), np.uint8), 0)] * 9), "sample 0: the input is an array (5, 6, 7)"),
+        (
+            Listed([*items(1), *[(torch.zeros(1, 4, 4).byte(), 0)] * 20]),
+            "the input is uint8, and the first one is float32",
+        ),
+    ],
+)
+def test_other_values_are_refused(given: Given, value: Any, said: str) -> None:
+    assert said in "\n".join(faults_of(given(value), cache="memory"))
+
+
+def test_an_error_of_the_data_set_names_the_sample(given: Given) -> None:
+    class Broken(Listed):
+        def __getitem__(self, i: int) -> Any:
+            if i == 7:
+                raise KeyError("seven")
+            return super().__getitem__(i)
+
+    (text,) = faults_of(given({"train": tensors(), "val": Broken(items())}))
+    assert text == "sh_given:make, split 'val', sample 7: this sample cannot be read: KeyError: 'seven'"
+
+
+def test_a_callables_arguments_are_checked() -> None:
+    name = f"{__name__}:tensors"
+    assert load(name, args={"n": 80}).info.sizes["train"] == 64
+    (text,) = faults_of(name, args={"clases": 2})
+    assert text.startswith("data.args.clases: there is no argument 'clases' (did you mean 'classes'?")
+    (text,) = faults_of(name, args={"n": "many"})
+    assert text.startswith("data.args: calling tensors failed: RuntimeError: manual_seed")
+    assert "data.args.items: Listed needs 'items'" in faults_of(f"{__name__}:Listed")
+    assert faults_of("stillhouse:__version__") == ["data.name: 'stillhouse:__version__' is str, and no callable"]
+
+
+def test_names_of_no_data_set() -> None:
+    assert "a data set is sklearn:digits" in faults_of("digits")[0]
+    assert "did you mean 'sklearn:digits'?" in faults_of("sklearn:iris")[0]
+    assert (
+        "data.name: torchvision has no data set 'CIFAR10O' (did you mean 'CIFAR10'"
+        in faults_of("torchvision:CIFAR10O")[0]
+    )
+
+
+# --- torchvision ---------------------------------------------------------------------------------------------------
+
+
+def test_torchvision_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = {"size": 60, "image_size": [3, 8, 8], "num_classes": 2}
+    data = load("torchvision:FakeData", args=args)
+    assert data.info.input_shape == (3, 8, 8)
+    assert sum(data.info.sizes.values()) == 60
+
+    class Splits(torchvision.datasets.VisionDataset):  # type: ignore[misc]
+        def __init__(self, root: str, split: str = "train", download: bool = False) -> None:
+            if split not in ("train", "test"):
+                raise ValueError(f"unknown split {split}")
+            self.root, self.download, self.classes = root, download, ["a", "b"]
+            self.data, self.targets = tensors(20, 2).tensors
+
+        def __len__(self) -> int:
+            return 20
+
+        def __getitem__(self, i: int) -> Any:
+            return self.data[i], int(self.targets[i])
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", Splits)
+    data = load_data(DataSpec(name="torchvision:CIFAR10", args={"root": "here"}), seed=0, base=tmp_path)
+    assert data.info.sizes == {"train": 18, "val": 2, "test": 20}
+    assert data.info.class_names == ("a", "b")
+    dataset = data._samples.source.datasets["train"]  # type: ignore[attr-defined]
+    assert dataset.root == str(tmp_path / "here")
+    assert dataset.download is True
+
+
+def test_a_missing_download_is_a_fault(tmp_path: Path) -> None:
+    (text,) = faults_of("torchvision:CIFAR10", args={"root": str(tmp_path), "download": False})
+    assert text.startswith("data.args: calling CIFAR10 failed: RuntimeError: Dataset not found")
+
+
+# --- images --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "expected"),
+    [
+        ("L", 7, [7]),
+        ("1", 1, [255]),
+        ("LA", (7, 9), [7]),
+        ("RGB", (1, 2, 3), [1, 2, 3]),
+        ("RGBA", (1, 2, 3, 4), [1, 2, 3]),
+        ("P", 0, [0, 0, 0]),
+        ("I;16", 7 * 257, [7]),
+        ("CMYK", (0, 0, 0, 0), [255, 255, 255]),
+    ],
+)
+def test_every_mode_becomes_one_or_three_channels(mode: str, value: Any, expected: list[int]) -> None:
+    tensor = to_tensor(Image.new(mode, (3, 2), value))
+    assert tensor.dtype == torch.uint8
+    assert tuple(tensor.shape) == (len(expected), 2, 3)
+    assert tensor[:, 1, 2].tolist() == expected
+
+
+def test_arrays_with_channels_first_or_last() -> None:
+    array = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
+    expected = torch.from_numpy(array.transpose(2, 0, 1).copy())
+    assert torch.equal(to_tensor(array), expected)
+    assert torch.equal(to_tensor(array.transpose(2, 0, 1)), expected)
+    assert torch.equal(to_tensor(array[..., 0]), expected[:1])
+    with pytest.raises(StillhouseError, match="no known range"):
+        to_tensor(Image.new("F", (3, 2)))
+
+
+def test_a_missing_image_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StillhouseError) as caught:
+        decode(tmp_path / "gone.png")
+    assert caught.value.faults[0].where == str(tmp_path / "gone.png")

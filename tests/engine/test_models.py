@@ -1,0 +1,293 @@
+"""Models: our three networks, and building any from its name, the data and a seed."""
+
+from __future__ import annotations
+
+import random
+import sys
+import types
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from stillhouse.data import DataInfo, DataSpec, load_data
+from stillhouse.errors import StillhouseError
+from stillhouse.models import ModelSpec, build_model, convnet, mlp, vit
+from stillhouse.structure import structure
+
+
+def info(shape: tuple[int, ...] = (3, 32, 32), classes: int = 7) -> DataInfo:
+    return DataInfo(classes, tuple(map(str, range(classes))), shape, {"train": 10}, "")
+
+
+def build(model: str, data: DataInfo | None = None, seed: int = 0, base: Path | None = None, **options: Any) -> Any:
+    return build_model(ModelSpec(model=model, **options), data or info(), seed=seed, where="student", base=base)
+
+
+def fault_of(model: str, data: DataInfo | None = None, **options: Any) -> str:
+    with pytest.raises(StillhouseError) as caught:
+        build(model, data, **options)
+    (fault,) = caught.value.faults
+    return str(fault)
+
+
+def shapes(model: nn.Module, layers: list[str], x: torch.Tensor) -> list[tuple[int, ...]]:
+    seen: dict[str, torch.Tensor] = {}
+    for name in layers:
+        model.get_submodule(name).register_forward_hook(lambda _m, _x, out, name=name: seen.__setitem__(name, out))
+    model(x)
+    return [tuple(seen[name].shape) for name in layers]
+
+
+# --- our own -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [8, 9, 28, 32, 64])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_convnet_stages(size: int, channels: int) -> None:
+    half, quarter = -(-size // 2), -(-size // 4)
+    assert shapes(
+        convnet(5, channels, width=6, depth=2),
+        ["stem", "stage1", "stage2", "stage3", "pool", "head"],
+        torch.randn(2, channels, size, size),
+    ) == [
+        (2, 6, size, size),
+        (2, 6, size, size),
+        (2, 12, half, half),
+        (2, 24, quarter, quarter),
+        (2, 24),
+        (2, 5),
+    ]
+
+
+def test_convnet_depth_counts_convolutions_of_a_stage() -> None:
+    for depth in (1, 3):
+        stage = convnet(5, depth=depth).stage2
+        assert sum(isinstance(m, nn.Conv2d) for m in stage.modules()) == depth
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "tokens"), [(8, None, 16), (28, None, 49), (32, 8, 16), (64, None, 64), ((8, 16), 4, 8)]
+)
+def test_vit_tokens(size: Any, patch: int | None, tokens: int) -> None:
+    height, width = (size, size) if isinstance(size, int) else size
+    model = vit(5, 1, size, patch, dim=12, depth=3, heads=2)
+    layers = ["blocks.0", "blocks.2", "norm", "head"]
+    n = 1 + tokens
+    expected = [(2, n, 12), (2, n, 12), (2, n, 12), (2, 5)]
+    assert shapes(model, layers, torch.randn(2, 1, height, width)) == expected
+
+
+def test_vit_reads_the_class_token_and_sees_positions() -> None:
+    model = vit(5, 1, 8, dim=16, depth=2, heads=4).eval()
+    tokens: list[torch.Tensor] = []
+    model.norm.register_forward_hook(lambda _m, _x, out: tokens.append(out))
+    x = torch.randn(3, 1, 8, 8)
+    logits = model(x)
+    torch.testing.assert_close(model.head(tokens[0][:, 0]), logits)
+    assert not torch.allclose(model(x.flip(-1)), logits, atol=1e-6)
+
+
+def test_vit_attention_is_softmax_attention() -> None:
+    block: Any = vit(5, 1, 8, dim=8, depth=1, heads=2).blocks[0]
+    x = torch.randn(2, 5, 8)
+    q, k, v = block.qkv(block.norm1(x)).chunk(3, dim=-1)
+    heads = []
+    for h in range(2):
+        part = slice(4 * h, 4 * h + 4)
+        weights = (q[..., part] @ k[..., part].transpose(1, 2) / 2.0).softmax(-1)
+        heads.append(weights @ v[..., part])
+    middle = x + block.proj(torch.cat(heads, -1))
+    torch.testing.assert_close(block(x), middle + block.mlp(block.norm2(middle)), atol=1e-5, rtol=1e-4)
+
+
+def test_mlp_flattens() -> None:
+    model = mlp(5, 3 * 4 * 4, width=9, depth=3)
+    assert shapes(model, ["layers.0", "layers.2", "head"], torch.randn(2, 3, 4, 4)) == [(2, 9), (2, 9), (2, 5)]
+
+
+@pytest.mark.parametrize(
+    ("make", "where", "said"),
+    [
+        (lambda: convnet(0), "num_classes", "0 is below 1"),
+        (lambda: convnet(5, width=0), "width", "0 is below 1"),
+        (lambda: mlp(5, 4, depth=0), "depth", "0 is below 1"),
+        (lambda: vit(5, 1, 8, patch=3), "patch", "patches of 3 do not tile images of 8x8"),
+        (lambda: vit(5, 1, 8, dim=10, heads=4), "heads", "4 heads do not divide dim = 10"),
+    ],
+)
+def test_our_networks_refuse(make: Any, where: str, said: str) -> None:
+    with pytest.raises(StillhouseError) as caught:
+        make()
+    assert (caught.value.faults[0].where, caught.value.faults[0].what) == (where, said)
+
+
+@pytest.mark.parametrize("model", ["convnet", "vit", "mlp"])
+def test_our_networks_learn_digits(model: str) -> None:
+    data = load_data(DataSpec(name="sklearn:digits"), seed=0)
+    net = build(f"stillhouse.models:{model}", data.info, args={"dim": 32, "depth": 2} if model == "vit" else {})
+    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3 if model == "vit" else 5e-3)
+    for _, batch in zip(range(120), data.training(), strict=False):
+        optimizer.zero_grad()
+        torch.autograd.backward(nn.functional.cross_entropy(net(batch.input), batch.target))
+        optimizer.step()
+    net.eval()
+    with torch.no_grad():
+        hits = [net(b.input).argmax(1) == b.target for b in data.evaluation("test")]
+    assert torch.cat(hits).float().mean() > (0.85 if model == "vit" else 0.93)
+
+
+# --- building ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        ("stillhouse.models:convnet", (1, 8, 8)),
+        ("stillhouse.models:vit", (1, 8, 8)),
+        ("stillhouse.models:vit", (3, 16, 8)),
+        ("stillhouse.models:mlp", (3, 5, 7)),
+        ("stillhouse.models:mlp", (11,)),
+        ("torchvision:resnet18", (3, 32, 32)),
+        ("torchvision:mobilenet_v3_small", (3, 32, 32)),
+        ("torchvision:vit_b_16", (3, 32, 32)),
+    ],
+)
+def test_classes_and_shape_come_from_the_data(model: str, shape: tuple[int, ...]) -> None:
+    net = build(model, info(shape)).eval()
+    assert tuple(net(torch.randn(2, *shape)).shape) == (2, 7)
+
+
+def test_arguments_win_over_the_data() -> None:
+    assert build("stillhouse.models:convnet", args={"num_classes": 3, "width": 4}).head.weight.shape == (3, 16)
+    assert build("torchvision:resnet18", args={"num_classes": 3}).fc.out_features == 3
+
+
+@pytest.mark.parametrize("model", ["stillhouse.models:vit", "torchvision:resnet18"])
+def test_the_seed_decides_the_weights_and_nothing_else_is_touched(model: str) -> None:
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    states = torch.get_rng_state(), np.random.get_state(legacy=False)["state"]["key"].copy(), random.getstate()
+    first = build(model, seed=5).state_dict()
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.array_equal(np.random.get_state(legacy=False)["state"]["key"], states[1])
+    assert random.getstate() == states[2]
+    torch.rand(9)
+    again, other = build(model, seed=5).state_dict(), build(model, seed=6).state_dict()
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    weights = [k for k in first if k.endswith("weight") and first[k].ndim > 1]
+    assert weights
+    assert not any(torch.equal(first[k], other[k]) for k in weights)
+
+
+def test_names_and_arguments_that_are_not_there() -> None:
+    assert fault_of("resnet18") == (
+        "student.model: 'resnet18' names no model (a model is torchvision:NAME, timm:NAME or package.module:callable)"
+    )
+    assert "torchvision has no classification model 'resnet81' (did you mean 'resnet18'" in fault_of(
+        "torchvision:resnet81"
+    )
+    assert "'deeplabv3_resnet50'" in fault_of("torchvision:deeplabv3_resnet50")
+    assert "no attribute 'convnt' (did you mean 'convnet'" in fault_of("stillhouse.models:convnt")
+    assert fault_of("stillhouse.models:convnet", args={"widht": 4}) == (
+        "student.args.widht: there is no argument 'widht' (did you mean 'width'? "
+        "it takes 'num_classes', 'in_channels', 'width', 'depth')"
+    )
+    text = fault_of("torchvision:resnet18", args={"zero_init_residul": True})
+    assert text.startswith("student.args.zero_init_residul: there is no argument")
+    assert "'zero_init_residual'?" in text
+    assert fault_of("stillhouse.models:vit", args={"heads": 5}) == "student.args.heads: 5 heads do not divide dim = 64"
+    assert "set channels = 3 in [data]" in fault_of("torchvision:resnet18", info((1, 8, 8)))
+
+
+def test_what_is_built_must_be_a_module(tmp_path: Path) -> None:
+    (tmp_path / "sh_models_here.py").write_text(
+        "from torch import nn\n"
+        "shared = nn.Linear(2, 2)\nnumber = 3\n"
+        "def nothing(): pass\n"
+        "def broken(num_classes): raise RuntimeError('inside')\n"
+        "def needs(size, num_classes): return nn.Linear(size, num_classes)\n"
+        "def weights(num_classes, pretrained=False): return nn.Linear(2 if pretrained else 1, num_classes)\n"
+    )
+    said = {
+        "nothing": "student.model: 'sh_models_here:nothing' gives NoneType (it must return an nn.Module)",
+        "shared": "is a module already, which every run would share",
+        "number": "student.model: 'sh_models_here:number' is int, and no callable",
+        "broken": "student.args: calling broken failed: RuntimeError: inside",
+        "needs": "student.args.size: needs needs 'size'",
+    }
+    for name, text in said.items():
+        assert text in fault_of(f"sh_models_here:{name}", base=tmp_path)
+    assert build("sh_models_here:needs", base=tmp_path, args={"size": 4}).weight.shape == (7, 4)
+    assert build("sh_models_here:weights", base=tmp_path, pretrained=True).weight.shape == (7, 2)
+    assert "student.pretrained: 'stillhouse.models:mlp' takes no `pretrained`" in fault_of(
+        "stillhouse.models:mlp", pretrained=True
+    )
+
+
+def test_pretrained_torchvision_gets_a_new_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    published = torchvision.models.resnet18()
+    monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", lambda *_, **__: published.state_dict())
+    model = build("torchvision:resnet18", pretrained=True)
+    assert torch.equal(model.conv1.weight, published.conv1.weight)
+    assert model.fc.out_features == 7
+    same = build("torchvision:resnet18", info(classes=1000), pretrained=True)
+    assert torch.equal(same.fc.weight, published.fc.weight)
+    assert build("torchvision:resnet18", pretrained=True, args={"num_classes": 4}).fc.out_features == 4
+
+
+def test_a_failed_download_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", fails)
+    assert fault_of("torchvision:resnet18", pretrained=True) == (
+        "student.pretrained: the published weights of 'torchvision:resnet18' cannot be fetched: <urlopen error no network> "
+        '(leave out `pretrained` and bring the weights: checkpoint = "FILE")'
+    )
+
+
+def test_timm_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    assert "(pip install timm)" in fault_of("timm:vit_tiny_patch16_224")
+    fake = types.ModuleType("timm")
+    calls: list[dict[str, Any]] = []
+
+    def create_model(model_name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        calls.append({"model_name": model_name, "pretrained": pretrained, **kwargs})
+        if "drop" in kwargs:
+            raise TypeError("VisionTransformer.__init__() got an unexpected keyword argument 'drop'")
+        if pretrained:
+            raise ConnectionError("no hub")
+        return nn.Linear(kwargs["in_chans"], kwargs["num_classes"])
+
+    vars(fake).update(create_model=create_model, list_models=lambda: ["vit_tiny_patch16_224", "resnet18"])
+    monkeypatch.setitem(sys.modules, "timm", fake)
+    build("timm:vit_tiny_patch16_224.augreg", info((1, 8, 8)), args={"img_size": 8})
+    assert calls == [
+        {
+            "model_name": "vit_tiny_patch16_224.augreg",
+            "pretrained": False,
+            "num_classes": 7,
+            "in_chans": 1,
+            "img_size": 8,
+        }
+    ]
+    assert "timm has no model 'resnet81' (did you mean 'resnet18'" in fault_of("timm:resnet81")
+    assert fault_of("timm:resnet18", args={"drop": 1}).startswith("student.args.drop: there is no argument 'drop'")
+    assert "student.pretrained: the published weights of 'timm:resnet18' cannot be fetched: no hub" in fault_of(
+        "timm:resnet18", pretrained=True
+    )
+
+
+def test_the_table_is_strict() -> None:
+    with pytest.raises(StillhouseError, match=r"student\.pretrained: 'yes' is not true or false"):
+        structure({"model": "torchvision:resnet18", "pretrained": "yes"}, ModelSpec, "student")
+    with pytest.raises(StillhouseError, match="model: 3 is not text"):
+        ModelSpec(model=3)  # type: ignore[arg-type]

@@ -1,0 +1,147 @@
+"""TensorBoard: what is there, at the right steps; plugins' scalars and figures; one copy at logged steps only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ignite.metrics import Accuracy
+from support import FEATURES, FIVE, recipe
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from stillhouse import Plugin, StillhouseError, Weight, hookimpl, plugin, prepare, train
+
+
+def events(folder: Path) -> EventAccumulator:
+    accumulator = EventAccumulator(str(folder / "tensorboard"), size_guidance={"tensors": 0, "scalars": 0, "images": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def test_terms_raw_and_weighted_metrics_rates_speed_texts_and_hparams_are_logged(tmp_path: Path):
+    plugins = [{**FEATURES, "weight": {"peak": 3.0, "decay": "linear"}}, FIVE["projector"], FIVE["logits"]]
+    train(recipe(*plugins, schedule={"decay": "linear"}), out=tmp_path / "run")
+    seen = events(tmp_path / "run")
+    scalars = set(seen.Tags()["scalars"])
+    assert {
+        "loss/total",
+        "loss_raw/task",
+        "loss_raw/features",
+        "loss_weighted/features",
+        "loss_raw/logits",
+        "learning_rate/student",
+        "learning_rate/projector",
+        "speed/images_per_second",
+        "val/accuracy",
+        "test/accuracy",
+        "plugin/projector/orthogonality",
+    } <= scalars | {"plugin/projector/orthogonality"}
+    assert any(tag.startswith("plugin/projector") for tag in scalars)
+    raw, weighted = ([(e.step, e.value) for e in seen.Scalars(f"loss_{kind}/features")] for kind in ("raw", "weighted"))
+    assert [step for step, _ in raw] == [2, 3, 4, 6]  # every second step, and each epoch's last
+    for (step, value), (_, scaled) in zip(raw, weighted, strict=True):
+        assert scaled == pytest.approx(3.0 * (1 - (step - 1) / 6) * value, rel=1e-5)
+    assert [e.step for e in seen.Scalars("val/accuracy")] == [3, 6]
+    assert all(e.value > 0 for e in seen.Scalars("speed/images_per_second"))
+    texts = {
+        tag: seen.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in seen.Tags()["tensors"] if "text" in tag
+    }
+    assert "[[plugins]]" in texts["recipe/text_summary"]
+    assert "plugins, in order" in texts["composition/text_summary"]
+    assert any(tag.startswith("_hparams_") for tag in seen.summary_metadata)
+
+
+def test_the_total_is_the_sum_of_the_weighted_terms(tmp_path: Path):
+    plugins = [{**FEATURES, "weight": 2.0}, FIVE["projector"], {**FIVE["spectral"], "weight": 0.5}]
+    train(recipe(*plugins), out=tmp_path / "run")
+    seen = events(tmp_path / "run")
+    terms = [tag for tag in seen.Tags()["scalars"] if tag.startswith("loss_weighted/")]
+    assert len(terms) == 3
+    totals = [e.value for e in seen.Scalars("loss/total")]
+    for i, total in enumerate(totals):
+        assert sum(seen.Scalars(tag)[i].value for tag in terms) == pytest.approx(total, rel=1e-5)
+
+
+@plugin
+class Showing(Plugin):
+    """Gives scalars, a figure and a metric."""
+
+    asked: Any = None
+    weight: Weight = 1.0
+
+    @hookimpl
+    def losses(self, step):
+        return {"": step.student.output.square().mean()}
+
+    @hookimpl
+    def scalars(self, step):
+        self.asked.append(step.iteration + 1)
+        return {"norm": step.student.output.norm()}
+
+    @hookimpl
+    def figures(self, run):
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(1, 1))
+        figure.subplots().plot([0, 1])
+        return {"line": figure}
+
+    @hookimpl
+    def metrics(self, run):
+        return {"mine": Accuracy(lambda s: (s["output"], s["target"]))}
+
+
+def test_plugins_show_scalars_figures_and_metrics(tmp_path: Path):
+    asked: list[int] = []
+    result = train(recipe(), plugins=[Showing(asked=asked)], out=tmp_path / "run")
+    assert asked == [2, 3, 4, 6]
+    seen = events(tmp_path / "run")
+    assert [e.step for e in seen.Scalars("plugin/showing/norm")] == [2, 3, 4, 6]
+    assert [e.step for e in seen.Images("showing/line")] == [3, 6]
+    assert result.metrics["val"]["mine"] == result.metrics["val"]["accuracy"]
+    assert [e.step for e in seen.Scalars("val/mine")] == [3, 6]
+
+
+def test_a_metric_of_a_name_that_is_taken_is_refused():
+    @plugin
+    class Taken(Plugin):
+        """Gives a second accuracy."""
+
+        @hookimpl
+        def metrics(self, run):
+            return {"accuracy": Accuracy()}
+
+    with pytest.raises(StillhouseError, match="plugin 'taken': gives a metric 'accuracy', which is there already"):
+        prepare(recipe(), plugins=[Taken()], write=False)
+
+
+def test_a_resumed_run_shows_each_step_once(tmp_path: Path):
+    from ignite.engine import Events
+
+    class Killed(BaseException):
+        pass
+
+    def stop() -> None:
+        raise Killed
+
+    training = prepare(recipe(run__epochs=3, run__log_every=1), out=tmp_path / "run")
+    training.run.trainer.add_event_handler(Events.ITERATION_STARTED(once=6), stop)
+    with pytest.raises(Killed):
+        training.fit()
+    train(recipe(run__epochs=3, run__log_every=1), out=tmp_path / "run", resume=True)
+    assert [e.step for e in events(tmp_path / "run").Scalars("loss/total")] == list(range(1, 10))
+
+
+def test_parameters_that_are_not_finite_are_found_before_a_checkpoint_is_written(tmp_path: Path):
+    @plugin
+    class Poison(Plugin):
+        """Makes a parameter NaN after the epoch's last loss was looked at."""
+
+        @hookimpl
+        def epoch_completed(self, run):
+            run.student.head.bias.data[0] = float("nan")
+
+    with pytest.raises(StillhouseError, match=r"not finite in student.head.bias: no checkpoint is written"):
+        train(recipe(), plugins=[Poison()], out=tmp_path / "run")
+    assert not list((tmp_path / "run" / "checkpoints").glob("*.pt"))

@@ -1,0 +1,181 @@
+"""A training step never waits for the device: no tensor becomes a Python number, list, array or condition.
+
+On the CPU a dispatch mode sees the operator behind ``.item()``, ``float()``, ``bool()`` and data-dependent branches, and
+the accessors that bypass it are patched. On CUDA ``set_sync_debug_mode`` does the same in earnest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from support import FIVE, recipe
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from stillhouse import Plugin, Weight, hookimpl, plugin, prepare
+from stillhouse.trainer import Phase
+
+SYNCING = {
+    "aten._local_scalar_dense.default",
+    "aten.item.default",
+    "aten.is_nonzero.default",
+    "aten.equal.default",
+    "aten.nonzero.default",
+    "aten.masked_select.default",
+}
+
+
+class SynchronisedError(AssertionError):
+    """The step read a tensor's value."""
+
+
+class _Watch(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if str(func) in SYNCING or (str(func).startswith("aten.index") and _masks(args)):
+            raise SynchronisedError(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def _masks(args: Any) -> bool:
+    """Whether an indexing operator is given a mask: the size of its result is then in the tensor's values."""
+    indices = args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else []
+    return any(isinstance(i, torch.Tensor) and i.dtype in (torch.bool, torch.uint8) for i in indices)
+
+
+@contextmanager
+def no_synchronisation() -> Iterator[None]:
+    """Raise :class:`SynchronisedError` where a tensor's value is read."""
+    names = ["item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "__array__"]
+    kept = {name: getattr(torch.Tensor, name) for name in names}
+
+    def forbid(name: str) -> Any:
+        def reader(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            raise SynchronisedError(name)
+
+        return reader
+
+    try:
+        for name in names:
+            setattr(torch.Tensor, name, forbid(name))
+        with _Watch():
+            yield
+    finally:
+        for name, original in kept.items():
+            setattr(torch.Tensor, name, original)
+
+
+def run_guarded(training: Any) -> int:
+    """Fit with every step guarded, the optimizer's own work aside (AdamW reads its step counter on the CPU)."""
+    trainer, steps = training.run.trainer, []
+    process, step = trainer._process_function, training.optimizer.step
+
+    def unguarded_step(*args: Any, **kwargs: Any) -> Any:
+        with kept[1]():
+            return step(*args, **kwargs)
+
+    @contextmanager
+    def lifted() -> Iterator[None]:
+        guard = kept[0]
+        guard.__exit__(None, None, None)
+        try:
+            yield
+        finally:
+            kept[0] = no_synchronisation()
+            kept[0].__enter__()
+
+    kept: list[Any] = [None, lifted]
+
+    def guarded(engine: Any, batch: Any) -> Any:
+        kept[0] = no_synchronisation()
+        kept[0].__enter__()
+        try:
+            return process(engine, batch)
+        finally:
+            kept[0].__exit__(None, None, None)
+            steps.append(1)
+
+    training.optimizer.step = unguarded_step
+    trainer._process_function = guarded
+    training.fit()
+    return len(steps)
+
+
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "all five": list(FIVE.values()),
+    "retraction on maps": [
+        {**FIVE["features"], "links": [{"student": "body", "teacher": "body", "pool": "none"}]},
+        FIVE["projector"],
+    ],
+    "inverted, mlp": [FIVE["features"], {"use": "projector", "kind": "mlp", "side": "teacher"}],
+    "matrix exponential": [FIVE["features"], {"use": "projector", "map": "matrix_exp"}],
+    "cayley": [FIVE["features"], {"use": "projector", "map": "cayley"}],
+    "batch": [FIVE["features"], {"use": "normalizer", "kind": "batch"}, FIVE["projector"]],
+    "whiten": [FIVE["features"], {"use": "normalizer", "kind": "whiten", "eps": 1e-2}, FIVE["projector"]],
+    "zca both": [
+        FIVE["features"],
+        {"use": "normalizer", "kind": "whiten", "whitening": "zca", "side": "both", "eps": 1e-2},
+        FIVE["projector"],
+    ],
+    "warm spectral": [{**FIVE["spectral"], "method": "warm"}],
+    "scheduled weight": [{**FIVE["features"], "weight": {"warmup": 0.5, "decay": "cosine"}}, FIVE["projector"]],
+}
+
+
+# The guard puts itself around optimizer.step, which torch's scheduler notices.
+@pytest.mark.filterwarnings("ignore:Seems like `optimizer.step:UserWarning")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_step_reads_no_tensor(variant: str):
+    training = prepare(recipe(*VARIANTS[variant], schedule={"warmup": 0.2}), write=False)
+    # An attached handler makes every phase fire its event as well.
+    for phase in Phase:
+        training.run.trainer.add_event_handler(phase, lambda: None)
+    assert run_guarded(training) == 6
+
+
+@pytest.mark.parametrize("reader", ["item", "tolist", "numpy", "bool", "float", "mask"])
+def test_the_guard_catches_a_plugin_that_reads(reader: str):
+    @plugin
+    class Reader(Plugin):
+        """Reads its loss."""
+
+        weight: Weight = 1.0
+
+        @hookimpl
+        def losses(self, step):
+            value = step.student.output.square().mean()
+            if step.student.output.requires_grad:
+                plain = value.detach()
+                _ = {
+                    "item": lambda: plain.item(),
+                    "tolist": lambda: plain.tolist(),
+                    "numpy": lambda: plain.numpy(),
+                    "bool": lambda: bool(plain > 0),
+                    "float": lambda: float(plain),
+                    "mask": lambda: step.targets[step.targets > 0],
+                }[reader]()
+            return {"": value}
+
+    with pytest.raises(SynchronisedError):
+        run_guarded(prepare(recipe(), plugins=[Reader()], write=False))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_step_does_not_synchronise_with_cuda(variant: str):
+    if not torch.cuda.is_available():
+        pytest.fail("needs a CUDA device")
+    training = prepare(recipe(*VARIANTS[variant], run__device="cuda", run__log_every=1000), write=False)
+    process = training.run.trainer._process_function
+
+    def guarded(engine: Any, batch: Any) -> Any:
+        torch.cuda.set_sync_debug_mode("error" if engine.state.iteration > 2 else "default")
+        try:
+            return process(engine, batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    training.run.trainer._process_function = guarded
+    training.fit()

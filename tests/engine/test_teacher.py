@@ -1,0 +1,138 @@
+"""Where teachers come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from support import FEATURES, TinyNet, recipe, same_state
+
+from stillhouse import StillhouseError, prepare, train
+from stillhouse.teacher import cache_folder
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("STILLHOUSE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def taught(**changes: Any) -> Any:
+    """A student's recipe whose teacher is a recipe."""
+    teacher = recipe(
+        run__name="teacher", teacher=None, student={"model": "support:TinyNet", "args": {"width": 6}}, **changes
+    )
+    return recipe(FEATURES, {"use": "projector"}, teacher={"recipe": teacher.to_dict()})
+
+
+def test_a_teachers_recipe_is_trained_once_and_found_again_by_its_content(own_cache: Path):
+    first = prepare(taught(), write=False)
+    (folder,) = [p for p in (own_cache / "teachers").iterdir() if p.is_dir()]
+    stamp = (folder / "summary.json").stat().st_mtime_ns
+    again = prepare(taught(), write=False)
+    assert (folder / "summary.json").stat().st_mtime_ns == stamp
+    assert same_state(first.run.teacher.state_dict(), again.run.teacher.state_dict())
+    alone = train(
+        recipe(run__name="x", teacher=None, student={"model": "support:TinyNet", "args": {"width": 6}}), write=False
+    )
+    assert same_state(alone.student.state_dict(), again.run.teacher.state_dict())
+
+
+@pytest.mark.parametrize("changes", [{"run__seed": 9}, {"optimizer": {"lr": 0.05}}, {"data__per_class": 4}])
+def test_another_content_is_another_teacher(own_cache: Path, changes: dict[str, Any]):
+    one = prepare(taught(), write=False)
+    two = prepare(taught(**changes), write=False)
+    assert len([p for p in (own_cache / "teachers").iterdir() if p.is_dir()]) == 2
+    assert not same_state(one.run.teacher.state_dict(), two.run.teacher.state_dict())
+
+
+def test_a_teacher_whose_training_was_cut_goes_on(own_cache: Path, monkeypatch: pytest.MonkeyPatch):
+    import stillhouse.training as training_module
+
+    class Killed(BaseException):
+        pass
+
+    real = training_module.evaluate
+    calls: list[int] = []
+
+    def evaluate(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise Killed
+        return real(*args)
+
+    whole = prepare(taught(), write=False)
+    saved = {k: v.clone() for k, v in whole.run.teacher.state_dict().items()}
+    (folder,) = [p for p in (own_cache / "teachers").iterdir() if p.is_dir()]
+    import shutil
+
+    shutil.rmtree(folder)
+    monkeypatch.setattr(training_module, "evaluate", evaluate)
+    with pytest.raises(Killed):
+        prepare(taught(), write=False)
+    assert folder.is_dir()
+    assert not (folder / "summary.json").exists()
+    again = prepare(taught(), write=False)
+    assert same_state(saved, again.run.teacher.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["state dict", "wrapped", "safetensors", "run folder", "run checkpoint"])
+def test_a_teacher_from_a_file(tmp_path: Path, kind: str):
+    model = TinyNet(width=6)
+    path = tmp_path / "teacher.pt"
+    if kind == "state dict":
+        torch.save(model.state_dict(), path)
+    elif kind == "wrapped":
+        torch.save({"state_dict": model.state_dict(), "epoch": 3}, path)
+    elif kind == "safetensors":
+        path = tmp_path / "teacher.safetensors"
+        save_file(model.state_dict(), path)
+    else:
+        result = train(recipe(student={"model": "support:TinyNet", "args": {"width": 6}}), out=tmp_path / "run")
+        model = result.student
+        path = tmp_path / "run" if kind == "run folder" else tmp_path / "run" / "checkpoints" / "last_6.pt"
+    training = prepare(
+        recipe(teacher={"model": "support:TinyNet", "args": {"width": 6}, "checkpoint": str(path)}), write=False
+    )
+    assert same_state(model.state_dict(), training.run.teacher.state_dict())
+
+
+def test_a_file_of_another_model_is_refused(tmp_path: Path):
+    torch.save(TinyNet(width=5).state_dict(), tmp_path / "teacher.pt")
+    spec = {"model": "support:TinyNet", "args": {"width": 6}, "checkpoint": str(tmp_path / "teacher.pt")}
+    with pytest.raises(
+        StillhouseError, match=r"teacher.pt: is of another model: other shapes stem.weight: \(5, 1, 3, 3\)"
+    ):
+        prepare(recipe(teacher=spec), write=False)
+
+
+def test_a_random_teacher_follows_the_seed():
+    one, same, other = (prepare(recipe(run__seed=s), write=False).run.teacher for s in (1, 1, 2))
+    assert same_state(one.state_dict(), same.state_dict())
+    assert not same_state(one.state_dict(), other.state_dict())
+
+
+def test_a_teacher_from_python_is_used_and_a_run_of_it_is_not_repeated_without_it(tmp_path: Path):
+    teacher = TinyNet(width=6)
+    train(
+        recipe(FEATURES, {"use": "projector"}, teacher=None), teacher=teacher, student=TinyNet(), out=tmp_path / "run"
+    )
+    from stillhouse import Recipe
+
+    resolved = Recipe.load(tmp_path / "run" / "recipe.toml")
+    assert resolved.student.model == "given:TinyNet"
+    with pytest.raises(StillhouseError, match="given its student from Python"):
+        prepare(resolved, write=False)
+    with pytest.raises(StillhouseError, match="given its teacher from Python"):
+        prepare(resolved, student=TinyNet(), write=False)
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("STILLHOUSE_CACHE", "~/elsewhere")
+    assert cache_folder() == Path.home() / "elsewhere"
+    monkeypatch.delenv("STILLHOUSE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache_folder() == Path("/somewhere/stillhouse")

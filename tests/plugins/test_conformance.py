@@ -1,0 +1,94 @@
+"""What every first-party plugin keeps to, as any plugin should."""
+
+from __future__ import annotations
+
+import inspect
+import tomllib
+from pathlib import Path
+
+import attrs
+import pytest
+import torch
+from support import FIVE, recipe, same_state
+
+from stillhouse import Plugin, prepare, train
+from stillhouse.hookspecs import hook_arguments
+from stillhouse.plugin import option_names
+from stillhouse.registry import load
+from stillhouse.structure import structure, unstructure
+
+ROOT = Path(__file__).parents[2] / "plugins"
+PLUGINS = sorted(p.parent.name for p in ROOT.glob("*/pyproject.toml"))
+
+
+def hooks_of(cls: type[Plugin]) -> list[str]:
+    return [n for n in hook_arguments() if hasattr(getattr(cls, n, None), "stillhouse_impl")]
+
+
+def lists(name: str) -> list[dict]:
+    """The shortest valid plugin list with ``name`` in it."""
+    needs = {"projector": ["features"], "normalizer": ["features", "projector"], "features": ["projector"]}
+    return [FIVE[n] for n in FIVE if n == name or n in needs.get(name, [])]
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_it_says_what_it_is(name: str):
+    cls, found = load(name)
+    project = tomllib.loads((ROOT / name / "pyproject.toml").read_text())["project"]
+    assert found.distribution == project["name"] == f"stillhouse-{name}"
+    assert found.summary == project["description"]
+    assert project["entry-points"]["stillhouse.plugins"] == {name: found.target}
+    readme = (ROOT / name / "README.md").read_text()
+    assert cls.__doc__
+    documented = inspect.getdoc(cls)
+    for option in option_names(cls):
+        if option != "name":
+            assert f"{option}:" in documented, f"{option} is not in the docstring"
+            assert f"`{option}`" in readme, f"{option} is not in the README"
+    for hook in hooks_of(cls):
+        assert getattr(cls, hook).__doc__, f"{hook} has no docstring"
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_its_options_survive_a_recipe(name: str):
+    cls, _ = load(name)
+    instance = structure({k: v for k, v in FIVE[name].items() if k != "use"}, cls)
+    again = structure(unstructure(instance), cls)
+    assert attrs.asdict(again) == attrs.asdict(instance)
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_all_its_state_is_in_the_checkpoint(name: str):
+    """Two runs of one seed, the second loaded into a third that began elsewhere: the step from there is the same."""
+    one = prepare(recipe(*lists(name)), write=False)
+    one.fit()
+    state = {k: v.clone() for k, v in one.run.composition.state_dict().items()}
+    other = prepare(recipe(*lists(name), run__seed=11), write=False)
+    missing, extra = other.run.composition.load_state_dict(state, strict=True)
+    assert not missing
+    assert not extra
+    assert same_state(state, other.run.composition.state_dict())
+    for active in one.actives:
+        options = [getattr(active.plugin, option) for option in option_names(type(active.plugin))]
+        assert not any(isinstance(value, torch.Tensor | torch.nn.Module) for value in options)
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_it_changes_training_and_the_same_seed_gives_the_same_run(name: str):
+    plain = train(recipe(), write=False)
+    one, two = (train(recipe(*lists(name)), write=False) for _ in range(2))
+    assert same_state(one.student.state_dict(), two.student.state_dict())
+    assert not same_state(one.student.state_dict(), plain.student.state_dict())
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_in_bfloat16_its_losses_are_float32_and_finite(name: str):
+    training = prepare(recipe(*lists(name), run__precision="bfloat16"), write=False)
+    seen: list = []
+    from stillhouse.trainer import Phase
+
+    training.run.trainer.add_event_handler(
+        Phase.LOSSES_COMPUTED, lambda e: seen.extend(v.dtype for v in e.state.step.losses.values())
+    )
+    training.fit()
+    assert {str(d) for d in seen} == {"torch.float32"}

@@ -1,0 +1,382 @@
+"""The documentation says what is so: keys, hooks and help are generated, links resolve, recipes load, plugins train, errors are real.
+
+``python tests/test_docs.py`` writes the generated parts anew: what stands between ``<!-- generated: ... -->`` and
+``<!-- end -->``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import shlex
+import sys
+import tomllib
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import attrs
+import pytest
+
+from stillhouse import Recipe, train
+from stillhouse.cli import _parser, main
+from stillhouse.data import DataSpec
+from stillhouse.hookspecs import SPECIFICATIONS, hook_arguments
+from stillhouse.models import ModelSpec
+from stillhouse.recipe import CheckpointSpec, OptimizerSpec, RunSpec, TeacherSpec
+from stillhouse.registry import plugins_in_use
+from stillhouse.schedule import Schedule
+from stillhouse.structure import type_text
+from stillhouse.tasks import Classification, TaskSpec
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md"), ROOT / "engine" / "README.md"]
+)
+SPECS = {
+    kind.__name__: kind
+    for kind in (
+        RunSpec,
+        DataSpec,
+        ModelSpec,
+        TaskSpec,
+        Classification,
+        TeacherSpec,
+        OptimizerSpec,
+        Schedule,
+        CheckpointSpec,
+    )
+}
+
+_BLOCK = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+_FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def plain(text: str) -> str:
+    """A docstring's text as Markdown on one line."""
+    text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text.replace("``", "`"))
+    return " ".join(text.split())
+
+
+def attribute_texts(kind: type) -> dict[str, str]:
+    """The section Attributes of a class's docstring."""
+    lines = (inspect.getdoc(kind) or "").partition("Attributes:\n")[2].splitlines()
+    found: dict[str, str] = {}
+    name = ""
+    for line in lines:
+        if line and not line.startswith(" "):
+            break
+        entry = re.match(r" {4}(\w+): (.*)", line)
+        if entry:
+            name = entry[1]
+            found[name] = entry[2]
+        elif name:
+            found[name] += " " + line.strip()
+    return {key: plain(text) for key, text in found.items()}
+
+
+def keys_table(kind: type) -> str:
+    """A spec's keys: type, default, meaning."""
+    hints, texts = typing.get_type_hints(kind), attribute_texts(kind)
+    rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for field in attrs.fields(kind):
+        cells = (f"`{field.alias}`", type_text(hints[field.name]), default_text(field), texts[field.name])
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows)
+
+
+def default_text(field: attrs.Attribute[Any]) -> str:
+    """A key's default as TOML has it."""
+    value = field.default
+    if value is attrs.NOTHING:
+        return "required"
+    if isinstance(value, attrs.Factory):
+        value = value.factory()
+    if value is None:
+        return "none"
+    return f"`{json.dumps(value)}`"
+
+
+def hooks_list(group: type) -> str:
+    """A group's hooks, each with its arguments and its contract."""
+    parts = []
+    for name, function in vars(group).items():
+        if name in hook_arguments():
+            call = f"{name}({', '.join(hook_arguments()[name])})"
+            parts.append(f"### `{call}`\n\n{plain(inspect.getdoc(function) or '')}")
+    return "\n\n".join(parts)
+
+
+def help_text(*command: str) -> str:
+    """What ``--help`` prints at 80 columns."""
+    parser = _parser()
+    for word in command:
+        choices = next(a.choices for a in parser._actions if isinstance(a.choices, dict))
+        parser = choices[word]
+    return "```text\n" + parser.format_help().rstrip() + "\n```"
+
+
+GENERATORS: dict[str, Callable[..., str]] = {
+    "keys": lambda name: keys_table(SPECS[name]),
+    "hooks": lambda name: hooks_list(next(g for g in SPECIFICATIONS if g.__name__ == name)),
+    "help": help_text,
+}
+
+
+def regenerated(text: str) -> str:
+    """A page with its generated parts as they should be."""
+
+    def fill(match: re.Match[str]) -> str:
+        kind, *arguments = match[2].split()
+        return f"{match[1]}\n{GENERATORS[kind](*arguments)}\n\n{match[3]}"
+
+    return _BLOCK.sub(fill, text)
+
+
+def fences(language: str) -> Iterator[tuple[Path, str]]:
+    """Every fenced block of a language, with its page."""
+    for page in PAGES:
+        for match in _FENCE.finditer(page.read_text(encoding="utf-8")):
+            if match[1] == language:
+                yield page, match[2]
+
+
+def short(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def block(page: str, language: str, part: str) -> str:
+    """The one block of ``page`` that contains ``part``."""
+    (found,) = [text for where, text in fences(language) if short(where) == page and part in text]
+    return found
+
+
+@pytest.fixture
+def at_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=short)
+def test_generated_parts_are_up_to_date(page: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = page.read_text(encoding="utf-8")
+    assert text == regenerated(text), "run `python tests/test_docs.py`"
+
+
+def test_every_key_of_a_recipe_is_explained():
+    text = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
+    for name, kind in SPECS.items():
+        assert f"generated: keys {name} " in text
+        assert attribute_texts(kind).keys() >= {a.name for a in attrs.fields(kind)}
+    for table in attrs.fields(Recipe):
+        assert f"[{table.name}]" in text, table.name
+
+
+def test_every_hook_stands_there_with_its_exact_arguments():
+    text = (ROOT / "docs/hooks.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^### `(\w+)\((.*)\)`$", text, re.MULTILINE)
+    assert {name: tuple(filter(None, arguments.split(", "))) for name, arguments in shown} == hook_arguments()
+
+
+def test_the_commands_page_has_every_command():
+    text = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    (commands,) = [a.choices for a in _parser()._actions if isinstance(a.choices, dict)]
+    assert all(f"<!-- generated: help {name} -->" in text for name in commands)
+
+
+def test_every_benchmark_is_in_the_index():
+    text = (ROOT / "docs/benchmarks/index.md").read_text(encoding="utf-8")
+    for script in (ROOT / "tests/benchmarks").glob("[a-z]*.py"):
+        assert f"`{script.stem}`" in text, script.name
+
+
+def slugs(page: Path) -> set[str]:
+    """The anchors of a page's headings."""
+    titles = re.findall(r"^#+ (.*)$", _FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower()) for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=short)
+def test_relative_links_resolve(page: Path):
+    for target in _LINK.findall(_FENCE.sub("", page.read_text(encoding="utf-8"))):
+        assert "://" not in target, f"{target}: name the source instead of an address"
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        assert there.exists(), target
+        if anchor and there.suffix == ".md":
+            assert anchor in slugs(there), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=short)
+def test_pages_name_no_place_on_somebodys_machine(page: Path):
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"(?<![\w.])/(work|opt|root|home|tmp)/", text)
+
+
+def install(make: Callable[..., Path], page: str, part: str, use: str) -> str:
+    """Install the plugin of a page's Python block as its own pyproject.toml would; returns the block."""
+    source = block(page, "python", part)
+    project = tomllib.loads(block(page, "toml", f'"stillhouse_{use}:'))["project"]
+    make(project["name"], project["entry-points"]["stillhouse.plugins"], source, project["version"])
+    return source
+
+
+@pytest.fixture
+def documented_plugins(fake_distribution: Callable[..., Path]) -> Iterator[dict[str, str]]:
+    """The plugins that the README and the tutorial write, installed."""
+    places = {"similarity": ("README.md", "class Similarity"), "center": ("docs/writing-a-plugin.md", "class Center(")}
+    yield {use: install(fake_distribution, page, part, use) for use, (page, part) in places.items()}
+    for use in places:
+        sys.modules.pop(f"stillhouse_{use}", None)
+
+
+def test_recipes_in_the_pages_load(documented_plugins: dict[str, str]):
+    whole = {"data": {"name": "sklearn:digits"}, "student": {"model": "stillhouse.models:convnet"}}
+    recipes = [(page, text) for page, text in fences("toml") if "project" not in tomllib.loads(text)]
+    assert len(recipes) > 10
+    for page, text in recipes:
+        tables = tomllib.loads(text)
+        teacher = tables.get("teacher", {})
+        if isinstance(teacher.get("recipe"), str):
+            assert (ROOT / "docs/recipes" / teacher["recipe"]).exists(), short(page)
+        try:
+            plugins_in_use(Recipe.from_dict({**whole, **tables}, base=ROOT / "docs/recipes").plugins)
+        except Exception as error:
+            error.add_note(f"in {short(page)}:\n{text}")
+            raise
+
+
+def test_the_shipped_recipes_load_and_the_readme_shows_one_of_them():
+    for path in (ROOT / "docs/recipes").glob("*.toml"):
+        Recipe.load(path)
+    shipped = tomllib.loads((ROOT / "docs/recipes/digits-vkd.toml").read_text(encoding="utf-8"))
+    assert tomllib.loads(block("README.md", "toml", 'name = "digits-vkd"')) == shipped
+
+
+def test_python_blocks_are_python():
+    found = list(fences("python"))
+    assert len(found) > 5
+    for page, text in found:
+        compile(text, short(page), "exec")
+
+
+def test_the_documented_plugins_are_short_and_train(documented_plugins: dict[str, str]):
+    from support import FEATURES, recipe
+
+    for use, options in (("similarity", {"weight": 2.0}), ("center", {"momentum": 0.5})):
+        assert sum(bool(line.strip()) for line in documented_plugins[use].splitlines()) <= 40
+        links = {**FEATURES, "distance": "none" if use == "similarity" else "mse"}
+        result = train(recipe(links, {"use": use, **options}, {"use": "projector"}), write=False)
+        assert use in result.summary["plugins"]
+        assert result.metrics["val"]["loss"] > 0
+
+
+def test_the_tutorials_own_test_passes(documented_plugins: dict[str, str], tmp_path: Path):
+    module = ModuleType("tutorial_test")
+    exec(compile(block("docs/writing-a-plugin.md", "python", "def test_"), "tutorial", "exec"), vars(module))
+    tests = [value for name, value in vars(module).items() if name.startswith("test_")]
+    assert len(tests) == 2
+    for test in tests:
+        test(**dict.fromkeys(inspect.signature(test).parameters, tmp_path))
+
+
+def run_block(page: str, part: str) -> dict[str, Any]:
+    """Run the Python block of ``page`` that contains ``part``; its names."""
+    module = ModuleType("documented")
+    exec(compile(block(page, "python", part), page, "exec"), vars(module))
+    return vars(module)
+
+
+def test_the_other_plugins_of_the_pages_train():
+    from support import FEATURES, recipe
+
+    from stillhouse_features import Features
+
+    quiet = run_block("docs/writing-a-plugin.md", "class Quiet")["Quiet"](layer="body")
+    watch = run_block("docs/hooks.md", "class Watch")["Watch"]()
+    pair = Features(links=FEATURES["links"], distance="none")
+    assert train(recipe(), plugins=[quiet, pair, watch], write=False).summary["plugins"] == [
+        "quiet",
+        "features",
+        "watch",
+    ]
+
+
+def test_the_python_of_the_pages_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from support import FEATURES, recipe
+
+    monkeypatch.chdir(tmp_path)
+    whole = recipe(FEATURES, {"use": "projector"}, run__epochs=4)
+    Path("digits-vkd.toml").write_text(whole.to_toml())
+    assert run_block("docs/events.md", "Phase.BACKWARD_COMPLETED")["result"].metrics["val"]
+    assert "'task': " in capsys.readouterr().out
+    assert run_block("docs/recipes.md", "Recipe.load")["result"].summary["epochs"] == 5
+
+
+def commands_in(text: str) -> tuple[list[str], list[str]]:
+    """The command of a console block as arguments, and the lines it is said to print."""
+    command, *printed = text.replace("\\\n", " ").splitlines()
+    words = shlex.split(command.removeprefix("$ "))
+    return words, [line for line in printed if line.strip() not in ("", "...")]
+
+
+def test_errors_in_the_pages_are_what_the_command_says(at_root: None, capsys: pytest.CaptureFixture[str]):
+    shown = [(page, text) for page, text in fences("console") if re.search("^error: ", text, re.MULTILINE)]
+    assert len(shown) > 5
+    for page, text in shown:
+        (program, *arguments), printed = commands_in(text)
+        assert program == "stillhouse", text
+        assert main(arguments) == 2, text
+        assert capsys.readouterr().err.splitlines() == printed, short(page)
+
+
+def masked(line: str) -> str:
+    """A line without numbers, and with runs of spaces as one."""
+    return " ".join(re.sub(r"\d[\d.,e-]*", "#", line).split())
+
+
+def test_explanations_in_the_pages_are_what_the_command_says(at_root: None, capsys: pytest.CaptureFixture[str]):
+    blocks = [text for language in ("console", "text") for _, text in fences(language)]
+    shown = [text for text in blocks if text.startswith("$ stillhouse explain") and "error:" not in text]
+    assert len(shown) > 1
+    for text in shown:
+        (_, *arguments), printed = commands_in(text)
+        assert main(arguments) == 0
+        lines = iter([masked(line) for line in capsys.readouterr().out.splitlines()])
+        for line in printed:
+            assert masked(line) in lines, line
+
+
+def test_the_page_on_runs_names_every_file_key_and_tag(tmp_path: Path):
+    from support import FIVE, recipe
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    text = (ROOT / "docs/runs.md").read_text(encoding="utf-8")
+    train(recipe(*FIVE.values(), checkpoints={"keep_every": 1, "every_steps": 2}), out=tmp_path / "run")
+    for path in (tmp_path / "run").rglob("*"):
+        name = re.sub(r"\d+", "STEP", path.name) if path.suffix == ".pt" else path.name.split(".out.")[0]
+        assert name in text, path.name
+    for file in ("summary.json", "lock.json"):
+        for key in json.loads((tmp_path / "run" / file).read_text()):
+            assert f"`{key}`" in text, (file, key)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    for tag in events.Tags()["scalars"]:
+        assert f"`{tag.split('/')[0]}/" in text, tag
+
+
+if __name__ == "__main__":
+    os.environ["COLUMNS"] = "80"
+    for each in PAGES:
+        before = each.read_text(encoding="utf-8")
+        after = regenerated(before)
+        if after != before:
+            each.write_text(after, encoding="utf-8")
+            print(short(each))
