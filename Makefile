@@ -1,0 +1,55 @@
+# Everything from nothing: a fresh clone, Python 3.11 or newer, make and a package index.
+#   make demo   sets up and runs the main job on real images
+#   make test   sets up and passes the tests
+PYTHON ?= $(shell for v in python3.13 python3.12 python3.11 python3; do \
+	$$v -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$v && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PARTS := engine $(sort $(wildcard plugins/*))
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help demo test test-slow test-gpu lint docs serve-docs bench clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+# One stamp a group of requirements: the demo need not wait for the test tools.
+$(VENV)/.installed: pyproject.toml $(PARTS:%=%/pyproject.toml)
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name one with make PYTHON=/path/to/python"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet $(PARTS:%=-e ./%)
+	touch $@
+
+$(VENV)/.%: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --group $*
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/python docs/demo.py
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow --timeout 1200
+
+test-gpu: $(VENV)/.test
+	$(BIN)/python -m pytest -m gpu --timeout 600
+
+lint: $(VENV)/.test $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(PARTS:%=%/src)
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict --quiet --site-dir $(VENV)/site
+
+serve-docs: $(VENV)/.docs
+	$(BIN)/mkdocs serve
+
+bench: $(VENV)/.test
+	for b in tests/benchmarks/[a-z]*.py; do echo "$$b"; $(BIN)/python $$b --write docs/benchmarks/$$(basename $$b .py).md || exit 1; done
+
+clean:
+	rm -rf $(VENV) runs
