@@ -7,6 +7,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PARTS := engine $(sort $(wildcard plugins/*))
 export OMP_NUM_THREADS ?= 1
+# mkdocs-material announces its successor at every build.
+export NO_MKDOCS_2_WARNING = 1
 
 .PHONY: help demo test test-slow test-gpu lint docs serve-docs bench clean
 

@@ -34,11 +34,11 @@ def run(seed: int, plugins: str | None, name: str) -> Result:
     return train(recipe, out=Path("runs") / name, write=keep, resume=keep)
 
 
-@torch.no_grad()
 def teachers_accuracy() -> float:
     """Accuracy of the teacher on the test images, in percent; trains it where it is not in the cache yet."""
     training = prepare(Recipe.load(RECIPE), write=False)
-    hits = [training.run.teacher(b.input).argmax(1) == b.target for b in training.data.evaluation("test")]
+    with torch.no_grad():
+        hits = [training.run.teacher(b.input).argmax(1) == b.target for b in training.data.evaluation("test")]
     training.close()
     return torch.cat(hits).float().mean().item() * 100
 

@@ -288,9 +288,9 @@ def test_the_tutorials_own_test_passes(documented_plugins: dict[str, str], tmp_p
 
 def run_block(page: str, part: str) -> dict[str, Any]:
     """Run the Python block of ``page`` that contains ``part``; its names."""
-    module = ModuleType("documented")
+    module = sys.modules["documented"] = ModuleType("documented")  # where annotations are looked up
     exec(compile(block(page, "python", part), page, "exec"), vars(module))
-    return vars(module)
+    return vars(sys.modules.pop("documented"))
 
 
 def test_the_other_plugins_of_the_pages_train():

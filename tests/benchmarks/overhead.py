@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from _bench import interleaved, ratio, report
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from by_hand import by_hand
@@ -23,7 +23,6 @@ from support import FIVE, recipe
 
 from stillhouse import Recipe, prepare
 from stillhouse.data import Batch
-from stillhouse.monitor import Monitor
 
 
 class Repeat:
@@ -55,13 +54,13 @@ def pair(
     batch = next(iter(training.data.training()))
     return {
         "bare ignite": runner(Engine(by_hand(training, student_layer, teacher_layer, rank)), batch, iterations),
-        "Stillhouse": runner(watched(training), batch, iterations),
+        "Stillhouse": runner(bare_trainer(training), batch, iterations),
     }
 
 
-def watched(training: Any) -> Engine:
-    """Stillhouse's trainer with its monitor, which looks at the losses as often as in a run."""
-    Monitor(training.run, training.optimizer, training.assembly.hooks).attach()
+def bare_trainer(training: Any) -> Engine:
+    """Stillhouse's trainer, its monitor included, without the evaluation at an epoch's end."""
+    training.run.trainer.remove_event_handler(training._after_epoch, Events.EPOCH_COMPLETED)
     return training.run.trainer
 
 
@@ -123,7 +122,7 @@ def main() -> None:
     training = prepare(made, write=False)
     training.run.student.train()
     batch = next(iter(training.data.training()))
-    cases = {"loop": loop(training, batch, few), "Stillhouse": runner(watched(training), batch, few)}
+    cases = {"loop": loop(training, batch, few), "Stillhouse": runner(bare_trainer(training), batch, few)}
     cnn = interleaved(cases, repeats=81)
     low, middle, high = ratio(cnn, "Stillhouse", "loop")
     rows.append(

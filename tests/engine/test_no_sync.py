@@ -162,12 +162,21 @@ def test_the_guard_catches_a_plugin_that_reads(reader: str):
         run_guarded(prepare(recipe(), plugins=[Reader()], write=False))
 
 
+# These factorise on the GPU, and torch reads the factorisation's error code back: eigh (exact spectral, ZCA), the matrix
+# exponential and Cayley's solve have no variant that does not. Everything else must run without a wait.
+WAITING = {"all five", "zca both", "matrix exponential", "cayley"}
+ON_CUDA = {
+    "all five, warm": [*(t for n, t in FIVE.items() if n != "spectral"), {**FIVE["spectral"], "method": "warm"}],
+    **{name: plugins for name, plugins in VARIANTS.items() if name not in WAITING},
+}
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ON_CUDA)
 def test_the_step_does_not_synchronise_with_cuda(variant: str):
     if not torch.cuda.is_available():
         pytest.fail("needs a CUDA device")
-    training = prepare(recipe(*VARIANTS[variant], run__device="cuda", run__log_every=1000), write=False)
+    training = prepare(recipe(*ON_CUDA[variant], run__device="cuda", run__log_every=1000), write=False)
     process = training.run.trainer._process_function
 
     def guarded(engine: Any, batch: Any) -> Any:

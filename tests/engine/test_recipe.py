@@ -9,7 +9,7 @@ import pytest
 from support import FEATURES, tables
 
 from stillhouse import Recipe, StillhouseError
-from stillhouse.recipe import choose_plugins
+from stillhouse.overrides import choose_plugins
 
 RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
 

@@ -324,6 +324,24 @@ def test_a_plugin_can_stand_in_for_the_teacher():
     assert not calls
 
 
+def test_plugins_fold_away_what_training_added_in_order():
+    @plugin
+    class Folding(Plugin):
+        """Puts a scale behind the student."""
+
+        by: float = 2.0
+
+        @hookimpl
+        def export(self, run, student):
+            return nn.Sequential(student, nn.Identity()) if self.by else None
+
+    result = train(recipe(), plugins=[Folding(name="one"), Folding(name="two")], write=False)
+    assert isinstance(result.student[0][0], TinyNet)
+    assert not result.student.training
+    with pytest.raises(StillhouseError, match="plugin 'folding': export gave NoneType"):
+        train(recipe(), plugins=[Folding(by=0.0)], write=False)
+
+
 def test_late_taps_on_a_compiled_student_are_refused():
     student = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
     student.compile()

@@ -254,5 +254,5 @@ def refuse_non_finite(module: nn.Module) -> None:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise StillhouseError(
             f"values that are not finite in {', '.join(bad[:3])}{more}: no checkpoint is written",
-            hint="the last good one is kept; lower the learning rate or a loss weight and use --resume",
+            hint="the last good one is kept; start another run with a lower learning rate or weight",
         )

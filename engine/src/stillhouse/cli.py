@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -183,6 +184,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for note in getattr(error, "__notes__", []):
                 errors.print(Text(note), soft_wrap=True)
             return error.exit_code
+        except BrokenPipeError:  # whoever read our output has had enough: `stillhouse ... --json | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
         except KeyboardInterrupt:
             hint = "; go on with --resume" if parsed.command == "train" else ""
             errors.print(f"interrupted{hint}", soft_wrap=True)

@@ -15,7 +15,7 @@ from stillhouse.schedule import Schedule, value_at
 from stillhouse.structure import unstructure
 
 if TYPE_CHECKING:
-    from stillhouse.training import Training
+    from stillhouse.fitting import Training
 
 __all__ = ["describe", "render", "render_text"]
 

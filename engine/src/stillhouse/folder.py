@@ -139,16 +139,17 @@ class RunFolder:
             before = json.loads(self.lock.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise StillhouseError(f"cannot be read: {error}", where=str(self.lock)) from error
-        faults = self._differences(recipe)
         own, other = ([(p["name"], p["use"]) for p in side["plugins"]] for side in (lock, before))
+        faults = [f for f in self._differences(recipe) if own == other or not f.what.startswith("plugins[")]
         if own != other:
-            faults.append(
+            faults.insert(
+                0,
                 Fault(
                     str(self.lock),
                     f"the run began with the plugins {', '.join(n for n, _ in other) or 'none'}, "
                     f"and now they are {', '.join(n for n, _ in own) or 'none'}",
                     "a run keeps its plugins: start another with --out",
-                )
+                ),
             )
         if lock["data"] != before.get("data"):
             faults.append(Fault(str(self.lock), "the data has changed since the run began", "start another with --out"))
@@ -167,6 +168,29 @@ class RunFolder:
         if lock["device"] != before["device"]:
             notes.append(f"the device was {before['device']} and is {lock['device']}")
         return notes
+
+    def check_resumable(self) -> None:
+        """Refuse to go on in a folder that holds something else than a run, or that cannot be written.
+
+        Raises:
+            StillhouseError: with what to do instead.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise StillhouseError("is a file, not a folder", where=str(self.path), hint="name another with --out")
+        names = [p.name for p in self.path.iterdir()] if self.path.is_dir() else []
+        if any(not n.startswith(".") for n in names) and not self.recipe.exists():
+            raise StillhouseError(
+                "holds something else than a run", where=str(self.path), hint="name another with --out"
+            )
+        self._check_writable()
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """The summary of a run that was trained to its last step; None for any other."""
+        try:
+            summary = json.loads(self.summary.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return summary if summary.get("steps_done") == summary.get("steps") else None
 
     def _differences(self, recipe: Recipe) -> list[Fault]:
         if not self.recipe.exists():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,22 +29,23 @@ class Monitor:
     """Reads the step's scalars at logged steps and writes them to TensorBoard.
 
     Args:
-        run: with its trainer; ``run.folder`` None watches without writing.
+        run: with its trainer.
         optimizer: its learning rates are logged by parameter group.
         hooks: for what plugins give through ``scalars`` and ``figures``.
-        purge_step: events of a killed run from this step on are hidden.
     """
 
-    def __init__(self, run: Run, optimizer: Optimizer, hooks: Hooks, purge_step: int | None = None) -> None:
+    def __init__(self, run: Run, optimizer: Optimizer, hooks: Hooks) -> None:
         self._run, self._optimizer, self._hooks = run, optimizer, hooks
         self.latest: dict[str, float] = {}
         """The scalars of the last logged step, by tag."""
         self.logger: TensorboardLogger | None = None
-        if run.folder is not None:
-            self.logger = TensorboardLogger(log_dir=str(run.folder / "tensorboard"), purge_step=purge_step)
         every = run.recipe.checkpoints.every_steps
         self._periods = [run.recipe.run.log_every, run.steps_per_epoch, *([every] if every else [])]
         self._mark: tuple[int, float] | None = None
+
+    def open(self, folder: Path, purge_step: int | None) -> None:
+        """Write to TensorBoard in the run's ``folder``; events of a killed run from ``purge_step`` on are hidden."""
+        self.logger = TensorboardLogger(log_dir=str(folder / "tensorboard"), purge_step=purge_step)
 
     def attach(self) -> None:
         """Watch from now on."""
@@ -101,18 +103,14 @@ class Monitor:
         bad = [name for (kind, name), value in values.items() if kind == "loss" and not math.isfinite(value)]
         if not bad and math.isfinite(values["total", "total"]):
             return
-        names = bad or ["total"]
+        advice = "the last good checkpoint is kept; start another run with a lower learning rate or weight"
         faults = []
-        for name in names:
+        for name in bad:
             plugin = name.split("/")[0]
             owner = "the task" if plugin == "task" else f"plugin {plugin!r}"
-            faults.append(
-                Fault(
-                    f"step {iteration}",
-                    f"the loss term {name!r} of {owner} is not finite",
-                    "the last good checkpoint is kept; lower the learning rate or this term's weight",
-                )
-            )
+            faults.append(Fault(f"step {iteration}", f"the loss term {name!r} of {owner} is not finite", advice))
+        if not faults:
+            faults = [Fault(f"step {iteration}", "every loss term is finite, and their weighted sum is not", advice)]
         raise StillhouseError(faults=faults)
 
     def metrics(self, split: str, values: Mapping[str, float]) -> None:
@@ -141,7 +139,7 @@ class Monitor:
         if self.logger is not None:
             plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in hparams.items()}
             # A name of their own: under the metrics' names they would show as one more point of each curve.
-            final = {f"final/{name}": value for name, value in metrics.items()}
+            final = {f"summary/{name}": value for name, value in metrics.items()}
             self.logger.writer.add_hparams(plain, final, run_name=".")
 
     def close(self) -> None:

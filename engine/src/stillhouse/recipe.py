@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import tomli_w
 from stillhouse.data import DataSpec
 from stillhouse.errors import Fault, StillhouseError, did_you_mean
 from stillhouse.models import ModelSpec
+from stillhouse.overrides import apply_override, choose_plugins
 from stillhouse.schedule import Schedule
 from stillhouse.structure import structure, unstructure
 from stillhouse.tasks import TaskSpec
@@ -159,16 +159,16 @@ class Recipe:
         Args:
             path: the file.
             overrides: ``a.b=value`` each, as ``--set`` takes them; values in TOML, or else taken as text.
-            plugins: a list as ``--plugins`` takes it: see :func:`choose_plugins`.
+            plugins: a list as ``--plugins`` takes it: see :func:`stillhouse.overrides.choose_plugins`.
 
         Raises:
             StillhouseError: no such file, no TOML, or every unknown key and wrong value of the file at once.
         """
         data = _read(Path(path))
-        for override in overrides:
-            _override(data, override)
-        if plugins is not None:
+        if plugins is not None:  # first, so that the overrides reach plugins that only this list names
             data["plugins"] = choose_plugins(data.get("plugins", []), plugins)
+        for override in overrides:
+            apply_override(data, override)
         return cls.from_dict(data, base=Path(path).parent, file=str(path))
 
     @classmethod
@@ -248,68 +248,3 @@ def _teacher_recipe(value: Any, base: Path) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise StillhouseError(f"{value!r} is neither a file nor a table")
     return Recipe.from_dict(value, base=base).to_dict()
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _override(data: dict[str, Any], override: str) -> None:
-    path, separator, text = override.partition("=")
-    if not separator or not path.strip():
-        raise StillhouseError(f"{override!r} is not KEY=VALUE", where="--set", hint="--set optimizer.lr=3e-4")
-    *parents, last = path.strip().split(".")
-    table: Any = data
-    for part in parents:
-        table = _enter(table, part, override)
-    if isinstance(table, list):
-        raise StillhouseError(f"{override!r} sets an item of a list", where="--set", hint="name one of its keys")
-    if not isinstance(table, dict):
-        raise StillhouseError(f"{override!r} goes into {table!r}, which is no table", where="--set")
-    table[last] = _value(text.strip())
-
-
-def _enter(table: Any, part: str, override: str) -> Any:
-    if isinstance(table, list):
-        named = [t for t in table if isinstance(t, dict) and part in (t.get("name"), t.get("use"))]
-        if named:
-            return named[0]
-        if re.fullmatch(r"\d+", part) and int(part) < len(table):
-            return table[int(part)]
-        known = [str(t.get("name") or t.get("use")) for t in table if isinstance(t, dict)]
-        raise StillhouseError(
-            f"{override!r}: the list has no item {part!r}", where="--set", hint=did_you_mean(part, known)
-        )
-    if not isinstance(table, dict):
-        raise StillhouseError(f"{override!r} goes into {table!r}, which is no table", where="--set")
-    return table.setdefault(part, {})
-
-
-def choose_plugins(listed: Sequence[Mapping[str, Any]], text: str) -> list[dict[str, Any]]:
-    """The plugin list that ``--plugins features,projector=linear`` means.
-
-    Names that the recipe lists keep the options they have there; ``name=value`` sets the plugin's main option (its
-    ``shorthand``: ``kind`` for a projector, ``distance`` for features). An empty text is the empty list.
-
-    Raises:
-        StillhouseError: a name that is neither listed nor installed.
-    """
-    from stillhouse.plugin import option_names
-    from stillhouse.registry import load
-
-    chosen = []
-    for item in filter(None, (part.strip() for part in text.split(","))):
-        name, _, value = item.partition("=")
-        table = next((dict(t) for t in listed if name in (t.get("name"), t.get("use"))), {"use": name})
-        cls, _ = load(str(table["use"]), "--plugins")
-        if value:
-            if cls.shorthand not in option_names(cls):
-                raise StillhouseError(
-                    f"{name!r} has no main option to set to {value!r}", where="--plugins", hint="use --set"
-                )
-            table[cls.shorthand] = _value(value)
-        chosen.append(table)
-    return chosen

@@ -6,6 +6,7 @@ for and nowhere else.
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from packaging.version import Version
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, raise_faults
 from stillhouse.ordering import Active, check_needs, order
 from stillhouse.plugin import Plugin, renamed
+from stillhouse.schedule import Schedule
 from stillhouse.structure import structure
 
 __all__ = ["GROUP", "Installed", "activate", "installed", "kind_of", "load", "plugins_in_use"]
@@ -79,7 +81,7 @@ def load(use: str, where: str = "") -> tuple[type[Plugin], Installed]:
         raise StillhouseError(
             f"no installed plugin is called {use!r}",
             where=where,
-            hint=did_you_mean(use, {p.use for p in every}) or "no plugin is installed: pip install stillhouse-features",
+            hint=_not_installed(use, {p.use for p in every}),
         )
     if len(candidates) > 1:
         owners = " and ".join(p.distribution for p in candidates)
@@ -99,6 +101,14 @@ def load(use: str, where: str = "") -> tuple[type[Plugin], Installed]:
     if fault:
         raise StillhouseError(f"the plugin {use!r} {fault}", where=where)
     return cls, found
+
+
+def _not_installed(use: str, known: set[str]) -> str:
+    near = did_you_mean(use, known)
+    if near.startswith("did you mean"):
+        return near
+    package = f"is its package installed, stillhouse-{use} perhaps?"
+    return f"{package} {near}" if near else package
 
 
 def _class_fault(cls: Any, found: Installed) -> str:
@@ -175,10 +185,21 @@ def activate(plugins: Sequence[Active], *, has_teacher: bool) -> list[Active]:
             faults.append(
                 Fault(where, f"two plugins are called {active.name!r}", 'give one of them a name: name = "..."')
             )
+        faults += _weight_faults(active)
     faults += check_needs(plugins, has_teacher=has_teacher)
     raise_faults(faults)
     _warn_unknown_kinds(plugins)
     return order(plugins)
+
+
+def _weight_faults(active: Active) -> list[Fault]:
+    weight = getattr(active.plugin, "weight", 0.0)
+    numbers = {"": weight} if not isinstance(weight, Schedule) else {".peak": weight.peak, ".final": weight.final}
+    return [
+        Fault(f"plugins[{active.listed}].weight{key}", f"{number} is no weight", "a finite number from 0 on")
+        for key, number in numbers.items()
+        if not 0.0 <= number < math.inf
+    ]
 
 
 def _warn_unknown_kinds(plugins: Sequence[Active]) -> None:

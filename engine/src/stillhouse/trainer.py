@@ -10,7 +10,6 @@ from ignite.engine import Engine, EventEnum, Events
 from ignite.metrics import Metric
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from stillhouse import rng
 from stillhouse.assembly import new_step
@@ -68,9 +67,7 @@ def _announcer(engine: Engine, run: Run, hooks: Hooks, phase: Phase) -> Callable
     return announce
 
 
-def build_trainer(
-    run: Run, composition: Composition, optimizer: Optimizer, scheduler: LRScheduler | None, hooks: Hooks
-) -> Engine:
+def build_trainer(run: Run, composition: Composition, optimizer: Optimizer, hooks: Hooks) -> Engine:
     """The engine that trains. Its ``state.step`` is the current :class:`stillhouse.step.Step`, its ``state.output`` the total loss.
 
     Plugins hear each event before handlers that are attached afterwards; those may come early or late.
@@ -89,8 +86,6 @@ def build_trainer(
         with torch.no_grad():
             optimizer_stepped(step)
         optimizer.zero_grad(set_to_none=True)
-        if scheduler is not None:
-            scheduler.step()
         return total.detach()
 
     engine = Engine(train_step)
@@ -207,8 +202,10 @@ def build_evaluator(run: Run, composition: Composition, hooks: Hooks) -> Engine:
     return engine
 
 
-def evaluate(run: Run, batches: Any) -> dict[str, float]:
+def evaluate(run: Run, batches: Any, split: str) -> dict[str, float]:
     """Run the evaluator over ``batches``; modes and generators are afterwards as they were.
+
+    The evaluator's handlers find the split's name in ``run.evaluator.state.split``.
 
     Returns:
         The metrics that are single numbers, by name.
@@ -216,6 +213,7 @@ def evaluate(run: Run, batches: Any) -> dict[str, float]:
     student = run.composition.student
     modes = [(module, module.training) for module in student.modules()]
     student.eval()
+    _state(run.evaluator).split = split
     try:
         with rng.preserved(), torch.no_grad():
             state = run.evaluator.run(batches, max_epochs=1)

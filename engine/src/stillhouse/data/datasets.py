@@ -34,7 +34,8 @@ class DataSpec:
         args: the callable's arguments.
         batch_size: samples in a training batch.
         eval_batch_size: samples in an evaluation batch; None: as many as in a training batch.
-        drop_last: leave out an epoch's last training batch when it is smaller than the others.
+        drop_last: leave out an epoch's last training batch when it is smaller than the others. One of a single sample
+            is left out always: batch statistics need two.
         workers: processes that read and augment; 0: the training process does. The batches are the same.
         per_class: train on so many samples of each class; None: on all. The validation split stays whole.
         subset_seed: which samples ``per_class`` takes; None: the run's seed. With one seed, fewer are a subset of more.
@@ -54,7 +55,7 @@ class DataSpec:
     args: dict[str, Any] = attrs.field(factory=dict)
     batch_size: int = 64
     eval_batch_size: int | None = None
-    drop_last: bool = True
+    drop_last: bool = False
     workers: int = 0
     per_class: int | None = None
     subset_seed: int | None = None

@@ -85,8 +85,8 @@ class EpochBatches:
     Attributes:
         ids: the training samples (N,).
         batch_size: samples in a batch.
-        drop_last: leave out an epoch's last batch when it is smaller. A training set smaller than one batch gives one
-            batch of all its samples either way.
+        drop_last: leave out an epoch's last batch when it is smaller. A last batch of one sample is left out always:
+            batch statistics need two. A training set smaller than one batch gives one batch of all its samples.
         seed: the run's seed.
         start_step: batches that were taken before.
     """
@@ -101,7 +101,7 @@ class EpochBatches:
     def steps_per_epoch(self) -> int:
         """Batches in an epoch, at least 1."""
         whole, rest = divmod(len(self.ids), self.batch_size)
-        return max(1, whole if self.drop_last else whole + (rest > 0))
+        return max(1, whole if self.drop_last else whole + (rest > 1))
 
     def __iter__(self) -> Iterator[Key]:
         epoch, skip = divmod(self.start_step, self.steps_per_epoch)

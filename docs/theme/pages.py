@@ -1,0 +1,67 @@
+"""What the site shows of the repository outside docs/: the README, each plugin's, the change log, how to contribute.
+
+Pages under docs/ link to those files by their paths, so that the links work wherever the repository is read; here the
+files become pages and the links follow. Benchmark pages are written by scripts and enter the navigation as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[2]
+
+
+def _outside() -> dict[str, str]:
+    """Pages by their place in the site, and the files they are made of, relative to the repository."""
+    pages = {f"plugins/{p.parent.name}.md": f"plugins/{p.parent.name}/README.md" for p in _readmes()}
+    return {**pages, "tour.md": "README.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
+
+
+def _readmes() -> list[Path]:
+    return sorted((ROOT / "plugins").glob("*/README.md"))
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Fill the parts of the navigation that are known by their files only."""
+    docs = Path(config.docs_dir)
+    for section in config.nav or []:
+        for title, entries in section.items():
+            if title in ("Benchmarks", "Experiments"):
+                folder = docs / title.lower()
+                entries += [f"{folder.name}/{p.name}" for p in sorted(folder.glob("*.md")) if p.name != "index.md"]
+            elif title == "Methods":
+                entries += [f"plugins/{p.parent.name}.md" for p in _readmes()]
+    nav: Any = config.nav
+    nav.insert(1, {"Five minutes": "tour.md"})
+    nav += [{"Project": [{"Contributing": "contributing.md"}, {"Change log": "changelog.md"}]}]
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Make pages of files outside docs/."""
+    for page, source in _outside().items():
+        text = (ROOT / source).read_text(encoding="utf-8")
+        files.append(File.generated(config, page, content=_to_pages(text, "").replace("](docs/", "](")))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Turn links to files outside docs/ into links to their pages; pages that have such links lie in docs/ itself."""
+    return _to_pages(markdown, "../")
+
+
+def _to_pages(markdown: str, root: str) -> str:
+    """Links to files outside docs/, which ``root`` leads to, as links to their pages."""
+    for page, source in _outside().items():
+        markdown = markdown.replace(f"]({root}{source}", f"]({page}")
+    return markdown
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Drop the role names of docstrings, which Markdown shows as they are."""
+    return re.sub(r":(class|func|meth|mod|attr):(?=<code)", "", html)

@@ -1,0 +1,86 @@
+"""What the command line changes in a recipe: ``--set KEY=VALUE`` and ``--plugins LIST``."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stillhouse.errors import StillhouseError, did_you_mean
+from stillhouse.plugin import option_names
+from stillhouse.registry import load
+
+__all__ = ["apply_override", "choose_plugins"]
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Set one key of a recipe's tables, in place.
+
+    Args:
+        data: the tables.
+        override: ``a.b=value``; an item of a list is named by its ``name`` or ``use`` or its number, and the value is
+            TOML, or else taken as text.
+
+    Raises:
+        StillhouseError: no such form, or a path that leads nowhere.
+    """
+    path, separator, text = override.partition("=")
+    if not separator or not path.strip():
+        raise StillhouseError(f"{override!r} is not KEY=VALUE", where="--set", hint="--set optimizer.lr=3e-4")
+    *parents, last = path.strip().split(".")
+    table: Any = data
+    for part in parents:
+        table = _enter(table, part, override)
+    if isinstance(table, list):
+        raise StillhouseError(f"{override!r} sets an item of a list", where="--set", hint="name one of its keys")
+    if not isinstance(table, dict):
+        raise StillhouseError(f"{override!r} goes into {table!r}, which is no table", where="--set")
+    table[last] = _value(text.strip())
+
+
+def _enter(table: Any, part: str, override: str) -> Any:
+    if isinstance(table, list):
+        named = [t for t in table if isinstance(t, dict) and part in (t.get("name"), t.get("use"))]
+        if named:
+            return named[0]
+        if re.fullmatch(r"\d+", part) and int(part) < len(table):
+            return table[int(part)]
+        known = [str(t.get("name") or t.get("use")) for t in table if isinstance(t, dict)]
+        raise StillhouseError(
+            f"{override!r}: the list has no item {part!r}", where="--set", hint=did_you_mean(part, known)
+        )
+    if not isinstance(table, dict):
+        raise StillhouseError(f"{override!r} goes into {table!r}, which is no table", where="--set")
+    return table.setdefault(part, {})
+
+
+def choose_plugins(listed: Sequence[Mapping[str, Any]], text: str) -> list[dict[str, Any]]:
+    """The plugin list that ``--plugins features,projector=linear`` means.
+
+    Names that the recipe lists keep the options they have there; ``name=value`` sets the plugin's main option (its
+    ``shorthand``: ``kind`` for a projector, ``distance`` for features). An empty text is the empty list.
+
+    Raises:
+        StillhouseError: a name that is neither listed nor installed.
+    """
+    chosen = []
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, _, value = item.partition("=")
+        table = next((dict(t) for t in listed if name in (t.get("name"), t.get("use"))), {"use": name})
+        cls, _ = load(str(table["use"]), "--plugins")
+        if value:
+            if cls.shorthand not in option_names(cls):
+                raise StillhouseError(
+                    f"{name!r} has no main option to set to {value!r}", where="--plugins", hint="use --set"
+                )
+            table[cls.shorthand] = _value(value)
+        chosen.append(table)
+    return chosen
