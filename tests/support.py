@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,29 @@ def tables(**changes: Any) -> dict[str, Any]:
 def recipe(*plugins: Mapping[str, Any], **changes: Any) -> Recipe:
     """:func:`tables` as a recipe, with ``plugins``."""
     return Recipe.from_dict(tables(plugins=[dict(p) for p in plugins], **changes))
+
+
+class FakeComposition:
+    """What a step asks of the composition, for a plugin tested by itself.
+
+    Args:
+        links: the links' names.
+        module: what any plugin built.
+        taps: the tapped layers.
+    """
+
+    def __init__(self, links: Sequence[str] = (), module: Any = None, taps: Sequence[str] = ()) -> None:
+        self._links, self._taps = list(links), list(taps)
+        self.modules_of: Mapping[str, Any] = defaultdict(lambda: module)
+        self.matched: dict[tuple[str, str], list[str]] = {}
+
+    def match(self, what: str, pattern: str) -> list[str]:
+        """Names by glob."""
+        if what == "links":
+            return [name for name in self._links if fnmatchcase(name, pattern)]
+        if what == "links of":
+            return [name for name in self._links if name.startswith(f"{pattern}/")]
+        return self._taps
 
 
 def same_state(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:

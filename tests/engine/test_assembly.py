@@ -248,6 +248,14 @@ def test_a_link_to_an_untapped_layer_is_refused():
         prepare(recipe(), plugins=[Untapped()], write=False)
 
 
+def test_a_link_that_cannot_be_read_is_named_with_both_shapes():
+    links = [{"student": "body", "teacher": "body", "pool": "cls"}]
+    with pytest.raises(StillhouseError) as caught:
+        prepare(recipe({**FEATURES, "links": links}), write=False)
+    place = "plugin 'features': link 'features/body', student (2, 4, 6, 6), teacher (2, 6, 6, 6)"
+    assert str(caught.value).startswith(place)
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

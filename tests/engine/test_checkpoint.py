@@ -132,6 +132,26 @@ def test_a_complete_run_gives_its_result_again(tmp_path: Path):
     assert first.metrics == again.metrics
 
 
+def test_a_complete_runs_summary_is_not_written_again(tmp_path: Path):
+    train(recipe(), out=tmp_path / "run")
+    before = (tmp_path / "run" / "summary.json").read_bytes()
+    events = sorted((tmp_path / "run" / "tensorboard").iterdir())
+    again = train(recipe(), out=tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "summary.json").read_bytes() == before
+    assert sorted((tmp_path / "run" / "tensorboard").iterdir()) == events
+    assert again.summary == json.loads(before)
+
+
+def test_resuming_in_a_folder_of_something_else_is_refused(tmp_path: Path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(StillhouseError, match="holds something else than a run"):
+        train(recipe(), out=tmp_path, resume=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / ".recipe.toml.123").write_text("what a killed run leaves")
+    assert train(recipe(), out=tmp_path / "empty", resume=True).summary["steps_done"] == 6
+
+
 def test_kill_9_in_mid_epoch_and_resume_from_the_command_line(tmp_path: Path):
     plugins = list(FIVE.values())
     changes = {**AUGMENTED, "run__epochs": 30, "data__workers": 1}

@@ -322,3 +322,14 @@ class Buggy(Plugin):
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
     assert "in plugin 'buggy', hook 'transform', epoch 1, step 1" in done.stderr
+
+
+def test_a_reader_that_has_had_enough_is_no_error(tmp_path: Path):
+    import subprocess
+    import sys
+
+    path = save(tmp_path)
+    script = f"{sys.executable} -m stillhouse.cli explain {path} --json | head -c 1"
+    done = subprocess.run(["bash", "-c", script], cwd=TESTS, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "{"
+    assert "BrokenPipe" not in done.stderr

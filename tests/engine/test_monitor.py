@@ -145,3 +145,31 @@ def test_parameters_that_are_not_finite_are_found_before_a_checkpoint_is_written
     with pytest.raises(StillhouseError, match=r"not finite in student.head.bias: no checkpoint is written"):
         train(recipe(), plugins=[Poison()], out=tmp_path / "run")
     assert not list((tmp_path / "run" / "checkpoints").glob("*.pt"))
+
+
+def test_the_learning_rate_that_is_logged_is_the_steps_own(tmp_path: Path):
+    train(recipe(schedule={"decay": "linear"}, run__log_every=1), out=tmp_path / "run")
+    logged = [e.value for e in events(tmp_path / "run").Scalars("learning_rate/student")]
+    assert logged == pytest.approx([1e-2 * (1 - step / 6) for step in range(6)], rel=1e-6)
+
+
+def test_handlers_of_the_callers_find_the_epochs_metrics_and_the_split():
+    from ignite.engine import Events
+
+    training = prepare(recipe(), write=False)
+    seen: list[float] = []
+    splits: list[str] = []
+    run = training.run
+    run.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: seen.append(run.metrics["val"]["accuracy"]))
+    run.evaluator.add_event_handler(Events.COMPLETED, lambda e: splits.append(e.state.split))
+    result = training.fit()
+    assert seen == [e["accuracy"] for e in result.history]
+    assert splits == ["val", "val", "test"]
+
+
+def test_a_run_under_no_grad_trains_all_the_same():
+    import torch
+
+    with torch.no_grad():
+        result = train(recipe(), write=False)
+    assert result.metrics == train(recipe(), write=False).metrics

@@ -158,6 +158,13 @@ def test_a_plugin_list_from_the_command_line_keeps_the_recipes_options():
         choose_plugins(listed, "projektor")
 
 
+def test_set_reaches_a_plugin_that_only_the_command_lines_list_names(tmp_path: Path):
+    loaded = Recipe.load(
+        write(tmp_path / "x.toml", MINIMAL), plugins="spectral=8", overrides=["plugins.spectral.layer=stage3"]
+    )
+    assert loaded.plugins == ({"use": "spectral", "rank": 8, "layer": "stage3"},)
+
+
 def test_the_digest_follows_what_decides_the_result_and_nothing_else():
     base = Recipe.from_dict(tables()).digest()
     for same in (

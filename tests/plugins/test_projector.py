@@ -14,6 +14,7 @@ import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import FakeComposition
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -26,19 +27,6 @@ torch.set_num_threads(1)
 QUICK = settings(derandomize=True, deadline=None, max_examples=40)
 ORTHOGONAL_MAPS = ("retraction", "matrix_exp", "cayley")
 SHAPES = {"vectors": (4, 6), "tokens": (4, 5, 6), "maps": (4, 6, 3, 2)}
-
-
-class FakeComposition:
-    """What a step needs of the composition: the plugin's module, and links by name."""
-
-    def __init__(self, module: nn.Module, names: list[str]) -> None:
-        self.module, self.names = module, names
-
-    def plugin_module(self, plugin: Any) -> nn.Module:
-        return self.module
-
-    def match_links(self, pattern: str) -> list[str]:
-        return [n for n in self.names if pattern in ("*", n)]
 
 
 def make_run(links: list[Link]) -> Run:
@@ -58,7 +46,7 @@ def make_run(links: list[Link]) -> Run:
 
 
 def make_step(module: nn.Module, links: list[Link]) -> Step:
-    composition: Any = FakeComposition(module, [link.name for link in links])
+    composition: Any = FakeComposition([link.name for link in links], module)
     return Step(
         batch=None,
         ids=torch.arange(2),

@@ -12,6 +12,7 @@ import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import FakeComposition
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -285,7 +286,7 @@ def _run(features: dict[str, Tensor], batch_size: int = 64, device: str = "cpu")
 
 
 def _step(features: dict[str, Tensor], module: nn.Module | None = None) -> Step:
-    composition: Any = SimpleNamespace(match_taps=lambda *_: list(features), plugin_module=lambda _: module)
+    composition: Any = FakeComposition(module=module, taps=list(features))
     return Step(
         batch=None, ids=torch.arange(2), inputs=None, targets=None, iteration=0, epoch=0, composition=composition,
         student=Side(features=features),

@@ -202,11 +202,14 @@ def _walk(
 
 def _read(composition: Composition, step: Step, where: str, specs: list[tuple[str, LinkSpec]]) -> list[Fault]:
     faults: list[Fault] = []
-    for spec in specs:
+    for name, spec in specs:
         try:
-            composition.read_links(step, [spec])
+            composition.read_links(step, [(name, spec)])
         except StillhouseError as error:
-            faults += error.within(where).faults
+            assert step.teacher is not None
+            student, teacher = step.student.features[spec.student], step.teacher.features[spec.teacher]
+            place = f"link {name!r}, student {shape_text(student)}, teacher {shape_text(teacher)}"
+            faults += error.within(f"{where}: {place}").faults
     return faults
 
 

@@ -6,8 +6,8 @@ result is whose, and let an error name its plugin.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import pluggy
 
@@ -19,7 +19,7 @@ from stillhouse.plugin import Plugin
 __all__ = ["Call", "Hooks"]
 
 Call = tuple[Plugin, Callable[..., Any]]
-"""A plugin and its implementation of one hook, which takes the hook's arguments in the specification's order."""
+"""A plugin and its implementation of one hook, to be called by position."""
 
 
 class Hooks:
@@ -48,20 +48,23 @@ class Hooks:
             self._manager.check_pending()
         except pluggy.PluginValidationError as error:
             raise StillhouseError(str(error), hint=did_you_mean(str(error), hook_arguments())) from error
-        self._calls: dict[str, list[Call]] = {
-            name: self._resolve(name, args) for name, args in hook_arguments().items()
-        }
+        self._impls = {name: self._own_last(name) for name in hook_arguments()}
 
-    def _resolve(self, name: str, arguments: tuple[str, ...]) -> list[Call]:
+    def _own_last(self, name: str) -> list[pluggy.HookImpl]:
+        impls = reversed(getattr(self._manager.hook, name).get_hookimpls())
+        return [impl for impl in impls if impl.plugin is not self._own and not impl.wrapper]
+
+    def calls(self, name: str, **bound: Any) -> list[Call]:
+        """The implementations of hook ``name``, to be called one by one.
+
+        Each takes by position the hook's arguments that are not ``bound``: ``calls("transform")`` take the step, and so
+        do ``calls("optimizer_stepped", run=run)``.
+        """
+        offered = tuple(a for a in hook_arguments()[name] if a not in bound)
         return [
-            (impl.plugin, _adapt(impl.function, impl.argnames, arguments))
-            for impl in reversed(getattr(self._manager.hook, name).get_hookimpls())
-            if impl.plugin is not self._own and not impl.wrapper
+            (cast("Plugin", impl.plugin), _adapt(impl.function, impl.argnames, offered, bound))
+            for impl in self._impls[name]
         ]
-
-    def calls(self, name: str) -> list[Call]:
-        """The implementations of hook ``name``: call them one by one with the hook's arguments, by position."""
-        return self._calls[name]
 
     def teacher_forward(self, own: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """The teacher's forward with the plugins around it, ``own`` last; ``own`` itself where no plugin has a say."""
@@ -83,12 +86,12 @@ class _Own:
         return self.forward(step)
 
 
-def _adapt(function: Callable[..., Any], wants: Sequence[str], offered: tuple[str, ...]) -> Callable[..., Any]:
+def _adapt(
+    function: Callable[..., Any], wants: Sequence[str], offered: tuple[str, ...], bound: Mapping[str, Any]
+) -> Callable[..., Any]:
     """``function`` so that it takes all that is ``offered``, by position; itself where it takes just that."""
     if tuple(wants) == offered:
         return function
-    places = [offered.index(name) for name in wants]
-    if len(offered) == 2 and len(places) == 1:
-        place = places[0]
-        return lambda *arguments: function(arguments[place])
-    return lambda *arguments: function(*(arguments[i] for i in places))
+    own = {name: bound[name] for name in wants if name in bound}
+    places = [(name, offered.index(name)) for name in wants if name not in bound]
+    return lambda *arguments: function(**own, **{name: arguments[place] for name, place in places})

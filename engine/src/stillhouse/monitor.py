@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from ignite.handlers import TensorboardLogger
 from torch.optim import Optimizer
 
@@ -56,12 +56,11 @@ class Monitor:
     def _restart_clock(self) -> None:
         self._mark = (self._run.trainer.state.iteration, time.perf_counter())
 
-    def _look(self) -> None:
-        iteration: int = self._run.trainer.state.iteration
+    def _look(self, trainer: Engine) -> None:
+        state: Any = trainer.state
         for period in self._periods:
-            if iteration % period == 0:
-                state: Any = self._run.trainer.state
-                self._read(state.step, iteration)
+            if state.iteration % period == 0:
+                self._read(state.step, state.iteration)
                 return
 
     def _read(self, step: Step, iteration: int) -> None:

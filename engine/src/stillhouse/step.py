@@ -121,22 +121,34 @@ class Step:
         Raises:
             KeyError: the plugin built nothing.
         """
-        return self.composition.plugin_module(plugin)
+        return self.composition.modules_of[plugin.name]
 
     def tapped(self, model: Which, pattern: str) -> list[tuple[str, Tensor]]:
         """``(dotted path, output)`` of every tapped layer of ``model`` that the path or glob ``pattern`` matches."""
         side = self.student if model == "student" else self.teacher
         if side is None:
             return []
-        return [(name, side.features[name]) for name in self.composition.match_taps(model, pattern)]
+        names = self.composition.matched.get((model, pattern))
+        if names is None:
+            names = self.composition.match(model, pattern)
+        features = side.features
+        return [(name, features[name]) for name in names]
 
     def match(self, pattern: str) -> list[Link]:
         """The links whose name matches the glob ``pattern`` (``*``, ``features/*``), in the order they were made."""
-        return [self.links[name] for name in self.composition.match_links(pattern)]
+        names = self.composition.matched.get(("links", pattern))
+        if names is None:
+            names = self.composition.match("links", pattern)
+        links = self.links
+        return [links[name] for name in names]
 
     def links_of(self, plugin: Plugin) -> list[Link]:
         """The links that ``plugin`` itself made, in order: those whose distance is its own to take."""
-        return [self.links[name] for name in self.composition.links_of(plugin)]
+        names = self.composition.matched.get(("links of", plugin.name))
+        if names is None:
+            names = self.composition.match("links of", plugin.name)
+        links = self.links
+        return [links[name] for name in names]
 
     def clear(self) -> None:
         """Let go of every tensor, so that this step's features do not live through the next."""

@@ -59,7 +59,8 @@ class Taps:
     def __init__(self, model: nn.Module, which: Which, layers: Iterable[str]) -> None:
         self.layers = list(dict.fromkeys(layers))
         self._which = which
-        self._seen: dict[str, Any] = {}
+        self.seen: dict[str, Any] = {}
+        """What the layers gave in the forward pass just done; whoever takes it puts a new dict in its place."""
         self._versions: dict[str, list[int]] | None = None
         if self.layers and _is_compiled(model):
             raise StillhouseError(
@@ -69,10 +70,8 @@ class Taps:
         self._handles = [model.get_submodule(layer).register_forward_hook(self._reader(layer)) for layer in self.layers]
 
     def _reader(self, layer: str) -> Any:
-        seen = self._seen
-
         def read(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            seen[layer] = output
+            self.seen[layer] = output
             if self._versions is not None:
                 self._versions.setdefault(layer, []).append(output._version if isinstance(output, Tensor) else 0)
 
@@ -84,8 +83,7 @@ class Taps:
 
     def take(self) -> dict[str, Tensor]:
         """What the layers gave in the forward pass just done; forgets it here."""
-        features = dict(self._seen)
-        self._seen.clear()
+        features, self.seen = self.seen, {}
         return features
 
     def check(self, features: dict[str, Tensor]) -> list[Fault]:

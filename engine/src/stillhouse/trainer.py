@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,12 +13,11 @@ from torch.optim import Optimizer
 
 from stillhouse import rng
 from stillhouse.assembly import new_step
-from stillhouse.composition import Composition, call_phase
+from stillhouse.composition import Announcer, Composition, call_phase
 from stillhouse.data import Batch
 from stillhouse.errors import StillhouseError
 from stillhouse.hooks import Call, Hooks
 from stillhouse.run import Run
-from stillhouse.step import Step
 
 __all__ = ["Phase", "build_evaluator", "build_trainer", "evaluate"]
 
@@ -47,31 +46,14 @@ _RUN_EVENTS = {
 }
 
 
-def _announcer(engine: Engine, run: Run, hooks: Hooks, phase: Phase) -> Callable[[Step], None]:
-    """What calls the plugins' hooks of a phase and fires its event, but only where somebody listens.
-
-    ``fire_event`` costs some 5 microseconds; the look costs a twentieth of one. ignite has no public way to ask whether
-    an event has any handler at all, hence the one private name. An event equals its name, and
-    looking a name up calls no Python code as long as nobody has attached to the event.
-    """
-    name, event = phase.value, phase.name
-    calls = hooks.calls(name)
-    handlers: Mapping[Any, list[Any]] = engine._event_handlers
-
-    def announce(step: Step) -> None:
-        if calls:
-            call_phase(calls, name, step, run)
-        if handlers.get(event):
-            engine.fire_event(phase)
-
-    return announce
-
-
 def build_trainer(run: Run, composition: Composition, optimizer: Optimizer, hooks: Hooks) -> Engine:
     """The engine that trains. Its ``state.step`` is the current :class:`stillhouse.step.Step`, its ``state.output`` the total loss.
 
     Plugins hear each event before handlers that are attached afterwards; those may come early or late.
     """
+    # Not through nn.Module.__call__, which looks for hooks at the price of a plugin: what wants to hear of this forward
+    # pass has two events for it.
+    forward_step = composition.forward
 
     def train_step(engine: Engine, batch: Batch) -> Tensor:
         state: Any = engine.state
@@ -79,12 +61,14 @@ def build_trainer(run: Run, composition: Composition, optimizer: Optimizer, hook
             state.step.clear()
         step = new_step(batch, run.device, composition, state.iteration - 1, state.epoch - 1)
         state.step = step
-        total: Tensor = composition(step)
+        total = forward_step(step)
         total.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
-        backward_completed(step)
+        if backward.calls or backward.handlers.get(backward.event):
+            backward(step)
         optimizer.step()
         with torch.no_grad():
-            optimizer_stepped(step)
+            if stepped.calls or stepped.handlers.get(stepped.event):
+                stepped(step)
         optimizer.zero_grad(set_to_none=True)
         return total.detach()
 
@@ -92,10 +76,13 @@ def build_trainer(run: Run, composition: Composition, optimizer: Optimizer, hook
     engine.logger.disabled = True  # it would print errors that are raised and reported anyway
     engine.register_events(*Phase)
     _state(engine).step = None
-    forward_completed, losses_computed, backward_completed, optimizer_stepped = (
-        _announcer(engine, run, hooks, phase) for phase in Phase
-    )
-    composition.observe(forward_completed, losses_computed)
+
+    def announcer(phase: Phase) -> Announcer:
+        calls = hooks.calls(phase.value, run=run)
+        return Announcer(phase.value, calls, engine._event_handlers, lambda: engine.fire_event(phase))
+
+    forward, losses, backward, stepped = map(announcer, Phase)
+    composition.announce_with(forward, losses)
     _bridge(engine, run, hooks)
     engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: _let_go(engine))
     return engine
@@ -122,10 +109,10 @@ def _bridge(engine: Engine, run: Run, hooks: Hooks) -> None:
         calls = hooks.calls(name)
         if calls:
             engine.add_event_handler(event, _run_handler(engine, run, name, calls))
-    calls = hooks.calls("iteration_completed")
+    calls = hooks.calls("iteration_completed", run=run)
     if calls:
         engine.add_event_handler(
-            Events.ITERATION_COMPLETED, lambda: call_phase(calls, "iteration_completed", _state(engine).step, run)
+            Events.ITERATION_COMPLETED, lambda: call_phase(calls, "iteration_completed", _state(engine).step)
         )
     _Failure(engine, run, hooks.calls("exception_raised")).attach()
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Literal
 
 from torch import Tensor
 
 from stillhouse import Fault, Plugin, StillhouseError, Weight, hookimpl, plugin
 from stillhouse.errors import raise_faults
-from stillhouse.layout import shape_text
 from stillhouse.run import Run
 from stillhouse.step import LinkSpec, Step, Tap
 from stillhouse_features.distances import distance
@@ -67,7 +67,7 @@ class Features(Plugin):
     def add_links(self, run: Run) -> Iterable[LinkSpec]:
         """One link per pair; its ``read`` pools and, where positions are kept, interpolates the teacher's map."""
         return [
-            LinkSpec(pair.name, pair.student, pair.teacher, self._reader(pair.name, pair.options))
+            LinkSpec(pair.name, pair.student, pair.teacher, partial(read_pair, options=pair.options))
             for pair in resolve(run, self.links)
         ]
 
@@ -80,27 +80,20 @@ class Features(Plugin):
         """
         if self.distance == "none":
             return {}
+        links = step.links_of(self)
+        if len(links) == 1:
+            (link,) = links
+            try:
+                return {"": distance(link.student, link.teacher, self.distance, beta=self.beta)}
+            except StillhouseError as error:
+                raise error.within(f"link {link.name!r}") from None
         terms: dict[str, Tensor] = {}
         faults: list[Fault] = []
-        for link in step.links_of(self):
+        for link in links:
             try:
-                terms[link.name[len(self.name) + 1 :]] = distance(
-                    link.student, link.teacher, self.distance, beta=self.beta
-                )
+                name = link.name[len(self.name) + 1 :]
+                terms[name] = distance(link.student, link.teacher, self.distance, beta=self.beta)
             except StillhouseError as error:
                 faults += error.within(f"link {link.name!r}").faults
-        if faults:
-            raise StillhouseError(faults=faults)
-        return {"": next(iter(terms.values()))} if len(terms) == 1 else terms
-
-    def _reader(self, name: str, options: LinkOptions) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        where = f"link '{self.name}/{name}'"
-
-        def read(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-            try:
-                return read_pair(student, teacher, options)
-            except StillhouseError as error:
-                shapes = f"student {shape_text(student)}, teacher {shape_text(teacher)}"
-                raise error.within(f"{where}, {shapes}") from None
-
-        return read
+        raise_faults(faults)
+        return terms

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -44,15 +45,12 @@ class Logits(Plugin):
         Raises:
             StillhouseError: an output is no tensor, or the two cannot be compared (:func:`soft_target_divergence`).
         """
-        student = _logits("student", step.student.output)
-        teacher = _logits("teacher", step.teacher.output if step.teacher is not None else None)
+        student = step.student.output
+        teacher: Any = step.teacher.output if step.teacher is not None else None
+        for side, output in (("student", student), ("teacher", teacher)):
+            if not isinstance(output, Tensor):
+                raise StillhouseError(
+                    f"the {side}'s output is {type(output).__name__}, not a tensor of logits",
+                    hint="wrap the model so that its forward returns logits",
+                )
         return {"": soft_target_divergence(student, teacher, self.temperature)}
-
-
-def _logits(side: str, output: object) -> Tensor:
-    if not isinstance(output, Tensor):
-        raise StillhouseError(
-            f"the {side}'s output is {type(output).__name__}, not a tensor of logits",
-            hint="wrap the model so that its forward returns logits",
-        )
-    return output

@@ -127,8 +127,9 @@ class Normalizer(Plugin):
     @hookimpl
     def transform(self, step: Step) -> None:
         """Replace the chosen sides of each link by their normalised features."""
+        eps = self._eps
         for link in step.match(self.links):
             if self.side != "student":
-                link.teacher = normalize(link.teacher, self.kind, self._eps, self.whitening)
+                link.teacher = normalize(link.teacher, self.kind, eps, self.whitening)
             if self.side != "teacher":
-                link.student = normalize(link.student, self.kind, self._eps, self.whitening)
+                link.student = normalize(link.student, self.kind, eps, self.whitening)

@@ -91,9 +91,11 @@ class Spectral(Plugin):
     def losses(self, step: Step) -> Mapping[str, Tensor]:
         """The tail energy per element: ``""`` for one layer, else by the layer's path."""
         layers = step.tapped("student", self.layer)
-        if len(layers) == 1:
-            return {"": self._term(step, *layers[0])}
-        return {layer: self._term(step, layer, x) for layer, x in layers}
+        if self.method == "exact" or self.rank == 0:
+            terms = {layer: tail_energy(feature_rows(x, self.pool), self.rank) for layer, x in layers}
+        else:
+            terms = {layer: self._warm_term(step, layer, x) for layer, x in layers}
+        return {"": terms[layers[0][0]]} if len(layers) == 1 else terms
 
     @hookimpl
     def scalars(self, step: Step) -> Mapping[str, Tensor]:
@@ -108,10 +110,8 @@ class Spectral(Plugin):
                 found["tail_fraction" if len(layers) == 1 else f"{layer}/tail_fraction"] = share
         return found
 
-    def _term(self, step: Step, layer: str, x: Tensor) -> Tensor:
+    def _warm_term(self, step: Step, layer: str, x: Tensor) -> Tensor:
         rows = feature_rows(x, self.pool)
-        if self.method == "exact" or self.rank == 0:
-            return tail_energy(rows, self.rank)
         module: WarmBases = step.module(self)
         buffer = module.basis(layer)
         if self.rank >= min(rows.shape):
