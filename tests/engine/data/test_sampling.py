@@ -146,6 +146,7 @@ def test_an_epoch_is_a_permutation_of_its_own() -> None:
     [
         (10, 4, True, [4, 4]),
         (10, 4, False, [4, 4, 2]),
+        (9, 4, False, [4, 4]),
         (8, 4, False, [4, 4]),
         (3, 4, True, [3]),
         (3, 4, False, [3]),
