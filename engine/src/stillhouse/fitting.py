@@ -102,13 +102,15 @@ class Training:
         composition = assembly.composition
         self.optimizer = build_optimizer(recipe.optimizer, run, composition, hooks)
         self._scheduler = build_scheduler(recipe.schedule, self.optimizer, run.total_steps)
-        run._trainer = build_trainer(run, composition, self.optimizer, hooks)
+        self._monitor = Monitor(run, self.optimizer, hooks)
+        run._trainer = build_trainer(run, composition, self.optimizer, hooks, self._monitor.look)
         run._evaluator = build_evaluator(run, composition, hooks)
         self._hooks = hooks
-        # Attached here, so that a handler that the caller attaches next finds the epoch's losses and metrics.
-        self._monitor = Monitor(run, self.optimizer, hooks)
-        self._monitor.attach()
-        if self._scheduler is not None:  # after the monitor, which logs the rate that the step had
+        # Attached here, so that a handler that the caller attaches next finds the epoch's metrics.
+        run.trainer.add_event_handler(
+            Events.EPOCH_STARTED, lambda: self._monitor.restart_clock(run.trainer.state.iteration)
+        )
+        if self._scheduler is not None:  # after the step, in which the monitor logs the rate that it had
             run.trainer.add_event_handler(Events.ITERATION_COMPLETED, _stepper(self._scheduler))
         run.trainer.add_event_handler(Events.EPOCH_COMPLETED, self._after_epoch)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
 from ignite.handlers import TensorboardLogger
 from torch.optim import Optimizer
 
@@ -47,21 +46,17 @@ class Monitor:
         """Write to TensorBoard in the run's ``folder``; events of a killed run from ``purge_step`` on are hidden."""
         self.logger = TensorboardLogger(log_dir=str(folder / "tensorboard"), purge_step=purge_step)
 
-    def attach(self) -> None:
-        """Watch from now on."""
-        trainer = self._run.trainer
-        trainer.add_event_handler(Events.EPOCH_STARTED, self._restart_clock)
-        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._look)
-
-    def _restart_clock(self) -> None:
-        self._mark = (self._run.trainer.state.iteration, time.perf_counter())
-
-    def _look(self, trainer: Engine) -> None:
-        state: Any = trainer.state
+    def look(self, step: Step) -> None:
+        """Called by the trainer at the end of every step; reads the scalars in those that are logged."""
+        done = step.iteration + 1
         for period in self._periods:
-            if state.iteration % period == 0:
-                self._read(state.step, state.iteration)
+            if done % period == 0:
+                self._read(step, done)
                 return
+
+    def restart_clock(self, iteration: int) -> None:
+        """Count images a second from here on; an epoch's evaluation and checkpoints are not training."""
+        self._mark = (iteration, time.perf_counter())
 
     def _read(self, step: Step, iteration: int) -> None:
         tensors = {("loss", name): value for name, value in step.losses.items()}
@@ -79,7 +74,7 @@ class Monitor:
             elapsed = time.perf_counter() - self._mark[1]
             images = (iteration - self._mark[0]) * int(step.ids.shape[0])
             self.latest["speed/images_per_second"] = images / max(elapsed, 1e-9)
-        self._restart_clock()
+        self.restart_clock(iteration)
         if self.logger is not None:
             for tag, value in self.latest.items():
                 self.logger.writer.add_scalar(tag, value, iteration)

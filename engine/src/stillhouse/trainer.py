@@ -18,6 +18,7 @@ from stillhouse.data import Batch
 from stillhouse.errors import StillhouseError
 from stillhouse.hooks import Call, Hooks
 from stillhouse.run import Run
+from stillhouse.step import Step
 
 __all__ = ["Phase", "build_evaluator", "build_trainer", "evaluate"]
 
@@ -46,8 +47,13 @@ _RUN_EVENTS = {
 }
 
 
-def build_trainer(run: Run, composition: Composition, optimizer: Optimizer, hooks: Hooks) -> Engine:
+def build_trainer(
+    run: Run, composition: Composition, optimizer: Optimizer, hooks: Hooks, look: Callable[[Step], None]
+) -> Engine:
     """The engine that trains. Its ``state.step`` is the current :class:`stillhouse.step.Step`, its ``state.output`` the total loss.
+
+    ``look`` is called with the step at its end. It is the monitor's, in every step, and an ignite handler would cost it
+    several times as much.
 
     Plugins hear each event before handlers that are attached afterwards; those may come early or late.
     """
@@ -70,6 +76,7 @@ def build_trainer(run: Run, composition: Composition, optimizer: Optimizer, hook
             if stepped.calls or stepped.handlers.get(stepped.event):
                 stepped(step)
         optimizer.zero_grad(set_to_none=True)
+        look(step)
         return total.detach()
 
     engine = Engine(train_step)
@@ -81,8 +88,8 @@ def build_trainer(run: Run, composition: Composition, optimizer: Optimizer, hook
         calls = hooks.calls(phase.value, run=run)
         return Announcer(phase.value, calls, engine._event_handlers, lambda: engine.fire_event(phase))
 
-    forward, losses, backward, stepped = map(announcer, Phase)
-    composition.announce_with(forward, losses)
+    composition.announce_with(announcer(Phase.FORWARD_COMPLETED), announcer(Phase.LOSSES_COMPUTED))
+    backward, stepped = announcer(Phase.BACKWARD_COMPLETED), announcer(Phase.OPTIMIZER_STEPPED)
     _bridge(engine, run, hooks)
     engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: _let_go(engine))
     return engine
