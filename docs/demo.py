@@ -86,9 +86,7 @@ def main() -> int:
     )
     console.print("\nAccuracy on the test images, in percent:")
     console.print(table)
-    verdict = (
-        "the interval leaves out zero" if abs(mean) > half else "the interval includes zero: no difference is shown"
-    )
+    verdict = "zero lies outside it" if abs(mean) > half else "zero lies inside it: no difference is shown"
     console.print(f"Mean difference with its 95% interval over {len(rows)} pairs; {verdict}.", highlight=False)
     console.print(f"{time.perf_counter() - started:.0f} s, {torch.get_num_threads()} thread", highlight=False)
     tensorboard = Path(sys.executable).parent / "tensorboard"

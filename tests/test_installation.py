@@ -100,7 +100,7 @@ class Environment:
 
     def plugins(self) -> dict[str, dict[str, str]]:
         """What the environment's ``stillhouse plugins --check`` finds."""
-        rows = json.loads(self.run("-m", "stillhouse.cli", "plugins", "--check", "--json").stdout)
+        rows = json.loads(self.run("-m", "stillhouse.cli", "plugins", "--check", "--json", check=False).stdout)
         return {row["use"]: row for row in rows}
 
 
@@ -166,7 +166,7 @@ def test_parts_install_by_themselves_and_a_plugin_from_outside_joins_them(wheels
     assert all(row["status"] == "ok" for use, row in found.items() if use != "shrink")
     done = environment.run("-m", "stillhouse.cli", "explain", str(path), cwd=tmp_path, check=False)
     assert done.returncode == 2
-    assert "plugins[2].use: the plugin 'shrink' cannot be imported" in done.stderr
+    assert "plugins[2].use (shrink): the plugin 'shrink' cannot be imported" in done.stderr
     assert "Traceback" not in done.stderr
     environment.run("-m", "stillhouse.cli", "explain", str(path), "--plugins", "features,projector", cwd=tmp_path)
 

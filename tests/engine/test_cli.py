@@ -93,7 +93,9 @@ def test_explain_trains_no_teacher_and_writes_nothing(
     before = list(cache.rglob("*")) if cache.exists() else []
     path = save(tmp_path, FEATURES, FIVE["projector"], teacher={"recipe": recipe(run__name="never-trained").to_dict()})
     assert main(["explain", path]) == 0
-    assert "trained by the recipe 'never-trained'" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "trained by the recipe 'never-trained'" in text
+    assert "left untrained here" in text
     assert (list(cache.rglob("*")) if cache.exists() else []) == before
     assert [p.name for p in tmp_path.iterdir()] == ["recipe.toml"]
 
@@ -102,13 +104,14 @@ def test_plugins_lists_and_checks(in_tests: None, capsys: pytest.CaptureFixture[
     fake_distribution("broken-dist", {"broken": "broken_module:Nothing"}, "import nothing_of_this_name")
     assert main(["plugins"]) == 0
     assert "broken" in capsys.readouterr().out
-    assert main(["plugins", "--check", "--json"]) == 0
+    assert main(["plugins", "--check", "--json"]) == 1
     rows = {row["use"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["projector"]["status"] == "ok"
     assert rows["projector"]["distribution"] == "stillhouse-projector"
     assert "No module named 'nothing_of_this_name'" in rows["broken"]["status"]
-    assert main(["plugins", "--check"]) == 0
-    assert "cannot be imported" in capsys.readouterr().out
+    assert main(["plugins", "--check"]) == 1
+    text = capsys.readouterr().out
+    assert "broken-dist 1.0: the plugin 'broken' cannot be imported: ModuleNotFoundError: No module named" in text
 
 
 def spoil(path: str, old: str, new: str) -> None:
@@ -140,7 +143,7 @@ BAD: dict[str, tuple[list[Any], dict[str, Any], list[str], list[str]]] = {
         [{"use": "logits", "temprature": 2.0}],
         {},
         [],
-        ["plugins[0].temprature: unknown key 'temprature' (did you mean 'temperature'?)"],
+        ["plugins[0].temprature (logits): unknown key 'temprature' (did you mean 'temperature'?)"],
     ),
     "duplicate plugin": ([{"use": "logits"}, {"use": "logits"}], {}, [], ["two plugins are called 'logits'"]),
     "no links": ([{"use": "projector"}], {}, [], ["needs 'links', which no active plugin provides"]),
@@ -243,6 +246,12 @@ def test_a_folder_of_something_else_is_not_touched(tmp_path: Path, in_tests: Non
     (tmp_path / "file").write_text("x")
     assert main(["train", path, "--out", str(tmp_path / "file"), "--quiet"]) == 2
     assert "is a file, not a folder" in capsys.readouterr().err
+
+
+def test_resuming_what_is_not_there_is_said(tmp_path: Path):
+    done = command("train", save(tmp_path), "--out", str(tmp_path / "rnu"), "--resume", "--quiet")
+    assert done.returncode == 0
+    assert "there is no run to go on with, a new one begins" in done.stderr
 
 
 def test_no_permission_to_write_is_said_before_training(

@@ -174,7 +174,7 @@ def test_a_broken_plugin_is_an_error_that_names_it_and_harms_no_other(fake_distr
     fake_distribution("bad-dist", {"bad": f"bad_{abs(hash(source))}:Good"}, source)
     with pytest.raises(StillhouseError) as caught:
         plugins_in_use([{"use": "bad"}, {"use": "logits"}])
-    assert str(caught.value).startswith("plugins[0].use: the plugin 'bad'")
+    assert str(caught.value).startswith("plugins[0].use (bad): the plugin 'bad'")
     assert says in str(caught.value)
     assert load("logits")[1].use == "logits"
 
@@ -195,8 +195,8 @@ def test_unknown_plugins_and_options_are_said_at_once():
     with pytest.raises(StillhouseError) as caught:
         plugins_in_use([{"use": "fetures"}, {"use": "logits", "temprature": 2.0}, {"name": "x"}])
     lines = str(caught.value).splitlines()
-    assert lines[0] == "plugins[0].use: no installed plugin is called 'fetures' (did you mean 'features'?)"
-    assert lines[1] == "plugins[1].temprature: unknown key 'temprature' (did you mean 'temperature'?)"
+    assert lines[0] == "plugins[0].use (fetures): no installed plugin is called 'fetures' (did you mean 'features'?)"
+    assert lines[1] == "plugins[1].temprature (logits): unknown key 'temprature' (did you mean 'temperature'?)"
     assert lines[2].startswith("plugins[2].use: this key is missing")
 
 

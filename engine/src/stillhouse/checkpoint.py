@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ class Checkpoints:
         path = last_checkpoint(self.folder)
         if path is None:
             return 0
-        saved = read_checkpoint(path)
+        saved = read_checkpoint(path, "delete it: the run goes on from an older checkpoint, or else from the start")
         missing = [key for key in self._state if key not in saved]
         if missing:
             raise StillhouseError(
@@ -180,35 +181,32 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(found)[1] if found else None
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, advice: str) -> dict[str, Any]:
     """Read a checkpoint with ``weights_only=True``, on the CPU.
+
+    Args:
+        path: the file.
+        advice: what to do about a file that cannot be read.
 
     Raises:
         StillhouseError: missing, truncated, or it carries pickled code.
     """
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice on files of an older format, for what is refused anyway
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise StillhouseError("there is no such file", where=str(path)) from None
-    except pickle.UnpicklingError as error:
-        if "weights" in str(error).lower() and "GLOBAL" in str(error):
+    except Exception as error:  # noqa: BLE001 - damaged bytes make torch.load raise almost anything
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
             raise StillhouseError(
                 "carries pickled objects, which are code: it is not loaded",
                 where=str(path),
                 hint="save a state dict: torch.save(model.state_dict(), ...)",
             ) from None
-        raise StillhouseError(
-            "is damaged or no checkpoint", where=str(path), hint="delete it to go on from the one before, if any"
-        ) from None
-    except Exception as error:  # noqa: BLE001 - damaged bytes make torch.load raise almost anything
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise StillhouseError(
-            f"is truncated, damaged or no checkpoint ({first})",
-            where=str(path),
-            hint="delete it to go on from the one before, if any",
-        ) from None
+        raise StillhouseError("is truncated, damaged or no checkpoint", where=str(path), hint=advice) from None
     if not isinstance(found, Mapping):
-        raise StillhouseError(f"holds {type(found).__name__}, not a table of tensors", where=str(path))
+        raise StillhouseError(f"holds {type(found).__name__}, not a table of tensors", where=str(path), hint=advice)
     return dict(found)
 
 

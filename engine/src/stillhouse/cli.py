@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -70,6 +71,9 @@ def _train(arguments: argparse.Namespace) -> int:
     from stillhouse.training import train
 
     recipe = Recipe.load(arguments.recipe, overrides=arguments.overrides, plugins=arguments.plugins)
+    folder = Path(arguments.out or Path("runs") / recipe.run.name)
+    if arguments.resume and not folder.exists():
+        warnings.warn(f"{folder}: there is no run to go on with, a new one begins", StillhouseWarning, stacklevel=1)
     result = train(recipe, out=arguments.out, resume=arguments.resume, progress=not arguments.quiet)
     if arguments.json:
         print(json.dumps({**result.summary, "folder": str(result.folder)}, indent=2))
@@ -133,11 +137,12 @@ def _plugins(arguments: argparse.Namespace) -> int:
                 load(found.use)
                 row["status"] = "ok"
             except StillhouseError as error:
-                row["status"] = "; ".join(str(fault) for fault in error.faults)
+                row["status"] = "; ".join(fault.what for fault in error.faults)
         rows.append(row)
+    broken = [row for row in rows if row.get("status", "ok") != "ok"]
     if arguments.json:
         print(json.dumps(rows, indent=2))
-        return 0
+        return 1 if broken else 0
     console = Console()
     if not rows:
         console.print("no plugins are installed: pip install stillhouse-features stillhouse-projector ...")
@@ -155,14 +160,16 @@ def _plugins(arguments: argparse.Namespace) -> int:
     for row in rows:
         cells = [row["use"], row["distribution"], row["version"], row["summary"]]
         if arguments.check:
-            cells.append(row["status"])
+            cells.append("broken" if row in broken else "ok")
         table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
-    return 0
+    for row in broken:
+        console.print(Text(f"{row['distribution']} {row['version']}: {row['status']}"), soft_wrap=True)
+    return 1 if broken else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 0, 2 for bad input, 130 after an interruption."""
+    """Run the command line; the exit code is 0, 1 where ``plugins --check`` finds a broken one, 2 for bad input, 130 after an interruption."""
     parsed = _parser().parse_args(arguments)
     errors = Console(stderr=True)
     with warnings.catch_warnings():

@@ -65,6 +65,7 @@ def describe(training: Training) -> dict[str, Any]:
             "parameters": _counts(run.teacher)[0],
             "trainable": 0,
             "runs": assembly.composition.runs_teacher,
+            "trained": training.teacher_is_trained,
         }
     stages = {stage.plugin: stage for stage in assembly.stages}
     for active in training.actives:
@@ -137,6 +138,8 @@ def render(description: dict[str, Any], console: Console) -> None:
     )
     if teacher:
         idle = "" if teacher["runs"] else "; no plugin reads it, so it is not run"
+        if not teacher["trained"]:
+            idle += "; left untrained here, and the values at start are of that"
         console.print(
             f"teacher  {teacher['model']}: {teacher['parameters']:,} parameters, frozen{idle}",
             highlight=False,
@@ -155,7 +158,7 @@ def _table(title: str, *columns: str) -> Table:
         title=title, title_justify="left", title_style="bold", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
     )
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "from")
     return table
 
 
@@ -197,7 +200,7 @@ def _loss_table(description: dict[str, Any]) -> Table:
         weight = term["weight"]
         text = f"{weight['first']:g}"
         if term["schedule"]:
-            text = f"{weight['first']:g} first, {weight['middle']:g} halfway, {weight['last']:g} last"
+            text = f"{weight['first']:.3g} first, {weight['middle']:.3g} halfway, {weight['last']:.3g} last"
         table.add_row(term["term"], text, f"{term['at_start']:.4g}")
     return table
 

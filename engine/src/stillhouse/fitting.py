@@ -76,6 +76,7 @@ class Training:
         actives: the plugins in order, with the reason for each one's place.
         assembly: what the walk over the plugins saw.
         data: the batches.
+        teacher_is_trained: False where a teacher given by a recipe was left as it starts, to explain a run.
         optimizer: torch's, with one parameter group for the student and one for each plugin that has parameters.
     """
 
@@ -89,12 +90,14 @@ class Training:
         *,
         resume: bool,
         progress: Progress,
+        teacher_is_trained: bool = True,
     ) -> None:
         self.recipe = recipe
         self.run = run
         self.actives = list(actives)
         self.assembly = assembly
         self.data = data
+        self.teacher_is_trained = teacher_is_trained
         self._resume = resume
         self._progress = progress
         self._history = _History()

@@ -159,7 +159,7 @@ def plugins_in_use(tables: Sequence[Mapping[str, Any]]) -> list[Active]:
             cls, found = load(use, f"{where}.use")
             instance: Plugin = structure({**options, "name": options.get("name", use)}, cls, where)
         except StillhouseError as error:
-            faults += error.faults
+            faults += [attrs.evolve(f, where=f"{f.where} ({use})") for f in error.faults]
             continue
         actives.append(Active(instance, use, index, found.distribution, found.version))
     raise_faults(faults)

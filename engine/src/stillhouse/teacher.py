@@ -24,6 +24,8 @@ from stillhouse.registry import plugins_in_use
 
 __all__ = ["TrainRun", "build_teacher", "cache_folder", "load_weights"]
 
+_EXPECTED = "a state dict (torch.save(model.state_dict(), ...)), a .safetensors file, or a run's folder or checkpoint"
+
 TrainRun = Callable[[Recipe, Path], object]
 """Trains a recipe in a folder, going on where it was left; :func:`stillhouse.train` with ``resume``."""
 
@@ -58,7 +60,10 @@ def build_teacher(recipe: Recipe, info: DataInfo, train_run: TrainRun | None) ->
     model_spec = ModelSpec(model=spec.model, args=spec.args, pretrained=spec.pretrained)
     teacher = build_model(model_spec, info, seed=seed, where="teacher", base=recipe.base)
     if spec.checkpoint is not None:
-        load_weights(teacher, recipe.base / Path(spec.checkpoint).expanduser())
+        try:
+            load_weights(teacher, recipe.base / Path(spec.checkpoint).expanduser())
+        except StillhouseError as error:
+            raise error.within("teacher.checkpoint") from None
     return teacher
 
 
@@ -125,7 +130,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         if found is None:
             raise StillhouseError("holds no checkpoint", where=str(path))
         path = found
-    state = _read_safetensors(path) if path.suffix == ".safetensors" else _student_of(read_checkpoint(path))
+    state = _read_safetensors(path) if path.suffix == ".safetensors" else _student_of(read_checkpoint(path, _EXPECTED))
     load_state(model, state, str(path))
 
 

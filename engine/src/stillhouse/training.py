@@ -86,6 +86,7 @@ def prepare(
                 where="student",
                 base=recipe.base,
             )
+        trained = train_teacher or teacher is not None or recipe.teacher is None or recipe.teacher.recipe is None
         if teacher is None:
             teacher = build_teacher(recipe, data.info, _teacher_trainer(shown) if train_teacher else None)
         run = Run(
@@ -102,7 +103,7 @@ def prepare(
         )
         precision: torch.dtype = getattr(torch, recipe.run.precision)
         assembly = assemble(run, actives, data.example(), precision)
-        return Training(recipe, run, actives, data, assembly, resume=resume, progress=shown)
+        return Training(recipe, run, actives, data, assembly, resume=resume, progress=shown, teacher_is_trained=trained)
     except BaseException:
         data.close()
         raise

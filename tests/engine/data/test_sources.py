@@ -119,6 +119,7 @@ def test_vectors_are_normalised_by_component(given: Given) -> None:
     np.testing.assert_allclose(train.std(0, unbiased=False), [1, 1, 0], atol=1e-5)  # constant: not divided by 0
 
 
+@pytest.mark.filterwarnings("ignore:1 of 2 classes have no training sample")
 @pytest.mark.parametrize(
     "label", [1, np.int32(1), np.array([1]), torch.tensor(1), torch.tensor([1], dtype=torch.uint8)]
 )
@@ -303,3 +304,22 @@ def test_a_missing_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(StillhouseError) as caught:
         decode(tmp_path / "gone.png")
     assert caught.value.faults[0].where == str(tmp_path / "gone.png")
+
+
+def test_classes_without_a_training_sample_are_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+    from types import ModuleType
+
+    import torch
+    from torch.utils.data import TensorDataset
+
+    from stillhouse import StillhouseWarning
+    from stillhouse.data import DataSpec, load_data
+
+    module = ModuleType("odd_labels")
+    labels = torch.tensor([0, 1, 2, 9] * 10)
+    module.make = lambda: {"train": TensorDataset(torch.rand(40, 1, 4, 4), labels)}
+    monkeypatch.setitem(sys.modules, "odd_labels", module)
+    with pytest.warns(StillhouseWarning, match="6 of 10 classes have no training sample"):
+        data = load_data(DataSpec(name="odd_labels:make", val_fraction=0.0), seed=0)
+    assert data.info.classes == 10

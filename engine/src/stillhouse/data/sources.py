@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 from stillhouse.data.images import to_tensor
 from stillhouse.data.sampling import OwnRandomness, epoch_order, mix
 from stillhouse.data.splitting import hold_out
-from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
+from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, raise_faults
 
 __all__ = ["ALIASES", "DatasetSource", "Digits", "Source", "as_label"]
 
@@ -187,7 +188,16 @@ class DatasetSource(Source):
         if isinstance(given, Sequence) and not isinstance(given, str) and given:
             names = tuple(name if isinstance(name, str) else ", ".join(map(str, _listed(name))) for name in given)
         else:
-            names = tuple(str(n) for n in range(int(self.labels[self.splits["train"]].max(initial=0)) + 1))
+            seen = np.unique(self.labels[self.splits["train"]])
+            names = tuple(str(n) for n in range(int(seen.max(initial=0)) + 1))
+            empty = len(names) - int((seen >= 0).sum())
+            if empty > 0:
+                warnings.warn(
+                    f"{empty} of {len(names)} classes have no training sample: the classes go by the greatest label, "
+                    f"{names[-1]}; a data set with `classes` says how many there are",
+                    StillhouseWarning,
+                    stacklevel=2,
+                )
         wrong = np.flatnonzero((self.labels < 0) | (self.labels >= len(names)))
         hint = f"labels are 0 to {len(names) - 1}" + ("" if given else ", by the training split")
         raise_faults(Fault(self.place(int(i)), f"the label {self.labels[i]} is no class", hint) for i in wrong[:4])
