@@ -137,7 +137,7 @@ def main() -> None:
         ]
     ]
     look = cost_of_a_look()
-    made, few = small_cnn(), 8
+    made, few = small_cnn(), 10
     training = prepare(made, write=False)
     training.run.student.train()
     batch = next(iter(training.data.training()))

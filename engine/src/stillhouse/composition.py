@@ -18,7 +18,7 @@ from stillhouse.step import Link, LinkSpec, Side, Step
 from stillhouse.taps import Taps, Which, find_layers
 from stillhouse.tasks import Task
 
-__all__ = ["Announcer", "Composition", "call_phase", "note_place", "refuse_shared"]
+__all__ = ["Announcer", "Composition", "note_place", "refuse_shared"]
 
 
 class Announcer:
@@ -44,20 +44,15 @@ class Announcer:
         self._fire = fire
 
     def __call__(self, step: Step) -> None:
-        """Announce the phase."""
-        call_phase(self.calls, self.hook, step)
+        """Announce the phase; a plugin's error leaves with a note that names plugin, hook and step."""
+        for plugin, function in self.calls:
+            try:
+                function(step)
+            except Exception as error:
+                note_place(error, plugin, self.hook, step)
+                raise
         if self._fire is not None and self.handlers.get(self.event):
             self._fire()
-
-
-def call_phase(calls: Sequence[Call], hook: str, step: Step) -> None:
-    """Call one hook's implementations in order; an error leaves with a note that names plugin, hook and step."""
-    for plugin, function in calls:
-        try:
-            function(step)
-        except Exception as error:
-            note_place(error, plugin, hook, step)
-            raise
 
 
 def note_place(error: Exception, plugin: Plugin, hook: str, step: Step) -> None:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from stillhouse import rng
 from stillhouse.assembly import new_step
-from stillhouse.composition import Announcer, Composition, call_phase
+from stillhouse.composition import Announcer, Composition
 from stillhouse.data import Batch
 from stillhouse.errors import StillhouseError
 from stillhouse.hooks import Call, Hooks
@@ -118,9 +118,8 @@ def _bridge(engine: Engine, run: Run, hooks: Hooks) -> None:
             engine.add_event_handler(event, _run_handler(engine, run, name, calls))
     calls = hooks.calls("iteration_completed", run=run)
     if calls:
-        engine.add_event_handler(
-            Events.ITERATION_COMPLETED, lambda: call_phase(calls, "iteration_completed", _state(engine).step)
-        )
+        announce = Announcer("iteration_completed", calls, {}, None)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: announce(_state(engine).step))
     _Failure(engine, run, hooks.calls("exception_raised")).attach()
 
 
