@@ -295,6 +295,21 @@ def test_the_teachers_features_can_come_from_a_plugin_around_the_engines_own():
     assert seen == [(True, True)] * 6
 
 
+def test_an_error_in_a_teacher_forward_names_who_has_a_say_in_it():
+    @plugin
+    class Broken(Plugin):
+        """Fails in place of the teacher."""
+
+        @hookimpl
+        def teacher_forward(self, step):
+            if step.student.output.requires_grad:
+                raise ZeroDivisionError("on purpose")
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        train(recipe(), plugins=[Broken()], write=False)
+    assert caught.value.__notes__ == ["in hook 'teacher_forward' of 'broken', epoch 1, step 1"]
+
+
 def test_a_plugin_can_stand_in_for_the_teacher():
     @plugin
     class Standing(Plugin):

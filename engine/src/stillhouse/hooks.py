@@ -72,7 +72,21 @@ class Hooks:
         if len(caller.get_hookimpls()) == 1:
             return own
         self._own.forward = own
-        return lambda step: caller(step=step)
+        names = ", ".join(
+            repr(cast("Plugin", impl.plugin).name) for impl in caller.get_hookimpls() if impl.plugin is not self._own
+        )
+
+        def forward(step: Any) -> Any:
+            try:
+                return caller(step=step)
+            except Exception as error:
+                # One call for all of them: whose frame it was, the traceback shows.
+                error.add_note(
+                    f"in hook 'teacher_forward' of {names}, epoch {step.epoch + 1}, step {step.iteration + 1}"
+                )
+                raise
+
+        return forward
 
 
 class _Own:
