@@ -8,6 +8,7 @@ own functions by hand.
 from __future__ import annotations
 
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +25,9 @@ from support import FIVE, recipe
 
 from stillhouse import Recipe, prepare
 from stillhouse.data import Batch
+
+PROCESSES = 5
+TARGET = 30
 
 
 class Repeat:
@@ -117,23 +121,32 @@ def loop(training: Any, batch: Batch, iterations: int) -> Callable[[], None]:
     return go
 
 
+def extra_microseconds() -> float:
+    """Median over turns of what Stillhouse's step takes beyond bare ignite's, in this process."""
+    turns, iterations = 80, 100
+    seconds = interleaved(pair(tiny_recipe(), "body", "body", 2, iterations), repeats=turns)
+    both = zip(seconds["bare ignite"], seconds["Stillhouse"], strict=True)
+    return statistics.median((ours - bare) / iterations * 1e6 for bare, ours in both)
+
+
 def main() -> None:
     """Measure and report."""
     torch.set_num_threads(1)
-    turns, iterations = 80, 100
-    tiny = pair(tiny_recipe(), "body", "body", 2, iterations)
-    seconds = interleaved(tiny, repeats=turns)
-    extra = sorted(
-        (b - a) / iterations * 1e6 for a, b in zip(seconds["bare ignite"], seconds["Stillhouse"], strict=True)
-    )
-    quarter = len(extra) // 4
-    per_step = statistics.median(seconds["bare ignite"]) / iterations * 1e6
+    if "--once" in sys.argv:
+        print(extra_microseconds())
+        return
+    # Where things lie in memory differs from process to process, and moves the figure by as much as it is off: all
+    # processes count, and all are shown.
+    once = [sys.executable, __file__, "--once"]
+    runs = [subprocess.run(once, capture_output=True, text=True, check=True).stdout for _ in range(PROCESSES)]
+    extra = sorted(float(text.split()[0]) for text in runs)
+    verdict = "met" if statistics.median(extra) <= TARGET else "missed"
     rows = [
         [
-            "tiny step, 5 plugins, over bare ignite",
-            f"{per_step:.0f} us a step",
-            f"{statistics.median(extra):+.1f} us ({extra[quarter]:+.1f} to {extra[-quarter - 1]:+.1f})",
-            "at most 30 us",
+            "tiny step, 5 plugins",
+            "bare ignite",
+            f"{statistics.median(extra):+.1f} us (" + ", ".join(f"{x:.1f}" for x in extra) + ")",
+            f"at most {TARGET} us: {verdict}",
         ]
     ]
     look = cost_of_a_look()
@@ -146,21 +159,21 @@ def main() -> None:
     low, middle, high = ratio(cnn, "Stillhouse", "loop")
     rows.append(
         [
-            "small CNN, 5 plugins, over a hand-written loop",
-            f"{statistics.median(cnn['loop']) / few * 1e3:.1f} ms a step",
+            "small CNN, 5 plugins",
+            f"a hand-written loop, {statistics.median(cnn['loop']) / few * 1e3:.1f} ms a step",
             f"x{middle:.4f} ({low:.3f} to {high:.3f})",
             "within 1%",
         ]
     )
     report(
         "Overhead of the engine",
-        ["what", "the other side", "Stillhouse over it: median (spread)", "target"],
+        ["what", "the other side", "Stillhouse over it: median (all, or least to greatest)", "target"],
         rows,
         [
             "Not in these figures: a look at the losses, every 50 steps by default, which copies all scalars to the host "
             f"once: {look:.0f} us each here, {look / 50:.1f} us a step.",
-            "The first spread is the middle half of the turns, the second the least and the greatest.",
-            f"{turns} turns of {iterations} steps each side, taken in turn; then 41 of {few}.",
+            f"First row: the median of {PROCESSES} fresh processes, each the median of 80 turns of 100 steps a side; all "
+            "are shown. Second row: 41 turns of 10 steps a side, in one process.",
         ],
     )
 

@@ -29,7 +29,7 @@ def make(name: str, d_s: int, d_t: int) -> Projectors:
     """``linear``, or the orthogonal map of that name."""
     kind = "linear" if name == "linear" else "orthogonal"
     orthogonal_map = "retraction" if name == "linear" else name
-    return Projectors({"a": make_map(kind, d_s, d_t, orthogonal_map=orthogonal_map)}, {"a": d_s})  # type: ignore[arg-type]
+    return Projectors({"a": make_map(kind, d_s, d_t, orthogonal_map=orthogonal_map)}, {"a": d_s})
 
 
 def step_of(name: str, d_s: int, d_t: int) -> Callable[[], None]:
@@ -71,7 +71,7 @@ def orthogonality_after(name: str, lr: float, steps: int, size: tuple[int, int],
 
 def _error(project: Projectors) -> Tensor:
     with torch.no_grad():
-        return orthogonality_error(next(iter(project.maps.values())).weight)  # type: ignore[arg-type]
+        return orthogonality_error(next(iter(project.maps.values())).weight)
 
 
 def row(size: tuple[int, int], name: str, seconds: dict[str, list[float]]) -> list[object]:

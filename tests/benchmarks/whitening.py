@@ -70,9 +70,9 @@ def main() -> None:
         z = features(*size)
         seconds = interleaved(
             {
-                "textbook": lambda z=z: textbook(z).float(),  # type: ignore[misc]
-                "cholesky": lambda z=z: normalize(z, "whiten", EPS, "cholesky"),  # type: ignore[misc]
-                "zca": lambda z=z: normalize(z, "whiten", EPS, "zca"),  # type: ignore[misc]
+                "textbook": lambda z=z: textbook(z).float(),
+                "cholesky": lambda z=z: normalize(z, "whiten", EPS, "cholesky"),
+                "zca": lambda z=z: normalize(z, "whiten", EPS, "zca"),
             },
             repeats=5,
             warmup=1,

@@ -90,7 +90,7 @@ def normalisation(kind: Literal["none", "imagenet", "data"], samples: Samples) -
     deviation = np.sqrt(np.maximum(second / count - np.square(average), 0))
     scale = 255.0 if samples.dtype == torch.uint8 else 1.0
     deviation[deviation <= 1e-6 * np.maximum(1.0, np.abs(average))] = scale
-    return tuple(torch.from_numpy(v / scale).float().reshape(shape) for v in (average, deviation))  # type: ignore[return-value]
+    return tuple(torch.from_numpy(v / scale).float().reshape(shape) for v in (average, deviation))  # type: ignore[return-value]  # two, as annotated
 
 
 def fingerprint(choices: Mapping[str, Any], samples: Samples, splits: Mapping[str, Ids]) -> str:
