@@ -130,12 +130,16 @@ def _first_forward(run: Run, composition: Composition, step: Step) -> float:
         composition.run_student(step)
     except (RuntimeError, ValueError, TypeError) as error:
         raise _model_error("student", shape, error) from error
+    if step.student.output is not None:
+        step.student.output = composition.read_output("student", step.student.output)
     run.task.check(step.student.output, step.targets, run.data)
     try:
         composition.run_teacher(step)
     except (RuntimeError, ValueError, TypeError) as error:
         raise _model_error("teacher", shape, error) from error
     run.features = {"student": dict(step.student.features), "teacher": {}}
+    if step.teacher is not None and step.teacher.output is not None:
+        step.teacher.output = composition.read_output("teacher", step.teacher.output)
     faults = composition.taps("student").check(step.student.features)
     if step.teacher is not None:
         run.features["teacher"] = dict(step.teacher.features)

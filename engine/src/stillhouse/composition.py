@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from stillhouse.errors import StillhouseError
 from stillhouse.hooks import Call, Hooks
 from stillhouse.ordering import Active
+from stillhouse.outputs import find_reader
 from stillhouse.plugin import Plugin
 from stillhouse.run import match_names
 from stillhouse.schedule import Schedule
@@ -105,8 +106,12 @@ class Composition(nn.Module):
         """What each plugin built, by the plugin's name."""
         self._task = task
         self._total_steps = total_steps
-        self._precision = precision
-        self._autocasts = precision is not torch.float32
+        self._precisions: dict[Which, torch.dtype] = {"student": precision, "teacher": precision}
+        self._autocasts: dict[Which, bool] = {w: p is not torch.float32 for w, p in self._precisions.items()}
+        self._device_type = next((p.device.type for p in student.parameters()), "cpu")
+        self._readers: dict[Which, Callable[[Any], Any] | None] = {"student": None, "teacher": None}
+        own_call = type(task).call is not Task.call
+        self._plain: dict[Which, bool] = {w: not (own_call or self._autocasts[w]) for w in self._precisions}
         self._taps: dict[Which, Taps] = {"student": Taps(student, "student", taps.get("student", ()))}
         if teacher is not None:
             self._taps["teacher"] = Taps(teacher, "teacher", taps.get("teacher", ()))
@@ -135,6 +140,18 @@ class Composition(nn.Module):
     def runs_teacher(self) -> bool:
         """Whether a step calls the teacher at all: some plugin reads it, or gives its features itself."""
         return self._teacher_forward is not _no_teacher
+
+    def read_output(self, which: Which, output: Any) -> Any:
+        """Settle, from one ``output`` of a model, how its outputs are read from now on, and read this one.
+
+        Raises:
+            StillhouseError: what the model returns has no output of interest that could be told.
+        """
+        read = self._readers[which] = find_reader(output, which)
+        if read is None:
+            return output
+        self._plain[which] = False
+        return read(output)
 
     def announce_with(self, forward_completed: Announcer, losses_computed: Announcer) -> None:
         """Announce the two phases that lie inside :meth:`forward` with these."""
@@ -206,14 +223,18 @@ class Composition(nn.Module):
         for taps in self._taps.values():
             taps.remove()
 
-    def _call(self, model: nn.Module, inputs: Any) -> Any:
-        device = inputs.device.type if isinstance(inputs, Tensor) else "cpu"
-        with torch.autocast(device, dtype=self._precision):
-            return model(inputs)
+    def _call(self, model: nn.Module, which: Which, step: Step) -> Any:
+        """The ways to call a model that differ from ``model(inputs)``: autocast, a task's own call, a dict returned."""
+        targets = step.targets if which == "student" else None
+        with torch.autocast(self._device_type, dtype=self._precisions[which], enabled=self._autocasts[which]):
+            output = self._task.call(model, step.inputs, targets)
+        read = self._readers[which]
+        return output if read is None else read(output)
 
     def run_student(self, step: Step) -> None:
         """Call the student and take its tapped features."""
-        output = self._call(self._student[0], step.inputs) if self._autocasts else self._student[0](step.inputs)
+        student = self._student[0]
+        output = student(step.inputs) if self._plain["student"] else self._call(student, "student", step)
         step.student = Side(output, self._student_taps.take())
 
     def _run_teacher(self, step: Step) -> bool:
@@ -221,7 +242,7 @@ class Composition(nn.Module):
         with torch.no_grad():
             teacher = self._teacher[0]
             assert teacher is not None  # this forward is chosen only with one
-            output = self._call(teacher, step.inputs) if self._autocasts else teacher(step.inputs)
+            output = teacher(step.inputs) if self._plain["teacher"] else self._call(teacher, "teacher", step)
         step.teacher = Side(output, self._teacher_taps.take())
         return True
 

@@ -43,7 +43,9 @@ class ModelSpec:
     pretrained: bool = False
 
 
-def build_model(spec: ModelSpec, info: DataInfo, *, seed: int, where: str, base: Path | None = None) -> nn.Module:
+def build_model(
+    spec: ModelSpec, info: DataInfo, *, seed: int, where: str, base: Path | None = None, outputs: int | None = None
+) -> nn.Module:
     """Build the model of ``spec`` for the data of ``info``, on the CPU, from ``seed`` alone.
 
     The global random generators are as before afterwards.
@@ -54,6 +56,7 @@ def build_model(spec: ModelSpec, info: DataInfo, *, seed: int, where: str, base:
         seed: decides the initial weights.
         where: the recipe's table, ``student`` or ``teacher``, for faults.
         base: the recipe's folder.
+        outputs: how many numbers or channels the task wants of the model; None: the data's classes.
 
     Raises:
         StillhouseError: no such model (with the nearest names), an argument it does not take, weights that cannot be
@@ -62,6 +65,8 @@ def build_model(spec: ModelSpec, info: DataInfo, *, seed: int, where: str, base:
     scheme, colon, name = spec.model.partition(":")
     if not (colon and name):
         raise StillhouseError(f"{spec.model!r} names no model", where=f"{where}.model", hint=_FORMS)
+    if outputs is not None:
+        info = attrs.evolve(info, classes=outputs)  # to a model, a class is one of its outputs
     with OwnRandomness() as randomness:
         randomness.seed(seed & 0xFFFFFFFFFFFFFFFF)
         if scheme == "torchvision":

@@ -21,6 +21,7 @@ from stillhouse.errors import StillhouseError
 from stillhouse.models import ModelSpec, build_model
 from stillhouse.recipe import Recipe, TeacherSpec
 from stillhouse.registry import plugins_in_use
+from stillhouse.tasks import build_task
 
 __all__ = ["TrainRun", "build_teacher", "cache_folder", "load_weights"]
 
@@ -38,12 +39,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stillhouse"
 
 
-def build_teacher(recipe: Recipe, info: DataInfo, train_run: TrainRun | None) -> nn.Module | None:
+def build_teacher(recipe: Recipe, info: DataInfo, outputs: int, train_run: TrainRun | None) -> nn.Module | None:
     """The teacher that ``recipe`` asks for, on the CPU.
 
     Args:
         recipe: the student's recipe.
         info: the student's data.
+        outputs: how many numbers or channels the student's task wants of a model; a teacher given by a recipe has its
+            own task's.
         train_run: trains a teacher's recipe where it is not in the cache yet. None leaves such a teacher untrained: its
             architecture is all that an explanation needs.
 
@@ -58,7 +61,7 @@ def build_teacher(recipe: Recipe, info: DataInfo, train_run: TrainRun | None) ->
     assert spec.model is not None
     seed = rng.derive(recipe.run.seed, "teacher")
     model_spec = ModelSpec(model=spec.model, args=spec.args, pretrained=spec.pretrained)
-    teacher = build_model(model_spec, info, seed=seed, where="teacher", base=recipe.base)
+    teacher = build_model(model_spec, info, seed=seed, where="teacher", base=recipe.base, outputs=outputs)
     if spec.checkpoint is not None:
         try:
             load_weights(teacher, recipe.base / Path(spec.checkpoint).expanduser())
@@ -72,7 +75,8 @@ def _from_recipe(recipe: Recipe, spec: TeacherSpec, train_run: TrainRun | None) 
     own = Recipe.from_dict(spec.recipe)
     # Where it runs is the student's business; what it computes is its own recipe's.
     own = attrs.evolve(own, run=attrs.evolve(own.run, device=recipe.run.device, threads=recipe.run.threads))
-    data = load_data(own.data, seed=own.run.seed, base=own.base)
+    task = build_task(own.task, own.base)
+    data = load_data(own.data, task, seed=own.run.seed, base=own.base)
     try:
         teacher = build_model(
             own.student,
@@ -80,6 +84,7 @@ def _from_recipe(recipe: Recipe, spec: TeacherSpec, train_run: TrainRun | None) 
             seed=rng.derive(own.run.seed, "student"),
             where="teacher.recipe.student",
             base=own.base,
+            outputs=task.outputs(data.info),
         )
         key = _content_key(own, data.info, teacher)
     finally:

@@ -182,7 +182,7 @@ def build_evaluator(run: Run, composition: Composition, hooks: Hooks) -> Engine:
 
     engine = Engine(evaluation_step)
     engine.logger.disabled = True
-    metrics: dict[str, Metric] = dict(run.task.metrics())
+    metrics: dict[str, Metric] = dict(run.task.metrics(run.data))
     for plugin, function in hooks.calls("metrics"):
         for name, metric in function(run).items():
             if name in metrics:

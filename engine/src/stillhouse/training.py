@@ -76,7 +76,7 @@ def prepare(
         torch.set_num_threads(recipe.run.threads)
     shown = Progress(enabled=progress)
     task = build_task(recipe.task, recipe.base)
-    data = load_data(recipe.data, seed=recipe.run.seed, base=recipe.base, pin=device.type == "cuda")
+    data = load_data(recipe.data, task, seed=recipe.run.seed, base=recipe.base, pin=device.type == "cuda")
     try:
         if student is None:
             student = build_model(
@@ -85,10 +85,13 @@ def prepare(
                 seed=rng.derive(recipe.run.seed, "student"),
                 where="student",
                 base=recipe.base,
+                outputs=task.outputs(data.info),
             )
         trained = train_teacher or teacher is not None or recipe.teacher is None or recipe.teacher.recipe is None
         if teacher is None:
-            teacher = build_teacher(recipe, data.info, _teacher_trainer(shown) if train_teacher else None)
+            teacher = build_teacher(
+                recipe, data.info, task.outputs(data.info), _teacher_trainer(shown) if train_teacher else None
+            )
         run = Run(
             recipe=recipe,
             seed=recipe.run.seed,

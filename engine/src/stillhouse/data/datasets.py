@@ -5,10 +5,12 @@ from __future__ import annotations
 import weakref
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import attrs
+import ignite.distributed as idist
 import numpy as np
+from torch import Tensor
 
 from stillhouse.data.augment import build_transforms
 from stillhouse.data.catalogue import open_source
@@ -32,7 +34,7 @@ class DataSpec:
         name: ``sklearn:digits``, ``folder:PATH``, ``torchvision:NAME`` or ``package.module:callable``, which returns a
             map-style data set of (input, target) or a mapping from split to such data sets.
         args: the callable's arguments.
-        batch_size: samples in a training batch.
+        batch_size: samples in a training batch, of all processes together.
         eval_batch_size: samples in an evaluation batch; None: as many as in a training batch.
         drop_last: leave out an epoch's last training batch when it is smaller than the others. One of a single sample
             is left out always: batch statistics need two.
@@ -97,6 +99,11 @@ class DataInfo:
         fingerprint: changes when the data or what is done to it before the model changes.
         mean: what was subtracted, by channel, of inputs scaled to 0 ... 1; empty: nothing.
         std: what was divided by.
+        target: the kind of target the source gives: ``class`` (an index, (B,) int64), ``mask`` (an index each pixel,
+            (B, H, W) int64), ``depth`` (metres, (B, 1, H, W) float32, 0 where nothing was measured), ``image``
+            ((B, C, H, W) float32, 0 to 1), ``vector`` ((B, D) float32), ``boxes`` (a list of dicts of ``boxes``
+            (N, 4) float32 in pixels x1, y1, x2, y2 and ``labels`` (N,) int64) or ``none``. A task's ``sample`` may make
+            another of it.
     """
 
     classes: int
@@ -106,6 +113,7 @@ class DataInfo:
     fingerprint: str
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    target: str = "class"
 
 
 class Data:
@@ -138,6 +146,8 @@ class Data:
             drop_last=self._spec.drop_last,
             seed=self._samples.seed,
             start_step=start_step,
+            rank=idist.get_rank(),
+            world=idist.get_world_size(),
         )
 
     def example(self, n: int = 2) -> Batch:
@@ -163,7 +173,9 @@ class Data:
         if split not in self._splits:
             raise StillhouseError(f"the data has no split {split!r}", hint=did_you_mean(split, self._splits))
         size = self._spec.eval_batch_size or self._spec.batch_size
-        return _Evaluation(self, OrderedBatches(ids=self._splits[split], batch_size=size))
+        rank, world = idist.get_rank(), idist.get_world_size()
+        share = self._splits[split][rank::world]
+        return _Evaluation(self, OrderedBatches(ids=share, batch_size=max(1, size // world)))
 
     def _stream(self, samples: Samples, keys: Iterable[Key]) -> Iterator[Batch]:
         made = stream(samples, keys, self._spec.workers, self._pin)
@@ -188,11 +200,26 @@ class _Evaluation:
         return self.data._stream(self.data._plain, self.keys)
 
 
-def load_data(spec: DataSpec, *, seed: int, base: Path | None = None, pin: bool = False) -> Data:
+class SampleMaker(Protocol):
+    """What :func:`load_data` asks of a task: see :class:`stillhouse.tasks.Task`."""
+
+    takes: ClassVar[tuple[str, ...]]
+
+    def sample(self, image: Tensor, target: Any) -> tuple[Tensor, Any]:
+        """One sample's input and target."""
+
+    def collate(self, targets: list[Any]) -> Any:
+        """A batch's targets."""
+
+
+def load_data(
+    spec: DataSpec, task: SampleMaker | None = None, *, seed: int, base: Path | None = None, pin: bool = False
+) -> Data:
     """Find, split and, where small, read the data of ``spec``.
 
     Args:
         spec: the recipe's ``[data]``.
+        task: what makes the samples' inputs and targets of what the data gives; None: class indices as they are.
         seed: the run's seed: the order of samples and their augmentation. Splits don't depend on it.
         base: the recipe's folder, which relative paths start from.
         pin: put batches into page-locked memory, for copies to CUDA.

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from stillhouse.errors import StillhouseError
+
 __all__ = ["EpochBatches", "Key", "OrderedBatches", "OwnRandomness", "epoch_order", "mix"]
 
 Ids = NDArray[np.int64]
@@ -89,6 +91,13 @@ class EpochBatches:
             batch statistics need two. A training set smaller than one batch gives one batch of all its samples.
         seed: the run's seed.
         start_step: batches that were taken before.
+        rank: this process's number; it gets its share of every batch.
+        world: how many processes there are. All shares of a batch have one size: where an epoch's last batch cannot
+            be shared evenly, up to ``world - 1`` of its samples are left out, and the whole of it where a share would
+            be a single sample.
+
+    Raises:
+        StillhouseError: ``batch_size`` is no multiple of ``world``.
     """
 
     ids: Ids
@@ -96,20 +105,34 @@ class EpochBatches:
     drop_last: bool
     seed: int
     start_step: int = 0
+    rank: int = 0
+    world: int = 1
+
+    def __attrs_post_init__(self) -> None:
+        if self.batch_size % self.world:
+            raise StillhouseError(
+                f"a batch of {self.batch_size} cannot be shared by {self.world} processes",
+                where="data.batch_size",
+                hint=f"a multiple of {self.world}",
+            )
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches in an epoch, at least 1."""
         whole, rest = divmod(len(self.ids), self.batch_size)
-        return max(1, whole if self.drop_last else whole + (rest > 1))
+        return max(1, whole if self.drop_last else whole + (rest // self.world > 1))
 
     def __iter__(self) -> Iterator[Key]:
         epoch, skip = divmod(self.start_step, self.steps_per_epoch)
         while True:
             order = self.ids[epoch_order(self.seed, epoch, len(self.ids))]
             for step in range(skip, self.steps_per_epoch):
-                yield Key(epoch, order[step * self.batch_size : (step + 1) * self.batch_size])
+                yield Key(epoch, self._share(order[step * self.batch_size : (step + 1) * self.batch_size]))
             epoch, skip = epoch + 1, 0
+
+    def _share(self, ids: Ids) -> Ids:
+        size = len(ids) // self.world
+        return ids[self.rank * size : (self.rank + 1) * size] if self.world > 1 else ids
 
 
 @attrs.frozen(kw_only=True, eq=False)

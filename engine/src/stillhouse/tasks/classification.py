@@ -1,9 +1,8 @@
-"""Tasks: what the student is for. A task gives the loss, the metrics and the score by which checkpoints are compared."""
+"""Single-label classification."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -12,45 +11,11 @@ from ignite.metrics import Accuracy, Loss, Metric, TopKCategoricalAccuracy
 from torch import Tensor
 
 from stillhouse.data import DataInfo
-from stillhouse.errors import StillhouseError, did_you_mean
-from stillhouse.importing import import_object
+from stillhouse.errors import StillhouseError
 from stillhouse.layout import shape_text
-from stillhouse.structure import structure
+from stillhouse.tasks.base import Task
 
-__all__ = ["Classification", "Task", "TaskSpec", "build_task"]
-
-
-@attrs.frozen(kw_only=True)
-class TaskSpec:
-    """The recipe's ``[task]``.
-
-    Attributes:
-        name: ``classification``, or ``package.module:Class`` of a :class:`Task` of your own.
-        args: the task's options.
-    """
-
-    name: str = "classification"
-    args: dict[str, Any] = attrs.field(factory=dict)
-
-
-@attrs.frozen(kw_only=True)
-class Task:
-    """Base of all tasks; a subclass is a frozen attrs class whose fields are its options."""
-
-    score: ClassVar[str]
-    """The metric that ``best`` goes by."""
-    score_mode: ClassVar[Literal["max", "min"]] = "max"
-
-    def check(self, output: Any, targets: Tensor, data: DataInfo) -> None:
-        """Look at one small batch's output before training; raise StillhouseError when it cannot serve."""
-
-    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """The task's loss, a scalar on the device; no host synchronisation."""
-        raise NotImplementedError  # a task without a loss is none
-
-    def metrics(self) -> dict[str, Metric]:
-        """ignite metrics by name, fed with ``{"output": ..., "target": ..., "input": ...}``."""
-        raise NotImplementedError  # nor is one that measures nothing
+__all__ = ["Classification"]
 
 
 def _output_and_target(state: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -92,7 +57,7 @@ class Classification(Task):
         """Mean cross-entropy of logits (B, C) and indices (B,)."""
         return F.cross_entropy(output.float(), targets, label_smoothing=self.label_smoothing)
 
-    def metrics(self) -> dict[str, Metric]:
+    def metrics(self, data: DataInfo) -> dict[str, Metric]:
         """Accuracy, top-5 accuracy and cross-entropy."""
         return {
             "accuracy": Accuracy(_output_and_target),
@@ -107,25 +72,3 @@ def _clipped_for_top5(state: dict[str, Any]) -> tuple[Tensor, Tensor]:
     if missing > 0:
         output = F.pad(output, (0, missing), value=torch.finfo(output.dtype).min)
     return output, state["target"]
-
-
-_TASKS: dict[str, type[Task]] = {"classification": Classification}
-
-
-def build_task(spec: TaskSpec, base: Path | None = None) -> Task:
-    """The task that ``spec`` names.
-
-    Raises:
-        StillhouseError: no such task, or options that do not fit it.
-    """
-    kind: Any
-    if ":" in spec.name:
-        kind = import_object(spec.name, "task.name", base)
-        if not (isinstance(kind, type) and issubclass(kind, Task)):
-            raise StillhouseError(f"{spec.name!r} is no subclass of stillhouse.tasks.Task", where="task.name")
-    elif spec.name in _TASKS:
-        kind = _TASKS[spec.name]
-    else:
-        raise StillhouseError(f"unknown task {spec.name!r}", where="task.name", hint=did_you_mean(spec.name, _TASKS))
-    task: Task = structure(spec.args, kind, "task.args")
-    return task

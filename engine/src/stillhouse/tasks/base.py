@@ -1,0 +1,140 @@
+"""Task, the base of all tasks, and how a recipe names one."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import attrs
+from ignite.metrics import Metric
+from torch import Tensor, nn
+
+from stillhouse.data import DataInfo
+from stillhouse.errors import StillhouseError, did_you_mean
+from stillhouse.importing import import_object
+from stillhouse.structure import structure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+__all__ = ["Task", "TaskSpec", "build_task"]
+
+
+@attrs.frozen(kw_only=True)
+class TaskSpec:
+    """The recipe's ``[task]``.
+
+    Attributes:
+        name: ``classification`` or another of the engine's tasks, or ``package.module:Class`` of a
+            :class:`Task` of your own.
+        args: the task's options.
+    """
+
+    name: str = "classification"
+    args: dict[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Task:
+    """Base of all tasks; a subclass is a frozen attrs class whose fields are its options.
+
+    :meth:`loss` and :meth:`metrics` are what a task must have; everything else has a default.
+    """
+
+    score: ClassVar[str]
+    """The metric that ``best`` goes by."""
+    score_mode: ClassVar[Literal["max", "min"]] = "max"
+    takes: ClassVar[tuple[str, ...]] = ("class",)
+    """The kinds of targets that it takes: see :attr:`stillhouse.data.DataInfo.target`."""
+
+    def sample(self, image: Tensor, target: Any) -> tuple[Tensor, Any]:
+        """One sample's input and target, made of what the data gives; called on the CPU, after augmentation.
+
+        Random numbers come from the global generators, which are seeded by (seed, epoch, sample) in training and by
+        the sample alone in evaluation.
+
+        Args:
+            image: (C, H, W), float32, 0 to 1, not normalised yet.
+            target: the data's target, by its kind: an int, a mask (H, W), depths (1, H, W), ...
+
+        Returns:
+            The input (C', H', W'), 0 to 1 (it is normalised afterwards), and the target: a tensor, or anything where
+            :meth:`collate` knows what to do with it.
+        """
+        return image, target
+
+    def collate(self, targets: list[Any]) -> Any:
+        """The targets of a batch's samples as one: tensors are stacked."""
+        import torch
+
+        return torch.stack([torch.as_tensor(t) for t in targets])
+
+    def outputs(self, data: DataInfo) -> int:
+        """How many numbers (vectors) or channels (maps) the model must give: a recipe's models get it as ``num_classes``."""
+        return data.classes
+
+    def call(self, model: nn.Module, inputs: Any, targets: Any) -> Any:
+        """Run ``model`` on a batch; ``targets`` is None for the teacher and for predictions."""
+        return model(inputs)
+
+    def check(self, output: Any, targets: Any, data: DataInfo) -> None:
+        """Look at one small batch's output before training; raise StillhouseError when it cannot serve."""
+
+    def loss(self, output: Any, targets: Any) -> Tensor:
+        """The task's loss, a scalar on the device, the mean over what :meth:`count` counts; no host synchronisation."""
+        raise NotImplementedError  # a task without a loss is none
+
+    def count(self, targets: Any) -> Tensor | None:
+        """How much the loss is the mean over: a scalar on the device, such as the pixels that are not ignored.
+
+        Losses of several processes, and of the parts of an accumulated batch, are averaged by it. None means the
+        number of samples.
+        """
+        return None
+
+    def metrics(self, data: DataInfo) -> dict[str, Metric]:
+        """ignite metrics by name, fed with ``{"output": ..., "target": ..., "input": ...}``.
+
+        A metric whose value is a vector of ``data.classes`` numbers is shown by class.
+        """
+        raise NotImplementedError  # nor is one that measures nothing
+
+    def figures(self, data: DataInfo, inputs: Any, output: Any, targets: Any) -> dict[str, Figure]:
+        """Pictures of a few validation samples, for TensorBoard; everything is on the CPU."""
+        return {}
+
+    def prediction(self, data: DataInfo, output: Any) -> dict[str, Any]:
+        """What ``stillhouse predict`` says of one sample, as plain data; ``output`` is one sample's, on the CPU."""
+        raise NotImplementedError
+
+    def picture(self, data: DataInfo, image: Tensor, output: Any) -> Image | None:
+        """A picture of one prediction beside its input (C, H, W), 0 to 1; None for a task that shows none."""
+        return None
+
+
+TASKS = {
+    "classification": "stillhouse.tasks.classification:Classification",
+}
+"""The engine's tasks by name; imported when a recipe names them."""
+
+
+def build_task(spec: TaskSpec, base: Path | None = None) -> Task:
+    """The task that ``spec`` names.
+
+    Raises:
+        StillhouseError: no such task, or options that do not fit it.
+    """
+    kind: Any
+    if ":" in spec.name:
+        kind = import_object(spec.name, "task.name", base)
+        if not (isinstance(kind, type) and issubclass(kind, Task)):
+            raise StillhouseError(f"{spec.name!r} is no subclass of stillhouse.tasks.Task", where="task.name")
+    elif spec.name in TASKS:
+        module, _, name = TASKS[spec.name].partition(":")
+        kind = getattr(import_module(module), name)
+    else:
+        raise StillhouseError(f"unknown task {spec.name!r}", where="task.name", hint=did_you_mean(spec.name, TASKS))
+    task: Task = structure(spec.args, kind, "task.args")
+    return task
