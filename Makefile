@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 # mkdocs-material announces its successor at every build.
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help demo test test-slow test-gpu lint docs serve-docs bench clean
+.PHONY: help demo test test-slow test-gpu gpu lint docs serve-docs bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -39,6 +39,10 @@ test-slow: $(VENV)/.test
 test-gpu: $(VENV)/.test
 	$(BIN)/python -m pytest -m gpu --timeout 600
 
+# The GPU proof: those tests and the throughput against a loop by hand; GPU="--minutes 9" hands it options.
+gpu: $(VENV)/.test
+	$(BIN)/python tests/benchmarks/gpu.py --write docs/benchmarks/gpu.md $(GPU)
+
 lint: $(VENV)/.test $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,7 +55,7 @@ serve-docs: $(VENV)/.docs
 	$(BIN)/mkdocs serve
 
 bench: $(VENV)/.test
-	for b in tests/benchmarks/[a-z]*.py; do echo "$$b"; $(BIN)/python $$b --write docs/benchmarks/$$(basename $$b .py).md || exit 1; done
+	for b in $(filter-out %/gpu.py,$(wildcard tests/benchmarks/[a-z]*.py)); do echo "$$b"; $(BIN)/python $$b --write docs/benchmarks/$$(basename $$b .py).md || exit 1; done
 
 clean:
 	rm -rf $(VENV) runs

@@ -9,6 +9,13 @@ import pytest
 import torch
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what is marked ``gpu`` where there is none; tests/gpu have a fixture that says so, and can be rehearsed."""
+    rehearsed = "device" in getattr(item, "fixturenames", ())
+    if item.get_closest_marker("gpu") and not rehearsed and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
 @pytest.fixture(autouse=True)
 def _alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(1)

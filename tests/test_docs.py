@@ -15,23 +15,27 @@ import sys
 import tomllib
 import typing
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import attrs
 import pytest
+import torch
 
 from stillhouse import Recipe, train
 from stillhouse.cli import _parser, main
 from stillhouse.data import DataSpec
 from stillhouse.hookspecs import SPECIFICATIONS, hook_arguments
 from stillhouse.models import ModelSpec
-from stillhouse.recipe import CheckpointSpec, OptimizerSpec, RunSpec, TeacherSpec
+from stillhouse.options import CompileArgs, EarlyStoppingSpec, EmaSpec, SpeedSpec
+from stillhouse.recipe import CheckpointSpec, DistributedSpec, OptimizerSpec, RunSpec, TeacherSpec
 from stillhouse.registry import plugins_in_use
 from stillhouse.schedule import Schedule
-from stillhouse.structure import type_text
+from stillhouse.structure import type_text, unstructure
 from stillhouse.tasks import Classification, TaskSpec
+from stillhouse.tasks.base import TASKS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -49,7 +53,15 @@ SPECS = {
         OptimizerSpec,
         Schedule,
         CheckpointSpec,
+        DistributedSpec,
+        SpeedSpec,
+        CompileArgs,
+        EmaSpec,
+        EarlyStoppingSpec,
     )
+}
+TASK_KINDS = {
+    name: getattr(import_module(module), name) for module, _, name in (path.partition(":") for path in TASKS.values())
 }
 
 _BLOCK = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -99,7 +111,7 @@ def default_text(field: attrs.Attribute[Any]) -> str:
         value = value.factory()
     if value is None:
         return "none"
-    return f"`{json.dumps(value)}`"
+    return f"`{json.dumps(unstructure(value))}`"
 
 
 def hooks_list(group: type) -> str:
@@ -122,7 +134,7 @@ def help_text(*command: str) -> str:
 
 
 GENERATORS: dict[str, Callable[..., str]] = {
-    "keys": lambda name: keys_table(SPECS[name]),
+    "keys": lambda name: keys_table({**SPECS, **TASK_KINDS}[name]),
     "hooks": lambda name: hooks_list(next(g for g in SPECIFICATIONS if g.__name__ == name)),
     "help": help_text,
 }
@@ -176,6 +188,32 @@ def test_every_key_of_a_recipe_is_explained():
         assert attribute_texts(kind).keys() >= {a.name for a in attrs.fields(kind)}
     for table in attrs.fields(Recipe):
         assert f"[{table.name}]" in text, table.name
+
+
+def test_every_task_and_its_options_are_explained():
+    text = (ROOT / "docs/tasks.md").read_text(encoding="utf-8")
+    for task, path in TASKS.items():
+        kind = TASK_KINDS[path.partition(":")[2]]
+        assert f"| `{task}` |" in text
+        assert f"generated: keys {kind.__name__} " in text
+        assert attribute_texts(kind).keys() >= {a.name for a in attrs.fields(kind)}
+
+
+def test_the_task_of_the_page_trains(tmp_path: Path):
+    from support import recipe
+
+    (tmp_path / "turned.py").write_text(block("docs/tasks.md", "python", "class Turned"))
+    whole = recipe(
+        task={"name": "turned:Turned"},
+        teacher=None,
+        data__name="sklearn:digits",
+        run__base=str(tmp_path),
+        run__epochs=1,
+    )
+    result = train(whole, write=False)
+    assert result.metrics["val"]["accuracy"] > 0.3  # four to choose from
+    prediction = sys.modules["turned"].Turned().prediction(None, torch.tensor([0.0, 1.0, 0.0, 0.0]))
+    assert prediction == {"degrees": 90}
 
 
 def test_every_hook_stands_there_with_its_exact_arguments():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,22 @@ def test_plugins_lists_and_checks(in_tests: None, capsys: pytest.CaptureFixture[
     assert main(["plugins", "--check"]) == 1
     text = capsys.readouterr().out
     assert "broken-dist 1.0: the plugin 'broken' cannot be imported: ModuleNotFoundError: No module named" in text
+
+
+def test_help_is_quick():
+    script = "import sys, stillhouse.cli as c\ntry: c.main(['export', '--help'])\nexcept SystemExit: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert "--with-preprocessing" in done.stdout
+    assert done.stdout.endswith("False\n")
+
+
+def test_skip_bad_is_the_recipes_key(tmp_path: Path, in_tests: None, capsys: pytest.CaptureFixture[str]):
+    path = save(tmp_path, run__epochs=1)
+    assert main(["train", path, "--out", str(tmp_path / "run"), "--quiet", "--skip-bad"]) == 0
+    assert Recipe.load(tmp_path / "run" / "recipe.toml").data.skip_bad is True
+    assert Recipe.load(path).data.skip_bad is False
+    assert main(["explain", path, "--skip-bad"]) == 0
+    assert main(["evaluate", str(tmp_path / "run"), "--skip-bad"]) == 0
 
 
 def spoil(path: str, old: str, new: str) -> None:
@@ -334,9 +352,6 @@ class Buggy(Plugin):
 
 
 def test_a_reader_that_has_had_enough_is_no_error(tmp_path: Path):
-    import subprocess
-    import sys
-
     path = save(tmp_path)
     script = f"{sys.executable} -m stillhouse.cli explain {path} --json | head -c 1"
     done = subprocess.run(["bash", "-c", script], cwd=TESTS, capture_output=True, text=True, check=False, timeout=60)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from support import FIVE, recipe
+from task_support import TASKS, task_recipe
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stillhouse import Plugin, Weight, hookimpl, plugin, prepare
@@ -127,6 +128,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         FIVE["projector"],
     ],
     "warm spectral": [{**FIVE["spectral"], "method": "warm"}],
+    "tcs": [{"use": "tcs", "layer": "dropout"}],
+    "tcs, elsh, selection, views": [{"use": "tcs", "layer": "dropout", "preset": "paper", "keep": 2, "views": 2}],
+    "tcs, logits, pool": [{"use": "tcs", "layer": "dropout", "mimic": "logits", "mimic_on": "pool"}],
+    "cache": [{"use": "cache"}, FIVE["features"], FIVE["projector"], FIVE["logits"]],
     "scheduled weight": [{**FIVE["features"], "weight": {"warmup": 0.5, "decay": "cosine"}}, FIVE["projector"]],
 }
 
@@ -140,6 +145,12 @@ def test_the_step_reads_no_tensor(variant: str):
     for phase in Phase:
         training.run.trainer.add_event_handler(phase, lambda: None)
     assert run_guarded(training) == 6
+
+
+@pytest.mark.filterwarnings("ignore:Seems like `optimizer.step:UserWarning")
+@pytest.mark.parametrize("name", TASKS)
+def test_the_step_of_a_task_reads_no_tensor(name: str):
+    assert run_guarded(prepare(task_recipe(name, FIVE["features"], FIVE["projector"]), write=False)) == 6
 
 
 @pytest.mark.parametrize("reader", ["item", "tolist", "numpy", "bool", "float", "mask"])
@@ -181,8 +192,6 @@ ON_CUDA = {
 @pytest.mark.gpu
 @pytest.mark.parametrize("variant", ON_CUDA)
 def test_the_step_does_not_synchronise_with_cuda(variant: str):
-    if not torch.cuda.is_available():
-        pytest.fail("needs a CUDA device")
     training = prepare(recipe(*ON_CUDA[variant], run__device="cuda", run__log_every=1000), write=False)
     process = training.run.trainer._process_function
 

@@ -60,7 +60,7 @@ def test_every_fault_of_a_file_is_said_at_once_with_its_path_and_the_nearest_nam
     for part in (
         "run.epochs: 'ten' is not a whole number",
         "run.seeds: unknown key 'seeds' (did you mean 'seed'?)",
-        "run.precision: 'float31' is not one of 'float32', 'bfloat16' (did you mean 'float32'?)",
+        "run.precision: 'float31' is not one of 'float32', 'bfloat16', 'float16' (did you mean 'float32'?)",
         "dat: unknown key 'dat' (did you mean 'data'?)",
         "data.batch_size: 3.5 is not a whole number",
         "student.model: this key is missing",

@@ -50,7 +50,7 @@ def test_another_content_is_another_teacher(own_cache: Path, changes: dict[str, 
 
 
 def test_a_teacher_whose_training_was_cut_goes_on(own_cache: Path, monkeypatch: pytest.MonkeyPatch):
-    import stillhouse.fitting as training_module
+    import stillhouse.measuring as training_module
 
     class Killed(BaseException):
         pass

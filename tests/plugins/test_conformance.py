@@ -17,6 +17,7 @@ from stillhouse.plugin import option_names
 from stillhouse.registry import load
 from stillhouse.structure import structure, unstructure
 
+FIVE = {**FIVE, "tcs": {"use": "tcs", "layer": "dropout"}, "cache": {"use": "cache"}}
 ROOT = Path(__file__).parents[2] / "plugins"
 PLUGINS = sorted(p.parent.name for p in ROOT.glob("*/pyproject.toml"))
 
@@ -27,7 +28,7 @@ def hooks_of(cls: type[Plugin]) -> list[str]:
 
 def lists(name: str) -> list[dict]:
     """The shortest valid plugin list with ``name`` in it."""
-    needs = {"projector": ["features"], "normalizer": ["features", "projector"], "features": ["projector"]}
+    needs = {"cache": ["features", "projector"], "projector": ["features"], "normalizer": ["features", "projector"], "features": ["projector"]}
     return [FIVE[n] for n in FIVE if n == name or n in needs.get(name, [])]
 
 

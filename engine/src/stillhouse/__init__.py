@@ -13,6 +13,9 @@ from stillhouse.plugin import Plugin, hookimpl, plugin
 from stillhouse.schedule import Schedule, Weight
 
 if TYPE_CHECKING:
+    from stillhouse.evaluating import evaluate
+    from stillhouse.exporting import export
+    from stillhouse.loading import load_student
     from stillhouse.recipe import Recipe
     from stillhouse.run import Run
     from stillhouse.step import Link, LinkSpec, Step, Tap
@@ -28,6 +31,9 @@ _LAZY = {
     "Run": "run",
     "Step": "step",
     "Tap": "step",
+    "evaluate": "evaluating",
+    "export": "exporting",
+    "load_student": "loading",
     "prepare": "training",
     "train": "training",
 }
@@ -46,7 +52,10 @@ __all__ = [
     "StillhouseWarning",
     "Tap",
     "Weight",
+    "evaluate",
+    "export",
     "hookimpl",
+    "load_student",
     "plugin",
     "prepare",
     "train",

@@ -16,13 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse import rng
+from stillhouse.adapting import adapt_student, let_teacher_go
 from stillhouse.composition import Composition
 from stillhouse.data import Batch
+from stillhouse.data.streams import over_tensors
 from stillhouse.errors import Fault, StillhouseError, raise_faults
+from stillhouse.failures import first_line, is_out_of_memory
 from stillhouse.hooks import Hooks
 from stillhouse.layout import shape_text
 from stillhouse.ordering import Active
 from stillhouse.run import Run
+from stillhouse.sharding import reshard
 from stillhouse.step import LinkSpec, Step, Tap
 from stillhouse.taps import Which
 
@@ -58,6 +62,8 @@ class Assembly:
         taps: ``{"student": {layer: shape}, "teacher": {layer: shape}}``.
         stages: one for each plugin, in order.
         task_loss: the task's loss on the assembly's batch.
+        teacher_parameters: how many numbers the teacher has.
+        teacher_gone: whether it has left memory: see :meth:`stillhouse.run.Run.release_teacher`.
     """
 
     composition: Composition
@@ -65,6 +71,8 @@ class Assembly:
     taps: dict[str, dict[str, str]]
     stages: list[Stage]
     task_loss: float
+    teacher_parameters: int = 0
+    teacher_gone: bool = False
 
 
 def assemble(run: Run, actives: Sequence[Active], batch: Batch, precision: torch.dtype = torch.float32) -> Assembly:
@@ -81,8 +89,20 @@ def assemble(run: Run, actives: Sequence[Active], batch: Batch, precision: torch
     """
     hooks = Hooks(actives)
     run.plugins = tuple(a.plugin for a in actives)
+    adapt_student(run, hooks)
+    speed = run.recipe.speed
     composition = Composition(
-        run.student, run.teacher, run.task, actives, hooks, _find_taps(run, hooks), run.total_steps, precision
+        run.student,
+        run.teacher,
+        run.task,
+        actives,
+        hooks,
+        _find_taps(run, hooks),
+        run.total_steps,
+        precision,
+        teacher_precision=None if speed.teacher_precision == "same" else getattr(torch, speed.teacher_precision),
+        channels_last=speed.channels_last,
+        steps_per_epoch=run.steps_per_epoch,
     )
     run._composition = composition
     step = new_step(batch, run.device, composition, 0, 0)
@@ -96,14 +116,20 @@ def assemble(run: Run, actives: Sequence[Active], batch: Batch, precision: torch
         stages = _walk(run, composition, hooks, actives, step, snapshot)
     run.links, run.features = {}, {"student": {}, "teacher": {}}
     step.clear()
-    return Assembly(composition, hooks, taps, stages, task_loss)
+    size = sum(p.numel() for p in run.teacher.parameters()) if run.teacher is not None else 0
+    reshard(run.student)
+    reshard(run.teacher)
+    gone = let_teacher_go(run, composition, hooks, actives)
+    return Assembly(composition, hooks, taps, stages, task_loss, size, gone)
 
 
 def new_step(batch: Batch, device: torch.device, composition: Composition, iteration: int, epoch: int) -> Step:
-    """A step for ``batch``, moved to ``device``; the ids stay on the CPU."""
+    """A step for ``batch``, moved to ``device`` with targets of any kind; the ids stay on the CPU."""
     if device.type != "cpu":
-        inputs, targets = (x.to(device, non_blocking=True) for x in batch[:2])
+        inputs, targets = over_tensors(lambda x: x.to(device, non_blocking=True), (batch.input, batch.target))
         batch = Batch(inputs, targets, batch.id)
+    if composition.channels_last and batch.input.ndim == 4:
+        batch = batch._replace(input=batch.input.contiguous(memory_format=torch.channels_last))
     return Step(batch, batch.id, batch.input, batch.target, iteration, epoch, composition)
 
 
@@ -152,9 +178,10 @@ def _first_forward(run: Run, composition: Composition, step: Step) -> float:
 def _model_error(which: str, shape: str, error: Exception) -> StillhouseError:
     if isinstance(error, StillhouseError):
         return error
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if is_out_of_memory(error):
+        raise error
     return StillhouseError(
-        f"the {which} cannot take inputs of shape {shape}: {first}",
+        f"the {which} cannot take inputs of shape {shape}: {first_line(error)}",
         where=which,
         hint="see [data] channels and size, and the model's args",
     )

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, DiskSaver
@@ -20,10 +21,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from stillhouse import rng
+from stillhouse import parallel, rng
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.recipe import CheckpointSpec
 from stillhouse.run import Run
+from stillhouse.sharding import fit_state, local, spread_optimizer_state, whole
 
 __all__ = ["Checkpoints", "last_checkpoint", "load_state", "read_checkpoint"]
 
@@ -37,7 +39,7 @@ class _Saver(DiskSaver):
 
     def __call__(self, checkpoint: Mapping[str, Any], filename: str, metadata: Mapping[str, Any] | None = None) -> None:
         super().__call__(checkpoint, filename, metadata)
-        while self._outdated:
+        while self._outdated and parallel.is_first():
             (Path(self.dirname) / self._outdated.pop()).unlink(missing_ok=True)
 
     def remove(self, filename: str) -> None:
@@ -45,13 +47,34 @@ class _Saver(DiskSaver):
 
 
 class _Generators:
-    """The global generators, as an object with a state."""
+    """The global generators of every process, as an object with a state."""
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return rng.capture()
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        return {f"rank{rank}": state for rank, state in enumerate(parallel.all_of(rng.capture()))}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        rng.restore(state)
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        own = state.get(f"rank{idist.get_rank()}")
+        if own is not None:  # with more processes than before, the new ones keep their own beginning
+            rng.restore(own)
+
+
+class _Whole:
+    """Something with a state whose tensors may be spread over the processes: saved whole, loaded spread again."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = whole(self.inner.state_dict())
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if isinstance(self.inner, nn.Module):
+            self.inner.load_state_dict(fit_state(state, self.inner.state_dict()))
+            return
+        self.inner.load_state_dict(dict(state))
+        if isinstance(self.inner, Optimizer):
+            spread_optimizer_state(self.inner)
 
 
 class Checkpoints:
@@ -63,10 +86,17 @@ class Checkpoints:
         scheduler: likewise, if there is one.
         spec: when to write.
         history: whatever else has ``state_dict`` and ``load_state_dict`` and belongs to the run.
+        more: further such objects by name; ``ema`` goes into the best checkpoint as well.
     """
 
     def __init__(
-        self, run: Run, optimizer: Optimizer, scheduler: LRScheduler | None, spec: CheckpointSpec, history: Any
+        self,
+        run: Run,
+        optimizer: Optimizer,
+        scheduler: LRScheduler | None,
+        spec: CheckpointSpec,
+        history: Any,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
         assert run.folder is not None
         self.folder = run.folder / "checkpoints"
@@ -74,15 +104,17 @@ class Checkpoints:
         self._spec = spec
         self._saver = _Saver(self.folder)
         self._state: dict[str, Any] = {
-            "model": run.composition,
-            "optimizer": optimizer,
+            "model": _Whole(run.composition),
+            "optimizer": _Whole(optimizer),
             "trainer": run.trainer,
             "generators": _Generators(),
             "history": history,
+            **(more or {}),
         }
         if scheduler is not None:
             self._state["scheduler"] = scheduler
-        self._best = self._handler({"model": run.composition}, "best", 1, self._score) if spec.best else None
+        weights = {key: value for key, value in self._state.items() if key in ("model", "ema")}
+        self._best = self._handler(weights, "best", 1, self._score) if spec.best else None
         if self._best is not None:
             self._state["best"] = self._best
         self._last = self._handler(self._state, "last", 1)
@@ -143,8 +175,9 @@ class Checkpoints:
         Raises:
             StillhouseError: the checkpoint is damaged or of another composition.
         """
-        for left in self.folder.glob("tmp*"):
-            left.unlink(missing_ok=True)
+        if parallel.is_first():
+            for left in self.folder.glob("tmp*"):
+                left.unlink(missing_ok=True)
         path = last_checkpoint(self.folder)
         if path is None:
             return 0
@@ -155,8 +188,8 @@ class Checkpoints:
                 f"lacks {', '.join(missing)}", where=str(path), hint="it is no checkpoint of this run"
             )
         for key, target in self._state.items():
-            if isinstance(target, nn.Module):
-                load_state(target, saved[key], str(path))
+            if key == "model":
+                load_state(self._run.composition, saved[key], str(path))
             else:
                 try:
                     target.load_state_dict(saved[key])
@@ -169,7 +202,7 @@ class Checkpoints:
 
     def _tidy(self, path: Path) -> None:
         best = {item.filename for item in self._best._saved} if self._best is not None else set()
-        for file in self.folder.glob("*.pt"):
+        for file in self.folder.glob("*.pt") if parallel.is_first() else ():
             outdated = file.name.startswith("last_") and file != path
             if outdated or (file.name.startswith("best_") and file.name not in best):
                 file.unlink(missing_ok=True)
@@ -216,6 +249,10 @@ def load_state(module: nn.Module, state: Mapping[str, Any], where: str) -> None:
     Raises:
         StillhouseError: it is another model's; it names the keys that are missing, too many, or of another shape.
     """
+    for name, part in module.named_modules():
+        if callable(fit_to := getattr(part, "fit_to", None)):  # shapes that follow from the data: see the hook `adapt`
+            prefix = f"{name}." if name else ""
+            fit_to({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
     own = module.state_dict()
     faults = []
     missing = [key for key in own if key not in state]
@@ -230,7 +267,7 @@ def load_state(module: nn.Module, state: Mapping[str, Any], where: str) -> None:
             more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
             faults.append(Fault(where, f"is of another model: {title} {', '.join(keys[:4])}{more}"))
     raise_faults(faults)
-    module.load_state_dict(dict(state))
+    module.load_state_dict(fit_state(state, own))
 
 
 def refuse_non_finite(module: nn.Module) -> None:
@@ -242,11 +279,12 @@ def refuse_non_finite(module: nn.Module) -> None:
         StillhouseError: it names the tensors.
     """
     with torch.no_grad():
-        looks = [(n, torch.isfinite(p).all()) for n, p in module.named_parameters() if p.is_floating_point()]
+        looks = [(n, torch.isfinite(local(p)).all()) for n, p in module.named_parameters() if p.is_floating_point()]
         looks += [(n, ~torch.isnan(b).any()) for n, b in module.named_buffers() if b.is_floating_point()]
         if not looks:
             return
-        fine = torch.stack([look for _, look in looks]).tolist()
+        # A sharded parameter's look is this process's share of it: all of them look together.
+        fine = parallel.sum_over_processes(torch.stack([~look for _, look in looks]).float()).eq(0).tolist()
     bad = [name for (name, _), ok in zip(looks, fine, strict=True) if not ok]
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""

@@ -15,8 +15,9 @@ from stillhouse.outputs import find_reader
 from stillhouse.plugin import Plugin
 from stillhouse.run import match_names
 from stillhouse.schedule import Schedule
+from stillhouse.sharding import local
 from stillhouse.step import Link, LinkSpec, Side, Step
-from stillhouse.taps import Taps, Which, find_layers
+from stillhouse.taps import Taps, Which, match_layers
 from stillhouse.tasks import Task
 
 __all__ = ["Announcer", "Composition", "note_place", "refuse_shared"]
@@ -76,6 +77,9 @@ class Composition(nn.Module):
         taps: dotted paths to read, by model.
         total_steps: the run's optimizer steps, which weight schedules are fractions of.
         precision: dtype of the models' forward passes; anything but float32 runs them under autocast.
+        teacher_precision: the teacher's; None: the same.
+        channels_last: have image inputs with the channels last in memory.
+        steps_per_epoch: of the run, for schedules that count epochs.
 
     Raises:
         StillhouseError: teacher and student share a module or a tensor, or the student is compiled already.
@@ -91,23 +95,34 @@ class Composition(nn.Module):
         taps: Mapping[Which, Sequence[str]],
         total_steps: int,
         precision: torch.dtype = torch.float32,
+        *,
+        teacher_precision: torch.dtype | None = None,
+        channels_last: bool = False,
+        steps_per_epoch: int = 1,
     ) -> None:
         super().__init__()
         if teacher is not None:
             refuse_shared(student, teacher)
             teacher.requires_grad_(False).eval()
+        if channels_last:
+            for model in (student, teacher):
+                if model is not None:
+                    model.to(memory_format=torch.channels_last)
         self.student = student
         self.plugins = nn.ModuleDict()
         # In tuples and plain dicts nn.Module does not take a module for its own. The teacher must not be; for the others
         # it spares each step the search through nn.Module's tables.
         self._teacher = (teacher,)
         self._student = (student,)
+        self._gone: list[str] = []
         self.modules_of: dict[str, nn.Module] = {}
         """What each plugin built, by the plugin's name."""
         self._task = task
         self._total_steps = total_steps
-        self._precisions: dict[Which, torch.dtype] = {"student": precision, "teacher": precision}
+        self._precisions: dict[Which, torch.dtype] = {"student": precision, "teacher": teacher_precision or precision}
         self._autocasts: dict[Which, bool] = {w: p is not torch.float32 for w, p in self._precisions.items()}
+        self.channels_last = channels_last
+        """Whether a step's image inputs are laid out with the channels last in memory."""
         self._device_type = next((p.device.type for p in student.parameters()), "cpu")
         self._readers: dict[Which, Callable[[Any], Any] | None] = {"student": None, "teacher": None}
         own_call = type(task).call is not Task.call
@@ -123,13 +138,15 @@ class Composition(nn.Module):
         self._forward_completed = self._losses_computed = Announcer("", [], {}, None)
         self._transforms = hooks.calls("transform")
         self._losses = hooks.calls("losses")
-        self._weights = {
-            plugin.name: plugin.weight if isinstance(plugin.weight, Schedule) else float(plugin.weight)  # type: ignore[attr-defined]  # @plugin checks that a plugin with losses has it
-            for plugin, _ in self._losses
-        }
+        self._weights = {plugin.name: _weight_of(plugin, total_steps, steps_per_epoch) for plugin, _ in self._losses}
         needs = any("teacher" in a.plugin.requires for a in actives) or bool(taps.get("teacher"))
         own = self._run_teacher if teacher is not None and needs else _no_teacher
         self._teacher_forward = hooks.teacher_forward(own)
+
+    @property
+    def terms_switch_off(self) -> bool:
+        """Whether some loss term has a schedule and may be left out of a step."""
+        return any(isinstance(weight, Schedule) for weight in self._weights.values())
 
     @property
     def teacher(self) -> nn.Module | None:
@@ -203,10 +220,10 @@ class Composition(nn.Module):
             found = [name for name in links if name.startswith(f"{pattern}/")]
         else:
             which: Which = "student" if what == "student" else "teacher"
-            module = self.student if which == "student" else self.teacher
-            assert module is not None
             tapped = self._taps[which].layers
-            found = [layer for layer in find_layers(module, which, pattern) if layer in tapped]
+            module = self.student if which == "student" else self.teacher
+            names = self._gone if module is None else [name for name, _ in module.named_modules()]
+            found = [layer for layer in match_layers(names, which, pattern) if layer in tapped]
         self.matched[what, pattern] = found
         return found
 
@@ -217,6 +234,15 @@ class Composition(nn.Module):
     def all_taps(self) -> list[Taps]:
         """The student's taps, and the teacher's where there is one."""
         return list(self._taps.values())
+
+    def drop_teacher(self, hooks: Hooks, *, served: bool) -> None:
+        """Let go of the teacher. ``served``: plugins' ``teacher_forward`` gives what it gave, from now on."""
+        teacher = self.teacher
+        assert teacher is not None  # it goes once
+        self._gone = [name for name, _ in teacher.named_modules()]
+        self._teacher_taps.remove()
+        self._teacher = (None,)
+        self._teacher_forward = hooks.teacher_forward(_teacher_is_gone if served else _no_teacher)
 
     def remove_taps(self) -> None:
         """Take the taps off both models: after training they are plain modules again."""
@@ -275,17 +301,21 @@ class Composition(nn.Module):
             total = self._task.loss(step.student.output, step.targets)
             losses, weights = step.losses, step.weights
             losses["task"], weights["task"] = total, 1.0
+            share = step.share
+            if share is not None:
+                total = total * share[0]
             for plugin, function in self._losses:
                 weight = self._weights[plugin.name]
                 if isinstance(weight, Schedule):
                     weight = weight.at(step.iteration, self._total_steps)
                 if weight == 0.0:
                     continue
+                factor = weight if share is None else weight * share[1]
                 for term, value in function(step).items():
                     name = f"{plugin.name}/{term}" if term else plugin.name
                     losses[name], weights[name] = value, weight
                     # Two kernels less, forward and backward, where the weight is the default.
-                    total = total + (value if weight == 1.0 else weight * value)
+                    total = total + (value if factor == 1.0 else factor * value)
         except Exception as error:
             if plugin is not None:
                 note_place(error, plugin, hook, step)
@@ -297,8 +327,22 @@ class Composition(nn.Module):
         return total
 
 
+def _weight_of(plugin: Plugin, total_steps: int, steps_per_epoch: int) -> float | Schedule:
+    weight: Any = plugin.weight  # type: ignore[attr-defined]  # @plugin checks that a plugin with losses has it
+    if not isinstance(weight, Schedule):
+        return float(weight)
+    try:
+        return weight.in_steps(total_steps, steps_per_epoch)
+    except StillhouseError as error:
+        raise error.within(f"plugin {plugin.name!r}: weight") from None
+
+
 def _no_teacher(step: Step) -> None:
     """In a run whose plugins read no teacher."""
+
+
+def _teacher_is_gone(step: Step) -> None:
+    raise StillhouseError("the teacher has left memory, and no plugin's teacher_forward has answered for it")
 
 
 def refuse_shared(student: nn.Module, teacher: nn.Module) -> None:
@@ -317,9 +361,11 @@ def refuse_shared(student: nn.Module, teacher: nn.Module) -> None:
             )
     tensors = {}
     for name, tensor in (*student.named_parameters(), *student.named_buffers()):
+        tensor = local(tensor)
         if tensor.numel():
             tensors[tensor.untyped_storage().data_ptr()] = name
     for name, tensor in (*teacher.named_parameters(), *teacher.named_buffers()):
+        tensor = local(tensor)
         if tensor.numel() and tensor.untyped_storage().data_ptr() in tensors:
             raise StillhouseError(
                 f"student and teacher share the tensor {tensors[tensor.untyped_storage().data_ptr()]!r} (teacher: {name!r})",

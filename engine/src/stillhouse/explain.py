@@ -59,11 +59,12 @@ def describe(training: Training) -> dict[str, Any]:
         ],
         "schedule": unstructure(recipe.schedule),
     }
-    if run.teacher is not None:
+    if run.teacher is not None or assembly.teacher_gone:
         description["teacher"] = {
             "model": _teacher_name(training),
-            "parameters": _counts(run.teacher)[0],
+            "parameters": assembly.teacher_parameters,
             "trainable": 0,
+            "in_memory": not assembly.teacher_gone,
             "runs": assembly.composition.runs_teacher,
             "trained": training.teacher_is_trained,
         }
@@ -79,11 +80,14 @@ def describe(training: Training) -> dict[str, Any]:
                 "version": active.version,
                 "order": active.reason,
                 "options": options,
+                "notes": run.notes.get(active.name, []),
                 "trainable_parameters": stage.parameters,
                 "links": {name: {"student": s, "teacher": t} for name, (s, t) in stage.links.items()},
             }
         )
         weight = getattr(active.plugin, "weight", 1.0)
+        if isinstance(weight, Schedule):
+            weight = weight.in_steps(run.total_steps, run.steps_per_epoch)
         description["losses"] += [
             _term(term, active.name, weight, value, run.total_steps) for term, value in stage.terms.items()
         ]
@@ -138,6 +142,8 @@ def render(description: dict[str, Any], console: Console) -> None:
     )
     if teacher:
         idle = "" if teacher["runs"] else "; no plugin reads it, so it is not run"
+        if not teacher["in_memory"]:
+            idle = "; read once into a cache, and not in memory during training"
         if not teacher["trained"]:
             idle += "; left untrained here, and the values at start are of that"
         console.print(
@@ -147,6 +153,9 @@ def render(description: dict[str, Any], console: Console) -> None:
         )
     if description["plugins"]:
         console.print(_plugin_table(description))
+        for plugin in description["plugins"]:
+            for note in plugin["notes"]:
+                console.print(f"{plugin['name']}: {note}", highlight=False, markup=False)
         if any(p["links"] for p in description["plugins"]):
             console.print(_shape_table(description))
     console.print(_loss_table(description))

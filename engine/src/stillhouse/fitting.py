@@ -4,31 +4,41 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
+import ignite.distributed as idist
 import torch
 from ignite.engine import Events
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from stillhouse import rng
+from stillhouse import parallel, rng
 from stillhouse.assembly import Assembly
 from stillhouse.checkpoint import Checkpoints
-from stillhouse.data import Data
+from stillhouse.compiling import compile_models, plain
+from stillhouse.data import Batch, Data
+from stillhouse.data.batchwise import build_batch_transforms, transformed
+from stillhouse.ema import AveragedWeights
 from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.explain import describe, render_text
+from stillhouse.failures import explained
 from stillhouse.folder import RunFolder, make_lock, write_json
+from stillhouse.folding import fold
+from stillhouse.measuring import Measuring
 from stillhouse.monitor import Monitor
 from stillhouse.optim import build_optimizer, build_scheduler
 from stillhouse.ordering import Active
 from stillhouse.progress import Progress
 from stillhouse.recipe import Recipe
 from stillhouse.run import Run
+from stillhouse.stepping import Stepper, split
+from stillhouse.stopping import Stopping
 from stillhouse.structure import unstructure
-from stillhouse.trainer import build_evaluator, build_trainer, evaluate
+from stillhouse.tasks.preview import Preview
+from stillhouse.trainer import Phase, build_evaluator, build_trainer
 
 __all__ = ["Result", "Training"]
 
@@ -38,8 +48,10 @@ class Result:
     """What a run gave.
 
     Attributes:
-        student: the trained model as the plugins' ``export`` left it: in eval mode, on the run's device, without taps.
-        metrics: of the last weights, by split: ``{"val": {"accuracy": ...}, "test": {...}}``.
+        student: the trained model as the plugins' ``export`` left it: in eval mode, on the run's device, without taps;
+            with ``[ema] evaluate = "instead"`` its averaged weights.
+        metrics: of the last weights, by split: ``{"val": {"accuracy": ...}, "test": {...}}``; with ``[ema]`` also
+            ``val_ema`` and ``test_ema``.
         history: the validation metrics after each epoch.
         summary: what summary.json holds.
         folder: the run's folder; None where nothing was written.
@@ -50,19 +62,6 @@ class Result:
     history: list[dict[str, float]]
     summary: dict[str, Any]
     folder: Path | None
-
-
-class _History:
-    """The validation metrics of each epoch; part of the checkpoint, so that a resumed run's summary is whole."""
-
-    def __init__(self) -> None:
-        self.epochs: list[dict[str, float]] = []
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"epochs": [dict(e) for e in self.epochs]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.epochs = [dict(e) for e in state["epochs"]]
 
 
 class Training:
@@ -100,15 +99,22 @@ class Training:
         self.teacher_is_trained = teacher_is_trained
         self._resume = resume
         self._progress = progress
-        self._history = _History()
         hooks = assembly.hooks
         composition = assembly.composition
         self.optimizer = build_optimizer(recipe.optimizer, run, composition, hooks)
-        self._scheduler = build_scheduler(recipe.schedule, self.optimizer, run.total_steps)
-        self._monitor = Monitor(run, self.optimizer, hooks)
-        run._trainer = build_trainer(run, composition, self.optimizer, hooks, self._monitor.look)
+        self._scheduler = build_scheduler(recipe.schedule, self.optimizer, run.total_steps, run.steps_per_epoch)
+        stepper = Stepper(run, composition, self.optimizer)
+        self._monitor = Monitor(run, self.optimizer, hooks, stepper)
+        run._trainer = build_trainer(run, composition, self.optimizer, hooks, self._monitor.look, stepper)
         run._evaluator = build_evaluator(run, composition, hooks)
+        self._preview = Preview(run)
         self._hooks = hooks
+        self._ema = AveragedWeights(run.student, recipe.ema) if recipe.ema is not None else None
+        self._measuring = Measuring(run, data, self._monitor, self._ema)
+        self._stopping = Stopping(recipe.early_stopping, run) if recipe.early_stopping is not None else None
+        self._batch_transforms = build_batch_transforms(recipe.data.batch_transforms, data.info, run.seed, data.example)
+        if self._ema is not None:
+            run.trainer.add_event_handler(Phase.OPTIMIZER_STEPPED, _updater(self._ema))
         # Attached here, so that a handler that the caller attaches next finds the epoch's metrics.
         run.trainer.add_event_handler(
             Events.EPOCH_STARTED, lambda: self._monitor.restart_clock(run.trainer.state.iteration)
@@ -124,26 +130,36 @@ class Training:
             StillhouseError: a loss or weight that is not finite, a damaged checkpoint, a folder that cannot be written.
         """
         try:
-            return self._fit()
+            with explained(self.run):
+                return self._fit()
         finally:
             self.close()
 
-    def export(self) -> nn.Module:
+    def export(self, *, averaged: bool | None = None) -> nn.Module:
         """The student with what training added folded away: each plugin's ``export`` in turn, taps taken off.
 
+        Args:
+            averaged: give the student the averaged weights of ``[ema]``, for good; None: where they are what is measured.
+
         Raises:
-            StillhouseError: a plugin gave something else than a module.
+            StillhouseError: a plugin gave something else than a module, or no average was kept.
         """
-        self.run.composition.remove_taps()
-        student = self.run.student
-        for plugin, export in self._hooks.calls("export"):
-            folded = export(self.run, student)
-            if not isinstance(folded, nn.Module):
-                raise StillhouseError(
-                    f"export gave {type(folded).__name__}", where=f"plugin {plugin.name!r}", hint="an nn.Module"
-                )
-            student = folded
-        return student.eval()
+        if averaged and self._ema is None:
+            raise StillhouseError("no averaged weights are kept", hint="the recipe needs an [ema] table")
+        if self._ema is not None and (self._ema.instead if averaged is None else averaged):
+            self._ema.put()
+        for model in (self.run.student, self.run.teacher):
+            if model is not None:
+                plain(model, channels_last=self.recipe.speed.channels_last)
+        return fold(self.run, self._hooks)
+
+    def _compile(self) -> None:
+        """Compile what the recipe asks for, with a batch as the training has them."""
+        if self.recipe.speed.compile != "none":
+            share = max(2, self.recipe.data.batch_size // idist.get_world_size())
+            batch = next(split(self.data.example(share), self.recipe.run.accumulate))
+            self.run.composition.train()
+            compile_models(self.run, self.run.composition, batch, self.recipe.speed)
 
     def close(self) -> None:
         """Shut the loader's workers down; :meth:`fit` does so itself."""
@@ -151,18 +167,25 @@ class Training:
 
     def _fit(self) -> Result:
         run, recipe, monitor = self.run, self.recipe, self._monitor
+        if not (self._resume and run.folder is not None and RunFolder(run.folder).read_summary()):
+            self._compile()  # before anything is written
         folder = self._open_folder()
-        rng.seed_everything(rng.derive(run.seed, "training"))
+        # Dropout must not be the same in every process; the first one's is that of a run of one process.
+        rank = idist.get_rank()
+        rng.seed_everything(rng.derive(run.seed, "training", *([rank] if rank else [])))
         run.composition.train()
         done = 0
         if folder is not None:
-            checkpoints = Checkpoints(run, self.optimizer, self._scheduler, recipe.checkpoints, self._history)
+            checkpoints = Checkpoints(
+                run, self.optimizer, self._scheduler, recipe.checkpoints, self._measuring, self._more()
+            )
             if self._resume:
                 done = checkpoints.resume()
                 summary = folder.read_summary()
-                if summary is not None and done == run.total_steps:
-                    return Result(self.export(), summary["metrics"], self._history.epochs, summary, run.folder)
-            monitor.open(folder.path, purge_step=done + 1 if self._resume else None)
+                if summary is not None and (done == run.total_steps or self._stopped):
+                    return Result(self.export(), summary["metrics"], self._measuring.epochs, summary, run.folder)
+            if parallel.is_first():
+                monitor.open(folder.path, purge_step=done + 1 if self._resume else None)
             if done == 0:
                 monitor.text("recipe", recipe.to_toml())
                 monitor.text("composition", render_text(describe(self)))
@@ -171,52 +194,59 @@ class Training:
         try:
             # Whoever calls this under no_grad wants the run all the same: a teacher's training is started from anywhere.
             with self._progress.training(run, monitor, done), torch.enable_grad():
-                if done < run.total_steps:
-                    stream = self.data.training(done)
+                if done < run.total_steps and not self._stopped:
+                    stream: Iterable[Batch] = self.data.training(done)
+                    if self._batch_transforms is not None:
+                        stream = transformed(stream, self._batch_transforms, run.device, done, run.steps_per_epoch)
                     run.trainer.run(stream, max_epochs=run.epochs, epoch_length=run.steps_per_epoch)
-            metrics = self._final_metrics()
+            if self._stopped is not None:
+                self._progress.say(
+                    f"{recipe.run.name}: ended after epoch {self._stopped['epoch']}: {self._stopped['reason']}"
+                )
+            metrics = self._measuring.final()
             summary = self._summary(metrics, time.perf_counter() - started, done)
             if folder is not None:
                 monitor.hparams(*_hparams(recipe, self.actives, metrics))
-                write_json(folder.summary, summary)
+                if parallel.is_first():
+                    write_json(folder.summary, summary)
+                parallel.barrier()
         finally:
             monitor.close()
-        return Result(self.export(), metrics, self._history.epochs, summary, run.folder)
+        return Result(self.export(), metrics, self._measuring.epochs, summary, run.folder)
 
     def _open_folder(self) -> RunFolder | None:
         if self.run.folder is None:
             return None
         folder = RunFolder(self.run.folder)
-        lock = make_lock(self.recipe, self.actives, self.run.device, self.run.data.fingerprint)
+        lock = make_lock(self.recipe, self.actives, self.run.device, self.run.data)
         if self._resume:
             for note in folder.compare(self.recipe, lock):
                 warnings.warn(f"{folder.path}: {note}", StillhouseWarning, stacklevel=2)
-        if not folder.lock.exists():
+        parallel.barrier()  # every process has looked at the folder before one of them writes into it
+        if parallel.is_first() and not folder.lock.exists():
             folder.create(self.recipe, lock, render_text(describe(self)))
+        parallel.barrier()
         return folder
 
     def _after_epoch(self) -> None:
-        if "val" in self.data.splits:
-            self._history.epochs.append(self._measure("val"))
-        self._monitor.figures()
+        self._measuring.after_epoch()
+        if self._stopping is not None:
+            self._stopping.after_epoch()
+        self._monitor.figures(self._preview)
 
-    def _measure(self, split: str) -> dict[str, float]:
-        values = evaluate(self.run, self.data.evaluation(split), split)
-        self.run.metrics[split] = values
-        self._monitor.metrics(split, values)
-        return values
+    @property
+    def _stopped(self) -> dict[str, Any] | None:
+        """When and why early stopping ended the run; None where it did not."""
+        return None if self._stopping is None else self._stopping.stopped
 
-    def _final_metrics(self) -> dict[str, dict[str, float]]:
-        """Of the last weights. The validation split was measured after the last epoch, unless that was cut short."""
-        whole = self.run.trainer.state.iteration % self.run.steps_per_epoch == 0 and "val" in self.run.metrics
-        splits = [s for s in self.data.splits if s != "train" and not (s == "val" and whole)]
-        return {
-            s: self._measure(s) if s in splits else dict(self.run.metrics[s]) for s in self.data.splits if s != "train"
-        }
+    def _more(self) -> dict[str, Any]:
+        """What else belongs into a checkpoint."""
+        given = {"ema": self._ema, "early_stopping": self._stopping}
+        return {name: thing for name, thing in given.items() if thing is not None}
 
     def _summary(self, metrics: dict[str, dict[str, float]], seconds: float, done: int) -> dict[str, Any]:
         run, score = self.run, self.run.task.score
-        values = [e[score] for e in self._history.epochs if score in e]
+        values = [e[score] for e in self._measuring.epochs if score in e]
         best = (max if run.task.score_mode == "max" else min)(values) if values else None
         return {
             "name": self.recipe.run.name,
@@ -224,15 +254,21 @@ class Training:
             "epochs": run.epochs,
             "steps": run.total_steps,
             "steps_done": run.trainer.state.iteration,
+            "stopped": self._stopped,
             "metrics": metrics,
             "best": None if best is None else {"epoch": values.index(best) + 1, f"val/{score}": best},
             "student_parameters": sum(p.numel() for p in run.student.parameters()),
             "plugins": [a.name for a in self.actives],
             "device": str(run.device),
+            "processes": idist.get_world_size(),
             "resumed_at_step": done,
             "seconds": round(seconds, 3),
-            "history": self._history.epochs,
+            "history": self._measuring.epochs,
         }
+
+
+def _updater(ema: AveragedWeights) -> Callable[[], None]:
+    return lambda: ema.update()
 
 
 def _stepper(scheduler: LRScheduler) -> Callable[[], None]:

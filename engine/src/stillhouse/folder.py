@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
+from stillhouse.data import DataInfo
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.ordering import Active
 from stillhouse.recipe import Recipe
 from stillhouse.structure import unstructure
 
-__all__ = ["RunFolder", "make_lock", "write_json", "write_text"]
+__all__ = ["RunFolder", "flat", "make_lock", "write_json", "write_text"]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -39,7 +40,7 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, sort_keys=False) + "\n")
 
 
-def make_lock(recipe: Recipe, actives: Sequence[Active], device: torch.device, fingerprint: str) -> dict[str, Any]:
+def make_lock(recipe: Recipe, actives: Sequence[Active], device: torch.device, data: DataInfo) -> dict[str, Any]:
     """What the run's result depends on besides the recipe: plugins and versions, torch, seeds, device, data."""
     return {
         "plugins": [
@@ -60,7 +61,8 @@ def make_lock(recipe: Recipe, actives: Sequence[Active], device: torch.device, f
         "seed": recipe.run.seed,
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "data": fingerprint,
+        "data": data.fingerprint,
+        "data_info": {k: v for k, v in unstructure(data).items() if k != "fingerprint"},
         "recipe": recipe.digest(),
     }
 
@@ -185,12 +187,12 @@ class RunFolder:
         self._check_writable()
 
     def read_summary(self) -> dict[str, Any] | None:
-        """The summary of a run that was trained to its last step; None for any other."""
+        """The summary of a run that was trained to its last step, or to where early stopping ended it; None for any other."""
         try:
             summary = json.loads(self.summary.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return summary if summary.get("steps_done") == summary.get("steps") else None
+        return summary if summary.get("steps_done") == summary.get("steps") or summary.get("stopped") else None
 
     def _differences(self, recipe: Recipe) -> list[Fault]:
         if not self.recipe.exists():
@@ -198,11 +200,11 @@ class RunFolder:
         before = Recipe.load(self.recipe)
         if before.digest() == recipe.digest():
             return []
-        old, new = _flat(before.to_dict()), _flat(recipe.to_dict())
+        old, new = flat(before.to_dict()), flat(recipe.to_dict())
         changed = [
             f"{key} was {old.get(key, 'absent')!r} and is {new.get(key, 'absent')!r}"
             for key in dict.fromkeys([*old, *new])
-            if old.get(key) != new.get(key) and not key.startswith(("run.name", "run.base", "run.log_every"))
+            if old.get(key) != new.get(key) and not key.startswith(("run.name", "run.base", "run.log_every", "run.figures"))
         ]
         return [
             Fault(str(self.recipe), text, "a resumed run keeps its recipe: start another with --out")
@@ -210,14 +212,15 @@ class RunFolder:
         ]
 
 
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
+def flat(value: Any, key: str = "") -> dict[str, Any]:
+    """Nested tables as one: ``{"run.seed": 0, "plugins[0].use": "features", ...}``."""
     if isinstance(value, Mapping):
         items = [(f"{key}.{k}" if key else str(k), v) for k, v in value.items()]
     elif isinstance(value, list) and value and isinstance(value[0], Mapping):
         items = [(f"{key}[{i}]", v) for i, v in enumerate(value)]
     else:
         return {key: value}
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, inner in items:
-        flat.update(_flat(inner, name))
-    return flat
+        found.update(flat(inner, name))
+    return found

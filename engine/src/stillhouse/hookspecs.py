@@ -31,6 +31,14 @@ class AssemblingHooks:
     """Before training, once: which layers are read, which modules are added, which features are paired."""
 
     @hookspec
+    def adapt(self, run: Run, student: nn.Module) -> nn.Module | None:
+        """Change the student before anything is attached to it: return it changed in place, or another module; None leaves it. The mirror image of ``export``, which takes the change back.
+
+        What is added is the student's: trained in the student's parameter group (``optimizer_options`` can take it out), measured with it, and saved under ``student.``. ``run.teacher`` and ``run.batches`` are there, for a pass of the teacher over the data; ``run.composition`` is not. In a run that is only looked at or loaded into (``run.dry``) do nothing that takes long and write nothing; there may be no teacher and no batches then. A module whose tensors' shapes follow from the data has a method ``fit_to(state)`` that gives them the shapes of its own state dict ``state``; it is called before a checkpoint is loaded.
+        """
+        raise AssertionError("a specification")
+
+    @hookspec
     def add_taps(self, run: Run) -> Iterable[Tap]:
         """Name the layers to read. No forward pass has happened yet; ``run.layers`` finds layers by path or glob."""
         raise AssertionError("a specification")
@@ -47,7 +55,7 @@ class AssemblingHooks:
 
     @hookspec
     def optimizer_options(self, run: Run) -> Mapping[str, Any]:
-        """Options of the optimizer's parameter group for this plugin's module, such as ``{"weight_decay": 0.0}``."""
+        """Options of the optimizer's parameter group for this plugin's module, such as ``{"weight_decay": 0.0}``. The key ``student`` is a list of globs over the student's parameters that go into this group instead of the student's."""
         raise AssertionError("a specification")
 
 
@@ -166,7 +174,7 @@ class LeavingHooks:
 
     @hookspec
     def export(self, run: Run, student: nn.Module) -> nn.Module:
-        """Give the student with what training added folded away; the next plugin receives what this one returns."""
+        """Give the student with what training added folded away; the next plugin receives what this one returns. Called after training, and again whenever the run is loaded: ``run.teacher`` is None then, so take what is needed from the plugin's own module."""
         raise AssertionError("a specification")
 
 

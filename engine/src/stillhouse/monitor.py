@@ -16,10 +16,13 @@ import torch
 from ignite.handlers import TensorboardLogger
 from torch.optim import Optimizer
 
+from stillhouse import parallel
 from stillhouse.errors import Fault, StillhouseError
 from stillhouse.hooks import Hooks
 from stillhouse.run import Run
 from stillhouse.step import Step
+from stillhouse.stepping import Stepper
+from stillhouse.tasks.preview import Preview
 
 __all__ = ["Monitor"]
 
@@ -31,10 +34,11 @@ class Monitor:
         run: with its trainer.
         optimizer: its learning rates are logged by parameter group.
         hooks: for what plugins give through ``scalars`` and ``figures``.
+        stepper: for the gradients' norm where they are clipped.
     """
 
-    def __init__(self, run: Run, optimizer: Optimizer, hooks: Hooks) -> None:
-        self._run, self._optimizer, self._hooks = run, optimizer, hooks
+    def __init__(self, run: Run, optimizer: Optimizer, hooks: Hooks, stepper: Stepper) -> None:
+        self._run, self._optimizer, self._hooks, self._stepper = run, optimizer, hooks, stepper
         self.latest: dict[str, float] = {}
         """The scalars of the last logged step, by tag."""
         self.logger: TensorboardLogger | None = None
@@ -65,14 +69,17 @@ class Monitor:
         for plugin, scalars in self._hooks.calls("scalars"):
             for name, value in scalars(step).items():
                 tensors["plugin", f"{plugin.name}/{name}" if name else plugin.name] = value
+        if self._stepper.gradient_norm is not None:
+            tensors["gradient", "norm"] = self._stepper.gradient_norm
         # One copy for everything: each .item() would wait for the device again.
-        values = torch.stack([v.detach().float().reshape(()) for v in tensors.values()]).tolist()
+        stacked = torch.stack([v.detach().float().reshape(()) for v in tensors.values()])
+        values = parallel.mean_over_processes(stacked).tolist()
         by_key = dict(zip(tensors, values, strict=True))
         self._refuse_non_finite(by_key, iteration)
         self.latest = self._tags(by_key, step)
         if self._mark is not None and iteration > self._mark[0]:
             elapsed = time.perf_counter() - self._mark[1]
-            images = (iteration - self._mark[0]) * int(step.ids.shape[0])
+            images = (iteration - self._mark[0]) * self._run.recipe.data.batch_size
             self.latest["speed/images_per_second"] = images / max(elapsed, 1e-9)
         self.restart_clock(iteration)
         if self.logger is not None:
@@ -87,6 +94,8 @@ class Monitor:
                 tags[f"loss_weighted/{name}"] = value * step.weights[name]
             elif kind == "total":
                 tags["loss/total"] = value
+            elif kind == "gradient":
+                tags["gradient/norm"] = value
             else:
                 tags[f"plugin/{name}"] = value
         for group in self._optimizer.param_groups:
@@ -113,10 +122,12 @@ class Monitor:
             for name, value in values.items():
                 self.logger.writer.add_scalar(f"{split}/{name}", value, self._run.trainer.state.iteration)
 
-    def figures(self) -> None:
-        """Log what plugins give through ``figures``."""
-        if self.logger is None:
+    def figures(self, preview: Preview) -> None:
+        """Log what the task draws of the samples in ``preview``, and what plugins give through ``figures``."""
+        if self.logger is None or not self._run.recipe.run.figures:
             return
+        for name, figure in preview.figures().items():
+            self.logger.writer.add_figure(f"task/{name}", figure, self._run.trainer.state.iteration, close=True)
         for plugin, figures in self._hooks.calls("figures"):
             for name, figure in figures(self._run).items():
                 self.logger.writer.add_figure(

@@ -11,10 +11,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from stillhouse.composition import Composition
 from stillhouse.errors import StillhouseError, did_you_mean
+from stillhouse.failures import first_line
 from stillhouse.hooks import Hooks
 from stillhouse.importing import import_object
 from stillhouse.recipe import OptimizerSpec
-from stillhouse.run import Run
+from stillhouse.run import Run, match_names
 from stillhouse.schedule import Schedule
 
 __all__ = ["build_optimizer", "build_scheduler", "find_optimizer"]
@@ -58,24 +59,27 @@ def build_optimizer(spec: OptimizerSpec, run: Run, composition: Composition, hoo
     args: dict[str, Any] = {"lr": spec.lr, **spec.args}
     if spec.weight_decay is not None:
         args["weight_decay"] = spec.weight_decay
-    student = [p for p in composition.student.parameters() if p.requires_grad]
+    student = {name: p for name, p in composition.student.named_parameters() if p.requires_grad}
     if not student:
         raise StillhouseError("has no trainable parameter", where="student")
-    groups: list[dict[str, Any]] = [{"params": student, "name": "student"}]
-    options = {plugin.name: (plugin, function) for plugin, function in hooks.calls("optimizer_options")}
+    groups: list[dict[str, Any]] = [{"params": [], "name": "student"}]
+    options = {plugin.name: dict(function(run)) for plugin, function in hooks.calls("optimizer_options")}
     for plugin in run.plugins:
         key = f"plugin_{plugin.name}"
         parameters = (
             [p for p in composition.plugins[key].parameters() if p.requires_grad] if key in composition.plugins else []
         )
+        own = options.get(plugin.name, {})
+        taken = [name for pattern in own.pop("student", ()) for name in match_names(pattern, student)]
+        parameters += [student.pop(name) for name in dict.fromkeys(taken)]
         if not parameters:
             continue
-        own = dict(options[plugin.name][1](run)) if plugin.name in options else {}
         groups.append({"params": parameters, "name": plugin.name, **_known_only(own, cls, plugin.name)})
+    groups[0]["params"] = list(student.values())
     try:
         return cls(groups, **args)
-    except (TypeError, ValueError) as error:
-        raise StillhouseError(str(error), where="optimizer") from error
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: what `fused` or `foreach` cannot do
+        raise StillhouseError(first_line(error), where="optimizer") from error
 
 
 def _known_only(own: dict[str, Any], cls: type[Optimizer], plugin: str) -> dict[str, Any]:
@@ -96,8 +100,18 @@ def _known_only(own: dict[str, Any], cls: type[Optimizer], plugin: str) -> dict[
     return {key: value for key, value in own.items() if key in takes}
 
 
-def build_scheduler(schedule: Schedule, optimizer: Optimizer, total_steps: int) -> LambdaLR | None:
-    """torch's LambdaLR over ``schedule``, stepped after every optimizer step; None for a constant learning rate."""
-    if schedule == Schedule(peak=schedule.peak) and schedule.peak == 1.0:
+def build_scheduler(
+    schedule: Schedule, optimizer: Optimizer, total_steps: int, steps_per_epoch: int
+) -> LambdaLR | None:
+    """torch's LambdaLR over ``schedule``, stepped after every optimizer step; None for a constant learning rate.
+
+    Raises:
+        StillhouseError: a warm-up that is longer than the run.
+    """
+    if schedule.constant and schedule.peak == 1.0:
         return None
+    try:
+        schedule = schedule.in_steps(total_steps, steps_per_epoch)
+    except StillhouseError as error:
+        raise error.within("schedule") from None
     return LambdaLR(optimizer, lambda step: schedule.at(min(step, total_steps - 1), total_steps))

@@ -18,6 +18,12 @@ _KEYS = ("out", "logits", "predicted_depth", "reconstruction", "last_hidden_stat
 def find_reader(output: Any, which: str) -> Callable[[Any], Any] | None:
     """How to get the output of interest from what ``which`` model returned, found once at assembly.
 
+    Of a dict it is the tensor under a known name, of a tuple the first one. What comes besides is left alone: the
+    further heads of some models in training (``aux``) have no loss here. Some of them return the plain tensor in eval
+    mode, which the reader lets through. Depths (B, H, W) of Hugging Face's models get their channel. A dict of nothing but scalars is a detector's losses, and a list of dicts its
+    boxes: they are for the task as they are. So is what cannot be told of a teacher, of which most methods read layers
+    only; one that reads its output says what it misses.
+
     Args:
         output: what the model's ``forward`` returned for a small batch.
         which: ``student`` or ``teacher``, for messages.
@@ -26,19 +32,36 @@ def find_reader(output: Any, which: str) -> Callable[[Any], Any] | None:
         A function from such a return value to the output; None where it is the output itself.
 
     Raises:
-        StillhouseError: a dict or tuple in which the output of interest cannot be told.
+        StillhouseError: the student gives a dict or tuple in which the output of interest cannot be told.
     """
     if isinstance(output, Tensor):
         return None
     if isinstance(output, Mapping):
         for key in _KEYS:
             if isinstance(output.get(key), Tensor):
-                return lambda value: value[key]
+                if key == "predicted_depth" and output[key].ndim == 3:
+                    return lambda value: value[key].unsqueeze(1)
+                return lambda value: value if isinstance(value, Tensor) else value[key]
+        losses = output and all(isinstance(value, Tensor) and value.ndim == 0 for value in output.values())
+        if losses or which == "teacher":
+            return None
         raise StillhouseError(
             f"returns a dict of {', '.join(map(str, output)) or 'nothing'}",
             where=which,
             hint=f"give the output under one of {', '.join(_KEYS)}, or wrap the model in one whose forward returns a tensor",
         )
-    if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
-        return lambda value: value[0]
-    return None
+    if isinstance(output, tuple | list):
+        if output and isinstance(output[0], Tensor):
+            return lambda value: value if isinstance(value, Tensor) else value[0]
+        if all(isinstance(value, Mapping) for value in output):
+            return None
+    if which == "teacher":
+        return None
+    what = type(output).__name__
+    if isinstance(output, tuple | list):
+        what += f" of {', '.join(type(value).__name__ for value in output[:4])}"
+    raise StillhouseError(
+        f"returns {what}",
+        where=which,
+        hint="a tensor, a tuple whose first is one, or a dict; or wrap the model in one whose forward returns a tensor",
+    )

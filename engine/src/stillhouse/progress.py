@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,18 @@ class Progress:
         """One line, where progress is shown."""
         if self.enabled:
             self._console.print(text, markup=False, highlight=False)
+
+    @contextmanager
+    def counting(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Show how much of ``total`` is done while the block lasts: call what it gives with how much more is."""
+        if not self.enabled or not self._console.is_terminal:
+            self.say(f"{name}: {total:,} samples")
+            yield lambda _more: None
+            return
+        columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Bar(*columns, console=self._console, transient=True) as bar:
+            task = bar.add_task(name, total=total)
+            yield lambda more: bar.advance(task, more)
 
     @contextmanager
     def training(self, run: Run, monitor: Monitor, done: int) -> Iterator[None]:

@@ -16,12 +16,13 @@ import tomli_w
 from stillhouse.data import DataSpec
 from stillhouse.errors import Fault, StillhouseError, did_you_mean
 from stillhouse.models import ModelSpec
+from stillhouse.options import EarlyStoppingSpec, EmaSpec, SpeedSpec
 from stillhouse.overrides import apply_override, choose_plugins
 from stillhouse.schedule import Schedule
 from stillhouse.structure import structure, unstructure
 from stillhouse.tasks import TaskSpec
 
-__all__ = ["CheckpointSpec", "OptimizerSpec", "Recipe", "RunSpec", "TeacherSpec"]
+__all__ = ["CheckpointSpec", "DistributedSpec", "OptimizerSpec", "Recipe", "RunSpec", "TeacherSpec"]
 
 
 def _positive(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -43,9 +44,13 @@ class RunSpec:
         epochs: passes over the training data.
         seed: every random number of the run follows from it.
         device: ``auto`` (CUDA when there is one, else CPU), ``cpu``, ``cuda``, ``cuda:1``, ...
-        precision: dtype of the models' forward passes; ``bfloat16`` runs them under autocast. Losses and methods are
-            computed in float32 either way.
+        precision: dtype of the models' forward passes; ``bfloat16`` and ``float16`` run them under autocast, and
+            ``float16`` scales the loss so that small gradients survive. Losses and methods are computed in float32
+            either way.
+        accumulate: parts that each batch goes through the models in, one after the other, before the optimizer steps:
+            less memory for the same gradient. Batch statistics are those of a part.
         log_every: steps between two points in TensorBoard, and between two looks for non-finite losses.
+        figures: draw the pictures of task and plugins for TensorBoard; a picture can take longer than a short epoch.
         threads: torch's CPU threads; None leaves torch's own choice.
         base: folder that relative paths and modules of this recipe are found from; the recipe file's own by default.
     """
@@ -54,8 +59,10 @@ class RunSpec:
     epochs: int = attrs.field(default=20, validator=_positive)
     seed: int = attrs.field(default=0, validator=_not_negative)
     device: str = "auto"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    accumulate: int = attrs.field(default=1, validator=_positive)
     log_every: int = attrs.field(default=50, validator=_positive)
+    figures: bool = True
     threads: int | None = attrs.field(default=None, validator=_positive)
     base: str = ""
 
@@ -102,13 +109,33 @@ class OptimizerSpec:
         name: a class of torch.optim in small letters (``adamw``, ``sgd``), or ``package.module:Class``.
         lr: learning rate, before the schedule.
         weight_decay: None leaves the optimizer's own default.
+        clip_norm: gradients of all parameters together are scaled down to this Euclidean norm; None: as they are.
         args: further arguments: ``{ momentum = 0.9 }``.
     """
 
     name: str = "adamw"
     lr: float = attrs.field(default=1e-3, validator=_positive)
     weight_decay: float | None = None
+    clip_norm: float | None = attrs.field(default=None, validator=_positive)
     args: dict[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class DistributedSpec:
+    """The recipe's ``[distributed]``, for runs of several processes; one process takes no notice.
+
+    Attributes:
+        shard: whose parameters are spread over the processes by FSDP2, for a model that is too large for one GPU:
+            ``none``, ``teacher``, ``student`` or ``both``.
+        find_unused: whether DDP looks in every step for parameters that got no gradient: ``auto`` where a loss weight
+            follows a schedule, ``yes`` for a student with parts that its output does not depend on.
+        sync_batchnorm: turn the student's BatchNorm into torch's SyncBatchNorm, whose statistics are those of the whole
+            batch; CUDA only.
+    """
+
+    shard: Literal["none", "teacher", "student", "both"] = "none"
+    find_unused: Literal["auto", "yes", "no"] = "auto"
+    sync_batchnorm: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -139,6 +166,10 @@ class Recipe:
         optimizer: and its learning rate.
         schedule: factor of the learning rate over the run; its ``peak`` is 1.
         checkpoints: when they are written.
+        distributed: how several processes share the work.
+        speed: the same run, computed faster.
+        ema: None keeps no average of the weights.
+        early_stopping: None trains for all epochs.
         plugins: the method: ``{ use = "features", ... }``, in order.
     """
 
@@ -150,6 +181,10 @@ class Recipe:
     optimizer: OptimizerSpec = attrs.field(factory=OptimizerSpec)
     schedule: Schedule = attrs.field(factory=Schedule)
     checkpoints: CheckpointSpec = attrs.field(factory=CheckpointSpec)
+    distributed: DistributedSpec = attrs.field(factory=DistributedSpec)
+    speed: SpeedSpec = attrs.field(factory=SpeedSpec)
+    ema: EmaSpec | None = None
+    early_stopping: EarlyStoppingSpec | None = None
     plugins: tuple[dict[str, Any], ...] = ()
 
     @classmethod
@@ -216,7 +251,7 @@ class Recipe:
     def digest(self) -> str:
         """A hash of everything that decides the result: all but the run's name, folder, device and logging."""
         tables = self.to_dict()
-        for key in ("name", "base", "device", "log_every", "threads"):
+        for key in ("name", "base", "device", "log_every", "figures", "threads"):
             tables["run"].pop(key, None)
         tables.pop("checkpoints", None)
         if "teacher" in tables and "recipe" in tables["teacher"]:

@@ -18,6 +18,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, raise_faults
+from stillhouse.keeping import once
 from stillhouse.ordering import Active, check_needs, order
 from stillhouse.plugin import Plugin, renamed
 from stillhouse.schedule import Schedule
@@ -52,6 +53,10 @@ class Installed:
 
 def installed() -> list[Installed]:
     """Every plugin found, by name; imports neither torch nor any plugin."""
+    return list(once(lambda: "installed plugins", _find))
+
+
+def _find() -> list[Installed]:
     found = []
     for entry in entry_points(group=GROUP):
         dist = entry.dist

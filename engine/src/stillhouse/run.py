@@ -11,17 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.errors import StillhouseError, did_you_mean
+from stillhouse.progress import Progress
 from stillhouse.taps import Which, find_layers
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
 
     from stillhouse.composition import Composition
-    from stillhouse.data import DataInfo
+    from stillhouse.data import Data, DataInfo
     from stillhouse.plugin import Plugin
     from stillhouse.recipe import Recipe
     from stillhouse.step import Link
     from stillhouse.tasks import Task
+    from stillhouse.teacher_cache import CacheSpec, TeacherCache
 
 __all__ = ["Run"]
 
@@ -49,6 +51,12 @@ class Run:
         trainer: the ignite engine that trains; ignite handlers attach to it.
         evaluator: the ignite engine that measures.
         folder: the run's folder; None for a run that writes nothing.
+        batches: where batches come from; None where a run is rebuilt to be loaded into.
+        dry: the run is only looked at, or loaded into: nothing is computed at length, and nothing written.
+        progress: shows on the terminal how far something is.
+        notes: lines that ``stillhouse explain`` shows, by plugin.
+        released: the plugins that have no more use for the teacher: see :meth:`release_teacher`.
+        caches: the teacher caches that are open, by what was asked for: see :mod:`stillhouse.teacher_cache`.
     """
 
     recipe: Recipe
@@ -64,6 +72,12 @@ class Run:
     features: dict[str, dict[str, Tensor]] = attrs.field(factory=lambda: {"student": {}, "teacher": {}})
     links: dict[str, Link] = attrs.field(factory=dict)
     folder: Path | None = None
+    batches: Data | None = None
+    dry: bool = False
+    progress: Progress = attrs.field(factory=lambda: Progress(enabled=False))
+    notes: dict[str, list[str]] = attrs.field(factory=dict)
+    released: dict[str, bool] = attrs.field(factory=dict)
+    caches: dict[CacheSpec, TeacherCache] = attrs.field(factory=dict)
     _composition: Composition | None = attrs.field(default=None, alias="composition")
     _trainer: Engine | None = attrs.field(default=None, alias="trainer")
     _evaluator: Engine | None = attrs.field(default=None, alias="evaluator")
@@ -116,6 +130,19 @@ class Run:
                 hint=did_you_mean(pattern, self.links) or "no plugin before this one makes links",
             )
         return [self.links[name] for name in names]
+
+    def note(self, plugin: Plugin, text: str) -> None:
+        """Have ``stillhouse explain`` show a line under ``plugin``."""
+        self.notes.setdefault(plugin.name, []).append(text)
+
+    def release_teacher(self, plugin: Plugin, *, for_all: bool = False) -> None:
+        """At assembly: ``plugin`` has no more use for the teacher. When none has, the teacher leaves memory.
+
+        Args:
+            plugin: which speaks.
+            for_all: it answers ``teacher_forward`` in every step, so that nobody else needs the teacher either.
+        """
+        self.released[plugin.name] = for_all
 
     def module(self, plugin: Plugin) -> Any:
         """What ``plugin``'s ``build`` returned."""

@@ -99,6 +99,8 @@ class Step:
         total: their weighted sum, from ``losses_computed`` on.
         iteration: optimizer steps done before this one, from 0.
         epoch: epochs begun before this one, from 0.
+        share: where the batch goes through in parts or is one of several processes': what the task's loss and the other
+            terms count for in the mean over parts and processes; None otherwise.
     """
 
     batch: Any
@@ -114,6 +116,7 @@ class Step:
     losses: dict[str, Tensor] = attrs.field(factory=dict)
     weights: dict[str, float] = attrs.field(factory=dict)
     total: Tensor | None = None
+    share: tuple[Tensor | float, float] | None = None
 
     def module(self, plugin: Plugin) -> Any:
         """What ``plugin``'s ``build`` returned, wherever the engine has moved or wrapped it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stillhouse.errors import Fault, StillhouseError, did_you_mean
 
-__all__ = ["Taps", "Which", "find_layers"]
+__all__ = ["Taps", "Which", "find_layers", "match_layers"]
 
 Which = Literal["student", "teacher"]
 
@@ -24,7 +24,11 @@ def find_layers(model: nn.Module, which: Which, pattern: str) -> list[str]:
     Raises:
         StillhouseError: nothing matches; it names the nearest layers.
     """
-    names = [name for name, _ in model.named_modules()]
+    return match_layers([name for name, _ in model.named_modules()], which, pattern)
+
+
+def match_layers(names: Sequence[str], which: Which, pattern: str) -> list[str]:
+    """:func:`find_layers` among ``names``."""
     if pattern in names:
         return [pattern]
     found = [n for n in names if n and _glob(n.split("."), pattern.split("."))]

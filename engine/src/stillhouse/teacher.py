@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,18 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from stillhouse import rng
+from stillhouse import parallel, rng
 from stillhouse.checkpoint import last_checkpoint, load_state, read_checkpoint
 from stillhouse.data import DataInfo, load_data
+from stillhouse.ema import model_state
 from stillhouse.errors import StillhouseError
 from stillhouse.models import ModelSpec, build_model
 from stillhouse.recipe import Recipe, TeacherSpec
 from stillhouse.registry import plugins_in_use
 from stillhouse.tasks import build_task
+from stillhouse.teacher_inputs import fit_inputs
 
-__all__ = ["TrainRun", "build_teacher", "cache_folder", "load_weights"]
+__all__ = ["TrainRun", "build_teacher", "cache_folder", "load_weights", "read_weights"]
 
 _EXPECTED = "a state dict (torch.save(model.state_dict(), ...)), a .safetensors file, or a run's folder or checkpoint"
 
@@ -57,7 +60,7 @@ def build_teacher(recipe: Recipe, info: DataInfo, outputs: int, train_run: Train
     if spec is None:
         return None
     if spec.recipe is not None:
-        return _from_recipe(recipe, spec, train_run)
+        return _from_recipe(recipe, spec, info, train_run)
     assert spec.model is not None
     seed = rng.derive(recipe.run.seed, "teacher")
     model_spec = ModelSpec(model=spec.model, args=spec.args, pretrained=spec.pretrained)
@@ -70,7 +73,7 @@ def build_teacher(recipe: Recipe, info: DataInfo, outputs: int, train_run: Train
     return teacher
 
 
-def _from_recipe(recipe: Recipe, spec: TeacherSpec, train_run: TrainRun | None) -> nn.Module:
+def _from_recipe(recipe: Recipe, spec: TeacherSpec, info: DataInfo, train_run: TrainRun | None) -> nn.Module:
     assert spec.recipe is not None
     own = Recipe.from_dict(spec.recipe)
     # Where it runs is the student's business; what it computes is its own recipe's.
@@ -90,14 +93,17 @@ def _from_recipe(recipe: Recipe, spec: TeacherSpec, train_run: TrainRun | None) 
     finally:
         data.close()
     if train_run is None:
+        fit_inputs(teacher, data.info, info)
         return teacher
     folder = cache_folder() / "teachers" / f"{own.run.name}-{key[:16]}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Two runs that want the same teacher at once: the second waits and finds it trained.
-        with FileLock(f"{folder}.lock"):
-            if not (folder / "summary.json").exists():
+        # Of several processes of one run the first holds the lock, and all of them train.
+        with FileLock(f"{folder}.lock") if parallel.is_first() else nullcontext():
+            if not parallel.from_first((folder / "summary.json").exists()):
                 train_run(own, folder)
+            parallel.barrier()
     except OSError as error:
         raise StillhouseError(
             f"the teacher's folder cannot be written: {error}",
@@ -108,6 +114,7 @@ def _from_recipe(recipe: Recipe, spec: TeacherSpec, train_run: TrainRun | None) 
     if path is None:
         raise StillhouseError("the trained teacher has no checkpoint", where=str(folder), hint="delete this folder")
     load_weights(teacher, path)
+    fit_inputs(teacher, data.info, info)
     return teacher
 
 
@@ -130,13 +137,23 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         StillhouseError: missing, damaged, pickled, or another model's.
     """
+    load_state(model, read_weights(path), str(path))
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """The state dict that :func:`load_weights` loads.
+
+    Raises:
+        StillhouseError: missing, damaged or pickled.
+    """
     if path.is_dir():
         found = last_checkpoint(path / "checkpoints")
         if found is None:
             raise StillhouseError("holds no checkpoint", where=str(path))
         path = found
-    state = _read_safetensors(path) if path.suffix == ".safetensors" else _student_of(read_checkpoint(path, _EXPECTED))
-    load_state(model, state, str(path))
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    return _student_of(read_checkpoint(path, _EXPECTED))
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -156,10 +173,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _student_of(found: Mapping[str, Any]) -> dict[str, Any]:
     """The student's state dict in a run's checkpoint or under the usual wrappers; else what was found."""
-    state: Mapping[str, Any] = found
-    for key in ("model", "state_dict"):
-        if isinstance(state.get(key), Mapping):
-            state = state[key]
-            break
+    state = model_state(found)
+    if state is found and isinstance(found.get("state_dict"), Mapping):
+        state = found["state_dict"]
     student = {key.removeprefix("student."): value for key, value in state.items() if key.startswith("student.")}
     return student or dict(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,14 +12,16 @@ from ignite.metrics import Metric
 from torch import Tensor
 from torch.optim import Optimizer
 
-from stillhouse import rng
+from stillhouse import parallel, rng
 from stillhouse.assembly import new_step
 from stillhouse.composition import Announcer, Composition
 from stillhouse.data import Batch
 from stillhouse.errors import StillhouseError
 from stillhouse.hooks import Call, Hooks
 from stillhouse.run import Run
+from stillhouse.sharding import reshard
 from stillhouse.step import Step
+from stillhouse.stepping import Stepper, rows_of
 
 __all__ = ["Phase", "build_evaluator", "build_trainer", "evaluate"]
 
@@ -48,30 +51,52 @@ _RUN_EVENTS = {
 
 
 def build_trainer(
-    run: Run, composition: Composition, optimizer: Optimizer, hooks: Hooks, look: Callable[[Step], None]
+    run: Run,
+    composition: Composition,
+    optimizer: Optimizer,
+    hooks: Hooks,
+    look: Callable[[Step], None],
+    stepper: Stepper,
 ) -> Engine:
     """The engine that trains. Its ``state.step`` is the current :class:`stillhouse.step.Step`, its ``state.output`` the total loss.
 
     ``look`` is called with the step at its end. It is the monitor's, in every step, and an ignite handler would cost it
     several times as much.
 
+    Where the ``stepper`` is plain, a step is what a loop written by hand would do. Otherwise it has a
+    :class:`stillhouse.step.Step` for each part of the batch; ``FORWARD_COMPLETED`` and ``LOSSES_COMPUTED`` come with each
+    of them, the later phases once.
+
     Plugins hear each event before handlers that are attached afterwards; those may come early or late.
     """
     # Not through nn.Module.__call__, which looks for hooks at the price of a plugin: what wants to hear of this forward
     # pass has two events for it.
     forward_step = composition.forward
+    plain = stepper.plain
 
-    def train_step(engine: Engine, batch: Batch) -> Tensor:
+    def begin(step: Step) -> None:
         state: Any = engine.state
         if state.step is not None:
             state.step.clear()
-        step = new_step(batch, run.device, composition, state.iteration - 1, state.epoch - 1)
         state.step = step
-        total = forward_step(step)
-        total.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
+
+    def train_step(engine: Engine, batch: Batch) -> Tensor:
+        state: Any = engine.state
+        if plain:
+            if state.step is not None:
+                state.step.clear()
+            step = new_step(batch, run.device, composition, state.iteration - 1, state.epoch - 1)
+            state.step = step
+            total = forward_step(step)
+            total.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
+        else:
+            step, total = stepper.gradients(batch, state.iteration - 1, state.epoch - 1, begin)
         if backward.calls or backward.handlers.get(backward.event):
             backward(step)
-        optimizer.step()
+        if plain:
+            optimizer.step()
+        else:
+            stepper.update()
         with torch.no_grad():
             if stepped.calls or stepped.handlers.get(stepped.event):
                 stepped(step)
@@ -177,7 +202,12 @@ def build_evaluator(run: Run, composition: Composition, hooks: Hooks) -> Engine:
         step = new_step(batch, run.device, composition, 0, 0)
         composition.run_student(step)
         output = {"output": step.student.output, "target": step.targets, "input": step.inputs}
+        rows = len(step.ids)
         step.clear()
+        state = _state(_engine)
+        state.rows_left -= rows
+        if state.rows_left < 0:  # the last row only fills up this process's share
+            output = {key: rows_of(value, 0, rows - 1, rows) for key, value in output.items()}
         return output
 
     engine = Engine(evaluation_step)
@@ -207,12 +237,16 @@ def evaluate(run: Run, batches: Any, split: str) -> dict[str, float]:
     modes = [(module, module.training) for module in student.modules()]
     student.eval()
     _state(run.evaluator).split = split
+    # A share that another process fills up has a row that counts there.
+    _state(run.evaluator).rows_left = getattr(batches, "real", sys.maxsize)
+    parallel.agree(student)
     try:
         with rng.preserved(), torch.no_grad():
             state = run.evaluator.run(batches, max_epochs=1)
     finally:
         for module, training in modes:
             module.training = training
+        reshard(student)
     found = {}
     for name, value in state.metrics.items():
         if isinstance(value, Tensor) and value.numel() == 1:

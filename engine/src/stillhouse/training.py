@@ -10,12 +10,14 @@ import attrs
 import torch
 from torch import nn
 
-from stillhouse import rng
+from stillhouse import __version__, parallel, rng
 from stillhouse.assembly import assemble
+from stillhouse.checks import check_options
 from stillhouse.data import load_data
 from stillhouse.errors import StillhouseError
+from stillhouse.failures import explained
 from stillhouse.fitting import Result, Training
-from stillhouse.folder import RunFolder
+from stillhouse.folder import RunFolder, flat
 from stillhouse.models import ModelSpec, build_model
 from stillhouse.ordering import Active
 from stillhouse.plugin import Plugin
@@ -23,13 +25,14 @@ from stillhouse.progress import Progress
 from stillhouse.recipe import Recipe, TeacherSpec
 from stillhouse.registry import activate, from_instances, plugins_in_use
 from stillhouse.run import Run
+from stillhouse.sharding import shard
 from stillhouse.structure import unstructure
 from stillhouse.tasks import build_task
 from stillhouse.teacher import build_teacher
 
-__all__ = ["Result", "Training", "prepare", "train"]
+__all__ = ["GIVEN", "Result", "Training", "find_device", "prepare", "train"]
 
-_GIVEN = "given:"
+GIVEN = "given:"
 """Begins the name of a model that Python handed over: a recipe cannot build it again."""
 
 
@@ -71,10 +74,11 @@ def prepare(
             RunFolder(folder).check_resumable()
         else:
             RunFolder(folder).check_free()
-    device = _device(recipe.run.device)
+    device = parallel.join(find_device(recipe.run.device))
+    parallel.same_everywhere(_facts(recipe, actives))
     if recipe.run.threads is not None:
         torch.set_num_threads(recipe.run.threads)
-    shown = Progress(enabled=progress)
+    shown = Progress(enabled=progress and parallel.is_first())
     task = build_task(recipe.task, recipe.base)
     data = load_data(recipe.data, task, seed=recipe.run.seed, base=recipe.base, pin=device.type == "cuda")
     try:
@@ -92,24 +96,59 @@ def prepare(
             teacher = build_teacher(
                 recipe, data.info, task.outputs(data.info), _teacher_trainer(shown) if train_teacher else None
             )
+        _spread(recipe, device, student, teacher)
         run = Run(
             recipe=recipe,
             seed=recipe.run.seed,
             device=device,
-            student=student.to(device),
-            teacher=teacher.to(device) if teacher is not None else None,
+            student=student,
+            teacher=teacher,
             task=task,
             data=data.info,
             epochs=recipe.run.epochs,
             steps_per_epoch=data.steps_per_epoch,
             folder=folder,
+            batches=data,
+            dry=not train_teacher,
+            progress=shown,
         )
+        check_options(run, actives)
         precision: torch.dtype = getattr(torch, recipe.run.precision)
-        assembly = assemble(run, actives, data.example(), precision)
+        with explained(run):
+            student.to(device)
+            if teacher is not None:
+                teacher.to(device)
+            assembly = assemble(run, actives, data.example(), precision)
         return Training(recipe, run, actives, data, assembly, resume=resume, progress=shown, teacher_is_trained=trained)
     except BaseException:
         data.close()
         raise
+
+
+def _facts(recipe: Recipe, actives: Sequence[Active]) -> dict[str, Any]:
+    """What every process of a run has to have alike."""
+    facts: dict[str, Any] = {"stillhouse": __version__, "torch": torch.__version__}
+    facts |= {f"plugin {a.name}": f"{a.use} of {a.distribution} {a.version}" for a in actives}
+    tables = {f"the recipe's {key}": value for key, value in flat(recipe.to_dict()).items() if key != "run.base"}
+    return {"the plugins' list": [a.name for a in actives], **facts, **tables}
+
+
+def _spread(recipe: Recipe, device: torch.device, student: nn.Module, teacher: nn.Module | None) -> None:
+    """What several processes ask of the models before they are assembled: FSDP2's shards, and SyncBatchNorm."""
+    spec = recipe.distributed
+    if spec.sync_batchnorm:
+        if device.type != "cuda":
+            raise StillhouseError(
+                "SyncBatchNorm works on CUDA only",
+                where="distributed.sync_batchnorm",
+                hint="a student without BatchNorm has no such difference: see norm = 'group' of our models",
+            )
+        for name, child in student.named_children():
+            setattr(student, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))  # type: ignore[no-untyped-call]  # torch gives it no types
+    if spec.shard in ("student", "both"):
+        shard(student, device, "student")
+    if spec.shard in ("teacher", "both") and teacher is not None:
+        shard(teacher.requires_grad_(False), device, "teacher")
 
 
 def _resolved(
@@ -119,14 +158,14 @@ def _resolved(
     tables = tuple({"use": a.use, **unstructure(a.plugin)} for a in sorted(actives, key=lambda a: a.listed))
     recipe = attrs.evolve(recipe, plugins=tables)
     if student is not None:
-        recipe = attrs.evolve(recipe, student=ModelSpec(model=_GIVEN + type(student).__qualname__))
-    elif recipe.student.model.startswith(_GIVEN):
+        recipe = attrs.evolve(recipe, student=ModelSpec(model=GIVEN + type(student).__qualname__))
+    elif recipe.student.model.startswith(GIVEN):
         raise StillhouseError(
             "this run was given its student from Python", where="student.model", hint="train(recipe, student=...)"
         )
     if teacher is not None:
-        recipe = attrs.evolve(recipe, teacher=TeacherSpec(model=_GIVEN + type(teacher).__qualname__, random=True))
-    elif recipe.teacher is not None and (recipe.teacher.model or "").startswith(_GIVEN):
+        recipe = attrs.evolve(recipe, teacher=TeacherSpec(model=GIVEN + type(teacher).__qualname__, random=True))
+    elif recipe.teacher is not None and (recipe.teacher.model or "").startswith(GIVEN):
         raise StillhouseError(
             "this run was given its teacher from Python", where="teacher.model", hint="train(recipe, teacher=...)"
         )
@@ -141,7 +180,12 @@ def _teacher_trainer(shown: Progress) -> Any:
     return train_run
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device that a recipe's ``run.device`` names.
+
+    Raises:
+        StillhouseError: this machine has no such device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -284,6 +284,6 @@ def test_images_of_two_sizes_name_both(tmp_path: Path) -> None:
     text = fault_of(f"folder:{root}")
     assert text == (
         f"{odd}: the input has shape (3, 7, 9), and {root / 'train' / 'ant' / '0.png'} has (3, 4, 6) "
-        "(set size = [4, 6] in [data])"
+        "(set size = [4, 6], or a crop, in [data])"
     )
     assert load(f"folder:{root}", size=(4, 6)).info.input_shape == (3, 4, 6)

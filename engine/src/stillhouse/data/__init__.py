@@ -1,12 +1,18 @@
 """Data: what is read, how it is split and augmented, and the streams of batches.
 
-``datasets`` is the front: the recipe's ``[data]`` and :func:`load_data`. Behind it, ``catalogue`` turns a name into a
-source (``sources``, ``imagefolder``), ``splitting`` holds out and draws few-label subsets, ``preparation`` measures and
-remembers, ``samples`` and ``sampling`` make batches whose randomness follows from (seed, epoch, sample) alone.
+``spec`` is the recipe's ``[data]`` and ``loading`` turns it into ``datasets``' :class:`Data`. Behind them, ``catalogue``
+turns a name into a source (``sources``, ``imagefolder``, ``pairs``, ``mapstyle``) whose ``targets`` may be of any kind,
+``splitting`` holds out and draws few-label subsets, ``reading`` and ``preparation`` remember and measure, ``samples`` and
+``sampling`` make batches whose randomness follows from (seed, epoch, sample) alone, ``geometry`` moves targets along with
+their images, and ``streams`` hands batches out.
 """
 
 from __future__ import annotations
 
-from stillhouse.data.datasets import Batch, Data, DataInfo, DataSpec, load_data
+from stillhouse.data.datasets import Data
+from stillhouse.data.loading import load_data
+from stillhouse.data.samples import Batch
+from stillhouse.data.spec import DataInfo, DataSpec
+from stillhouse.data.splitting import BlockSplit
 
-__all__ = ["Batch", "Data", "DataInfo", "DataSpec", "load_data"]
+__all__ = ["Batch", "BlockSplit", "Data", "DataInfo", "DataSpec", "load_data"]

@@ -3,50 +3,92 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import attrs
 import torch
 import torchvision.transforms.v2 as v2
-from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.transforms import AutoAugmentPolicy, InterpolationMode
 
-from stillhouse.arguments import call
+from stillhouse.arguments import call, parameters_of
 from stillhouse.errors import Fault, StillhouseError, did_you_mean
 
-__all__ = ["build_transforms"]
+__all__ = ["build_transforms", "cropping", "in_order"]
 
 _OF_BATCHES = ("CutMix", "MixUp")
 _ENUMS: dict[str, type[enum.Enum]] = {"interpolation": InterpolationMode, "policy": AutoAugmentPolicy}
 
 
 def build_transforms(
-    tables: Sequence[Mapping[str, Any]], where: str = "data.transforms"
-) -> Callable[[Tensor], Tensor] | None:
-    """One function (C, H, W) -> (C, H, W) that applies the transforms in order; None when there are none.
+    tables: Sequence[Mapping[str, Any]],
+    where: str = "data.transforms",
+    kind: str = "class",
+    ignore: int | None = None,
+) -> Callable[..., Any] | None:
+    """One function (C, H, W) -> (C, H, W), or of an image and what goes with it, that applies the transforms in order.
 
     Args:
         tables: ``{ use = "RandomCrop", size = 32, padding = 4 }``: ``use`` names a class of torchvision.transforms.v2,
             the rest are its arguments. ``interpolation``, ``policy`` and ``dtype`` are written as text, and a list of
             such tables (``RandomApply``, ``RandomChoice``) as a list.
         where: the key path of ``tables``.
+        kind: the targets' kind, which move along.
+        ignore: of masks, what the pixels get that come into the frame from outside.
+
+    Returns:
+        The function; None when there are no transforms.
 
     Raises:
         StillhouseError: every table that cannot be used, with the nearest names.
     """
-    transforms = _build_all(tables, where)
-    if not transforms:
+    return in_order(*_build_all(tables, where, _Outside(kind, ignore)))
+
+
+def in_order(*transforms: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    """``transforms`` one after the other; None when there are none."""
+    found = [t for t in transforms if t is not None]
+    if not found:
         return None
-    apply: Callable[[Tensor], Tensor] = transforms[0] if len(transforms) == 1 else v2.Compose(transforms)
+    apply: Callable[..., Any] = found[0] if len(found) == 1 else v2.Compose(found)
     return apply
 
 
-def _build_all(tables: Sequence[Mapping[str, Any]], where: str) -> list[Any]:
+def cropping(size: tuple[int, int]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """A random crop of height and width ``size`` for training, and the middle for evaluation."""
+    return v2.RandomCrop(list(size)), v2.CenterCrop(list(size))
+
+
+@attrs.frozen
+class _Outside:
+    """What pixels from outside the frame are in the target: ``ignore`` in a mask, a hole in depths."""
+
+    kind: str
+    ignore: int | None
+
+    def into(self, args: dict[str, Any], takes: Collection[str], name: str, where: str) -> dict[str, Any]:
+        """A transform's arguments with what it fills the target with."""
+        if self.kind not in ("mask", "depth") or "fill" not in takes:
+            return args
+        if name == "RandomCrop" and not (args.get("padding") or args.get("pad_if_needed")):
+            return args
+        if self.kind == "mask" and self.ignore is None:
+            raise StillhouseError(
+                f"{name} brings pixels into masks that have no label, and no value says so",
+                where=where,
+                hint="[data] args = { ignore = 255 }",
+            )
+        given = args.get("fill")
+        return {**args, "fill": {tv_tensors.Mask: self.ignore or 0, "others": 0 if given is None else given}}
+
+
+def _build_all(tables: Sequence[Mapping[str, Any]], where: str, outside: _Outside) -> list[Any]:
     built: list[Any] = []
     faults: list[Fault] = []
     for index, table in enumerate(tables):
         try:
-            built.append(_build(table, f"{where}[{index}]"))
+            built.append(_build(table, f"{where}[{index}]", outside))
         except StillhouseError as error:
             faults += error.faults
     if faults:
@@ -54,7 +96,7 @@ def _build_all(tables: Sequence[Mapping[str, Any]], where: str) -> list[Any]:
     return built
 
 
-def _build(table: Mapping[str, Any], where: str) -> Any:
+def _build(table: Mapping[str, Any], where: str, outside: _Outside) -> Any:
     if "use" not in table:
         raise StillhouseError("this key is missing", where=f"{where}.use", hint='{ use = "RandomCrop", ... }')
     name = table["use"]
@@ -67,8 +109,9 @@ def _build(table: Mapping[str, Any], where: str) -> Any:
         )
     if name in _OF_BATCHES:
         raise StillhouseError(f"{name} mixes the samples of a batch, and these see one sample", where=f"{where}.use")
-    args = {key: _argument(key, value, f"{where}.{key}") for key, value in table.items() if key != "use"}
-    return call(getattr(v2, name), args, where)
+    args = {key: _argument(key, value, f"{where}.{key}", outside) for key, value in table.items() if key != "use"}
+    transform = getattr(v2, name)
+    return call(transform, outside.into(args, parameters_of(transform)[0], name, where), where)
 
 
 def _classes() -> list[str]:
@@ -76,7 +119,7 @@ def _classes() -> list[str]:
     return [n for n, kind in classes.items() if issubclass(kind, v2.Transform) and kind is not v2.Transform]
 
 
-def _argument(key: str, value: Any, where: str) -> Any:
+def _argument(key: str, value: Any, where: str, outside: _Outside) -> Any:
     if isinstance(value, str) and key in _ENUMS:
         names = [member.value for member in _ENUMS[key]]
         if value not in names:
@@ -88,5 +131,5 @@ def _argument(key: str, value: Any, where: str) -> Any:
             raise StillhouseError(f"{value!r} is no dtype", where=where, hint="uint8 or float32")
         return dtype
     if isinstance(value, list | tuple) and value and all(isinstance(v, Mapping) and "use" in v for v in value):
-        return _build_all(value, where)
+        return _build_all(value, where, outside)
     return value

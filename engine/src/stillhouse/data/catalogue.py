@@ -1,4 +1,4 @@
-"""What ``[data] name`` can be: sklearn:digits, folder:PATH, torchvision:NAME or package.module:callable."""
+"""What ``[data] name`` can be: digits, folders of images, torchvision's data sets, callables."""
 
 from __future__ import annotations
 
@@ -7,25 +7,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from stillhouse.arguments import call, parameters_of
 from stillhouse.data.imagefolder import ImageFolder
-from stillhouse.data.sources import DatasetSource, Digits, Source
+from stillhouse.data.mapstyle import DatasetSource
+from stillhouse.data.pairs import PairFolder
+from stillhouse.data.sources import Digits, Source
+from stillhouse.data.targets import TargetSpec
 from stillhouse.errors import StillhouseError, did_you_mean
 from stillhouse.importing import import_object
 
 __all__ = ["open_source"]
 
-_FORMS = "a data set is sklearn:digits, folder:PATH, torchvision:NAME or package.module:callable"
+_FORMS = (
+    "a data set is sklearn:digits, folder:PATH, pairs:PATH, photos:PATH, torchvision:NAME or package.module:callable"
+)
 
 
-def open_source(name: str, args: Mapping[str, Any], val_fraction: float, base: Path | None) -> Source:
+def open_source(
+    name: str, args: Mapping[str, Any], val_fraction: float, base: Path | None, skip_bad: bool = False
+) -> Source:
     """The samples that a recipe's ``name`` and ``args`` mean.
 
     Args:
         name: the data set's name.
-        args: arguments of the callable, for ``torchvision:`` and ``package.module:callable``.
+        args: arguments of the callable, for ``torchvision:`` and ``package.module:callable``, and beside them what is
+            said of its targets; for ``pairs:`` and ``photos:`` the files' patterns.
         val_fraction: share of each class to hold out where the source has no validation split.
         base: the recipe's folder, which relative paths and modules are looked up in.
+        skip_bad: leave out files whose partner is missing.
 
     Raises:
         StillhouseError: no such data set, or one that cannot be used; what, where, what would be right.
@@ -43,12 +54,23 @@ def open_source(name: str, args: Mapping[str, Any], val_fraction: float, base: P
         return Digits()
     if scheme == "folder":
         return ImageFolder((base or Path()) / Path(rest).expanduser(), val_fraction)
+    if scheme in ("pairs", "photos"):
+        root = (base or Path()) / Path(rest).expanduser()
+        return PairFolder(root, args, val_fraction, alone=scheme == "photos", skip_bad=skip_bad)
     if scheme == "torchvision":
         return _torchvision(rest, dict(args), val_fraction, base)
     function = import_object(name, "data.name", base)
     if not callable(function):
         raise StillhouseError(f"{name!r} is {type(function).__name__}, and no callable", where="data.name")
-    return DatasetSource(call(function, args, "data.args"), name, val_fraction)
+    own, described = _divided(function, args)
+    return DatasetSource(call(function, own, "data.args"), name, val_fraction, described=described)
+
+
+def _divided(function: Any, args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``args`` for the function, and those that it does not take and that describe its targets."""
+    takes, open_ended = parameters_of(function)
+    told = {a.name for a in attrs.fields(TargetSpec)} - takes.keys() if not open_ended else set()
+    return {k: v for k, v in args.items() if k not in told}, {k: v for k, v in args.items() if k in told}
 
 
 def _torchvision(name: str, args: dict[str, Any], val_fraction: float, base: Path | None) -> Source:
@@ -62,6 +84,7 @@ def _torchvision(name: str, args: dict[str, Any], val_fraction: float, base: Pat
         )
     kind = getattr(sets, name)
     takes, _ = parameters_of(kind)
+    args, described = _divided(kind, args)
     if "root" in takes:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "stillhouse" / "data"
         args["root"] = str((base or Path()) / Path(args.get("root", cache)).expanduser())
@@ -70,10 +93,12 @@ def _torchvision(name: str, args: dict[str, Any], val_fraction: float, base: Pat
     choices: dict[str, dict[str, Any]] = {}
     if "train" in takes and "train" not in args:
         choices = {"train": {"train": True}, "test": {"train": False}}
-    elif "split" in takes and "split" not in args:
-        choices = {split: {"split": split} for split in ("train", "val", "valid", "test")}
+    else:
+        key = next((key for key in ("split", "image_set") if key in takes and key not in args), None)
+        choices = {split: {key: split} for split in ("train", "val", "valid", "test")} if key is not None else {}
     if not choices:
-        return DatasetSource(call(kind, args, "data.args"), f"torchvision:{name}", val_fraction, pure=True)
+        given = call(kind, args, "data.args")
+        return DatasetSource(given, f"torchvision:{name}", val_fraction, pure=True, described=described)
     found = {}
     for split, choice in choices.items():
         try:
@@ -82,4 +107,4 @@ def _torchvision(name: str, args: dict[str, Any], val_fraction: float, base: Pat
             # torchvision says ValueError for a split that the data set does not have.
             if split == "train" or not isinstance(error.__cause__, ValueError):
                 raise
-    return DatasetSource(found, f"torchvision:{name}", val_fraction, pure=True)
+    return DatasetSource(found, f"torchvision:{name}", val_fraction, pure=True, described=described)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from stillhouse.data.images import decode, is_gray
+from stillhouse.data.images import decode, gray_throughout
 from stillhouse.data.sources import ALIASES, Source
 from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
 
@@ -79,6 +79,14 @@ class ImageFolder(Source):
         """See :meth:`Source.read`."""
         return decode(self.root / self.files[i])
 
+    def stored(self, i: int) -> bytes | None:
+        """See :meth:`Source.stored`: the file's bytes."""
+        try:
+            content: bytes = (self.root / self.files[i]).read_bytes()
+            return content
+        except OSError as error:
+            raise StillhouseError(f"this image cannot be read: {error.strerror}", where=self.place(i)) from None
+
     def place(self, i: int) -> str:
         """See :meth:`Source.place`."""
         return str(self.root / self.files[i])
@@ -90,7 +98,7 @@ class ImageFolder(Source):
         """
         train = self.splits["train"]
         some = train[np.linspace(0, len(train) - 1, min(32, len(train))).astype(np.int64)]
-        return 1 if all(is_gray(self.root / self.files[i]) for i in some) else 3
+        return 1 if gray_throughout(self.root / self.files[i] for i in some) else 3
 
 
 def _folders(top: Path) -> list[Path]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from torchvision.transforms.v2 import functional as F
 from stillhouse.errors import StillhouseError
 from stillhouse.layout import shape_text
 
-__all__ = ["Shaping", "decode", "is_gray", "to_tensor"]
+__all__ = ["Shaping", "decode", "gray_throughout", "is_gray", "opened", "to_tensor"]
 
 _GRAY = ("1", "L", "LA", "I;16", "I;16L", "I;16B")
 
@@ -33,23 +35,60 @@ def is_gray(path: Path) -> bool:
         raise _unreadable(path, error) from None
 
 
+def gray_throughout(paths: Iterable[Path]) -> bool:
+    """Whether all image files hold one channel; those that cannot be read don't count."""
+    found = []
+    for path in paths:
+        try:
+            found.append(is_gray(path))
+        except StillhouseError:
+            continue  # whoever reads it says so
+    return bool(found) and all(found)
+
+
+def _loaded(path: Path) -> Image.Image:
+    image = Image.open(path)
+    try:
+        image.load()
+    except BaseException:
+        image.close()
+        raise
+    return image
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """The image file, decoded, in its own mode.
+
+    Raises:
+        StillhouseError: the file is missing, cut off or no image; it is named.
+    """
+    try:
+        image = _loaded(path)
+    except Exception as error:  # noqa: BLE001 - PIL raises OSError, SyntaxError, struct.error, ... for bad files
+        raise _unreadable(path, error) from None
+    with image:
+        yield image
+
+
 def decode(path: Path) -> Tensor:
     """The image file as uint8 (C, H, W): C = 1 for greyscale, else 3 (palette, alpha and CMYK become RGB).
 
     Raises:
         StillhouseError: the file is missing, cut off or no image; it is named.
     """
-    try:
-        with Image.open(path) as image:
-            image.load()
+    with opened(path) as image:
+        try:
             return to_tensor(image)
-    except Exception as error:  # noqa: BLE001 - PIL raises OSError, SyntaxError, struct.error, ... for bad files
-        raise _unreadable(path, error) from None
+        except Exception as error:  # noqa: BLE001 - conversions raise whatever they raise
+            raise _unreadable(path, error) from None
 
 
 def _unreadable(path: Path, error: Exception) -> StillhouseError:
     return StillhouseError(
-        f"this image cannot be read: {error}", where=str(path), hint="replace the file or take it out of the folder"
+        f"this image cannot be read: {error}",
+        where=str(path),
+        hint="replace the file, or leave such files out with --skip-bad",
     )
 
 

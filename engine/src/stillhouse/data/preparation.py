@@ -1,96 +1,72 @@
-"""What is done with samples once, before the first batch: keep them in memory, measure them, take their fingerprint."""
+"""What is measured of samples before the first batch: the statistics they are normalised by, and their fingerprint."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import attrs
 import numpy as np
 import torch
 from torch import Tensor
 
-from stillhouse.data.samples import Memory, Samples, from_workers
-from stillhouse.data.sampling import Ids, OrderedBatches, OwnRandomness, mix
+from stillhouse.data.samples import Samples
+from stillhouse.data.sampling import Ids, Key, OwnRandomness, mix
 from stillhouse.errors import StillhouseError
 
-__all__ = ["fingerprint", "normalisation", "remembering"]
+__all__ = ["fingerprint", "normalisation"]
 
-_MEMORY_LIMIT = 1 << 30
-_CHUNK = 256
 _MEASURED = 4096
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def remembering(
-    samples: Samples, splits: Mapping[str, Ids], cache: Literal["auto", "memory", "none"], workers: int
-) -> Samples:
-    """``samples`` with every sample of ``splits`` in memory; as they are when ``cache`` says so.
-
-    Args:
-        samples: the samples.
-        splits: the ids in use.
-        cache: see :class:`stillhouse.data.DataSpec`.
-        workers: processes that decode, where that is worth starting them.
-
-    Raises:
-        StillhouseError: a sample cannot be read.
-    """
-    ids = np.unique(np.concatenate(list(splits.values())))
-    size = len(ids) * math.prod(samples.shape) * samples.dtype.itemsize
-    if cache == "none" or (cache == "auto" and (size > _MEMORY_LIMIT or not samples.source.pure)):
-        return samples
-    rows = torch.empty(len(ids), *samples.shape, dtype=samples.dtype)
-    row_of = np.full(len(samples.source.labels), -1, dtype=np.int64)
-    chunks = OrderedBatches(ids=ids, batch_size=_CHUNK)
-    start = 0
-    for chunk in from_workers(samples.raw, chunks, workers if len(ids) > 8 * _CHUNK else 0):
-        rows[start : start + len(chunk)] = chunk
-        start += len(chunk)
-    row_of[ids] = np.arange(len(ids))
-    return attrs.evolve(samples, memory=Memory(rows, row_of))
-
-
-def normalisation(kind: Literal["none", "imagenet", "data"], samples: Samples) -> tuple[Tensor, Tensor] | None:
+def normalisation(
+    kind: Literal["none", "imagenet", "data"], samples: Samples, shape: tuple[int, ...]
+) -> tuple[Tensor, Tensor] | None:
     """Mean and standard deviation by channel (C, 1, 1), float32, of inputs scaled to 0 ... 1; for vectors by component.
 
     ``data`` measures the source's whole training split, or 4,096 samples of it evenly spaced, so that runs on few
-    labels see inputs on the same scale. A constant channel is divided by 1.
+    labels see inputs on the same scale. A constant channel is divided by 1. The inputs are those that a task makes.
+
+    Args:
+        kind: see :class:`stillhouse.data.DataSpec`.
+        samples: the samples, not normalised yet.
+        shape: of an input.
 
     Raises:
         StillhouseError: ``imagenet`` on inputs without three channels.
     """
-    shape = (samples.shape[0], *[1] * (len(samples.shape) - 1))
+    like = (shape[0], *[1] * (len(shape) - 1))
     if kind == "none":
         return None
     if kind == "imagenet":
-        if len(samples.shape) != 3 or samples.shape[0] != 3:
+        if len(shape) != 3 or shape[0] != 3:
             raise StillhouseError(
-                f"ImageNet's statistics are of 3 channels, and inputs have shape {samples.shape}",
+                f"ImageNet's statistics are of 3 channels, and inputs have shape {shape}",
                 where="data.normalize",
                 hint="set channels = 3, or normalize = 'data'",
             )
-        mean, std = (torch.tensor(values).reshape(shape) for values in _IMAGENET)
+        mean, std = (torch.tensor(values).reshape(like) for values in _IMAGENET)
         return mean, std
     train = samples.source.splits["train"]
     some = train[np.linspace(0, len(train) - 1, min(_MEASURED, len(train))).astype(np.int64)]
     # In float64 the sums over uint8 are exact, and so don't depend on their order or on threads.
-    first, second = np.zeros(shape[0]), np.zeros(shape[0])
+    first, second, count = np.zeros(shape[0]), np.zeros(shape[0]), 0
+    plain, made = samples.plain, samples.maker is not None
     with OwnRandomness() as randomness:
-        for i in some:
-            randomness.seed(mix(int(i)))
-            x = samples.input_of(int(i)).numpy().astype(np.float64).reshape(shape[0], -1)
-            first += x.sum(1)
-            second += np.square(x).sum(1)
-    count = len(some) * math.prod(samples.shape[1:])
+        for i in map(int, some):
+            randomness.seed(mix(i))
+            x = plain.made(Key(0, np.array([i])))[0][0] if made else samples.input_of(i)
+            values = x.numpy().astype(np.float64).reshape(shape[0], -1)
+            first += values.sum(1)
+            second += np.square(values).sum(1)
+            count += values.shape[1]
     average = first / count
     deviation = np.sqrt(np.maximum(second / count - np.square(average), 0))
-    scale = 255.0 if samples.dtype == torch.uint8 else 1.0
+    scale = 255.0 if samples.dtype == torch.uint8 and not made else 1.0
     deviation[deviation <= 1e-6 * np.maximum(1.0, np.abs(average))] = scale
-    return tuple(torch.from_numpy(v / scale).float().reshape(shape) for v in (average, deviation))  # type: ignore[return-value]  # two, as annotated
+    return tuple(torch.from_numpy(v / scale).float().reshape(like) for v in (average, deviation))  # type: ignore[return-value]  # two, as annotated
 
 
 def fingerprint(choices: Mapping[str, Any], samples: Samples, splits: Mapping[str, Ids]) -> str:
@@ -115,7 +91,12 @@ def fingerprint(choices: Mapping[str, Any], samples: Samples, splits: Mapping[st
         digest.update(source.stamp)
         return digest.hexdigest()
     with OwnRandomness() as randomness:
-        for i in np.linspace(0, len(source.labels) - 1, min(32, len(source.labels))).astype(np.int64):
+        ids = np.sort(np.concatenate(list(source.splits.values())))
+        for i in ids[np.linspace(0, len(ids) - 1, min(32, len(ids))).astype(np.int64)]:
             randomness.seed(mix(int(i)))
-            digest.update(samples.input_of(int(i)).numpy().tobytes())
+            x, target = samples.pair_of(int(i))
+            digest.update(x.numpy().tobytes())
+            for part in target.values() if isinstance(target, Mapping) else [target]:
+                if isinstance(part, Tensor):
+                    digest.update(part.numpy().tobytes())
     return digest.hexdigest()

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import attrs
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from stillhouse.data.geometry import Geometry
 from stillhouse.data.images import Shaping
+from stillhouse.data.making import AsGiven, SampleMaker
 from stillhouse.data.sampling import Ids, Key, OwnRandomness, mix
 from stillhouse.data.sources import Source
+from stillhouse.data.targets import finished, resized, spatial
 from stillhouse.errors import StillhouseError
 from stillhouse.layout import shape_text
 
-__all__ = ["Batch", "Memory", "Samples", "from_workers", "shaped", "stream"]
-
-T = TypeVar("T")
+__all__ = ["AsGiven", "Batch", "Memory", "MisfitError", "SampleMaker", "Samples", "shaped"]
 
 
 class Batch(NamedTuple):
@@ -26,13 +26,17 @@ class Batch(NamedTuple):
 
     Attributes:
         input: float32, for images (B, C, H, W).
-        target: class indices (B,), int64.
+        target: class indices (B,), int64, or what the task's ``collate`` makes of its targets.
         id: the samples' ids (B,), int64: positions in their source, whatever the epoch, the split or the subset.
     """
 
     input: Tensor
-    target: Tensor
+    target: Any
     id: Tensor
+
+
+class MisfitError(StillhouseError):
+    """A sample that can be read, and differs from the others in shape or type."""
 
 
 @attrs.frozen(eq=False)
@@ -40,16 +44,21 @@ class Memory:
     """Samples that were read already.
 
     Attributes:
-        rows: their inputs (M, ...), as read and shaped.
+        rows: their inputs, as read and shaped: (M, ...), or a list of M where their shapes differ.
         row_of: the row of each id (N,); -1 where it is not held.
+        targets: their targets, as one tensor or a list of M; None for class indices, which the source knows.
     """
 
-    rows: Tensor
+    rows: Tensor | list[Tensor]
     row_of: Ids
+    targets: Tensor | list[Any] | None = None
 
     def take(self, ids: Ids) -> Tensor:
         """The rows of ``ids``, copied (B, ...)."""
-        return self.rows.index_select(0, torch.from_numpy(self.row_of[ids]))
+        rows = self.row_of[ids]
+        if isinstance(self.rows, Tensor):
+            return self.rows.index_select(0, torch.from_numpy(rows))
+        return torch.stack([self.rows[row] for row in rows])
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -59,13 +68,18 @@ class Samples:
     Attributes:
         source: where samples are read.
         shaping: what every input goes through after reading.
-        shape: what it must have then, for images (C, H, W).
+        shape: what it must have then, for images (C, H, W); an entry of -1 may be anything.
         dtype: uint8 or float32, before normalisation.
+        first: the sample that shape and type are those of.
         mean: subtracted after scaling to 0 ... 1, broadcast over the shape; None: no normalisation.
         std: divided by.
         seed: the run's seed.
-        transforms: augmentation of one sample; None in evaluation.
+        transforms: augmentation of one input; None in evaluation, unless images are cropped there.
+        for_evaluation: what stands in the place of ``transforms`` in evaluation.
+        read_shape: what evaluation reads: the shape that ``transforms`` must keep where targets are class indices.
         memory: the inputs, read already.
+        maker: makes input and target of what was read; None: the input as it is, and its class index.
+        evaluation: whether randomness follows from the sample alone.
     """
 
     source: Source
@@ -73,46 +87,92 @@ class Samples:
     shape: tuple[int, ...]
     dtype: torch.dtype
     seed: int
+    first: int = 0
     mean: Tensor | None = None
     std: Tensor | None = None
-    transforms: Callable[[Tensor], Tensor] | None = None
+    transforms: Callable[..., Any] | None = None
+    for_evaluation: Callable[..., Any] | None = None
+    read_shape: tuple[int, ...] = ()
     memory: Memory | None = None
+    maker: SampleMaker | None = None
+    evaluation: bool = False
 
     @property
     def direct(self) -> bool:
         """Whether a batch is one look-up, so that workers would only be in the way."""
-        return self.memory is not None and self.transforms is None
+        return self.memory is not None and self.transforms is None and self.maker is None
+
+    @property
+    def plain(self) -> Samples:
+        """The same without augmentation."""
+        return attrs.evolve(self, transforms=self.for_evaluation, evaluation=True)
 
     def input_of(self, i: int) -> Tensor:
-        """Sample ``i`` as read and shaped, before augmentation and normalisation.
+        """Sample ``i`` as read and shaped: see :meth:`pair_of`."""
+        if self.memory is not None and self.memory.row_of[i] >= 0:
+            return self.memory.rows[self.memory.row_of[i]]
+        return self.pair_of(i)[0]
+
+    def pair_of(self, i: int) -> tuple[Tensor, Any]:
+        """Sample ``i``'s input and target as read and shaped, before augmentation and normalisation.
 
         Raises:
             StillhouseError: it cannot be read, or differs in shape or type from the first training sample.
         """
         if self.memory is not None and self.memory.row_of[i] >= 0:
-            return self.memory.rows[self.memory.row_of[i]]
-        x = shaped(self.source, self.shaping, i)
-        if tuple(x.shape) != self.shape:
-            first = self.source.place(int(self.source.splits["train"][0]))
-            raise StillhouseError(
+            row, targets = self.memory.row_of[i], self.memory.targets
+            if targets is None:
+                return self.memory.rows[row], None if self.source.target == "none" else int(self.source.labels[i])
+            return self.memory.rows[row], targets[row]
+        x, target = shaped(self.source, self.shaping, i)
+        if len(x.shape) != len(self.shape) or any(n not in (-1, m) for n, m in zip(self.shape, x.shape, strict=True)):
+            first = self.source.place(self.first)
+            raise MisfitError(
                 f"the input has shape {shape_text(x)}, and {first} has {self.shape}",
                 where=self.source.place(i),
                 hint=_way_to_one_shape(tuple(x.shape), self.shape),
             )
         if x.dtype != self.dtype:
-            raise StillhouseError(
+            raise MisfitError(
                 f"the input is {_name(x.dtype)}, and the first one is {_name(self.dtype)}", where=self.source.place(i)
             )
-        return x
+        if -1 in self.shape and (x.shape[1] < self.read_shape[1] or x.shape[2] < self.read_shape[2]):
+            raise MisfitError(
+                f"the input {shape_text(x)} is smaller than crop = {list(self.read_shape[1:])}",
+                where=self.source.place(i),
+                hint="a smaller `crop`, or `size` to resize images first",
+            )
+        return x, target
 
     def batch(self, key: Key) -> Batch:
         """The batch of ``key``'s samples, in its order.
 
         Raises:
-            StillhouseError: a sample cannot be read or augmented.
+            StillhouseError: a sample cannot be read, augmented or made.
         """
-        targets = torch.from_numpy(self.source.labels[key.ids])
-        return Batch(self._normalised(self.raw(key)), targets, torch.from_numpy(key.ids.copy()))
+        ids = torch.from_numpy(key.ids.copy())
+        if self.maker is None:
+            targets = torch.from_numpy(self.source.labels[key.ids])
+            return Batch(self._normalised(self.raw(key)), targets, ids)
+        inputs, made = self.made(key)
+        differ = next((k for k, x in enumerate(inputs) if x.shape != inputs[0].shape), None)
+        if differ is not None:
+            raise StillhouseError(
+                f"the inputs of one batch have shapes {shape_text(inputs[0])} and {shape_text(inputs[differ])}",
+                where=self.source.place(int(key.ids[differ])),
+                hint="set `size` or `crop` in [data], or let transforms and the task make one shape",
+            )
+        try:
+            joined = self.maker.collate(made)
+        except Exception as error:
+            raise self._failed("collate", int(key.ids[0]), error) from error
+        return Batch(self._normalised(torch.stack(inputs)), joined, ids)
+
+    def made(self, key: Key) -> tuple[list[Tensor], list[Any]]:
+        """The inputs, from 0 to 1, and targets of ``key``'s samples as the task makes them, one by one."""
+        with OwnRandomness() as randomness:
+            pairs = [self._made(int(i), key.epoch, randomness) for i in key.ids]
+        return [x for x, _ in pairs], [target for _, target in pairs]
 
     def raw(self, key: Key) -> Tensor:
         """The inputs of ``key``'s samples (B, ...), augmented and not yet scaled and normalised."""
@@ -129,20 +189,59 @@ class Samples:
         x = self.input_of(i)
         if self.transforms is None:
             return x
-        try:
-            out = self.transforms(x)
-        except Exception as error:
-            raise StillhouseError(
-                f"they fail on {self.source.place(i)}: {type(error).__name__}: {error}", where="data.transforms"
-            ) from error
-        if not isinstance(out, Tensor) or tuple(out.shape) != self.shape:
+        out = self._transformed(i, self.transforms, x)
+        if not isinstance(out, Tensor) or tuple(out.shape) != self.read_shape:
             made = shape_text(out) if isinstance(out, Tensor) else type(out).__name__
             raise StillhouseError(
-                f"they make {made} of {shape_text(x)}, and evaluation reads {self.shape}",
+                f"they make {made} of {shape_text(x)}, and evaluation reads {self.read_shape}",
                 where="data.transforms",
                 hint="keep the shape, or set `size` to what they give",
             )
         return out
+
+    def _transformed(self, i: int, transforms: Callable[..., Any], *what: Any) -> Any:
+        try:
+            return transforms(*what)
+        except Exception as error:
+            raise StillhouseError(
+                f"they fail on {self.source.place(i)}: {type(error).__name__}: {error}", where="data.transforms"
+            ) from error
+
+    def _made(self, i: int, epoch: int, randomness: OwnRandomness) -> tuple[Tensor, Any]:
+        assert self.maker is not None
+        kind = self.source.target
+        randomness.seed(mix(i) if self.evaluation else mix(self.seed, epoch, i))
+        x, target = self.pair_of(i)
+        if self.transforms is not None:
+            before = x
+            x, target = self._transformed(i, Geometry(self.transforms, kind), x, target)
+            whole = spatial(kind, target)
+            if not isinstance(x, Tensor) or x.ndim != before.ndim or (whole and whole != tuple(x.shape[-2:])):
+                made = shape_text(x) if isinstance(x, Tensor) else type(x).__name__
+                raise StillhouseError(
+                    f"they make {made} of {shape_text(before)}" + (f" and {whole} of its {kind}" if whole else ""),
+                    where="data.transforms",
+                    hint="use transforms that give one image, and take its target along",
+                )
+        try:
+            x, target = self.maker.sample(_scaled(x) if x.dtype == torch.uint8 else x.clone(), finished(kind, target))
+        except Exception as error:
+            raise self._failed("sample", i, error) from error
+        if not isinstance(x, Tensor):
+            raise StillhouseError(f"its sample gives {type(x).__name__} as input, not a tensor", where="task.name")
+        if self.mean is not None and (x.ndim != self.mean.ndim or x.shape[0] != self.mean.shape[0]):
+            raise StillhouseError(
+                f"they make an input {shape_text(x)}, and evaluation reads one of {self.mean.shape[0]} channels",
+                where="data.transforms",
+                hint="keep the channels",
+            )
+        return x, target
+
+    def _failed(self, method: str, i: int, error: Exception) -> StillhouseError:
+        if isinstance(error, StillhouseError):
+            return error.within(self.source.place(i))
+        what = f"{type(self.maker).__name__}.{method} fails on {self.source.place(i)}: {type(error).__name__}: {error}"
+        return StillhouseError(what, where="task.name")
 
     def _normalised(self, x: Tensor) -> Tensor:
         x = _scaled(x)
@@ -154,80 +253,40 @@ def _scaled(x: Tensor) -> Tensor:
     return x.float().div_(255) if x.dtype == torch.uint8 else x.float()
 
 
-def shaped(source: Source, shaping: Shaping, i: int) -> Tensor:
-    """Sample ``i`` of ``source`` after ``shaping``; a fault names its place."""
-    x = source.read(i)
+def shaped(source: Source, shaping: Shaping, i: int) -> tuple[Tensor, Any]:
+    """Sample ``i`` of ``source`` after ``shaping``, its target resized with it; a fault names its place.
+
+    Raises:
+        StillhouseError: it cannot be read or converted, or its target has another size.
+    """
+    x, target = source.pair(i)
     try:
-        return shaping(x)
+        whole = spatial(source.target, target)
+        if whole is not None and whole != tuple(x.shape[-2:]):
+            raise StillhouseError(
+                f"the image is {_size(tuple(x.shape[-2:]))} and its {source.target} {source.target_place(i)}is "
+                f"{_size(whole)} (width x height)",
+                hint="one size for both",
+            )
+        out = shaping(x)
     except StillhouseError as error:
         raise error.within(source.place(i)) from None
+    if source.target != "class" and out.shape[-2:] != x.shape[-2:]:
+        target = resized(source.target, target, (x.shape[-2], x.shape[-1]), (out.shape[-2], out.shape[-1]))
+    return out, target
+
+
+def _size(size: tuple[int, ...]) -> str:
+    return f"{size[1]}x{size[0]}" if len(size) == 2 else str(size)
 
 
 def _way_to_one_shape(shape: tuple[int, ...], first: tuple[int, ...]) -> str:
     if len(shape) != 3 or len(first) != 3:
         return "all samples need one shape"
-    size = f"size = [{first[1]}, {first[2]}]" if shape[1:] != first[1:] else ""
+    size = f"size = [{first[1]}, {first[2]}], or a crop," if shape[1:] != first[1:] and -1 not in first else ""
     channels = f"channels = {max(first[0], shape[0])}" if shape[0] != first[0] else ""
-    return "set " + " and ".join(filter(None, (size, channels))) + " in [data]"
+    return "set " + " and ".join(filter(None, (channels, size))) + " in [data]"
 
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def stream(samples: Samples, keys: Iterable[Key], workers: int, pin: bool) -> Generator[Batch]:
-    """The batches of ``keys``, made here (0 workers) or ahead of time in ``workers`` processes, one thread each.
-
-    The global random generators are not touched. Workers live as long as the generator.
-
-    Args:
-        samples: what makes a batch.
-        keys: the batches, in order; may have no end.
-        workers: processes; none are started where a batch is only looked up.
-        pin: put batches into page-locked memory, for copies to CUDA.
-
-    Raises:
-        StillhouseError: a sample cannot be read or augmented, here or in a worker.
-    """
-    for batch in from_workers(samples.batch, keys, 0 if samples.direct else workers):
-        yield Batch(*(t.pin_memory() for t in batch)) if pin else batch
-
-
-def from_workers(make: Callable[[Key], T], keys: Iterable[Key], workers: int) -> Generator[T]:
-    """``make(key)`` for each of ``keys``, in order, here or ahead of time in ``workers`` processes.
-
-    Raises:
-        StillhouseError: ``make`` did, here or in a worker, with all its faults.
-    """
-    if workers == 0:
-        yield from map(make, keys)
-        return
-    loader: DataLoader[Any] = DataLoader(
-        _Guarded(make),  # type: ignore[arg-type]  # any object with __getitem__ serves
-        batch_size=None,
-        sampler=keys,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        generator=torch.Generator(),  # its own: without one, DataLoader draws a seed from the global generator
-    )
-    for made in loader:
-        if isinstance(made, StillhouseError):
-            raise made
-        yield made
-
-
-@attrs.frozen(eq=False)
-class _Guarded:
-    """Gives an error as a value: DataLoader would re-raise it as its type with its text alone, and lose the faults."""
-
-    make: Callable[[Key], Any]
-
-    def __getitem__(self, key: Key) -> Any:
-        try:
-            return self.make(key)
-        except StillhouseError as error:
-            return error
-
-
-def _as_it_is(made: Any) -> Any:
-    return made

@@ -140,16 +140,49 @@ class OrderedBatches:
     """Every sample once, in order: the keys of an evaluation.
 
     Attributes:
-        ids: the samples (N,).
-        batch_size: samples in a batch; the last one holds the rest.
+        ids: the samples (N,), of all processes.
+        batch_size: samples in a batch of this process; the last one holds the rest.
+        rank: this process's number; it gets every ``world``-th sample.
+        world: how many processes there are. All of them get the same number of batches of the same sizes; where
+            the samples cannot be shared evenly, the last row is one that another process has as well.
+
+    Raises:
+        StillhouseError: fewer samples than processes.
     """
 
     ids: Ids
     batch_size: int
+    rank: int = 0
+    world: int = 1
+
+    def __attrs_post_init__(self) -> None:
+        if len(self.ids) < self.world:
+            raise StillhouseError(
+                f"a split of {len(self.ids)} samples cannot be shared by {self.world} processes",
+                where="data",
+                hint="start fewer processes",
+            )
+
+    @property
+    def real(self) -> int:
+        """This process's samples that count: all rows but one that only fills up."""
+        return len(range(self.rank, len(self.ids), self.world))
+
+    def _starts(self) -> list[int]:
+        rows = -(-len(self.ids) // self.world)
+        starts = list(range(0, rows, self.batch_size))
+        if self.world > 1 and len(starts) > 1 and rows - starts[-1] == 1:
+            starts.pop()  # a batch of nothing but a row that fills up would have nothing to measure
+        return starts
 
     def __len__(self) -> int:
-        return -(-len(self.ids) // self.batch_size)
+        return len(self._starts())
 
     def __iter__(self) -> Iterator[Key]:
-        for start in range(0, len(self.ids), self.batch_size):
-            yield Key(0, self.ids[start : start + self.batch_size])
+        own = self.ids[self.rank :: self.world]
+        rows = -(-len(self.ids) // self.world)
+        if len(own) < rows:
+            own = np.append(own, self.ids[-1])
+        starts = self._starts()
+        for start, end in zip(starts, [*starts[1:], rows], strict=True):
+            yield Key(0, own[start:end])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
 from stillhouse.data.sampling import epoch_order, mix
 from stillhouse.errors import Fault, StillhouseError, raise_faults
+from stillhouse.strict import strict_fields
 
-__all__ = ["few_per_class", "hold_out"]
+__all__ = ["BlockSplit", "by_blocks", "few", "few_per_class", "hold_out"]
 
 Ids = NDArray[np.int64]
 
@@ -44,6 +47,17 @@ def hold_out(ids: Ids, labels: Ids, fractions: Sequence[float], seed: int = _SPL
     return [np.sort(np.concatenate(part)) if part else ids[:0] for part in parts]
 
 
+def few(ids: Ids, n: int, seed: int) -> Ids:
+    """``n`` of ``ids``, sorted. With one seed, fewer are a subset of more.
+
+    Raises:
+        StillhouseError: there are fewer.
+    """
+    if len(ids) < n:
+        raise StillhouseError(f"there are {len(ids)} training samples, and limit = {n}", where="data.limit")
+    return np.sort(ids[epoch_order(seed, 1, len(ids))[:n]])
+
+
 def few_per_class(ids: Ids, labels: Ids, class_names: Sequence[str], n: int, seed: int) -> Ids:
     """``n`` samples of each class out of ``ids``, sorted. With one seed, fewer are a subset of more.
 
@@ -62,3 +76,76 @@ def few_per_class(ids: Ids, labels: Ids, class_names: Sequence[str], n: int, see
         raise StillhouseError(faults=[*faults[:8], more])
     raise_faults(faults)
     return np.sort(np.concatenate(chosen))
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict_fields)
+class BlockSplit:
+    """The recipe's ``[data] split``: validation (and test) samples in contiguous blocks, as frames of a film need.
+
+    The training samples, in the order of their files, are cut into blocks of one size.
+
+    Attributes:
+        blocks: what each block is for, in order: ``["train", "val", "train", "train", "test", "train"]``; or how many
+            there are, of which ``val_fraction``, at least one, become validation and as many test where the data has no
+            test split, evenly spread.
+        gap: samples left out between blocks of different splits, from the training block where one is.
+    """
+
+    blocks: int | tuple[Literal["train", "val", "test"], ...]
+    gap: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        faults = [Fault("gap", f"{self.gap} is below 0", "at least 0")] if self.gap < 0 else []
+        if isinstance(self.blocks, int) and self.blocks < 3:
+            faults.append(Fault("blocks", f"{self.blocks} blocks are too few", "at least 3"))
+        if isinstance(self.blocks, tuple) and not {"train", "val"} <= set(self.blocks):
+            faults.append(Fault("blocks", "train or val has no block", '["train", "val", "train"]'))
+        raise_faults(faults)
+
+    def plan(self, val_fraction: float, held: Sequence[str]) -> tuple[str, ...]:
+        """What each block is for; ``held`` are the splits to make beside ``train``."""
+        if isinstance(self.blocks, tuple):
+            return self.blocks
+        each = max(1, round(self.blocks * val_fraction))
+        number = each * len(held)
+        at = [int((j + 0.5) * self.blocks / number) for j in range(number)]
+        names = {block: held[j % len(held)] for j, block in enumerate(at)}
+        return tuple(names.get(block, "train") for block in range(self.blocks))
+
+
+def by_blocks(splits: Mapping[str, Ids], split: BlockSplit, val_fraction: float) -> dict[str, Ids]:
+    """``splits`` with the training samples cut into blocks; the blocks' ``val`` replaces the data's own.
+
+    Raises:
+        StillhouseError: more blocks than samples, a gap that leaves nothing of a block, or a second test split.
+    """
+    held = ["val"] if "test" in splits else ["val", "test"]
+    plan = split.plan(val_fraction, held)
+    train = splits["train"]
+    if "test" in plan and "test" in splits:
+        raise StillhouseError("the data has a test split of its own", where="data.split.blocks", hint="train and val")
+    if plan.count("train") == 0:
+        raise StillhouseError(
+            f"of {len(plan)} blocks none is left to train on", where="data.split.blocks", hint="more blocks"
+        )
+    parts: dict[str, list[Ids]] = {"train": [], "val": []}
+    for k, (name, block) in enumerate(zip(plan, np.array_split(train, len(plan)), strict=True)):
+        before, after = (plan[k - 1] if k else name), (plan[k + 1] if k + 1 < len(plan) else name)
+        # The training block makes room; between two that are held out, the second does.
+        first = split.gap if before != name and (name == "train" or before != "train") else 0
+        last = split.gap if after != name and name == "train" else 0
+        kept = block[first : len(block) - last]
+        if len(kept) == 0:
+            raise StillhouseError(
+                f"block {k} has {len(block)} samples, and a gap of {split.gap} leaves none",
+                where="data.split",
+                hint="fewer blocks, or a smaller gap",
+            )
+        parts.setdefault(name, []).append(kept)
+    made = {name: np.concatenate(ids) for name, ids in parts.items()}
+    rest = {name: ids for name, ids in splits.items() if name not in made}
+    return {
+        name: {**made, **rest}[name]
+        for name in dict.fromkeys(["train", "val", "test", *rest])
+        if name in made or name in rest
+    }

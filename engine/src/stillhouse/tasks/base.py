@@ -27,7 +27,8 @@ class TaskSpec:
     """The recipe's ``[task]``.
 
     Attributes:
-        name: ``classification`` or another of the engine's tasks, or ``package.module:Class`` of a
+        name: ``classification``, ``segmentation``, ``depth``, ``image-to-image``, ``colourisation``, ``denoising``,
+            ``super-resolution``, ``multi-label``, ``regression``, ``detection``, or ``package.module:Class`` of a
             :class:`Task` of your own.
         args: the task's options.
     """
@@ -64,6 +65,14 @@ class Task:
             :meth:`collate` knows what to do with it.
         """
         return image, target
+
+    def input_of(self, image: Tensor) -> Tensor:
+        """The input that ``stillhouse predict`` makes of an image (C, H, W), 0 to 1, which has no target.
+
+        By default the image itself. A task that makes inputs of photographs says here what is done to an image that is
+        such an input already: one to be denoised is left alone, one to be enlarged is brought to its new size.
+        """
+        return image
 
     def collate(self, targets: list[Any]) -> Any:
         """The targets of a batch's samples as one: tensors are stacked."""
@@ -116,6 +125,16 @@ class Task:
 
 TASKS = {
     "classification": "stillhouse.tasks.classification:Classification",
+    "detection": "stillhouse.tasks.detection:Detection",
+    "colourisation": "stillhouse.tasks.images:Colourisation",
+    "denoising": "stillhouse.tasks.images:Denoising",
+    "depth": "stillhouse.tasks.depth:Depth",
+    "image-to-image": "stillhouse.tasks.images:ImageToImage",
+    "multi-label": "stillhouse.tasks.multilabel:MultiLabel",
+    "regression": "stillhouse.tasks.regression:Regression",
+    "segmentation": "stillhouse.tasks.segmentation:Segmentation",
+    "self-supervised": "stillhouse.tasks.selfsupervised:SelfSupervised",
+    "super-resolution": "stillhouse.tasks.images:SuperResolution",
 }
 """The engine's tasks by name; imported when a recipe names them."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 import torch
@@ -14,6 +14,12 @@ from stillhouse.data import DataInfo
 from stillhouse.errors import StillhouseError
 from stillhouse.layout import shape_text
 from stillhouse.tasks.base import Task
+from stillhouse.tasks.maps import class_name
+from stillhouse.tasks.measures import class_recall
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
 
 __all__ = ["Classification"]
 
@@ -54,16 +60,50 @@ class Classification(Task):
             )
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy of logits (B, C) and indices (B,)."""
+        """Mean cross-entropy of logits (B, C) and indices (B,), or probabilities (B, c) of the first c <= C classes."""
+        if targets.is_floating_point() and targets.shape[1] < output.shape[1]:
+            targets = F.pad(targets, (0, output.shape[1] - targets.shape[1]))
         return F.cross_entropy(output.float(), targets, label_smoothing=self.label_smoothing)
 
     def metrics(self, data: DataInfo) -> dict[str, Metric]:
-        """Accuracy, top-5 accuracy and cross-entropy."""
+        """Accuracy, top-5 accuracy and cross-entropy; by class ``recall``, the share of the class's samples found."""
         return {
             "accuracy": Accuracy(_output_and_target),
             "top5": TopKCategoricalAccuracy(5, _clipped_for_top5),
             "loss": Loss(F.cross_entropy, _output_and_target),
+            "recall": class_recall(data),
         }
+
+    def figures(self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor) -> dict[str, Figure]:
+        """The samples, each with the class found, its probability, and the true class."""
+        from stillhouse.tasks.drawing import Panel, draw, is_picture, unnormalised
+
+        if not is_picture(inputs):
+            return {}
+        panels = []
+        for x, logits, t in zip(inputs, output, targets.tolist(), strict=True):
+            best = self.prediction(data, logits)["top"][0]
+            found = f"predicted: {best['class']} ({best['probability']:.0%})"
+            panels.append(Panel(f"{found}\ntrue: {class_name(data, t)}", unnormalised(x, data)))
+        return {"samples": draw([panels[i : i + 2] for i in range(0, len(panels), 2)])}
+
+    def prediction(self, data: DataInfo, output: Tensor) -> dict[str, Any]:
+        """The class, and the five most probable with their probabilities; ``output`` is (C,)."""
+        top = output.float().softmax(0).sort(descending=True, stable=True)
+        ranked = [
+            {"class": class_name(data, i), "probability": round(p, 4)}
+            for p, i in zip(top.values[:5].tolist(), top.indices[:5].tolist(), strict=True)
+        ]
+        return {"class": ranked[0]["class"], "top": ranked}
+
+    def picture(self, data: DataInfo, image: Tensor, output: Tensor) -> Image | None:
+        """The image beside bars of the five most probable classes; None for inputs that are no images."""
+        from stillhouse.tasks.drawing import draw_bars, is_picture, to_picture
+
+        if not is_picture(image[None]):
+            return None
+        ranked = self.prediction(data, output)["top"]
+        return to_picture(draw_bars(image, [(r["class"], r["probability"]) for r in ranked], "probability", 1.0))
 
 
 def _clipped_for_top5(state: dict[str, Any]) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stillhouse import Fault, Plugin, Run, Step, StillhouseError, StillhouseWarning, hookimpl, plugin
+from stillhouse import Fault, Plugin, Run, Step, StillhouseError, StillhouseWarning, hookimpl, parallel, plugin
 from stillhouse.errors import raise_faults
 from stillhouse.layout import channels, over_rows
 from stillhouse_normalizer.standardise import batch_standardise, layer_standardise, need_two_rows, unit_length
@@ -60,6 +60,8 @@ class Normalizer(Plugin):
         whitening: ``cholesky`` or ``zca``.
         eps: what is added under the root (``layer``, ``batch``: 1e-5), the shrinkage (``whiten``: 1e-3), or the least
             length (``l2``: 1e-12).
+        gather: with several processes, statistics (``batch``, ``whiten``) are those of the whole batch, gathered with
+            gradient, as in one process; false takes each process's own share.
     """
 
     requires = ("links",)
@@ -70,6 +72,7 @@ class Normalizer(Plugin):
     links: str = "*"
     whitening: Whitening = "cholesky"
     eps: float | None = None
+    gather: bool = True
 
     def __attrs_post_init__(self) -> None:
         if self.eps is not None and not self.eps > 0.0:
@@ -130,6 +133,11 @@ class Normalizer(Plugin):
         eps = self._eps
         for link in step.match(self.links):
             if self.side != "student":
-                link.teacher = normalize(link.teacher, self.kind, eps, self.whitening)
+                link.teacher = self._normalized(link.teacher, eps)
             if self.side != "teacher":
-                link.student = normalize(link.student, self.kind, eps, self.whitening)
+                link.student = self._normalized(link.student, eps)
+
+    def _normalized(self, x: Tensor, eps: float) -> Tensor:
+        if self.gather and self.kind in ("batch", "whiten") and parallel.several():
+            return parallel.share(normalize(parallel.gather(x), self.kind, eps, self.whitening))
+        return normalize(x, self.kind, eps, self.whitening)

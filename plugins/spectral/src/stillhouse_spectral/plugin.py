@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from stillhouse import Fault, Plugin, StillhouseError, Weight, hookimpl, plugin
+from stillhouse import Fault, Plugin, StillhouseError, Weight, hookimpl, parallel, plugin
 from stillhouse.errors import raise_faults
 from stillhouse.layout import channels, shape_text
 from stillhouse.run import Run
@@ -33,6 +33,8 @@ class Spectral(Plugin):
         method: ``exact``, or ``warm``: directions that follow the features from step to step, an approximation that
             costs far less and has an error of tens of percent where the spectrum is flat.
         pool: rows are samples (``mean`` over positions), or samples x positions (``none``).
+        gather: with several processes, the singular values are those of the whole batch, gathered with gradient, as in
+            one process; false takes each process's own share.
         weight: the factor of each layer's term.
     """
 
@@ -42,6 +44,7 @@ class Spectral(Plugin):
     rank: int
     method: Literal["exact", "warm"] = "exact"
     pool: Literal["mean", "none"] = "mean"
+    gather: bool = True
     weight: Weight = 1.0
 
     def __attrs_post_init__(self) -> None:
@@ -92,7 +95,7 @@ class Spectral(Plugin):
         """The tail energy per element: ``""`` for one layer, else by the layer's path."""
         layers = step.tapped("student", self.layer)
         if self.method == "exact" or self.rank == 0:
-            terms = {layer: tail_energy(feature_rows(x, self.pool), self.rank) for layer, x in layers}
+            terms = {layer: tail_energy(self._rows(x), self.rank) for layer, x in layers}
         else:
             terms = {layer: self._warm_term(step, layer, x) for layer, x in layers}
         return {"": terms[layers[0][0]]} if len(layers) == 1 else terms
@@ -110,8 +113,12 @@ class Spectral(Plugin):
                 found["tail_fraction" if len(layers) == 1 else f"{layer}/tail_fraction"] = share
         return found
 
-    def _warm_term(self, step: Step, layer: str, x: Tensor) -> Tensor:
+    def _rows(self, x: Tensor) -> Tensor:
         rows = feature_rows(x, self.pool)
+        return parallel.gather(rows) if self.gather else rows
+
+    def _warm_term(self, step: Step, layer: str, x: Tensor) -> Tensor:
+        rows = self._rows(x)
         module: WarmBases = step.module(self)
         buffer = module.basis(layer)
         if self.rank >= min(rows.shape):

@@ -1,0 +1,102 @@
+"""``stillhouse ablate``: a recipe's plugins left out, alone and varied, under paired seeds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from stillhouse.cli.common import Commands, add_recipe, overrides_of
+
+if TYPE_CHECKING:
+    from stillhouse.experiments.comparison import Comparison
+
+__all__ = ["add", "print_comparison"]
+
+_WHAT = ("seeds", "leave_one_out", "one_at_a_time", "grid", "out", "figures")
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    ablate = commands.add_parser("ablate", help="what each plugin adds: many runs under paired seeds, and their table")
+    add_recipe(ablate)
+    ablate.add_argument(
+        "--seeds", type=int, default=5, metavar="N", help="seeds for each arm, from run.seed on (default: 5)"
+    )
+    ablate.add_argument("--leave-one-out", action="store_true", help="an arm without each plugin")
+    ablate.add_argument(
+        "--one-at-a-time",
+        action="store_true",
+        help="an arm with each plugin alone (default: both kinds of arms, where no grid is given either)",
+    )
+    ablate.add_argument(
+        "--grid",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=V1,V2",
+        help="an arm for each combination: --grid projector.kind=linear,orthogonal spectral.rank=1,2",
+    )
+    ablate.add_argument("--jobs", type=int, default=1, metavar="J", help="runs at a time, one thread each (default: 1)")
+    ablate.add_argument(
+        "--out", metavar="DIR", help="the folder; what it has finished is kept (default: runs/NAME-ablation)"
+    )
+    ablate.add_argument("--metric", metavar="SPLIT/NAME", help="what the table compares (default: the task's score)")
+    ablate.add_argument(
+        "--figures", action="store_true", help="let runs draw pictures, which takes longer than short runs do"
+    )
+    ablate.add_argument("--list", action="store_true", help="print the runs, one JSON object a line, and train none")
+    ablate.add_argument("--only", type=int, metavar="INDEX", help="train this run of the list alone")
+    ablate.add_argument("--quiet", action="store_true", help="show no progress")
+    ablate.add_argument("--json", action="store_true", help="print the table as JSON")
+    ablate.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    ablate.set_defaults(function=_ablate)
+
+
+def _ablate(arguments: argparse.Namespace) -> int:
+    from stillhouse.experiments.ablation import ablate, make_plan, run_plan
+    from stillhouse.recipe import Recipe
+
+    recipe = Recipe.load(arguments.recipe, overrides=overrides_of(arguments), plugins=arguments.plugins)
+    what = {name: getattr(arguments, name) for name in _WHAT}
+    if arguments.list or arguments.only is not None:
+        plan, _ = make_plan(recipe, **what)
+        if arguments.list:
+            for run in plan.runs():
+                told = {"index": run.index, "arm": run.arm, "seed": run.seed, "folder": str(run.folder)}
+                print(json.dumps({**told, "finished": run.summary() is not None}))
+            return 0
+        failed = run_plan(plan, progress=not arguments.quiet, only=[arguments.only])
+        return 2 if failed else 0
+    try:
+        found = ablate(recipe, **what, jobs=arguments.jobs, metric=arguments.metric, progress=not arguments.quiet)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; the same command goes on", soft_wrap=True)
+        return 130
+    folder = arguments.out or f"runs/{recipe.run.name}-ablation"
+    print_comparison(found, as_json=arguments.json, as_markdown=arguments.markdown)
+    if not (arguments.json or arguments.markdown):
+        console = Console()
+        console.print(f"runs and table  {folder}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"TensorBoard     tensorboard --logdir {folder}", highlight=False, markup=False, soft_wrap=True)
+    errors = Console(file=sys.stderr)
+    for item in found.missing:
+        text = f"{item['arm']}, seed {item['seed']}: {item['error']}"
+        errors.print(Text.assemble(("missing: ", "bold red"), text), soft_wrap=True)
+    return 2 if found.missing else 0
+
+
+def print_comparison(comparison: Comparison, *, as_json: bool, as_markdown: bool) -> None:
+    """Print the table in the form asked for."""
+    from stillhouse.experiments.tables import show, to_markdown
+
+    if as_json:
+        print(json.dumps(comparison.to_dict(), indent=2))
+    elif as_markdown:
+        print(to_markdown(comparison), end="")
+    else:
+        show(comparison, Console())

@@ -1,0 +1,76 @@
+"""What several commands share: arguments that name a recipe or a run, and the look of tables."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+__all__ = ["Commands", "add_device", "add_recipe", "add_run", "add_skip_bad", "overrides_of", "plain_table"]
+
+Commands = Any
+"""What ``add_subparsers`` gives; argparse keeps its type to itself."""
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """RECIPE, and what changes one: ``--set``, ``--plugins``, ``--skip-bad``."""
+    parser.add_argument("recipe", metavar="RECIPE", help="a recipe in TOML")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a key: --set optimizer.lr=3e-4 --set plugins.projector.kind=mlp",
+    )
+    parser.add_argument(
+        "--plugins",
+        metavar="LIST",
+        help="run these plugins instead: features,projector=linear (an empty list: none)",
+    )
+    add_skip_bad(parser)
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """RUN, ``--weights`` and ``--averaged``."""
+    parser.add_argument("run", metavar="RUN", help="a run's folder")
+    parser.add_argument(
+        "--weights",
+        choices=("best", "last"),
+        help="of the best epoch on the validation split, or the last (default: best, where the run has kept it)",
+    )
+    parser.add_argument(
+        "--averaged", action="store_true", help="the averaged weights of a run with [ema], whatever it measured itself"
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """``--device``."""
+    parser.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, ... (default: as the recipe says)")
+
+
+def add_skip_bad(parser: argparse.ArgumentParser) -> None:
+    """``--skip-bad``."""
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave out samples that cannot be read (data.skip_bad = true)"
+    )
+
+
+def overrides_of(arguments: argparse.Namespace) -> list[str]:
+    """What ``--set`` and ``--skip-bad`` change in the recipe."""
+    return [*(["data.skip_bad=true"] if arguments.skip_bad else []), *arguments.overrides]
+
+
+def plain_table(*columns: str, title: str | None = None) -> Table:
+    """A table with a line under its head and nothing else."""
+    return Table(
+        *columns,
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )

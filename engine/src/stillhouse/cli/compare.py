@@ -1,0 +1,31 @@
+"""``stillhouse compare``: runs that are finished, side by side."""
+
+from __future__ import annotations
+
+import argparse
+
+from stillhouse.cli.ablate import print_comparison
+from stillhouse.cli.common import Commands
+
+__all__ = ["add"]
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    compare = commands.add_parser("compare", help="compare finished runs, paired by seed, with intervals")
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or a folder of runs")
+    compare.add_argument("--metric", metavar="SPLIT/NAME", help="what the table compares (default: the task's score)")
+    compare.add_argument(
+        "--baseline", metavar="RUN", help="the run that the others are compared with (default: the first)"
+    )
+    compare.add_argument("--json", action="store_true", help="print the table as JSON")
+    compare.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    compare.set_defaults(function=_compare)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from stillhouse.experiments.comparing import compare
+
+    found = compare(arguments.runs, metric=arguments.metric, baseline=arguments.baseline)
+    print_comparison(found, as_json=arguments.json, as_markdown=arguments.markdown)
+    return 0

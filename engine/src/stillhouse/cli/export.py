@@ -1,0 +1,76 @@
+"""``stillhouse export``: a run's student as a file, checked."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from rich.console import Console
+from rich.text import Text
+
+from stillhouse.cli.common import Commands, add_run
+
+__all__ = ["add"]
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    export = commands.add_parser("export", help="write a run's student to a file: safetensors, torch.export, ONNX")
+    add_run(export)
+    export.add_argument("--to", required=True, metavar="FILE", help="student.safetensors, student.pt2, student.onnx")
+    export.add_argument(
+        "--format", choices=("safetensors", "torch", "onnx"), help="whatever the file's suffix (default: by suffix)"
+    )
+    export.add_argument(
+        "--batch", type=_batch, metavar="N", help="samples that the program takes: a number, or dynamic (default)"
+    )
+    export.add_argument(
+        "--with-preprocessing",
+        action="store_true",
+        help="the program takes images of 0 to 1 and normalises them itself",
+    )
+    export.add_argument("--no-fold", action="store_true", help="leave the plugins out: the student alone, as trained")
+    export.add_argument("--force", action="store_true", help="write over a file that exists")
+    export.add_argument("--json", action="store_true", help="print what was written, and its metadata, as JSON")
+    export.set_defaults(function=_export)
+
+
+def _batch(text: str) -> int | None:
+    if text == "dynamic":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor dynamic") from None
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    import attrs
+
+    from stillhouse.exporting import export
+
+    done = export(
+        arguments.run,
+        arguments.to,
+        format=arguments.format,
+        weights=arguments.weights,
+        averaged=arguments.averaged,
+        batch=arguments.batch,
+        with_preprocessing=arguments.with_preprocessing,
+        force=arguments.force,
+        fold_plugins=not arguments.no_fold,
+    )
+    if arguments.json:
+        print(json.dumps({**attrs.asdict(done), "path": str(done.path)}, indent=2))
+        return 0
+    console = Console()
+    size = done.path.stat().st_size / 2**20
+    batch = "any number of samples" if not done.batch else f"{done.batch} samples"
+    takes = "" if done.format == "safetensors" else f"; takes {batch}, {done.metadata['input']}"
+    for line in (
+        f"{done.path}  {done.format}, {size:.2f} MiB, {done.weights} weights (step {done.step}){takes}",
+        f"checked on {done.samples} inputs of the split {done.split!r}: the greatest difference from the student is "
+        f"{done.difference:.3g}, where {done.tolerance:.3g} would be rounding",
+    ):
+        console.print(Text(line), soft_wrap=True)
+    return 0

@@ -1,0 +1,89 @@
+"""``stillhouse train`` and ``stillhouse explain``: a recipe, run or described."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from stillhouse.cli.common import Commands, add_recipe, overrides_of, plain_table
+from stillhouse.errors import StillhouseWarning
+
+__all__ = ["add"]
+
+
+def add(commands: Commands) -> None:
+    """Add the two commands."""
+    train = commands.add_parser("train", help="train a recipe's student")
+    add_recipe(train)
+    train.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/NAME)")
+    train.add_argument("--resume", action="store_true", help="go on in a folder that exists")
+    train.add_argument("--quiet", action="store_true", help="show no progress")
+    train.add_argument("--json", action="store_true", help="print the summary as JSON")
+    train.set_defaults(function=_train)
+
+    explain = commands.add_parser("explain", help="show the composed method before it runs")
+    add_recipe(explain)
+    explain.add_argument("--json", action="store_true", help="print it as JSON")
+    explain.set_defaults(function=_explain)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from stillhouse import parallel
+    from stillhouse.recipe import Recipe
+    from stillhouse.training import train
+
+    recipe = Recipe.load(arguments.recipe, overrides=overrides_of(arguments), plugins=arguments.plugins)
+    folder = Path(arguments.out or Path("runs") / recipe.run.name)
+    if arguments.resume and not folder.exists():
+        warnings.warn(f"{folder}: there is no run to go on with, a new one begins", StillhouseWarning, stacklevel=1)
+    result = train(recipe, out=arguments.out, resume=arguments.resume, progress=not arguments.quiet)
+    if not parallel.is_first():
+        return 0
+    if arguments.json:
+        print(json.dumps({**result.summary, "folder": str(result.folder)}, indent=2))
+        return 0
+    _print_summary(result.summary, str(result.folder))
+    return 0
+
+
+def _print_summary(summary: dict[str, Any], folder: str) -> None:
+    console = Console()
+    plugins = ", ".join(summary["plugins"]) or "no plugins"
+    console.print(f"[bold]{summary['name']}[/]  {plugins}  ({summary['seconds']:.1f} s)", highlight=False)
+    splits = list(summary["metrics"])
+    if splits:
+        table = plain_table("metric", *splits)
+        for name in dict.fromkeys(n for values in summary["metrics"].values() for n in values):
+            table.add_row(name, *(f"{summary['metrics'][s].get(name, float('nan')):.4f}" for s in splits))
+        console.print(table)
+    if summary["best"]:
+        (score, value), epoch = (
+            next((k, v) for k, v in summary["best"].items() if k != "epoch"),
+            summary["best"]["epoch"],
+        )
+        console.print(f"best {score} {value:.4f} in epoch {epoch}", highlight=False, markup=False)
+    console.print(f"run folder   {folder}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"TensorBoard  tensorboard --logdir {folder}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from stillhouse.explain import describe, render
+    from stillhouse.recipe import Recipe
+    from stillhouse.training import prepare
+
+    recipe = Recipe.load(arguments.recipe, overrides=overrides_of(arguments), plugins=arguments.plugins)
+    training = prepare(recipe, write=False, train_teacher=False)
+    try:
+        description = describe(training)
+    finally:
+        training.close()
+    if arguments.json:
+        print(json.dumps(description, indent=2))
+    else:
+        render(description, Console())
+    return 0

@@ -1,0 +1,236 @@
+"""Data sets of others: map-style, of (input, target), from a callable or torchvision."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stillhouse.data.images import to_tensor
+from stillhouse.data.sampling import Ids, OwnRandomness, epoch_order, mix
+from stillhouse.data.sources import ALIASES, Source
+from stillhouse.data.targets import TargetSpec, guess_kind
+from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, raise_faults
+from stillhouse.structure import structure
+
+__all__ = ["DatasetSource", "as_label"]
+
+
+class DatasetSource(Source):
+    """Map-style data sets of (input, target) by split, or one of them to be split here.
+
+    Args:
+        given: a mapping from split to data set, or one data set.
+        origin: what gave it, for messages.
+        val_fraction: see :meth:`Source.split_up`.
+        pure: see :class:`Source`; None looks at the data sets' type.
+        described: what is said of the targets: keys of :class:`stillhouse.data.targets.TargetSpec`. Without a kind the
+            first training sample tells.
+
+    Raises:
+        StillhouseError: not that, or an empty split, or labels that are no classes.
+    """
+
+    def __init__(
+        self,
+        given: Any,
+        origin: str,
+        val_fraction: float,
+        pure: bool | None = None,
+        described: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.origin = origin
+        whole = not isinstance(given, Mapping)
+        self.datasets = _by_split({"train": given} if whole else given, origin)
+        sizes = [len(dataset) for dataset in self.datasets.values()]
+        self.starts = np.cumsum([0, *sizes])
+        ids = np.arange(self.starts[-1], dtype=np.int64)
+        self.splits = dict(zip(self.datasets, np.split(ids, self.starts[1:-1]), strict=True))
+        self.pure = all(_is_pure(d) for d in self.datasets.values()) if pure is None else pure
+        empty = [name for name, ids in self.splits.items() if len(ids) == 0]
+        raise_faults(Fault("data.name", f"the split {name!r} of {origin} is empty") for name in empty)
+        self.spec = self._describe(dict(described or {}))
+        self.target = self.spec.target if self.spec is not None else "class"
+        if self.spec is None:
+            self.labels = np.concatenate([self._labels_of(name) for name in self.datasets])
+            self.class_names = self._class_names()
+        else:
+            self.labels = np.zeros(len(ids), dtype=np.int64)
+            self.class_names = self.spec.class_names
+        self.split_up(val_fraction, whole)
+
+    def read(self, i: int) -> Tensor:
+        """See :meth:`Source.read`."""
+        return self.pair(i)[0]
+
+    def pair(self, i: int) -> tuple[Tensor, Any]:
+        """See :meth:`Source.pair`; a class must be what it was."""
+        if self.spec is not None:
+            value, target = self._item(i)
+            try:
+                return to_tensor(value), self.spec.read(target)
+            except StillhouseError as error:
+                raise error.within(self.place(i)) from None
+        value, label = self._pair(i)
+        if label != self.labels[i]:
+            raise StillhouseError(
+                f"the target is {label}, and the label of this sample was given as {self.labels[i]}",
+                where=self.place(i),
+                hint="give a sample the same target every time, and list it so in `targets`",
+            )
+        try:
+            return to_tensor(value), label
+        except StillhouseError as error:
+            raise error.within(self.place(i)) from None
+
+    def place(self, i: int) -> str:
+        """See :meth:`Source.place`."""
+        index = int(np.searchsorted(self.starts, i, side="right")) - 1
+        return f"{self.origin}, split {list(self.datasets)[index]!r}, sample {i - self.starts[index]}"
+
+    def _describe(self, described: dict[str, Any]) -> TargetSpec | None:
+        """How targets are read; None for class indices."""
+        if "target" not in described and _listed_labels(self.datasets["train"]) is not None:
+            described["target"] = "class"
+        if "target" not in described:
+            with OwnRandomness() as randomness:
+                first = int(self.splits["train"][0])
+                randomness.seed(mix(first))
+                described["target"] = guess_kind(self._item(first)[1])
+        names = getattr(self.datasets["train"], "classes", None)
+        if described["target"] in ("mask", "boxes") and isinstance(names, Sequence) and not isinstance(names, str):
+            described.setdefault("classes", [_name(name) for name in names])
+        spec: TargetSpec = structure(described, TargetSpec, "data.args")
+        return None if spec.target == "class" else spec
+
+    def _pair(self, i: int) -> tuple[Any, int]:
+        value, target = self._item(i)
+        return value, as_label(target, self.place(i))
+
+    def _item(self, i: int) -> tuple[Any, Any]:
+        index = int(np.searchsorted(self.starts, i, side="right")) - 1
+        dataset = list(self.datasets.values())[index]
+        try:
+            item = dataset[int(i - self.starts[index])]
+        except StillhouseError as error:
+            raise error.within(self.place(i)) from None
+        except Exception as error:
+            raise StillhouseError(
+                f"this sample cannot be read: {type(error).__name__}: {error}", where=self.place(i)
+            ) from error
+        if not (isinstance(item, Sequence) and not isinstance(item, str) and len(item) == 2):
+            if self.target == "none" and not isinstance(item, Sequence):
+                return item, None
+            what = f"{len(item)} things" if isinstance(item, tuple | list) else type(item).__name__
+            raise StillhouseError(f"this sample is {what}", where=self.place(i), hint="give (input, target)")
+        return item[0], item[1]
+
+    def _labels_of(self, split: str) -> Ids:
+        """All labels of a split: the data set's own list where that tells the truth, else by reading every sample."""
+        ids = self.splits[split]
+        listed = _listed_labels(self.datasets[split])
+        with OwnRandomness() as randomness:
+            if listed is not None and len(listed) == len(ids):
+                for i in ids[epoch_order(0, 0, len(ids))[:16]]:
+                    randomness.seed(mix(int(i)))
+                    if self._pair(int(i))[1] != listed[i - ids[0]]:
+                        break
+                else:
+                    return listed
+            labels = np.empty(len(ids), dtype=np.int64)
+            for row, i in enumerate(ids):
+                randomness.seed(mix(int(i)))
+                labels[row] = self._pair(int(i))[1]
+            return labels
+
+    def _class_names(self) -> tuple[str, ...]:
+        given = getattr(self.datasets["train"], "classes", None)
+        if isinstance(given, Sequence) and not isinstance(given, str) and given:
+            names = tuple(map(_name, given))
+        else:
+            seen = np.unique(self.labels[self.splits["train"]])
+            names = tuple(str(n) for n in range(int(seen.max(initial=0)) + 1))
+            empty = len(names) - int((seen >= 0).sum())
+            if empty > 0:
+                warnings.warn(
+                    f"{empty} of {len(names)} classes have no training sample: the classes go by the greatest label, "
+                    f"{names[-1]}; a data set with `classes` says how many there are",
+                    StillhouseWarning,
+                    stacklevel=2,
+                )
+        wrong = np.flatnonzero((self.labels < 0) | (self.labels >= len(names)))
+        hint = f"labels are 0 to {len(names) - 1}" + ("" if given else ", by the training split")
+        raise_faults(Fault(self.place(int(i)), f"the label {self.labels[i]} is no class", hint) for i in wrong[:4])
+        return names
+
+
+def as_label(target: Any, place: str) -> int:
+    """A target as a class index.
+
+    Raises:
+        StillhouseError: it is no whole number.
+    """
+    value = target
+    if (isinstance(value, Tensor) and value.numel() == 1) or (isinstance(value, np.ndarray) and value.size == 1):
+        value = value.item()
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        shown = repr(target) if len(repr(target)) <= 40 else type(target).__name__
+        raise StillhouseError(
+            f"the target {shown} is no class index", where=place, hint="give a whole number from 0"
+        ) from None
+
+
+def _name(given: Any) -> str:
+    """A class's name; some data sets give several for one."""
+    return ", ".join(map(str, given)) if isinstance(given, Sequence) and not isinstance(given, str) else str(given)
+
+
+def _by_split(given: Mapping[Any, Any], origin: str) -> dict[str, Any]:
+    faults, found = [], {}
+    for key, dataset in given.items():
+        name = ALIASES.get(key, key)
+        if not isinstance(key, str) or name in found:
+            faults.append(Fault("data.name", f"{origin} gives the split {key!r}", "name each of train, val, test once"))
+        elif not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")) or isinstance(dataset, str | Tensor):
+            what = f"{origin} gives {type(dataset).__name__} for {name!r}"
+            faults.append(Fault("data.name", what, "give map-style data sets of (input, target)"))
+        else:
+            found[name] = dataset
+    if not faults and "train" not in found:
+        faults.append(Fault("data.name", f"{origin} gives no split 'train'", did_you_mean("train", found)))
+    raise_faults(faults)
+    return {name: found[name] for name in sorted(found, key=lambda n: ({"train": 0, "val": 1, "test": 2}.get(n, 3), n))}
+
+
+def _is_pure(dataset: Any) -> bool:
+    """Whether reading has no randomness for sure: a data set of somebody else's may augment."""
+    if isinstance(dataset, torch.utils.data.Subset):
+        return _is_pure(dataset.dataset)
+    return type(dataset) in (torch.utils.data.TensorDataset, list, tuple)
+
+
+def _listed_labels(dataset: Any) -> Ids | None:
+    if isinstance(dataset, torch.utils.data.Subset):
+        inner = _listed_labels(dataset.dataset)
+        return None if inner is None else inner[np.asarray(dataset.indices, dtype=np.int64)]
+    if isinstance(dataset, torch.utils.data.TensorDataset):
+        listed: Any = dataset.tensors[-1]
+    elif getattr(dataset, "target_transform", None) is not None:
+        return None
+    else:
+        named = (getattr(dataset, name, None) for name in ("targets", "labels", "_labels"))
+        listed = next((value for value in named if value is not None), None)
+    try:
+        array = np.asarray(listed)
+    except Exception:  # noqa: BLE001 - an attribute of that name may be anything
+        return None
+    return array.astype(np.int64) if array.ndim == 1 and array.dtype.kind in "iu" else None

@@ -1,0 +1,230 @@
+"""Folders of images with a file for each image's target, and folders of images alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+from torch import Tensor
+
+from stillhouse.data.images import Shaping, decode, gray_throughout, opened
+from stillhouse.data.sources import ALIASES, Source
+from stillhouse.data.targets import TargetSpec
+from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, raise_faults
+from stillhouse.structure import structure
+
+__all__ = ["PairFolder"]
+
+_SPLIT = "{split}"
+_NAMES = ("train", "val", *ALIASES, "test")
+_SHOWN = 4
+
+Found = dict[str, tuple[str, str]]
+"""Files by what pairs them: {key: (path below the root, path with size and time)}."""
+
+
+class PairFolder(Source):
+    """Images below a folder, each with a file for its target; without ``labels``, images alone.
+
+    An image and a label belong together when what the wildcards of the two patterns match is the same. Ids number the
+    images, train first, by path.
+
+    Args:
+        root: the folder.
+        args: ``images``, a glob below the folder (``{split}/*.jpg``, ``*.color.jpg``, ``**/*.png``) in which
+            ``{split}`` stands for train, val (valid, validation) and test, whichever there are; ``labels``, the glob of
+            the targets' files; and the keys of :class:`stillhouse.data.targets.TargetSpec`.
+        val_fraction: share held out where there is no val split; the same for test without splits.
+        alone: whether these are images without targets.
+        skip_bad: leave out images without label and labels without image.
+
+    Raises:
+        StillhouseError: no such folder, nothing that the patterns match, partners that are missing.
+    """
+
+    def __init__(self, root: Path, args: Mapping[str, Any], val_fraction: float, alone: bool, skip_bad: bool) -> None:
+        self.root = root
+        if not root.is_dir():
+            near = did_you_mean(root.name, [p.name for p in root.parent.iterdir()] if root.parent.is_dir() else [])
+            hint = near if near.startswith("did you mean") else ""
+            raise StillhouseError(f"there is no folder {root}", where="data.name", hint=hint)
+        patterns, self.spec = _patterns(args, alone)
+        self.target = self.spec.target
+        listed = _listed(root)
+        splits = _splits(patterns, listed, root)
+        self.images: list[str] = []
+        self.targets: list[str] = []
+        self.splits = {}
+        stats: list[str] = []
+        faults: list[Fault] = []
+        for split, found in splits.items():
+            begin = len(self.images)
+            images = found["images"]
+            labels = images if alone else found["labels"]
+            own = _SPLIT in patterns.get("labels", "") or len(splits) == 1
+            faults += _missing(images, labels, split, own)
+            for key in sorted(images.keys() & labels.keys(), key=lambda k: images[k][0]):
+                self.images.append(images[key][0])
+                self.targets.append(labels[key][0])
+                stats += [images[key][1], "" if alone else labels[key][1]]
+            self.splits[split] = np.arange(begin, len(self.images), dtype=np.int64)
+        if not self.images and faults:
+            hint = "what the wildcards of `images` and `labels` stand for must be the same for an image and its label"
+            raise StillhouseError(faults=[*faults, Fault("data.args", "no image has a label", hint)])
+        if faults and skip_bad:
+            warnings.warn("; ".join(f"left out: {fault.what}" for fault in faults), StillhouseWarning, stacklevel=2)
+        else:
+            raise_faults(faults)
+        self.labels = np.zeros(len(self.images), dtype=np.int64)
+        self.class_names = self.spec.class_names
+        self.stamp = "\n".join(stats).encode(errors="surrogateescape")
+        self.split_up(val_fraction, whole=_SPLIT not in patterns["images"])
+        self._target_shape = Shaping(channels=self._channels_of(self.targets)) if self.target == "image" else None
+
+    def read(self, i: int) -> Tensor:
+        """See :meth:`Source.read`."""
+        return decode(self.root / self.images[i])
+
+    def pair(self, i: int) -> tuple[Tensor, Any]:
+        """See :meth:`Source.pair`."""
+        image = self.read(i)
+        assert self.spec is not None
+        if self.target == "none":
+            return image, None
+        path = self.root / self.targets[i]
+        if self._target_shape is not None:
+            return image, self._target_shape(decode(path))
+        with opened(path) as label:
+            try:
+                return image, self.spec.read(label)
+            except StillhouseError as error:
+                raise error.within(str(path)) from None
+
+    def place(self, i: int) -> str:
+        """See :meth:`Source.place`."""
+        return str(self.root / self.images[i])
+
+    def target_place(self, i: int) -> str:
+        """See :meth:`Source.target_place`."""
+        return f"{self.root / self.targets[i]} "
+
+    def channels(self) -> int:
+        """1 when a look at 32 training images, evenly spaced, finds only greyscale; else 3."""
+        return self._channels_of(self.images)
+
+    def stored(self, i: int) -> bytes | None:
+        """See :meth:`Source.stored`: the image file's bytes."""
+        try:
+            content: bytes = (self.root / self.images[i]).read_bytes()
+            return content
+        except OSError as error:
+            raise StillhouseError(f"this image cannot be read: {error.strerror}", where=self.place(i)) from None
+
+    def _channels_of(self, files: list[str]) -> int:
+        train = self.splits["train"]
+        some = train[np.linspace(0, len(train) - 1, min(32, len(train))).astype(np.int64)]
+        return 1 if gray_throughout(self.root / files[i] for i in some) else 3
+
+
+def _patterns(args: Mapping[str, Any], alone: bool) -> tuple[dict[str, str], TargetSpec]:
+    """The globs and what is said of the targets, checked."""
+    needed = ["images"] if alone else ["images", "labels", "target"]
+    known = ["images"] if alone else [*needed, *(a.name for a in attrs.fields(TargetSpec) if a.name != "target")]
+    kinds = {"mask", "depth", "image"}
+    faults = [
+        Fault(f"data.args.{key}", f"unknown key {key!r}", did_you_mean(key, known)) for key in args if key not in known
+    ]
+    examples = {"images": '"{split}/*.jpg"', "labels": '"{split}annot/*.png"', "target": '"mask", "depth" or "image"'}
+    faults += [
+        Fault(f"data.args.{key}", "this key is missing", f"{key} = {examples[key]}")
+        for key in needed
+        if key not in args
+    ]
+    patterns = {key: args[key] for key in needed[:2] if key in args}
+    for key, pattern in patterns.items():
+        if not isinstance(pattern, str) or "*" not in pattern:
+            faults.append(Fault(f"data.args.{key}", f"{pattern!r} is no pattern with a *", examples[key]))
+    if not faults and _SPLIT in patterns.get("labels", "") and _SPLIT not in patterns["images"]:
+        faults.append(Fault("data.args.images", "it has no {split}, and `labels` has", examples["images"]))
+    if "target" in args and args["target"] not in kinds:
+        what = f"{args['target']!r} targets are not read from files beside the images"
+        faults.append(Fault("data.args.target", what, "mask, depth or image"))
+    raise_faults(faults)
+    told = {key: value for key, value in args.items() if key not in ("images", "labels")}
+    spec: TargetSpec = structure({"target": "none", **told}, TargetSpec, "data.args")
+    return patterns, spec
+
+
+def _listed(root: Path) -> list[tuple[str, str]]:
+    """(path below ``root``, path with size and time of change) of every file, hidden ones left out."""
+    found = []
+    above = len(str(root)) + 1
+    for here, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith("."):
+                path = Path(here, name)
+                stat = path.stat()
+                below = str(path)[above:].replace(os.sep, "/")
+                found.append((below, f"{below}\0{stat.st_size}\0{stat.st_mtime_ns}"))
+    return sorted(found)
+
+
+def _matching(pattern: str, listed: list[tuple[str, str]]) -> Found:
+    """The files that the glob matches, by what its wildcards stand for."""
+    parts = re.split(r"(\*\*/|\*|\?)", pattern.removeprefix("./"))
+    wild = {"**/": "((?:[^/]+/)*)", "*": "([^/]*)", "?": "([^/])"}
+    expression = re.compile("".join(wild.get(part) or re.escape(part) for part in parts))
+    return {"\0".join(m.groups()): (path, stat) for path, stat in listed if (m := expression.fullmatch(path))}
+
+
+def _splits(patterns: Mapping[str, str], listed: list[tuple[str, str]], root: Path) -> dict[str, dict[str, Found]]:
+    """What each pattern matches, by split; one split ``train`` where the patterns name none."""
+    found: dict[str, dict[str, Found]] = {}
+    names: dict[str, str] = {}
+    if _SPLIT not in patterns["images"]:
+        found["train"] = {key: _matching(pattern, listed) for key, pattern in patterns.items()}
+    else:
+        for name in (spelled for base in _NAMES for spelled in (base, base.capitalize(), base.upper())):
+            matched = {key: _matching(p.replace(_SPLIT, name), listed) for key, p in patterns.items()}
+            if not matched["images"]:
+                continue
+            split = ALIASES.get(name.lower(), name.lower())
+            if split in found:
+                raise StillhouseError(f"{names[split]} and {name} both mean {split!r}", where=str(root))
+            found[split], names[split] = matched, name
+    if not any(split["images"] for split in found.values()):
+        some = ", ".join(path for path, _ in listed[:3])
+        raise StillhouseError(
+            f"{patterns['images']!r} matches no file below {root}",
+            where="data.args.images",
+            hint=f"there are {some}{', ...' if len(listed) > 3 else ''}" if listed else "the folder is empty",
+        )
+    if "train" not in found:
+        raise StillhouseError(
+            f"there are images of {', '.join(found)}, and none of train",
+            where="data.args.images",
+            hint="train, val, test",
+        )
+    return {name: found[name] for name in ("train", "val", "test") if name in found}
+
+
+def _missing(images: Found, labels: Found, split: str, own: bool) -> list[Fault]:
+    """Images without label, and labels without image where the labels are the split's ``own``: named and counted."""
+    faults = []
+    for key, ours, theirs, what, other in (
+        ("labels", images, labels, "images", "label"),
+        ("images", labels, images, "labels", "image"),
+    ):
+        lone = sorted(ours[k][0] for k in ours.keys() - theirs.keys())
+        if lone and (key == "labels" or own):
+            shown = ", ".join(lone[:_SHOWN]) + (", ..." if len(lone) > _SHOWN else "")
+            text = f"{len(lone)} of {len(ours)} {split} {what} have no {other}: {shown}"
+            faults.append(Fault(f"data.args.{key}", text, "add them, or leave these out with --skip-bad"))
+    return faults

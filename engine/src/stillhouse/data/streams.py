@@ -1,0 +1,107 @@
+"""Streams of batches: made here or ahead of time by worker processes, and put into page-locked memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping
+from typing import Any, TypeVar
+
+import attrs
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from stillhouse.data.samples import Batch, Samples
+from stillhouse.data.sampling import Key
+from stillhouse.errors import StillhouseError
+
+__all__ = ["from_workers", "over_tensors", "stream"]
+
+T = TypeVar("T")
+
+
+def over_tensors(function: Callable[[Any], Any], tree: Any, kind: type = Tensor) -> Any:
+    """``tree`` with every tensor (or ``kind``) in its tuples, lists and dicts replaced by ``function`` of it."""
+    if isinstance(tree, kind):
+        return function(tree)
+    if isinstance(tree, Mapping):
+        return {key: over_tensors(function, value, kind) for key, value in tree.items()}
+    if isinstance(tree, tuple | list):
+        made = [over_tensors(function, value, kind) for value in tree]
+        return type(tree)(*made) if hasattr(tree, "_fields") else type(tree)(made)
+    return tree
+
+
+def stream(samples: Samples, keys: Iterable[Key], workers: int, pin: bool, prefetch: int = 2) -> Generator[Batch]:
+    """The batches of ``keys``, made here (0 workers) or ahead of time in ``workers`` processes, one thread each.
+
+    The global random generators are not touched. Workers live as long as the generator.
+
+    Args:
+        samples: what makes a batch.
+        keys: the batches, in order; may have no end.
+        workers: processes; none are started where a batch is only looked up.
+        pin: put batches into page-locked memory, for copies to CUDA.
+        prefetch: batches that each worker makes ahead.
+
+    Raises:
+        StillhouseError: a sample cannot be read or augmented, here or in a worker.
+    """
+    for batch in from_workers(samples.batch, keys, 0 if samples.direct else workers, prefetch):
+        yield over_tensors(Tensor.pin_memory, batch) if pin else batch
+
+
+def from_workers(make: Callable[[Key], T], keys: Iterable[Key], workers: int, prefetch: int = 2) -> Generator[T]:
+    """``make(key)`` for each of ``keys``, in order, here or ahead of time in ``workers`` processes.
+
+    Raises:
+        StillhouseError: ``make`` did, here or in a worker, with all its faults.
+    """
+    if workers == 0:
+        yield from map(make, keys)
+        return
+    loader: DataLoader[Any] = DataLoader(
+        _Guarded(make),  # type: ignore[arg-type]  # any object with __getitem__ serves
+        batch_size=None,
+        sampler=keys,
+        num_workers=workers,
+        prefetch_factor=prefetch,
+        collate_fn=_as_it_is,
+        generator=torch.Generator(),  # its own: without one, DataLoader draws a seed from the global generator
+    )
+    for made in loader:
+        if isinstance(made, StillhouseError):
+            raise made
+        yield over_tensors(_arrived, made, _ByValue)
+
+
+@attrs.frozen(eq=False)
+class _Guarded:
+    """Gives an error as a value: DataLoader would re-raise it as its type with its text alone, and lose the faults."""
+
+    make: Callable[[Key], Any]
+
+    def __getitem__(self, key: Key) -> Any:
+        try:
+            made = self.make(key)
+        except StillhouseError as error:
+            return error
+        return type(made)(*map(_sent, made)) if hasattr(made, "_fields") else made
+
+
+@attrs.frozen(eq=False)
+class _ByValue:
+    array: NDArray[Any]
+
+
+def _sent(part: Any) -> Any:
+    """A list's tensors by value: each tensor in shared memory keeps a file open, and a batch of boxes has hundreds."""
+    return over_tensors(lambda x: _ByValue(x.numpy()), part) if isinstance(part, list) else part
+
+
+def _arrived(sent: _ByValue) -> Tensor:
+    return torch.from_numpy(sent.array)
+
+
+def _as_it_is(made: Any) -> Any:
+    return made

@@ -1,0 +1,29 @@
+"""Experiments of many runs: ablations, grids and comparisons, with paired seeds and intervals."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stillhouse.experiments.ablation import ablate
+    from stillhouse.experiments.comparing import compare
+    from stillhouse.experiments.statistics import Difference, holm, paired_difference, t_interval, welch_difference
+
+_LAZY = {
+    "Difference": "statistics",
+    "ablate": "ablation",
+    "compare": "comparing",
+    "holm": "statistics",
+    "paired_difference": "statistics",
+    "t_interval": "statistics",
+    "welch_difference": "statistics",
+}
+
+__all__ = ["Difference", "ablate", "compare", "holm", "paired_difference", "t_interval", "welch_difference"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f"stillhouse.experiments.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'stillhouse.experiments' has no attribute {name!r}")

@@ -1,0 +1,280 @@
+"""Ablations: a plan's runs, those that are not finished yet trained, and the table of them all."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import closing, nullcontext
+from pathlib import Path
+
+import attrs
+import torch
+
+from stillhouse.errors import StillhouseError, StillhouseWarning, did_you_mean
+from stillhouse.experiments.arms import Arm, make_arms, resolved
+from stillhouse.experiments.comparing import FinishedRun, default_metric, metric_of, warn_of_versions
+from stillhouse.experiments.comparison import Comparison, Group, compare_groups
+from stillhouse.experiments.counting import Counter
+from stillhouse.experiments.grid import parse_grid
+from stillhouse.experiments.plan import Plan, PlannedRun
+from stillhouse.experiments.running import Job, collected
+from stillhouse.experiments.tables import to_markdown
+from stillhouse.experiments.workers import run_here, run_in_workers
+from stillhouse.folder import write_json, write_text
+from stillhouse.keeping import keeping
+from stillhouse.recipe import Recipe
+
+__all__ = ["ablate", "make_plan", "run_plan", "table_of"]
+
+
+def ablate(
+    recipe: Recipe,
+    *,
+    seeds: int = 5,
+    leave_one_out: bool = False,
+    one_at_a_time: bool = False,
+    grid: Sequence[str] = (),
+    jobs: int = 1,
+    out: str | Path | None = None,
+    figures: bool = False,
+    metric: str | None = None,
+    progress: bool = False,
+) -> Comparison:
+    """Train every arm of ``recipe`` under every seed, and compare them.
+
+    Arms share, seed by seed, the order of samples, their augmentation, the subset of labels and the student's start.
+    What a folder has finished already is not trained again. A run that fails is named in the result's ``missing``; the
+    others go on.
+
+    Args:
+        recipe: the run with its full list of plugins. Its seed is the first of the seeds.
+        seeds: how many seeds each arm runs under.
+        leave_one_out: an arm without each plugin. Without this, the next and ``grid``, both are made.
+        one_at_a_time: an arm with each plugin alone.
+        grid: ``KEY=VALUE,VALUE,...`` each, keys as in ``--set``: one arm for each combination.
+        jobs: runs at a time, each in a process of its own with one thread; 1 trains in this process.
+        out: the folder; ``runs/NAME-ablation`` by default. Runs are in ``ARM/seed-K``, the table in ``results.json``
+            and ``table.md``.
+        figures: let each run draw pictures for TensorBoard, which takes longer than a short run does.
+        metric: ``SPLIT/NAME``; by default the task's score on the test split, or else on the validation split.
+        progress: show what is done on the terminal.
+
+    Raises:
+        StillhouseError: bad input: every arm that cannot be built, a folder of another ablation.
+    """
+    if jobs < 1:
+        raise StillhouseError(f"{jobs} is below 1", where="--jobs")
+    # Workers read the data themselves: what the checks have read need not stay here meanwhile.
+    with keeping() if jobs == 1 else nullcontext():
+        plan, known = make_plan(
+            recipe,
+            seeds=seeds,
+            leave_one_out=leave_one_out,
+            one_at_a_time=one_at_a_time,
+            grid=grid,
+            out=out,
+            figures=figures,
+        )
+        _check_metric(metric, known)
+        failed = run_plan(plan, jobs=jobs, progress=progress)
+    comparison = table_of(plan, metric=metric, failed=failed)
+    if any(row.group.values for row in comparison.rows):
+        write_json(plan.folder / "results.json", comparison.to_dict())
+        write_text(plan.folder / "table.md", to_markdown(comparison))
+    return comparison
+
+
+def make_plan(
+    recipe: Recipe,
+    *,
+    seeds: int,
+    leave_one_out: bool = False,
+    one_at_a_time: bool = False,
+    grid: Sequence[str] = (),
+    out: str | Path | None = None,
+    figures: bool = False,
+) -> tuple[Plan, dict[str, set[str]]]:
+    """The plan that :func:`ablate` follows, every arm built once without training; nothing is written.
+
+    Returns:
+        The plan, and the names of the metrics by split.
+
+    Raises:
+        StillhouseError: as :func:`ablate`.
+    """
+    from stillhouse.training import prepare
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise StillhouseError("an ablation's runs have one process each", hint="start it without torchrun; see --jobs")
+    if seeds < 1:
+        raise StillhouseError(f"{seeds} is below 1", where="--seeds")
+    if not (leave_one_out or one_at_a_time or grid):
+        leave_one_out = one_at_a_time = True
+    known: dict[str, set[str]] = {}
+
+    def check(arm: Recipe) -> None:
+        training = prepare(_one_thread(arm), write=False, train_teacher=False)
+        try:
+            names = set(training.run.task.metrics(training.run.data))
+            for _, metrics in training.assembly.hooks.calls("metrics"):
+                names |= set(metrics(training.run))
+            for split in training.data.splits:
+                if split != "train":
+                    known.setdefault(split, set()).update(names)
+        finally:
+            training.close()
+
+    told: list[str] = []
+    with keeping(), collected(told):
+        whole = resolved(recipe)
+        arms = make_arms(
+            whole,
+            leave_one_out=leave_one_out,
+            one_at_a_time=one_at_a_time,
+            axes=parse_grid(grid, whole),
+            check=check,
+        )
+    _warn(told)
+    folder = Path(out) if out is not None else Path("runs") / f"{recipe.run.name}-ablation"
+    first = recipe.run.seed
+    plan = Plan(whole, tuple(arms), tuple(range(first, first + seeds)), folder, figures)
+    plan.check_folder()
+    return plan, known
+
+
+def run_plan(plan: Plan, *, jobs: int = 1, progress: bool = False, only: Sequence[int] | None = None) -> dict[int, str]:
+    """Train the plan's runs that are not finished.
+
+    Teachers given by recipes are trained first, in this process, once.
+
+    Args:
+        plan: the plan.
+        jobs: see :func:`ablate`.
+        progress: likewise.
+        only: the numbers of the runs to look at; None: all.
+
+    Returns:
+        The errors of runs that failed, by the run's number.
+
+    Raises:
+        StillhouseError: a number that no run has, a folder that cannot be written, a teacher that cannot be trained.
+    """
+    runs = plan.runs()
+    wrong = [index for index in only or () if not 0 <= index < len(runs)]
+    if wrong:
+        raise StillhouseError(f"there is no run {wrong[0]}", where="--only", hint=f"0 to {len(runs) - 1}: see --list")
+    plan.write()
+    asked = [run for run in runs if only is None or run.index in only]
+    open_runs = [run for run in asked if run.summary() is None]
+    failed: dict[int, str] = {}
+    told: list[str] = []
+    counter = Counter(plan.recipe.run.name, len(asked), len(asked) - len(open_runs), enabled=progress)
+    _train_teachers(open_runs, progress)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch gives it no types
+        torch.cuda.empty_cache()  # of the checks and the teacher, for the workers
+    devices = _devices(plan.recipe.run.device)
+    todo = [Job.of(run, devices[run.index % len(devices)]) for run in open_runs]
+    outcomes = run_here(todo) if jobs == 1 else run_in_workers(todo, jobs)
+    with counter, closing(outcomes):
+        for outcome in outcomes:
+            told += outcome.warnings
+            if outcome.summary is None:
+                failed[outcome.job.index] = outcome.error
+            counter.count(outcome)
+    _warn(told)
+    return failed
+
+
+def table_of(plan: Plan, *, metric: str | None = None, failed: Mapping[int, str] | None = None) -> Comparison:
+    """The table of a plan's finished runs, whoever trained them.
+
+    Args:
+        plan: the plan.
+        metric: see :func:`ablate`.
+        failed: why runs are missing, by their number.
+
+    Raises:
+        StillhouseError: no run has such a metric.
+    """
+    found: dict[str, list[FinishedRun]] = {arm.name: [] for arm in plan.arms}
+    missing = []
+    for run in plan.runs():
+        summary = run.summary()
+        if summary is not None:
+            found[run.arm].append(FinishedRun(run.folder, run.recipe, summary, run.arm))
+            continue
+        error = (failed or {}).get(run.index, "not trained yet")
+        missing.append({"arm": run.arm, "seed": run.seed, "folder": str(run.folder), "error": error})
+    every = [run for runs in found.values() for run in runs]
+    if every:
+        metric = metric or default_metric(every)
+        warn_of_versions([run.folder for run in every])
+    groups = [
+        Group(
+            arm.name,
+            metric_of(found[arm.name], metric or "", arm.name),
+            columns=_columns(arm),
+            against=_references(arm, plan.arms),
+            note="; ".join(filter(None, [arm.reason, *(f"= {other}" for other in arm.also)])),
+        )
+        for arm in plan.arms
+    ]
+    columns = dict.fromkeys(key for group in groups for key in group.columns)
+    return compare_groups(metric or "", groups, tuple(columns), missing)
+
+
+def _columns(arm: Arm) -> dict[str, str]:
+    return {key.removeprefix("plugins."): value for key, value in arm.settings.items()}
+
+
+def _references(arm: Arm, arms: Sequence[Arm]) -> dict[str, str]:
+    """The arms of its group that stand for the empty list and for the full one."""
+    found = {}
+    for kind in ("none", "full"):
+        for other in arms:
+            if other.group == arm.group and (other.kind == kind or any(n.split(" ")[0] == kind for n in other.also)):
+                found[kind] = other.name
+    return {"none": found["none"]} if found.get("full") == found["none"] else found
+
+
+def _train_teachers(runs: Sequence[PlannedRun], progress: bool) -> None:
+    """Train what teachers there are once, so that no two workers begin the same one."""
+    from stillhouse.training import prepare
+
+    seen = set()
+    for run in runs:
+        teacher = run.recipe.teacher
+        if teacher is None or teacher.recipe is None:
+            continue
+        key = json.dumps(teacher.recipe, sort_keys=True, default=repr)
+        if key not in seen:
+            seen.add(key)
+            prepare(run.recipe, write=False, progress=progress).close()
+
+
+def _devices(name: str) -> list[str]:
+    """The devices that runs are spread over: every GPU of this machine where the recipe leaves the choice open."""
+    count = torch.cuda.device_count() if name in ("auto", "cuda") else 0
+    return [f"cuda:{i}" for i in range(count)] if count > 1 else [""]
+
+
+def _one_thread(recipe: Recipe) -> Recipe:
+    return attrs.evolve(recipe, run=attrs.evolve(recipe.run, threads=recipe.run.threads or 1))
+
+
+def _check_metric(metric: str | None, known: Mapping[str, set[str]]) -> None:
+    if metric is None:
+        return
+    split, _, name = metric.partition("/")
+    names = known.get(split, set())
+    if name in names or name.partition("/")[0] in names:  # a metric by class is named NAME/CLASS
+        return
+    every = [f"{s}/{n}" for s, ns in known.items() for n in sorted(ns)]
+    raise StillhouseError(f"there is no metric {metric!r}", where="--metric", hint=did_you_mean(metric, every))
+
+
+def _warn(told: Sequence[str]) -> None:
+    for text in dict.fromkeys(told):
+        warnings.warn(text, StillhouseWarning, stacklevel=3)

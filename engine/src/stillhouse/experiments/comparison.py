@@ -1,0 +1,164 @@
+"""A comparison: groups of runs that differ by their seed alone, each against one or two others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+
+from stillhouse.experiments.statistics import (
+    LEVEL,
+    POWER,
+    Difference,
+    holm,
+    paired_difference,
+    t_interval,
+    welch_difference,
+)
+
+__all__ = ["Comparison", "Group", "Row", "compare_groups"]
+
+
+@attrs.frozen
+class Group:
+    """Runs that differ by their seed alone.
+
+    Attributes:
+        name: what it is called.
+        values: the metric by seed.
+        columns: settings to show, by column.
+        against: the names of the groups to compare it with, by the column's title.
+        note: a remark.
+    """
+
+    name: str
+    values: Mapping[int, float]
+    columns: Mapping[str, str] = attrs.field(factory=dict)
+    against: Mapping[str, str] = attrs.field(factory=dict)
+    note: str = ""
+
+
+@attrs.frozen
+class Row:
+    """One group and its differences.
+
+    Attributes:
+        group: the runs.
+        mean: of the metric; None without a run.
+        deviation: standard deviation over the seeds; None from fewer than two.
+        interval: 95% t interval of the mean; None from fewer than two.
+        differences: by the reference's title; None where there is nothing to compare with.
+        adjusted: the differences' p values after Holm's correction over the column.
+    """
+
+    group: Group
+    mean: float | None
+    deviation: float | None
+    interval: tuple[float, float] | None
+    differences: Mapping[str, Difference | None]
+    adjusted: Mapping[str, float | None]
+
+
+@attrs.frozen
+class Comparison:
+    """What :func:`compare_groups` found.
+
+    Attributes:
+        metric: ``test/accuracy``, say.
+        references: titles of what is compared with: ``none``, ``full``.
+        columns: settings shown.
+        rows: one a group.
+        missing: runs that should be there, with the reason.
+    """
+
+    metric: str
+    references: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    missing: tuple[Mapping[str, Any], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, for JSON."""
+        return {
+            "metric": self.metric,
+            "level": LEVEL,
+            "power": POWER,
+            "references": list(self.references),
+            "groups": [_row(row) for row in self.rows],
+            "missing": [dict(item) for item in self.missing],
+        }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    group = row.group
+    differences = {
+        title: None if found is None else {**attrs.asdict(found), "p_adjusted": row.adjusted[title]}
+        for title, found in row.differences.items()
+    }
+    return {
+        "name": group.name,
+        "note": group.note,
+        "settings": dict(group.columns),
+        "seeds": sorted(group.values),
+        "values": [group.values[seed] for seed in sorted(group.values)],
+        "mean": row.mean,
+        "deviation": row.deviation,
+        "interval": None if row.interval is None else list(row.interval),
+        "against": dict(group.against),
+        "differences": differences,
+    }
+
+
+def compare_groups(
+    metric: str,
+    groups: Sequence[Group],
+    columns: Sequence[str] = (),
+    missing: Sequence[Mapping[str, Any]] = (),
+) -> Comparison:
+    """Means, intervals and differences of ``groups``.
+
+    Groups are paired by the seeds that both have; with fewer than two in common and two runs on each side the
+    difference is unpaired. Holm's correction and the detectable difference count the comparisons of a column.
+
+    Args:
+        metric: what the values are.
+        groups: in the order of the table.
+        columns: the settings to show.
+        missing: runs that should be there.
+    """
+    titles = tuple(dict.fromkeys(title for group in groups for title in group.against))
+    by_name = {group.name: group for group in groups}
+    found: dict[str, list[Difference | None]] = {}
+    adjusted: dict[str, list[float | None]] = {}
+    for title in titles:
+        pairs = [(group, by_name.get(group.against.get(title, ""))) for group in groups]
+        tests = sum(other is not None and group.name != other.name for group, other in pairs)
+        found[title] = [None if other is None else _difference(group, other, tests) for group, other in pairs]
+        adjusted[title] = holm([None if d is None else d.p for d in found[title]])
+    rows = []
+    for i, group in enumerate(groups):
+        values = np.asarray([group.values[seed] for seed in sorted(group.values)], dtype=np.float64)
+        rows.append(
+            Row(
+                group,
+                float(values.mean()) if len(values) else None,
+                float(values.std(ddof=1)) if len(values) > 1 else None,
+                t_interval(values.tolist()),
+                {title: found[title][i] for title in titles},
+                {title: adjusted[title][i] for title in titles},
+            )
+        )
+    return Comparison(metric, titles, tuple(columns), tuple(rows), tuple(missing))
+
+
+def _difference(group: Group, other: Group, tests: int) -> Difference | None:
+    if group.name == other.name:
+        return None
+    common = sorted(group.values.keys() & other.values.keys())
+    if len(common) < 2 and min(len(group.values), len(other.values)) >= 2:
+        return welch_difference(list(group.values.values()), list(other.values.values()), comparisons=tests)
+    if not common:
+        return None
+    return paired_difference([group.values[s] for s in common], [other.values[s] for s in common], comparisons=tests)

@@ -1,0 +1,178 @@
+"""Differences between runs: paired by seed, with Student's t intervals, Holm's correction and the detectable difference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, stats
+
+from stillhouse.errors import StillhouseError
+
+__all__ = [
+    "LEVEL",
+    "POWER",
+    "Difference",
+    "holm",
+    "paired_difference",
+    "smallest_detectable",
+    "t_interval",
+    "welch_difference",
+]
+
+LEVEL = 0.95
+"""Of the intervals."""
+POWER = 0.8
+"""Probability with which the smallest detectable difference is found."""
+_QUANTILES = 4096
+
+
+@attrs.frozen
+class Difference:
+    """A difference of means.
+
+    Attributes:
+        mean: of ``a - b``.
+        low: lower end of the t interval; None from fewer than two pairs (or runs on a side).
+        high: upper end.
+        n: pairs; for an unpaired difference, the runs of the smaller side.
+        p: two-sided p value of the t test against no difference; None from fewer than two.
+        detectable: the smallest true difference that this test would have found with probability 0.8, the spread
+            being the one seen and the level shared between ``comparisons``; None from fewer than two.
+        paired: whether runs were paired by seed.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    p: float | None
+    detectable: float | None
+    paired: bool = True
+
+
+def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:
+    """Student's t interval of the mean; None for fewer than two values.
+
+    Args:
+        values: independent measurements.
+        level: coverage, between 0 and 1.
+    """
+    x = _numbers(values)
+    if len(x) < 2:
+        return None
+    half = float(stats.t.ppf((1 + level) / 2, len(x) - 1)) * float(x.std(ddof=1)) / math.sqrt(len(x))
+    return float(x.mean()) - half, float(x.mean()) + half
+
+
+def paired_difference(a: Sequence[float], b: Sequence[float], level: float = LEVEL, comparisons: int = 1) -> Difference:
+    """The mean of ``a[i] - b[i]`` with its t interval: what the seeds have in common drops out.
+
+    Args:
+        a: measurements.
+        b: as many, ``b[i]`` made under the same seed as ``a[i]``.
+        level: of the interval.
+        comparisons: how many such tests are made together; the detectable difference is for a level shared by them.
+
+    Raises:
+        StillhouseError: two lengths, or nothing to compare.
+    """
+    if len(a) != len(b) or not len(a):
+        raise StillhouseError(
+            f"{len(a)} and {len(b)} measurements cannot be paired", hint="as many of both, at least 1"
+        )
+    x = _numbers(a) - _numbers(b)
+    n, mean = len(x), float(x.mean())
+    interval = t_interval(x.tolist(), level)
+    if interval is None:
+        return Difference(mean, None, None, n, None, None)
+    deviation = float(x.std(ddof=1))
+    error = deviation / math.sqrt(n)
+    p = _p_value(mean, error, n - 1)
+    return Difference(mean, *interval, n, p, smallest_detectable(deviation, n, (1 - level) / max(1, comparisons)))
+
+
+def welch_difference(a: Sequence[float], b: Sequence[float], level: float = LEVEL, comparisons: int = 1) -> Difference:
+    """The difference of two means that share no seeds, with Welch's t interval (Welch 1947, Satterthwaite's degrees).
+
+    Args:
+        a: measurements.
+        b: others; not necessarily as many.
+        level: of the interval.
+        comparisons: as for :func:`paired_difference`.
+
+    Raises:
+        StillhouseError: one side is empty.
+    """
+    if not len(a) or not len(b):
+        raise StillhouseError(f"{len(a)} and {len(b)} measurements cannot be compared", hint="at least 1 of both")
+    x, y = _numbers(a), _numbers(b)
+    n, mean = min(len(x), len(y)), float(x.mean() - y.mean())
+    if n < 2:
+        return Difference(mean, None, None, n, None, None, paired=False)
+    u, v = float(x.var(ddof=1)) / len(x), float(y.var(ddof=1)) / len(y)
+    error = math.sqrt(u + v)
+    degrees = (u + v) ** 2 / (u**2 / (len(x) - 1) + v**2 / (len(y) - 1)) if error > 0 else n - 1.0
+    half = float(stats.t.ppf((1 + level) / 2, degrees)) * error
+    found = _noncentrality(degrees, (1 - level) / max(1, comparisons)) * error
+    return Difference(mean, mean - half, mean + half, n, _p_value(mean, error, degrees), found, paired=False)
+
+
+def smallest_detectable(deviation: float, n: int, alpha: float = 1 - LEVEL) -> float:
+    """The smallest true mean difference that a two-sided paired t test finds with probability 0.8.
+
+    Args:
+        deviation: standard deviation of the differences.
+        n: pairs, at least 2.
+        alpha: the test's level.
+    """
+    return _noncentrality(float(n - 1), alpha) * deviation / math.sqrt(n)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm's adjusted p values (Holm 1979): each at most 0.05 keeps the chance of any false finding at 0.05.
+
+    Args:
+        p_values: of tests made together; None (no test) stays None and does not count.
+    """
+    given = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for rank, (p, i) in enumerate(given):
+        highest = max(highest, min(1.0, (len(given) - rank) * p))
+        adjusted[i] = highest
+    return adjusted
+
+
+def _numbers(values: Sequence[float]) -> NDArray[np.float64]:
+    return np.asarray(values, dtype=np.float64)
+
+
+def _p_value(mean: float, error: float, degrees: float) -> float:
+    if error == 0:  # every pair differs by the same amount: the t statistic is 0/0 or infinite
+        return 1.0 if mean == 0 else 0.0
+    return float(2 * stats.t.sf(abs(mean) / error, degrees))
+
+
+@cache
+def _noncentrality(degrees: float, alpha: float) -> float:
+    """The true difference in standard errors at which the two-sided t test has the power 0.8.
+
+    The power is the mean over the estimated spread of a normal probability: SciPy's noncentral t gives NaN in the
+    tails that few degrees of freedom reach.
+    """
+    quantiles = stats.chi2.ppf((np.arange(_QUANTILES) + 0.5) / _QUANTILES, degrees)
+    bound = float(stats.t.ppf(1 - alpha / 2, degrees)) * np.sqrt(quantiles / degrees)
+
+    def surplus(shift: float) -> float:
+        found = stats.norm.cdf(shift - bound) + stats.norm.cdf(-shift - bound)
+        return float(found.mean()) - POWER
+
+    high = 2.0
+    while surplus(high) < 0:
+        high *= 2
+    return float(optimize.brentq(surplus, 0.0, high, xtol=1e-6))

@@ -1,0 +1,150 @@
+"""Persistent worker processes, one thread each: a worker that dies costs its run alone, and none outlives its parent."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import attrs
+
+from stillhouse.experiments.running import Job, Outcome, run_job
+
+__all__ = ["run_here", "run_in_workers"]
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def run_here(jobs: Sequence[Job]) -> Generator[Outcome]:
+    """The jobs' outcomes, one after another, in this process."""
+    from stillhouse.keeping import keeping
+
+    with keeping():
+        for job in jobs:
+            yield run_job(job)
+
+
+def run_in_workers(jobs: Sequence[Job], count: int) -> Generator[Outcome]:
+    """The jobs' outcomes as they come, from up to ``count`` processes that live until the last job is done.
+
+    When the generator is closed early (an interruption, say), the workers are ended; their runs go on from the last
+    checkpoint another time.
+
+    Args:
+        jobs: taken in order.
+        count: processes; several may share one GPU.
+    """
+    waiting = deque(jobs)
+    workers: list[_Worker] = []
+    try:
+        while waiting or any(worker.job for worker in workers):
+            for worker in workers:
+                if worker.job is None and waiting:
+                    worker.give(waiting.popleft())
+            while waiting and len(workers) < count:
+                workers.append(_Worker())
+                workers[-1].give(waiting.popleft())
+            busy = [worker for worker in workers if worker.job is not None]
+            ready = wait([worker.connection for worker in busy])
+            for worker in busy:
+                if worker.connection in ready:
+                    outcome = worker.take()
+                    if not worker.alive:
+                        workers.remove(worker)
+                    yield outcome
+    finally:
+        for worker in workers:
+            worker.end()
+
+
+@attrs.define(eq=False)
+class _Worker:
+    """One process and the job it is at."""
+
+    job: Job | None = None
+    alive: bool = True
+    connection: Connection = attrs.field(init=False)
+    process: Any = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        context = multiprocessing.get_context("spawn")  # forking would copy torch's threads and CUDA's state
+        self.connection, other = context.Pipe()
+        # Not a daemon: those may not have children, and a run's data may be read by processes of its own.
+        self.process = context.Process(target=_serve, args=(other,), name="stillhouse-worker", daemon=False)
+        with _one_thread():
+            self.process.start()
+        other.close()  # so that the end of the process is the end of the pipe
+
+    def give(self, job: Job) -> None:
+        self.job = job
+        with suppress(OSError):  # it has died: take() says so
+            self.connection.send(job)
+
+    def take(self) -> Outcome:
+        job, self.job = self.job, None
+        assert job is not None
+        try:
+            outcome: Outcome = self.connection.recv()
+        except (EOFError, OSError):
+            self.alive = False
+            self.process.join()
+            code = self.process.exitcode
+            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            more = ": was there enough memory? --jobs says how many run at once" if code == -signal.SIGKILL else ""
+            return Outcome(job, None, f"the worker process died ({how}){more}")
+        return outcome
+
+    def end(self) -> None:
+        self.connection.close()
+        if self.job is not None:
+            self.process.terminate()
+        self.process.join(5)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+def _serve(connection: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all: the parent decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    import torch
+
+    from stillhouse.keeping import keeping
+
+    torch.set_num_threads(1)
+    with keeping():
+        while True:
+            try:
+                job = connection.recv()
+            except EOFError:
+                return
+            connection.send(run_job(job))
+
+
+def _end_with_parent() -> None:
+    """End at once when the parent is gone, even killed: whoever goes on with the ablation finds its runs untouched."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Children started within begin with one thread for each library."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

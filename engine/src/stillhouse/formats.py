@@ -1,0 +1,191 @@
+"""The three forms in which a student leaves: how each is written, and how it is read again to be checked."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stillhouse.errors import Fault, StillhouseError, raise_faults
+
+__all__ = ["FORMATS", "TOLERANCES", "check_installed", "read_onnx", "read_torch", "tensors_of", "write_format"]
+
+FORMATS = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
+"""A format's suffix."""
+
+TOLERANCES = {"safetensors": 1e-6, "torch": 1e-4, "onnx": 1e-4}
+"""How far an output may be from the student's, as a share of its greatest number: the same operations on the same
+weights, or the same function in other operations in float32."""
+
+_NEEDS = {"safetensors": ("safetensors",), "torch": (), "onnx": ("onnx", "onnxscript", "onnxruntime")}
+
+METADATA = "stillhouse"
+"""The key, or file, of the metadata in an export: JSON."""
+
+
+def check_installed(form: str) -> None:
+    """Refuse a format whose packages are missing.
+
+    Raises:
+        StillhouseError: with all that are.
+    """
+    faults = []
+    for name in _NEEDS[form]:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            extra = f"pip install stillhouse[{form}]"
+            faults.append(Fault("--format", f"{form} needs the package {name}: {error}", extra))
+    raise_faults(faults)
+
+
+def write_format(
+    form: str,
+    model: nn.Module,
+    student: nn.Module,
+    inputs: Tensor,
+    dynamic: bool,
+    metadata: Mapping[str, Any],
+    to: Path,
+) -> None:
+    """Write one format.
+
+    Args:
+        form: a key of :data:`FORMATS`.
+        model: what is traced: from an input to one tensor, in eval mode, on the CPU.
+        student: whose weights safetensors holds.
+        inputs: an example (B, ...).
+        dynamic: leave the number of samples open.
+        metadata: kept in the file, as JSON.
+        to: the file, with the format's suffix.
+
+    Raises:
+        StillhouseError: the model cannot be had in this form, or the file cannot be written.
+    """
+    text = json.dumps(dict(metadata))
+    try:
+        if form == "safetensors":
+            _write_safetensors(student, text, to)
+        elif form == "torch":
+            _write_torch(model, inputs, dynamic, text, to)
+        else:
+            _write_onnx(model, inputs, dynamic, text, to)
+    except OSError as error:
+        raise StillhouseError(f"cannot be written: {error}", where=str(to.parent)) from error
+
+
+def _write_safetensors(student: nn.Module, metadata: str, to: Path) -> None:
+    from safetensors.torch import save
+
+    state = student.state_dict()
+    strange = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise StillhouseError(
+            f"the state dict has {', '.join(strange[:4])}, which are no tensors",
+            hint="safetensors holds tensors alone: take .pt2 or .onnx",
+        )
+    # Each tensor by itself: tied weights are written for each of their names, so that any reader finds every key.
+    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in state.items()}
+    to.write_bytes(save(tensors, {"format": "pt", METADATA: metadata}))  # save_file would make it private
+
+
+def _write_torch(model: nn.Module, inputs: Tensor, dynamic: bool, metadata: str, to: Path) -> None:
+    shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
+    with _explained("torch.export", dynamic), torch.no_grad():
+        program = torch.export.export(model, (inputs,), dynamic_shapes=shapes)
+    with _quiet():
+        torch.export.save(program, to, extra_files={f"{METADATA}.json": metadata})
+
+
+def _write_onnx(model: nn.Module, inputs: Tensor, dynamic: bool, metadata: str, to: Path) -> None:
+    shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
+    with _explained("ONNX", dynamic), torch.no_grad():
+        program = torch.onnx.export(
+            model,
+            (inputs,),
+            dynamo=True,
+            verbose=False,
+            input_names=["input"],
+            output_names=["output"],
+            dynamic_shapes=shapes,
+        )
+    assert program is not None  # with dynamo it is one
+    program.model.metadata_props[METADATA] = metadata
+    with _explained("ONNX", dynamic):
+        program.save(to, external_data=False)
+
+
+@contextmanager
+def _explained(form: str, dynamic: bool) -> Iterator[None]:
+    """What a tracer says of a model that it cannot take, in one sentence."""
+    try:
+        with _quiet():
+            yield
+    except OSError:
+        raise
+    except Exception as error:
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        hint = "take .safetensors, which holds the weights of any model"
+        if dynamic:
+            hint = f"a model that calls len(x) keeps to one number of samples, and x.shape[0] does not; --batch 1; or {hint}"
+        raise StillhouseError(f"{form} cannot take this model: {first}", where="student", hint=hint) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the tracers' warnings, which are about their own insides, and torch's logging of the same."""
+    import logging
+
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def read_torch(path: Path) -> Callable[[Tensor], Any]:
+    """The function that a .pt2 file holds."""
+    with _quiet():
+        module = torch.export.load(path).module()
+
+    def function(x: Tensor) -> Any:
+        with torch.no_grad():
+            return module(x)
+
+    return function
+
+
+def read_onnx(path: Path) -> Callable[[Tensor], Any]:
+    """The function that an .onnx file holds, as onnxruntime computes it on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda x: [torch.from_numpy(value) for value in session.run(None, {name: x.numpy()})]
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """All tensors of an output, in order: of a tensor, a list or a dict of such."""
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, Mapping):
+        return [t for key in sorted(output, key=str) for t in tensors_of(output[key])]
+    if isinstance(output, list | tuple):
+        return [t for value in output for t in tensors_of(value)]
+    return []

@@ -1,0 +1,87 @@
+"""ModelSpec, a recipe's ``[student]``, and what the data decides of a model's arguments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from stillhouse.data import DataInfo
+from stillhouse.errors import Fault, StillhouseError, raise_faults
+from stillhouse.strict import strict_fields
+
+__all__ = ["ModelSpec", "fetched", "filled"]
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict_fields)
+class ModelSpec:
+    """Which model.
+
+    Attributes:
+        model: ``torchvision:resnet18``, ``timm:vit_tiny_patch16_224``, ``transformers:ViTForImageClassification`` or
+            ``package.module:callable``, whose call returns an nn.Module (``stillhouse.models:convnet``, ``:vit``,
+            ``:mlp``, for maps ``:unet``, ``:dense_vit``, for boxes ``:detector`` are ours).
+        args: its arguments. ``num_classes``, ``in_channels`` (``in_chans``), ``in_features``, ``image_size``
+            (``img_size``, ``input_size``) and ``input_shape`` come from data and task when the callable takes them and
+            they are not given here. For ``transformers``: the keys of the model's config, and ``source``, a folder or a
+            name on the hub to take them from.
+        pretrained: with the published weights, and new last layers where the number of classes differs. A callable
+            of your own gets ``pretrained=True``.
+        checkpoint: a file of weights to start from: a state dict (.pt, .safetensors), a run's folder or checkpoint.
+        replace_head: a ``checkpoint`` of another number of classes: the layers that differ in it start anew.
+    """
+
+    model: str
+    args: dict[str, Any] = attrs.field(factory=dict)
+    pretrained: bool = False
+    checkpoint: str | None = None
+    replace_head: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        faults = []
+        if self.pretrained and self.checkpoint is not None:
+            faults.append(Fault("checkpoint", "comes with pretrained = true, and a model starts from one of them"))
+        if self.replace_head and self.checkpoint is None:
+            faults.append(
+                Fault("replace_head", "is for a checkpoint, and there is none", "pretrained = true does so itself")
+            )
+        raise_faults(faults)
+
+
+def filled(args: Mapping[str, Any], takes: Iterable[str], info: DataInfo) -> dict[str, Any]:
+    """``args`` and, of what the data decides, whatever the callable takes besides."""
+    shape = info.input_shape
+    size: Any = shape[-1]
+    if len(shape) == 3 and shape[1] != shape[2]:
+        size = tuple(shape[1:])
+    known: dict[str, Any] = {
+        "num_classes": info.classes,
+        "in_channels": shape[0],
+        "in_chans": shape[0],
+        "in_features": math.prod(shape),
+        "image_size": size,
+        "img_size": size,
+        "input_size": size,
+        "input_shape": shape,
+    }
+    return {**{name: known[name] for name in takes if name in known}, **args}
+
+
+def fetched(build: Callable[[], Any], spec: ModelSpec, where: str) -> Any:
+    """``build()``, whose download may fail.
+
+    Raises:
+        StillhouseError: it did; or whatever ``build`` raises.
+    """
+    try:
+        return build()
+    except StillhouseError as error:
+        if isinstance(error.__cause__, OSError):  # URLError, HTTPError, timeouts, a full disk
+            raise StillhouseError(
+                f"the published weights of {spec.model!r} cannot be fetched: {error.__cause__}",
+                where=f"{where}.pretrained",
+                hint='leave out `pretrained` and bring the weights: checkpoint = "FILE"',
+            ) from error.__cause__
+        raise

@@ -1,0 +1,62 @@
+"""torchvision's models: classification, segmentation and detection, found through its registry."""
+
+from __future__ import annotations
+
+from typing import Any, get_type_hints
+
+from stillhouse.arguments import call, parameters_of
+from stillhouse.data import DataInfo
+from stillhouse.errors import StillhouseError, did_you_mean
+from stillhouse.models.heads import put_new_heads
+from stillhouse.models.spec import ModelSpec, fetched, filled
+
+__all__ = ["build_torchvision"]
+
+
+def build_torchvision(name: str, spec: ModelSpec, info: DataInfo, where: str) -> Any:
+    """The model ``name`` of torchvision.
+
+    Weights are downloaded with ``pretrained = true`` only. torchvision's builders of segmentation and detection models
+    would also fetch a backbone's when asked for none; ``args = { weights_backbone = "DEFAULT" }`` asks for them.
+
+    Raises:
+        StillhouseError: no such model, inputs that are no images of 3 channels, a wrong argument, a failed download.
+    """
+    from torchvision import models
+
+    known = [n for module in (models, models.segmentation, models.detection) for n in models.list_models(module=module)]
+    if name not in known:
+        raise StillhouseError(
+            f"torchvision has no model {name!r} for images", where=f"{where}.model", hint=did_you_mean(name, known)
+        )
+    if info.input_shape[0] != 3 or len(info.input_shape) != 3:
+        raise StillhouseError(
+            f"torchvision's models read images of 3 channels, and inputs have shape {info.input_shape}",
+            where=f"{where}.model",
+            hint="set channels = 3 in [data]",
+        )
+    builder = models.get_model_builder(name)
+    own, _ = parameters_of(builder)
+    inner, _ = parameters_of(get_type_hints(builder)["return"])  # resnet18(**kwargs) hands them to ResNet
+    takes = {k: p for k, p in {**own, **inner, "num_classes": None}.items() if k not in ("weights", "progress")}
+    args = dict(spec.args)
+    if "weights_backbone" in own:
+        args.setdefault("weights_backbone", None)
+
+    def build(**more: Any) -> Any:
+        return call(builder, {**args, **more}, f"{where}.args", takes)
+
+    classes = spec.args.get("num_classes", info.classes)
+    if spec.pretrained:
+        # Published weights bring their own number of classes; the fresh model is there for its heads alone.
+        headless = {k: v for k, v in args.items() if k != "num_classes"}
+        published = fetched(
+            lambda: call(builder, {**headless, "weights": "DEFAULT"}, f"{where}.args", takes), spec, where
+        )
+        fresh = build(**{"num_classes": classes, **({"weights_backbone": None} if "weights_backbone" in own else {})})
+        put_new_heads(published, fresh)
+        return published
+    args = filled(args, takes, info)
+    if isinstance(args.get("input_size"), int):  # maxvit takes both sides
+        args["input_size"] = (args["input_size"], args["input_size"])
+    return fetched(build, spec, where) if args.get("weights_backbone") else build()

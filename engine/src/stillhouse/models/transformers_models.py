@@ -1,0 +1,117 @@
+"""Hugging Face's vision models, by class: from a config in the recipe, from a local folder or from the hub."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from stillhouse.data import DataInfo
+from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
+from stillhouse.models.spec import ModelSpec
+
+__all__ = ["build_transformers"]
+
+
+def build_transformers(name: str, spec: ModelSpec, info: DataInfo, where: str, base: Path | None) -> Any:
+    """The model class ``name`` of transformers, such as ``SegformerForSemanticSegmentation``.
+
+    Args:
+        name: a class, or an ``AutoModelFor...``, which needs ``source`` or ``model_type`` in ``args``.
+        spec: ``args`` are keys of the model's config; ``source`` is a folder (from the recipe's on) or a name on the hub,
+            whose config is taken, and with ``pretrained = true`` its weights too. The number of labels, the channels and
+            the image's size come from data and task where the config has them.
+        info: the data's classes and the shape of one input.
+        where: the recipe's table, for faults.
+        base: the recipe's folder.
+
+    Raises:
+        StillhouseError: transformers is missing, no such class, a key that the config lacks, a source that cannot be read.
+    """
+    try:
+        transformers: Any = importlib.import_module("transformers")
+    except ImportError as error:
+        raise StillhouseError(
+            f"{spec.model!r} needs transformers: {error}", where=f"{where}.model", hint="pip install transformers"
+        ) from None
+    known = [n for n in dir(transformers) if n.endswith("Model") or "For" in n]
+    if name not in known:
+        raise StillhouseError(
+            f"transformers has no model {name!r}", where=f"{where}.model", hint=did_you_mean(name, known)
+        )
+    try:
+        kind = getattr(transformers, name)
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a model's file that needs some further package
+        raise StillhouseError(f"{spec.model!r} cannot be imported: {error}", where=f"{where}.model") from None
+    config = _config(transformers, kind, spec, info, where, base)
+    try:
+        if spec.pretrained:
+            return kind.from_pretrained(_source(spec.args["source"], base), config=config, ignore_mismatched_sizes=True)
+        return kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
+    except OSError as error:
+        raise _unread(spec, where, error) from error
+    except Exception as error:
+        raise StillhouseError(f"{name} cannot be built: {_line(error)}", where=f"{where}.args") from error
+
+
+def _config(transformers: Any, kind: Any, spec: ModelSpec, info: DataInfo, where: str, base: Path | None) -> Any:
+    """The model's config: ``args``, then what the data decides, then the source's or the class's defaults."""
+    args = {key: value for key, value in spec.args.items() if key not in ("source", "model_type", "num_classes")}
+    source, model_type = spec.args.get("source"), spec.args.get("model_type")
+    own = getattr(kind, "config_class", None)
+    known = transformers.CONFIG_MAPPING.keys()
+    fault = None
+    if spec.pretrained and source is None:
+        hint = "a folder that save_pretrained wrote, or a name on the hub"
+        fault = Fault(f"{where}.args.source", "pretrained weights need to come from somewhere", hint)
+    elif source is None and own is None and model_type is None:
+        hint = 'say which: model_type = "vit", or source = "FOLDER"'
+        fault = Fault(f"{where}.args", f"{kind.__name__} stands for many models", hint)
+    elif model_type is not None and model_type not in known:
+        fault = Fault(f"{where}.args.model_type", f"no model of type {model_type!r}", did_you_mean(model_type, known))
+    raise_faults([fault] if fault else [])
+
+    def make(**keys: Any) -> Any:
+        try:
+            if source is not None:
+                return transformers.AutoConfig.from_pretrained(_source(source, base), **keys)
+            return own(**keys) if own is not None else transformers.AutoConfig.for_model(model_type, **keys)
+        except OSError as error:
+            raise _unread(spec, where, error) from error
+        except Exception as error:
+            raise StillhouseError(_line(error), where=f"{where}.args") from error
+
+    plain = make()
+    fields = [key for key in vars(plain) if not key.startswith("_")] + ["num_labels"]
+    # A config takes any key and keeps it without effect.
+    raise_faults(
+        Fault(f"{where}.args.{key}", f"{type(plain).__name__} has no {key!r}", did_you_mean(key, fields))
+        for key in args
+        if key not in fields
+    )
+    shape = info.input_shape
+    if len(shape) == 3:
+        size = shape[1] if shape[1] == shape[2] else list(shape[1:])
+        args = {**{k: v for k, v in (("num_channels", shape[0]), ("image_size", size)) if k in fields}, **args}
+    args.setdefault("num_labels", spec.args.get("num_classes", info.classes))
+    return make(**args)
+
+
+def _source(given: str, base: Path | None) -> str:
+    """A folder beside the recipe, where there is one of that name; else a name on the hub."""
+    folder = (base or Path()) / Path(given).expanduser()
+    return str(folder) if folder.is_dir() else given
+
+
+def _unread(spec: ModelSpec, where: str, error: OSError) -> StillhouseError:
+    return StillhouseError(
+        f"{spec.args.get('source')!r} cannot be read: {_line(error)}",
+        where=f"{where}.args.source",
+        hint="a folder that save_pretrained wrote, or a name on the hub and a connection to it",
+    )
+
+
+def _line(error: Exception) -> str:
+    """An error's text, which may have several lines, on one of at most 200 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."

@@ -1,0 +1,99 @@
+"""Tables of the recipe that change how fast a run is and what watches it: ``[speed]``, ``[ema]``, ``[early_stopping]``."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import attrs
+
+from stillhouse.errors import Fault, StillhouseError, raise_faults
+
+__all__ = ["CompileArgs", "EarlyStoppingSpec", "EmaSpec", "SpeedSpec"]
+
+
+@attrs.frozen(kw_only=True)
+class CompileArgs:
+    """The recipe's ``[speed] compile_args``: what torch.compile is called with.
+
+    Attributes:
+        mode: ``reduce-overhead`` replays CUDA graphs, ``max-autotune`` tries several kernels as well.
+        fullgraph: a part that cannot be compiled is an error, instead of a break of the graph.
+        dynamic: one program for all sizes; None: sizes are fixed until a second one comes.
+        backend: what compiles: ``inductor``, or another that ``torch.compiler.list_backends`` names.
+    """
+
+    mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
+    fullgraph: bool = False
+    dynamic: bool | None = None
+    backend: str = "inductor"
+
+
+@attrs.frozen(kw_only=True)
+class SpeedSpec:
+    """The recipe's ``[speed]``: the same run, computed otherwise. Results agree up to rounding.
+
+    Attributes:
+        channels_last: images and convolutions with the channels last in memory; shapes stay (B, C, H, W).
+        compile: which models torch.compile makes faster: ``none``, ``student``, ``teacher`` or ``both``. In place, after
+            the taps are attached, so that layers, checkpoints and taps stay as they are.
+        compile_args: see :class:`CompileArgs`.
+        compile_fallback: go on without where compiling fails, with a warning; else it is an error.
+        teacher_precision: dtype of the teacher's forward pass, by autocast as in ``[run] precision``; ``same``: that one.
+    """
+
+    channels_last: bool = False
+    compile: Literal["none", "student", "teacher", "both"] = "none"
+    compile_args: CompileArgs = attrs.field(factory=CompileArgs)
+    compile_fallback: bool = False
+    teacher_precision: Literal["same", "float32", "bfloat16", "float16"] = "same"
+
+    def compiles(self, which: Literal["student", "teacher"]) -> bool:
+        """Whether ``which`` model is compiled."""
+        return self.compile in (which, "both")
+
+
+@attrs.frozen(kw_only=True)
+class EmaSpec:
+    """The recipe's ``[ema]``: an exponential moving average of the student's weights and statistics.
+
+    Attributes:
+        decay: what stays of the average at each optimizer step, 0 to below 1.
+        warmup: begin with less: the n-th update keeps at most (1 + n) / (10 + n), so that a short run's average is not
+            its random start.
+        evaluate: ``beside``: the average is measured as splits of its own, ``val_ema`` and ``test_ema``; ``instead``: it
+            is what is measured, what `best` and early stopping go by, and what the run gives in the end.
+    """
+
+    decay: float = 0.999
+    warmup: bool = True
+    evaluate: Literal["beside", "instead"] = "beside"
+
+    def __attrs_post_init__(self) -> None:
+        if not 0.0 <= self.decay < 1.0:
+            raise StillhouseError(
+                f"{self.decay} is no share to keep", where="decay", hint="0 to below 1; 0.999 averages some 1,000 steps"
+            )
+
+
+@attrs.frozen(kw_only=True)
+class EarlyStoppingSpec:
+    """The recipe's ``[early_stopping]``: end the run when the validation score no longer improves.
+
+    Attributes:
+        patience: so many epochs without improvement end the run.
+        min_delta: an epoch counts as improvement when the score is better by more than this than before.
+        cumulative: compare with the last improvement, so that many small ones count; else with the best so far.
+    """
+
+    patience: int = 10
+    min_delta: float = 0.0
+    cumulative: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        faults = []
+        if self.patience < 1:
+            faults.append(Fault("patience", f"{self.patience} is below 1", "at least 1"))
+        if not (self.min_delta >= 0.0 and math.isfinite(self.min_delta)):
+            faults.append(Fault("min_delta", f"{self.min_delta} is no improvement", "0 or more"))
+        raise_faults(faults)

@@ -1,0 +1,213 @@
+"""Several processes: who we are, gathering a batch's rows with gradient, and agreeing on what is run.
+
+Started by torchrun, srun or anything else that sets torch's environment variables; ignite.distributed reads them. In a
+single process every function here does nothing or gives its argument back.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from stillhouse.errors import Fault, StillhouseError, raise_faults
+
+__all__ = [
+    "agree",
+    "barrier",
+    "gather",
+    "is_first",
+    "join",
+    "mean_over_processes",
+    "same_everywhere",
+    "several",
+    "share",
+]
+
+_TIMEOUT = datetime.timedelta(minutes=10)
+"""A process that waits this long for another one gives up; one that has died is noticed by torchrun at once."""
+
+
+def several() -> bool:
+    """Whether there is more than one process."""
+    return dist.is_initialized() and dist.get_world_size() > 1
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes: rank 0, or the only one."""
+    return idist.get_rank() == 0
+
+
+def launched_with() -> int:
+    """How many processes the environment speaks of: torchrun's ``WORLD_SIZE``, else SLURM's tasks of this step."""
+    for name in ("WORLD_SIZE", "SLURM_NTASKS" if "SLURM_PROCID" in os.environ else "WORLD_SIZE"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 1
+
+
+def join(device: torch.device) -> torch.device:
+    """Join the other processes, if the environment speaks of any; NCCL between GPUs, gloo between CPUs.
+
+    Args:
+        device: what the recipe asks for; ``cuda`` becomes this process's own GPU.
+
+    Returns:
+        This process's device.
+
+    Raises:
+        StillhouseError: the others cannot be reached, or the port is taken.
+    """
+    if launched_with() == 1 and not several():
+        return device
+    if not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        try:
+            idist.initialize(backend, timeout=_TIMEOUT)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise _unreachable(error) from error
+    idist.sync()  # where somebody else has initialised torch.distributed, ignite has yet to notice
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", idist.get_local_rank())
+    return device
+
+
+def _unreachable(error: Exception) -> StillhouseError:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    port = os.environ.get("MASTER_PORT", "")
+    taken = "EADDRINUSE" in str(error) or "address already in use" in str(error).lower()
+    return StillhouseError(
+        f"port {port} is in use" if taken else f"the processes cannot reach each other: {first}",
+        where="torchrun",
+        hint="torchrun --standalone, or another --master-port" if taken else "see MASTER_ADDR, MASTER_PORT, WORLD_SIZE",
+    )
+
+
+def leave() -> None:
+    """Take leave of the other processes."""
+    if dist.is_initialized():
+        idist.finalize()
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if several():
+        idist.barrier()
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes, in order of rank. Each process's gradient is the sum of what all of them ask of its rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.rows = x.shape[0]
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        start = dist.get_rank() * ctx.rows
+        return gradient[start : start + ctx.rows]
+
+
+def gather(x: Tensor) -> Tensor:
+    """The rows (B, ...) of all processes as one batch (W B, ...), in order of rank, with gradient.
+
+    For what has to see the whole batch: statistics, singular values. Gradients of several processes are averaged, so a
+    loss of gathered rows, which every process computes alike, has the gradient it would have in one process.
+    """
+    return _Gather.apply(x) if several() else x
+
+
+def share(x: Tensor) -> Tensor:
+    """This process's rows of a gathered batch (W B, ...) -> (B, ...)."""
+    if not several():
+        return x
+    size = x.shape[0] // dist.get_world_size()
+    return x[dist.get_rank() * size : (dist.get_rank() + 1) * size]
+
+
+def sum_over_processes(x: Tensor) -> Tensor:
+    """The sum of ``x`` over all processes, on the device, without gradient."""
+    if several():
+        x = x.detach().clone()
+        dist.all_reduce(x)
+    return x
+
+
+def mean_over_processes(x: Tensor) -> Tensor:
+    """The mean of ``x`` over all processes, on the device, without gradient."""
+    return sum_over_processes(x) / dist.get_world_size() if several() else x
+
+
+def agree(module: nn.Module | None) -> None:
+    """Give every process the first one's buffers: running statistics of a BatchNorm that saw its own share."""
+    if several() and module is not None:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def all_of(value: Any) -> list[Any]:
+    """``value`` of every process, in order of rank; anything that can be pickled."""
+    if not several():
+        return [value]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def from_first(value: Any) -> Any:
+    """The first process's ``value``."""
+    if not several():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, 0)
+    return box[0]
+
+
+def same_everywhere(facts: Mapping[str, Any]) -> None:
+    """Refuse processes that would not do the same.
+
+    Args:
+        facts: what has to be equal, by name: the recipe, the plugins and their versions.
+
+    Raises:
+        StillhouseError: in every process, with what differs and between which ranks.
+    """
+    everywhere = all_of(dict(facts))
+    faults = []
+    for rank, other in enumerate(everywhere[1:], start=1):
+        for name in dict.fromkeys([*everywhere[0], *other]):
+            if other.get(name) != everywhere[0].get(name):
+                faults.append(
+                    Fault(
+                        f"rank {rank}",
+                        f"{name} is {_short(other.get(name))}, and rank 0 has {_short(everywhere[0].get(name))}",
+                        "start every process with the same recipe, options and installed plugins",
+                    )
+                )
+    raise_faults(faults)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Average the gradients of ``parameters`` over all processes: of those that no wrapper looks after."""
+    if not several():
+        return
+    for parameter in parameters:
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= dist.get_world_size()

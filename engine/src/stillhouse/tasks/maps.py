@@ -1,0 +1,94 @@
+"""What tasks share: outputs brought to the target's size, outputs that are refused, the names of classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from stillhouse.data import DataInfo
+from stillhouse.errors import StillhouseError
+from stillhouse.layout import shape_text
+
+__all__ = ["check_ignored", "class_name", "require_map", "require_vector", "to_size"]
+
+
+def class_name(data: DataInfo, label: int) -> str:
+    """A class's name; its number where the data names none."""
+    return data.class_names[label] if label < len(data.class_names) else str(label)
+
+
+def check_ignored(data: DataInfo, ignore_index: int) -> None:
+    """Refuse a task that would learn the value by which the data marks pixels without a label.
+
+    Raises:
+        StillhouseError: the two differ.
+    """
+    if data.ignore is not None and data.ignore != ignore_index:
+        raise StillhouseError(
+            f"the masks mark pixels without a label by {data.ignore}, and the task leaves out {ignore_index}",
+            where="task.args.ignore_index",
+            hint=f"args = {{ ignore_index = {data.ignore} }}",
+        )
+
+
+def to_size(output: Tensor, size: tuple[int, ...]) -> Tensor:
+    """A map (B, C, h, w) in float32, brought to ``size`` (H, W) by bilinear interpolation where it differs."""
+    output = output.float()
+    if tuple(output.shape[-2:]) == tuple(size):
+        return output
+    return F.interpolate(output, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def require_map(output: Any, channels: int, task: str) -> None:
+    """Refuse an output that is no map (B, ``channels``, H, W).
+
+    Raises:
+        StillhouseError: with what would be right.
+    """
+    wanted = f"{task} needs a map (B, {channels}, H, W)"
+    _require_tensor(output, wanted)
+    if output.ndim != 4:
+        raise StillhouseError(
+            f"gives {shape_text(output)}, and {wanted}",
+            where="student",
+            hint="a model with a decoder, which gives a value at each pixel",
+        )
+    if output.shape[1] != channels:
+        raise StillhouseError(
+            f"gives {output.shape[1]} channels, and {wanted}",
+            where="student",
+            hint=f"args = {{ num_classes = {channels} }}",
+        )
+
+
+def require_vector(output: Any, numbers: int, task: str) -> None:
+    """Refuse an output that is not (B, ``numbers``).
+
+    Raises:
+        StillhouseError: with what would be right.
+    """
+    wanted = f"{task} needs (B, {numbers})"
+    _require_tensor(output, wanted)
+    if output.ndim != 2:
+        raise StillhouseError(
+            f"gives {shape_text(output)}, and {wanted}",
+            where="student",
+            hint="a model that ends in a linear layer, such as a classifier",
+        )
+    if output.shape[1] != numbers:
+        raise StillhouseError(
+            f"gives {output.shape[1]} numbers, and {wanted}",
+            where="student",
+            hint=f"args = {{ num_classes = {numbers} }}",
+        )
+
+
+def _require_tensor(output: Any, wanted: str) -> None:
+    if not isinstance(output, Tensor):
+        raise StillhouseError(
+            f"gives {type(output).__name__}, and {wanted}",
+            where="student",
+            hint="wrap the model in one whose forward returns that tensor",
+        )

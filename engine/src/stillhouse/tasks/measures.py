@@ -1,0 +1,111 @@
+"""What the tasks' metrics are made of: sums over a split, in float64, and functions of such sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.exceptions import NotComputableError
+from ignite.metrics import Metric, MetricsLambda, VariableAccumulation
+from ignite.metrics.metric import reinit__is_reduced
+from torch import Tensor
+
+from stillhouse.data import DataInfo
+from stillhouse.errors import StillhouseError
+from stillhouse.tasks.base import Task
+
+__all__ = ["AveragePrecision", "class_recall", "mean_present", "of_sums", "summed", "task_loss"]
+
+
+def summed(of: Callable[[dict[str, Any]], Tensor]) -> Metric:
+    """The sum of ``of(state)`` over a split's batches, all processes together; ignite's VariableAccumulation.
+
+    Args:
+        of: from ``{"output": ..., "target": ..., "input": ...}`` to a vector (K,) of one batch's sums.
+
+    Returns:
+        A metric to be read through :func:`of_sums`.
+    """
+    return VariableAccumulation(lambda total, batch: total + batch, output_transform=lambda state: of(state).double())
+
+
+def of_sums(function: Callable[[Tensor], Tensor], sums: Metric) -> Metric:
+    """A metric that is a function of what :func:`summed` gives, a vector (K,), float64."""
+    return MetricsLambda(lambda found: function(found[0]), sums)
+
+
+def task_loss(task: Task) -> Metric:
+    """The task's loss over a whole split: each batch's by what it is the mean over, see :meth:`Task.count`."""
+
+    def of(state: dict[str, Any]) -> Tensor:
+        targets = state["target"]
+        loss = task.loss(state["output"], targets)
+        count = task.count(targets)
+        n = torch.as_tensor(len(targets) if count is None else count, device=loss.device, dtype=torch.float64)
+        return torch.stack([torch.where(n > 0, loss.double() * n, 0.0), n])  # the mean of nothing may be NaN
+
+    return of_sums(lambda sums: sums[0] / sums[1].clamp(min=1), summed(of))
+
+
+def class_recall(data: DataInfo) -> Metric:
+    """Right samples of each class by the class's samples, a vector (classes,); NaN where a class has none."""
+    classes = data.classes
+
+    def of(state: dict[str, Any]) -> Tensor:
+        output, target = state["output"], state["target"]
+        right = (output.argmax(1) == target).double()
+        zeros = torch.zeros(classes, dtype=torch.float64, device=target.device)
+        return torch.stack([zeros.index_add(0, target, right), zeros.index_add(0, target, torch.ones_like(right))])
+
+    return of_sums(lambda sums: sums[0] / sums[1], summed(of))
+
+
+class AveragePrecision(Metric):
+    """The average precision of each class over a split, a vector (classes,), by scikit-learn; NaN where no label is 1.
+
+    It is the sum over the ranking of precision times gain in recall, without interpolation. All scores are kept, and
+    with several processes gathered. (ignite's own gives 0 for a class without a label, and its gathering does
+    not outlive torch's deprecation of what it indexes with.)
+
+    Args:
+        output_transform: from the evaluator's output to scores (B, classes) and labels (B, classes), 0 or 1.
+    """
+
+    def __init__(self, output_transform: Callable[[dict[str, Any]], tuple[Tensor, Tensor]]) -> None:
+        super().__init__(output_transform=output_transform)
+
+    @reinit__is_reduced
+    def reset(self) -> None:
+        """See ignite's Metric."""
+        self._kept: list[tuple[Any, Any]] = []
+
+    @reinit__is_reduced
+    def update(self, output: tuple[Tensor, Tensor]) -> None:
+        """See ignite's Metric."""
+        self._kept.append((output[0].float().cpu().numpy(), output[1].cpu().numpy()))
+
+    def compute(self) -> Tensor:
+        """See ignite's Metric."""
+        from sklearn.metrics import average_precision_score
+
+        shares: Any = idist.all_gather(self._kept) if idist.get_world_size() > 1 else [self._kept]
+        kept = [pair for share in shares for pair in share]
+        if not kept:
+            raise NotComputableError("there is no sample")
+        scores, labels = (np.concatenate(part) for part in zip(*kept, strict=True))
+        values = [average_precision_score(y, x) if y.any() else np.nan for x, y in zip(scores.T, labels.T, strict=True)]
+        return torch.tensor(values, dtype=torch.float64)
+
+
+def mean_present(values: Tensor, what: str) -> Tensor:
+    """The mean of those of ``values`` (K,) that are not NaN: classes of which the split has none are left out.
+
+    Raises:
+        StillhouseError: all are NaN.
+    """
+    if bool(values.isnan().all()):
+        raise StillhouseError(f"the split has no {what} to measure on", where="data")
+    return values.nanmean()

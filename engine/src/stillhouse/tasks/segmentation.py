@@ -1,0 +1,144 @@
+"""Semantic segmentation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import attrs
+import torch
+import torch.nn.functional as F
+from ignite.metrics import ConfusionMatrix, Metric, MetricsLambda
+from torch import Tensor
+
+from stillhouse.data import DataInfo
+from stillhouse.errors import StillhouseError
+from stillhouse.tasks.base import Task
+from stillhouse.tasks.maps import check_ignored, class_name, require_map, to_size
+from stillhouse.tasks.measures import mean_present, task_loss
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+__all__ = ["Segmentation"]
+
+
+@attrs.frozen(kw_only=True)
+class Segmentation(Task):
+    """Semantic segmentation: logits (B, classes, h, w) against class indices (B, H, W), cross-entropy.
+
+    Logits of another size are brought to the mask's by bilinear interpolation. The loss is the mean over the pixels
+    that are not ignored; a batch without any has the loss 0 and the gradient 0.
+
+    Attributes:
+        ignore_index: the mask's value for pixels that are left out, of loss, metrics and pictures alike: the data's
+            ``ignore``.
+        label_smoothing: share of the target spread evenly over the classes, 0 to below 1.
+    """
+
+    score: ClassVar[str] = "miou"
+    takes: ClassVar[tuple[str, ...]] = ("mask",)
+
+    ignore_index: int = 255
+    label_smoothing: float = 0.0
+
+    def __attrs_post_init__(self) -> None:
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise StillhouseError(f"{self.label_smoothing} is outside 0 to below 1", where="label_smoothing")
+
+    def sample(self, image: Tensor, target: Any) -> tuple[Tensor, Tensor]:
+        """The image, and the mask (H, W) as int64."""
+        return image, torch.as_tensor(target).long()
+
+    def check(self, output: Any, targets: Tensor, data: DataInfo) -> None:
+        """Refuse a model whose output is not one logit for each class and pixel, and a mask with values of no class."""
+        check_ignored(data, self.ignore_index)
+        require_map(output, data.classes, "segmentation")
+        strange = sorted(set(targets.flatten().tolist()) - {self.ignore_index, *range(data.classes)})
+        if strange:
+            raise StillhouseError(
+                f"the masks have the value {strange[0]}, which is none of the {data.classes} classes",
+                where="task.args.ignore_index",
+                hint=f"args = {{ ignore_index = {strange[0]} }} leaves it out",
+            )
+
+    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy of logits (B, C, h, w) and a mask (B, H, W) over the pixels that count."""
+        logits = to_size(output, targets.shape[-2:])
+        kept = self._kept(targets, logits.shape[1])
+        # Without torch's own mean: on CUDA it adds atomically, in any order, and it is NaN where nothing counts.
+        each = F.cross_entropy(
+            logits,
+            torch.where(kept, targets, -1),
+            ignore_index=-1,
+            label_smoothing=self.label_smoothing,
+            reduction="none",
+        )
+        return each.sum() / kept.sum().clamp(min=1)
+
+    def _kept(self, targets: Tensor, classes: int) -> Tensor:
+        """Which pixels count (B, H, W)."""
+        return (targets >= 0) & (targets < classes) & (targets != self.ignore_index)
+
+    def count(self, targets: Tensor) -> Tensor:
+        """The pixels that are not ignored."""
+        return (targets != self.ignore_index).sum()
+
+    def metrics(self, data: DataInfo) -> dict[str, Metric]:
+        """Over all pixels of the split that count, from one confusion matrix.
+
+        ``miou`` is the mean over the classes of intersection by union, ``iou`` the same by class, ``accuracy`` the
+        share of pixels that are right, ``class_accuracy`` the mean over the classes of that share. A class that
+        neither mask nor prediction has is left out of the means and NaN by class.
+        """
+
+        def logits_and_labels(state: dict[str, Any]) -> tuple[Tensor, Tensor]:
+            targets = state["target"]
+            kept = self._kept(targets, data.classes)
+            return to_size(state["output"], targets.shape[-2:]), torch.where(kept, targets, -1)
+
+        matrix = ConfusionMatrix(data.classes, output_transform=logits_and_labels)
+        return {
+            "miou": MetricsLambda(lambda m: mean_present(_iou(m), "pixel"), matrix),
+            "iou": MetricsLambda(_iou, matrix),
+            "accuracy": MetricsLambda(lambda m: m.diag().sum() / m.sum(), matrix),
+            "class_accuracy": MetricsLambda(lambda m: mean_present(m.diag() / m.sum(1), "pixel"), matrix),
+            "loss": task_loss(self),
+        }
+
+    def figures(self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor) -> dict[str, Figure]:
+        """Input, prediction and mask of each sample, with the classes' colours; ignored pixels are black."""
+        from stillhouse.tasks.drawing import Panel, draw, unnormalised
+
+        found = to_size(output, targets.shape[-2:]).argmax(1)
+        targets = torch.where(self._kept(targets, data.classes), targets, -1)
+        names = data.class_names
+        rows = [
+            [
+                Panel("input", unnormalised(x, data)),
+                Panel("prediction", f, classes=names),
+                Panel("target", t, classes=names),
+            ]
+            for x, f, t in zip(inputs, found, targets, strict=True)
+        ]
+        return {"samples": draw(rows)}
+
+    def prediction(self, data: DataInfo, output: Tensor) -> dict[str, Any]:
+        """The share of the pixels that each class takes, the greatest first; ``output`` is (C, h, w)."""
+        pixels = output.argmax(0).flatten()
+        shares = torch.bincount(pixels, minlength=output.shape[0]).double() / pixels.numel()
+        order = [i for i in shares.argsort(descending=True, stable=True).tolist() if shares[i] > 0]
+        return {"classes": [{"class": class_name(data, i), "share": round(float(shares[i]), 4)} for i in order]}
+
+    def picture(self, data: DataInfo, image: Tensor, output: Tensor) -> Image:
+        """The image beside its classes."""
+        from stillhouse.tasks.drawing import Panel, draw, to_picture
+
+        found = to_size(output[None], image.shape[-2:])[0].argmax(0)
+        return to_picture(draw([[Panel("input", image), Panel("prediction", found, classes=data.class_names)]]))
+
+
+def _iou(matrix: Tensor) -> Tensor:
+    """Intersection by union of each class (C,) from a confusion matrix (C, C); NaN where the union is empty."""
+    hits = matrix.diag().double()
+    return hits / (matrix.sum(0) + matrix.sum(1) - hits)

@@ -1,0 +1,108 @@
+"""The plugin: one pass of the teacher before training, and its rows in every step."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import nn
+
+from stillhouse import Plugin, Run, Step, StillhouseError, hookimpl, plugin
+from stillhouse.step import Side
+from stillhouse.teacher_cache import CacheSpec, TeacherCache, teacher_cache
+from stillhouse.teacher_cache.reading import OUTPUT, tap_name
+
+__all__ = ["Cache", "Served"]
+
+
+class Served(nn.Module):
+    """What :class:`Cache` builds: the open cache, and the layers that the other plugins read. It has no tensors.
+
+    Args:
+        cache: of the layers' outputs as they are, and of the model's.
+        layers: the teacher's tapped layers.
+    """
+
+    def __init__(self, cache: TeacherCache, layers: tuple[str, ...]) -> None:
+        super().__init__()
+        self.cache, self.layers = cache, layers
+
+    def side(self, step: Step) -> Side:
+        """The teacher's side of ``step``: output and features, float32, on the step's device."""
+        cache, device = self.cache, step.inputs.device
+        features = {layer: cache.take(tap_name(layer), step.ids, step.epoch, device) for layer in self.layers}
+        output = cache.take(OUTPUT, step.ids, step.epoch, device) if OUTPUT in cache.names else None
+        return Side(output, features)
+
+
+@plugin
+class Cache(Plugin):
+    """Read the teacher once, before training, and serve its features and outputs from the disk in every step.
+
+    What the teacher gives for a sample is the same in every epoch, so one pass serves them all, this run's and those of
+    other runs with the same teacher, data and layers. Every plugin that reads the teacher works as before; the teacher
+    itself leaves memory. Features are kept as the layers give them, so that a link's own pooling applies.
+
+    The teacher sees each sample as in evaluation. Where the student's is augmented, the two sides show different crops of
+    one image; with ``views`` they are the same.
+
+    Attributes:
+        views: how many augmented looks of each sample are kept, shown to the student as well, by epoch modulo ``views``;
+            0: one look, as in evaluation.
+        outputs: whether the model's output is kept besides the layers that are read.
+        precision: dtype of the teacher's pass.
+        store: dtype on the disk.
+        folder: where the cache is kept; empty: found by its content.
+    """
+
+    requires = ("teacher",)
+    provides = ("teacher cache",)
+    conflicts = ("cache",)
+    shorthand = "views"
+
+    views: int = 0
+    outputs: bool = True
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    store: Literal["float16", "float32"] = "float16"
+    folder: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        if self.views < 0:
+            raise StillhouseError(f"{self.views} is below 0", where="views", hint="0, or a number of views")
+
+    @hookimpl
+    def build(self, run: Run) -> nn.Module | None:
+        """Find the cache, or make it.
+
+        Raises:
+            StillhouseError: nothing is read of the teacher; or as :func:`stillhouse.teacher_cache.teacher_cache`.
+        """
+        if run.batches is None:
+            return None
+        layers = tuple(run.features["teacher"])
+        if not layers and not self.outputs:
+            raise StillhouseError("no plugin reads a layer of the teacher, and outputs = false", where="outputs")
+        spec = CacheSpec(
+            taps=layers,
+            pool="none",
+            outputs=self.outputs,
+            views=self.views,
+            precision=self.precision,
+            store=self.store,
+            folder=self.folder,
+        )
+        cache = teacher_cache(run, spec)
+        run.release_teacher(self, for_all=True)
+        where = "a look at a few samples" if cache.folder is None else str(cache.folder)
+        how = "" if cache.folder is None else ", found" if cache.was_there else ", made"
+        run.note(self, f"{len(cache):,} samples, {', '.join(cache.names)} ({where}{how})")
+        return Served(cache, layers)
+
+    @hookimpl
+    def teacher_forward(self, step: Step) -> bool | None:
+        """Fill ``step.teacher`` from the cache; before it is there, at assembly, the teacher answers itself."""
+        module = step.composition.modules_of.get(self.name)
+        if module is None:
+            return None
+        assert isinstance(module, Served)  # build made it
+        step.teacher = module.side(step)
+        return True

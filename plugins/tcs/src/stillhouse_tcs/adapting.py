@@ -1,0 +1,199 @@
+"""Putting the path into the student, and taking it out again."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from stillhouse import Run, StillhouseError
+from stillhouse.outputs import find_reader
+from stillhouse.teacher_cache import TeacherCache, teacher_cache
+from stillhouse_tcs.axes import Axes, axes_of
+from stillhouse_tcs.head import CoordinateHead, find_head, folded
+from stillhouse_tcs.mimic import teacher_rows
+from stillhouse_tcs.probe import MOST_ROWS, fit_probe, select_by_probe
+from stillhouse_tcs.selection import ROUNDS, live_after
+
+if TYPE_CHECKING:
+    from stillhouse_tcs.plugin import TCS
+
+__all__ = ["adapted", "checked_fold", "measured"]
+
+_TOLERANCE = 1e-5
+
+
+def adapted(plugin: TCS, run: Run, student: nn.Module) -> nn.Module | None:
+    """Do what :meth:`stillhouse_tcs.TCS.adapt` says."""
+    if run.batches is None:  # to be loaded into: a checkpoint brings the shapes
+        return None if plugin.path == "none" else _placeholder(plugin, run, student)
+    cache = teacher_cache(run, plugin.cache_spec)
+    run.release_teacher(plugin)
+    axes = measured(plugin, run, cache)
+    run.note(plugin, _cache_note(plugin, cache, axes))
+    if plugin.path == "none":
+        return None
+    outputs = run.task.outputs(run.data)
+    path = find_head(student, outputs, plugin.head)
+    linear = student.get_submodule(path)
+    assert isinstance(linear, nn.Linear)  # find_head gives no other
+    _check_head(run, student, path)
+    if plugin.keep > axes.k and plugin.selecting != "none":
+        raise StillhouseError(f"{plugin.keep} dimensions are to stay, and there are {axes.k}", where="keep")
+    head = _new_head(plugin, linear, axes)
+    if plugin.init_head == "probe" or plugin.selecting == "probe":
+        _start_from_probe(plugin, run, cache, head)
+    run.note(plugin, _path_note(plugin, path, linear, head, axes))
+    return _put(student, path, head)
+
+
+def measured(plugin: TCS, run: Run, cache: TeacherCache) -> Axes:
+    """The axes of the cached features."""
+    return axes_of(cache.moments, plugin.axes, plugin.k, precision=plugin.precision, base=run.recipe.base)
+
+
+def _new_head(plugin: TCS, linear: nn.Linear, axes: Axes) -> CoordinateHead:
+    return CoordinateHead(
+        linear.in_features,
+        linear.out_features,
+        axes,
+        train_mask=plugin.selecting == "train",
+        train_head=plugin.train_head,
+        rounds=len(ROUNDS),
+    )
+
+
+def _placeholder(plugin: TCS, run: Run, student: nn.Module) -> nn.Module:
+    path = find_head(student, run.task.outputs(run.data), plugin.head)
+    linear = student.get_submodule(path)
+    assert isinstance(linear, nn.Linear)  # find_head gives no other
+    d = linear.in_features
+    one = torch.eye(d, dtype=torch.float64)
+    axes = Axes(
+        mean=one[0], vectors=one, scale=1.0, spectrum=one[0], rank=d, explained=1.0, energy=1.0, kind=plugin.axes
+    )
+    return _put(student, path, _new_head(plugin, linear, axes))
+
+
+def _put(student: nn.Module, path: str, head: nn.Module) -> nn.Module:
+    if not path:
+        return head
+    student.set_submodule(path, head)
+    return student
+
+
+def _check_head(run: Run, student: nn.Module, path: str) -> None:
+    """See that the layer is called once, on vectors, and that its output is the student's."""
+    assert run.batches is not None  # the caller has looked
+    seen: list[tuple[Tensor, Tensor]] = []
+    layer = student.get_submodule(path)
+    handle = layer.register_forward_hook(lambda _module, given, gave: seen.append((given[0], gave)))
+    modes = [(module, module.training) for module in student.modules()]
+    try:
+        student.eval()
+        with torch.no_grad():
+            output = run.task.call(student, run.batches.example().input.to(run.device), None)
+    finally:
+        handle.remove()
+        for module, training in modes:
+            module.training = training
+    reader = find_reader(output, "student")
+    logits = output if reader is None else reader(output)
+    others = [n for n, m in student.named_modules() if isinstance(m, nn.Linear) and n != path]
+    hint = "name the last layer with `head`; linear layers besides: " + (", ".join(others) or "none")
+    if len(seen) != 1:
+        raise StillhouseError(
+            f"the layer {path!r} is called {len(seen)} times in a forward pass", where="head", hint=hint
+        )
+    if not isinstance(logits, Tensor) or logits.shape != seen[0][1].shape or not torch.equal(logits, seen[0][1]):
+        raise StillhouseError(f"the output of the layer {path!r} is not the student's output", where="head", hint=hint)
+    if seen[0][0].ndim != 2:
+        raise StillhouseError(
+            f"the layer {path!r} is given {tuple(seen[0][0].shape)}, and the path takes vectors (B, features)",
+            where="head",
+            hint=hint,
+        )
+
+
+def _start_from_probe(plugin: TCS, run: Run, cache: TeacherCache, head: CoordinateHead) -> None:
+    assert run.batches is not None  # the caller has looked
+    labelled = run.batches.passes.ids("train")
+    if cache.folder is None:  # a look at a few samples
+        labelled = cache.ids
+    features, ids = teacher_rows(cache, plugin.layer, float(head.scale), MOST_ROWS, among=labelled)
+    coordinates = head.project(features)
+    labels = run.batches.passes.labels(ids)
+    outputs, k = len(head.readout.bias), coordinates.shape[1]
+    try:
+        if plugin.selecting == "probe":
+            counts = [live_after(k, n + 1, plugin.keep) for n in range(len(ROUNDS))]
+            head.readout.live.copy_(select_by_probe(coordinates, labels, outputs, counts))
+            head.readout.history.copy_(torch.tensor([k, *counts]))
+        if plugin.init_head == "probe":
+            weight, bias = fit_probe(coordinates * head.readout.live, labels, outputs)
+            with torch.no_grad():
+                head.readout.weight.copy_(weight)
+                head.readout.bias.copy_(bias)
+    except StillhouseError as error:
+        raise error.within("init_head" if plugin.init_head == "probe" else "select") from None
+
+
+def _cache_note(plugin: TCS, cache: TeacherCache, axes: Axes) -> str:
+    where = "a look at a few samples; the run makes the cache" if cache.folder is None else str(cache.folder)
+    how = "" if cache.folder is None else ", found" if cache.was_there else ", made"
+    return (
+        f"teacher's layer {plugin.layer or '(its output)'!r}: {len(axes.mean)} features of {len(cache):,} samples, "
+        f"rank {axes.rank} ({where}{how})"
+    )
+
+
+def _path_note(plugin: TCS, path: str, linear: nn.Linear, head: CoordinateHead, axes: Axes) -> str:
+    d_t = len(axes.mean)
+    lift = f"A z + b ({d_t})" if head.lift.weight is not None else f"z + b ({d_t})"
+    mask = "m * c, m trained" if plugin.selecting == "train" else f"{int(head.readout.live.sum())} live"
+    return (
+        f"student's path at {path or '(the student)'!r}: z ({linear.in_features}) -> {lift} -> V^T(. - mu): {axes.k} "
+        f"{plugin.axes} axes, {100 * axes.explained:.1f}% of the variance -> {mask} -> W c + b' ({linear.out_features}); "
+        f"folded to one Linear({linear.in_features}, {linear.out_features}) at export"
+    )
+
+
+@torch.no_grad()
+def checked_fold(run: Run, student: nn.Module) -> nn.Module:
+    """Do what :meth:`stillhouse_tcs.TCS.export` says."""
+    found = [(name, module) for name, module in student.named_modules() if isinstance(module, CoordinateHead)]
+    if not found:
+        return student
+    path, head = found[0]
+    d_s = len(head.lift.bias) if head.lift.weight is None else head.lift.weight.shape[1]
+    linear = folded(head, d_s)
+    z = torch.randn(64, d_s, device=linear.weight.device)
+    if run.batches is not None:
+        z = _inputs_of(run, student, head)
+    expected, got = head(z), linear(z)
+    error, largest = float((expected - got).abs().max()), float(expected.abs().max())
+    if not error <= _TOLERANCE * max(1.0, largest):
+        raise StillhouseError(
+            f"the folded layer's logits differ from the path's by {error:.2g}, where the largest is {largest:.3g}",
+            where=f"student, layer {path!r}",
+        )
+    kept = copy.deepcopy(student)
+    return _put(kept, path, linear)
+
+
+def _inputs_of(run: Run, student: nn.Module, head: CoordinateHead) -> Tensor:
+    """What the path is given for up to 64 training samples."""
+    assert run.batches is not None  # the caller has looked
+    seen: list[Tensor] = []
+    handle = head.register_forward_hook(lambda _module, given, _gave: seen.append(given[0]))
+    modes = [(module, module.training) for module in student.modules()]
+    try:
+        student.eval()
+        run.task.call(student, run.batches.example(64).input.to(run.device), None)
+    finally:
+        handle.remove()
+        for module, training in modes:
+            module.training = training
+    return seen[0]

@@ -1,0 +1,58 @@
+"""Making the mimicking term's module: the hash, or the probe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from stillhouse import Run
+from stillhouse.teacher_cache import teacher_cache
+from stillhouse_tcs.adapting import measured
+from stillhouse_tcs.head import CoordinateHead
+from stillhouse_tcs.mimic import Mimic, teacher_rows
+from stillhouse_tcs.pool import PoolStream
+from stillhouse_tcs.probe import MOST_ROWS, fit_probe
+
+if TYPE_CHECKING:
+    from stillhouse_tcs.plugin import TCS
+
+__all__ = ["built"]
+
+MOST_HASHES = 2048
+
+
+def built(plugin: TCS, run: Run, paths: tuple[str, str] | None) -> nn.Module:
+    """Do what :meth:`stillhouse_tcs.TCS.build` says."""
+    head = None
+    if paths is not None:
+        found = run.student.get_submodule(paths[0].removesuffix("lift").removesuffix("."))
+        assert isinstance(found, CoordinateHead)  # it was looked for by its type
+        head = found
+    kind, data = plugin.mimicking, run.batches
+    if data is None:
+        return _to_be_loaded(plugin, head)
+    cache = teacher_cache(run, plugin.cache_spec)
+    pool = PoolStream(data) if plugin.mimic_on == "pool" and kind != "none" and not run.dry else None
+    module = Mimic(kind, plugin.layer, cache, pool=pool, paths=paths, head=head, temperature=plugin.temperature)
+    scale = float(head.scale) if head is not None else measured(plugin, run, cache).scale
+    module.hold(scale=torch.tensor(scale))
+    if kind == "elsh":
+        d = cache.shape(cache.names[0])[0]
+        count = plugin.hashes or min(32 * d, MOST_HASHES)
+        module.hash_with(torch.randn(d, count) / d**0.5, plugin.layer, scale)
+    if kind == "logits":
+        labelled = cache.ids if cache.folder is None else data.passes.ids("train")
+        features, ids = teacher_rows(cache, plugin.layer, scale, MOST_ROWS, among=labelled)
+        weight, bias = fit_probe(features, data.passes.labels(ids), run.task.outputs(run.data))
+        module.hold(probe=weight, probe_bias=bias)
+    return module
+
+
+def _to_be_loaded(plugin: TCS, head: CoordinateHead | None) -> nn.Module:
+    """Buffers of the right names; a checkpoint brings their shapes."""
+    module = Mimic(plugin.mimicking, plugin.layer, None, head=head)
+    names = {"elsh": ("hash", "hash_bias"), "logits": ("probe", "probe_bias")}.get(plugin.mimicking, ())
+    module.hold(scale=torch.ones(()), **{name: torch.zeros(1) for name in names})
+    return module

@@ -1,0 +1,236 @@
+"""The plugin: options, and what is done when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from stillhouse import Fault, Plugin, Run, Step, Tap, Weight, hookimpl, plugin
+from stillhouse.errors import raise_faults
+from stillhouse.teacher_cache import CacheSpec
+from stillhouse_tcs.adapting import adapted, checked_fold
+from stillhouse_tcs.building import built
+from stillhouse_tcs.figures import mask_figure, rounds_figure, spectrum_figure
+from stillhouse_tcs.head import CoordinateHead
+from stillhouse_tcs.mimic import Mimic
+from stillhouse_tcs.selection import WARM_UP, accumulate, drop, drops_at
+
+__all__ = ["TCS"]
+
+MimicKind = Literal["pca_mse", "elsh", "logits", "none"]
+Selection = Literal["none", "train", "probe"]
+
+
+@plugin
+class TCS(Plugin):
+    """Train the student in the coordinate system of a teacher's features, which one pass of the teacher gives.
+
+    Source: 2412.09388. The teacher, a self-supervised one as a rule, goes once over the training images; its features
+    are cached and it leaves memory. The student's last linear layer becomes a path through the principal axes of those
+    features, trained by the task's own loss and by mimicking the cached coordinates. At export the path is one linear
+    layer again.
+
+    Attributes:
+        layer: the teacher's layer, a dotted path; empty: what the model itself returns.
+        pool: how that layer's output becomes a vector: the ``mean`` over positions, or ``cls``, the first token.
+        head: the student's last linear layer; empty: the last one that gives the task's outputs.
+        preset: ``ours``, or ``paper``: ``mimic = "elsh"`` and ``select = "train"`` where they are not given.
+        axes: ``pca``; the controls ``random`` (orthonormal) and ``identity``; or a file of axes, of other images say.
+        k: how many axes, a whole number; or the share of the variance that they hold, up to 1.0.
+        path: ``coordinates``, or ``none``: the student stays as it is, and only ``mimic = "logits"`` can be used.
+        init_head: W and b' start from a ``probe`` on the cached coordinates, or at ``random``.
+        train_head: False leaves W and b' as they start.
+        mimic: the term from the cache: ``pca_mse``, ``elsh``, ``logits`` (of a probe on the cached features) or
+            ``none``. Not given: by ``preset``.
+        mimic_on: ``labelled``: the batch's own images; ``pool``: as many of the whole training split besides, without
+            their labels. The axes come from the same images.
+        hashes: of ``elsh``; not given: 32 for each teacher feature, 2,048 at most.
+        temperature: of ``logits``.
+        select: drop dimensions: ``none``, while the student trains (``train``), or beforehand by a ``probe``. Not
+            given: by ``preset``.
+        keep: how many dimensions selection leaves at least.
+        views: how many augmented looks of each image are cached, student and teacher seeing the same; 0: the teacher
+            sees each image as in evaluation.
+        precision: dtype of the teacher's pass.
+        store: dtype of the cached features.
+        cache: the cache's folder; empty: found by its content.
+        weight: the mimicking term's factor.
+    """
+
+    requires = ("teacher",)
+    provides = ("teacher cache",)
+    shorthand = "preset"
+
+    layer: str = ""
+    pool: Literal["mean", "cls"] = "mean"
+    head: str = ""
+    preset: Literal["ours", "paper"] = "ours"
+    axes: str = "pca"
+    k: int | float = 0.99
+    path: Literal["coordinates", "none"] = "coordinates"
+    init_head: Literal["probe", "random"] = "probe"
+    train_head: bool = True
+    mimic: MimicKind | None = None
+    mimic_on: Literal["labelled", "pool"] = "labelled"
+    hashes: int | None = None
+    temperature: float = 4.0
+    select: Selection | None = None
+    keep: int = 1
+    views: int = 0
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    store: Literal["float16", "float32"] = "float16"
+    cache: str = ""
+    weight: Weight = 5.0
+
+    def __attrs_post_init__(self) -> None:
+        faults = [
+            Fault(key, f"{value} is below {least}", f"at least {least}")
+            for key, value, least in (("keep", self.keep, 1), ("views", self.views, 0), ("hashes", self.hashes, 1))
+            if value is not None and value < least
+        ]
+        if self.k < 1 if isinstance(self.k, int) else not 0.0 < self.k <= 1.0:
+            faults.append(Fault("k", f"{self.k} is no number of axes", "a whole number, or a share above 0 to 1.0"))
+        if not 0.0 < self.temperature < float("inf"):
+            faults.append(Fault("temperature", f"{self.temperature} softens nothing", "a number above 0"))
+        if self.path == "none" and (self.mimicking != "logits" or self.selecting != "none"):
+            faults.append(
+                Fault(
+                    "path",
+                    f"without coordinates there is no mimic = {self.mimicking!r} and no select = {self.selecting!r}",
+                    'mimic = "logits" and select = "none"',
+                )
+            )
+        raise_faults(faults)
+
+    @property
+    def mimicking(self) -> MimicKind:
+        """``mimic``, or what the preset makes of it."""
+        return self.mimic or ("elsh" if self.preset == "paper" else "pca_mse")
+
+    @property
+    def selecting(self) -> Selection:
+        """``select``, or what the preset makes of it."""
+        return self.select or ("train" if self.preset == "paper" else "none")
+
+    @property
+    def cache_spec(self) -> CacheSpec:
+        """What is asked of the teacher cache."""
+        return CacheSpec(
+            taps=(self.layer,),
+            pool=self.pool,
+            split="pool" if self.mimic_on == "pool" else "train",
+            views=self.views,
+            precision=self.precision,
+            store=self.store,
+            moments=True,
+            folder=self.cache,
+        )
+
+    @hookimpl
+    def adapt(self, run: Run, student: nn.Module) -> nn.Module | None:
+        """Read the teacher, find the axes and put the path in the place of the student's last layer.
+
+        Raises:
+            StillhouseError: no head that could be replaced, a cache of something else, too few or constant features.
+        """
+        return adapted(self, run, student)
+
+    @hookimpl
+    def add_taps(self, run: Run) -> Iterable[Tap]:
+        """The student's features in the teacher's space, and its coordinates."""
+        paths = _paths(run)
+        return [] if paths is None or self.mimicking in ("logits", "none") else [Tap("student", p) for p in paths]
+
+    @hookimpl
+    def build(self, run: Run) -> nn.Module:
+        """The mimicking term's module: its buffers, and the cache it looks things up in.
+
+        Raises:
+            StillhouseError: a probe that cannot be fitted.
+        """
+        return built(self, run, _paths(run))
+
+    @hookimpl
+    def optimizer_options(self, run: Run) -> Mapping[str, Any]:
+        """No weight decay on b, which starts at the mean, nor on the mask, which starts at one."""
+        paths = _paths(run)
+        if paths is None:
+            return {}
+        prefix = paths[0].removesuffix("lift")
+        return {"weight_decay": 0.0, "student": [f"{prefix}lift.bias", f"{prefix}readout.mask"]}
+
+    @hookimpl
+    def iteration_started(self, run: Run) -> None:
+        """Get the pool's batch of the step that begins."""
+        module: Mimic = run.module(self)
+        if module.pool is not None:
+            module.pool.fetch(run.trainer.state.iteration - 1)
+
+    @hookimpl
+    def losses(self, step: Step) -> Mapping[str, Tensor]:
+        """The mimicking term; none with ``mimic = "none"``."""
+        module: Mimic = step.module(self)
+        return {} if self.mimicking == "none" or module.cache is None else {"": module.term(step)}
+
+    @hookimpl
+    def backward_completed(self, run: Run, step: Step) -> None:
+        """Sum up |m dL/dm|, once the warm-up is over."""
+        head = step.module(self).head
+        if self.selecting == "train" and step.iteration >= WARM_UP * run.total_steps:
+            accumulate(head.readout)
+
+    @hookimpl
+    def optimizer_stepped(self, run: Run, step: Step) -> None:
+        """At the end of a round, drop the dimensions of the lowest scores."""
+        if self.selecting != "train":
+            return
+        rounds, done = drops_at(run.total_steps), step.iteration + 1
+        before = sum(n for at, n in rounds.items() if at < done)
+        for number in range(before, before + rounds[done]):
+            readout = step.module(self).head.readout
+            drop(readout, len(readout.live), number, self.keep)
+
+    @hookimpl
+    def scalars(self, step: Step) -> Mapping[str, Tensor]:
+        """``explained_variance``, ``live_dimensions`` and, where it is trained, the mask's mean and least live value."""
+        head: CoordinateHead | None = step.module(self).head
+        if head is None:
+            return {}
+        found = {"explained_variance": head.explained, "live_dimensions": head.readout.live.sum()}
+        if self.selecting == "train":
+            mask, live = head.readout.mask.detach().abs(), head.readout.live
+            found["mask_mean"] = (mask * live).sum() / live.sum()
+            found["mask_least"] = (mask + (1 - live) * 1e9).min()
+        return found
+
+    @hookimpl
+    def figures(self, run: Run) -> Mapping[str, Figure]:
+        """The spectrum with the axes that are used; with selection the mask's values and the live dimensions by round."""
+        head: CoordinateHead | None = run.module(self).head
+        if head is None:
+            return {}
+        made = {} if run.trainer.state.epoch > 1 else {"spectrum": spectrum_figure(head)}
+        if self.selecting == "train":
+            made |= {"mask": mask_figure(head), "rounds": rounds_figure(head)}
+        return made
+
+    @hookimpl
+    def export(self, run: Run, student: nn.Module) -> nn.Module:
+        """A copy of the student whose path is one nn.Linear again, under the name of the layer it took the place of.
+
+        Raises:
+            StillhouseError: the folded layer gives other logits, by more than 1e-5 of the largest.
+        """
+        return checked_fold(run, student)
+
+
+def _paths(run: Run) -> tuple[str, str] | None:
+    """The dotted paths of the student's lift and of its projection."""
+    for name, module in run.student.named_modules():
+        if isinstance(module, CoordinateHead):
+            prefix = f"{name}." if name else ""
+            return f"{prefix}lift", f"{prefix}project"
+    return None

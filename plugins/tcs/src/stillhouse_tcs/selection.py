@@ -1,0 +1,64 @@
+"""Iterative selection: which rounds, how many dimensions go in each, and dropping them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import torch
+from torch import Tensor
+
+from stillhouse_tcs.head import Readout
+
+__all__ = ["ROUNDS", "WARM_UP", "accumulate", "drop", "drops_at", "live_after"]
+
+WARM_UP = 0.1
+"""The share of the steps in which nothing is accumulated."""
+
+ROUNDS = (0.2, 0.35, 0.5, 0.65, 0.8)
+"""The shares of the steps after which dimensions are dropped."""
+
+
+def live_after(k: int, rounds: int, keep: int) -> int:
+    """How many of ``k`` dimensions are live after ``rounds`` rounds of dropping 10% of them, at least one, down to ``keep``."""
+    live = k
+    for _ in range(rounds):
+        live = max(min(live, keep), live - max(1, live // 10))
+    return live
+
+
+def drops_at(total_steps: int) -> Counter[int]:
+    """After which optimizer step, counted from 1, how many rounds come; in a run of few steps several may fall together."""
+    return Counter(max(1, math.ceil(share * total_steps)) for share in ROUNDS)
+
+
+@torch.no_grad()
+def accumulate(readout: Readout) -> None:
+    """Add |m dL/dm| of the gradients that are there to the scores of the live dimensions."""
+    if readout.mask.grad is not None:
+        readout.scores += (readout.mask * readout.mask.grad).abs() * readout.live
+
+
+@torch.no_grad()
+def drop(readout: Readout, k: int, rounds_done: int, keep: int) -> None:
+    """One round: the live dimensions of the lowest scores die, for good; scores start again from 0.
+
+    How many are live follows from the number of rounds alone, so that nothing is read from the device.
+
+    Args:
+        readout: whose dimensions.
+        k: how many there were at first.
+        rounds_done: rounds before this one.
+        keep: how many always stay.
+    """
+    before, after = live_after(k, rounds_done, keep), live_after(k, rounds_done + 1, keep)
+    readout.live.index_fill_(0, lowest(readout.scores, readout.live, before - after), 0.0)
+    readout.scores.zero_()
+    readout.history[rounds_done + 1] = after
+
+
+def lowest(scores: Tensor, live: Tensor, count: int) -> Tensor:
+    """The indices (count,) of the live dimensions of the lowest scores; of equal ones, those that stand last."""
+    # Axes come by descending variance: flipped, a stable sort meets the last one first.
+    order = torch.where(live > 0, scores, torch.inf).flip(0).argsort(stable=True)
+    return len(scores) - 1 - order[:count]

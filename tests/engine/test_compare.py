@@ -1,0 +1,215 @@
+"""Comparing runs: the statistics against SciPy and simulation, pairing by seed, settings that differ, bad input."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from support import FEATURES, recipe
+
+from stillhouse import StillhouseError, StillhouseWarning, train
+from stillhouse.cli import main
+from stillhouse.experiments import compare, holm, paired_difference, t_interval, welch_difference
+from stillhouse.experiments.comparison import Group, compare_groups
+from stillhouse.experiments.statistics import smallest_detectable
+
+numbers = st.floats(-10, 10).map(lambda x: round(x, 3))
+pairs = st.lists(st.tuples(numbers, numbers), min_size=2, max_size=12).filter(
+    lambda found: np.ptp([a - b for a, b in found]) > 1e-2
+)
+
+
+@given(pairs, st.sampled_from([0.8, 0.95, 0.99]))
+@settings(derandomize=True, deadline=None, max_examples=60)
+def test_paired_differences_are_scipys(values: list[tuple[float, float]], level: float):
+    a, b = (list(side) for side in zip(*values, strict=True))
+    found = paired_difference(a, b, level)
+    theirs = stats.ttest_rel(a, b)
+    interval = theirs.confidence_interval(level)
+    assert found.mean == pytest.approx(np.mean(a) - np.mean(b), abs=1e-9)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-7, abs=1e-7)
+    assert found.p == pytest.approx(theirs.pvalue, rel=1e-6, abs=1e-12)
+    assert found.n == len(a)
+    assert found.paired
+
+
+@given(
+    st.lists(numbers, min_size=2, max_size=9).filter(lambda x: np.ptp(x) > 1e-2),
+    st.lists(numbers, min_size=2, max_size=9).filter(lambda x: np.ptp(x) > 1e-2),
+)
+@settings(derandomize=True, deadline=None, max_examples=60)
+def test_unpaired_differences_are_scipys_welch(a: list[float], b: list[float]):
+    found = welch_difference(a, b)
+    theirs = stats.ttest_ind(a, b, equal_var=False)
+    interval = theirs.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-7, abs=1e-7)
+    assert found.p == pytest.approx(theirs.pvalue, rel=1e-6, abs=1e-12)
+    assert not found.paired
+
+
+def test_the_interval_of_a_mean_is_scipys():
+    x = [0.91, 0.88, 0.93, 0.9]
+    theirs = stats.t.interval(0.95, 3, loc=np.mean(x), scale=stats.sem(x))
+    assert t_interval(x) == pytest.approx(theirs)
+
+
+def test_too_few_and_equal_values_have_no_interval_and_no_nan():
+    assert t_interval([0.5]) is None
+    one = paired_difference([0.5], [0.25])
+    assert (one.mean, one.low, one.high, one.p, one.detectable) == (0.25, None, None, None, None)
+    same = paired_difference([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
+    assert (same.mean, same.low, same.high, same.p, same.detectable) == (0.0, 0.0, 0.0, 1.0, 0.0)
+    constant = paired_difference([1.5, 2.5], [1.0, 2.0])
+    assert (constant.low, constant.high, constant.p) == (0.5, 0.5, 0.0)
+    assert welch_difference([1.0, 1.0], [1.0, 1.0]).p == 1.0
+    assert welch_difference([1.0], [2.0, 3.0]).low is None
+    with pytest.raises(StillhouseError, match="2 and 1 measurements cannot be paired"):
+        paired_difference([1.0, 2.0], [1.0])
+
+
+def test_the_detectable_difference_is_found_four_times_in_five():
+    generator = np.random.default_rng(0)
+    for n, alpha in ((3, 0.05), (10, 0.05), (6, 0.01)):
+        true = smallest_detectable(2.0, n, alpha)
+        x = generator.normal(true, 2.0, (40_000, n))
+        found = stats.ttest_1samp(x, 0.0, axis=1).pvalue < alpha
+        assert found.mean() == pytest.approx(0.8, abs=0.01)
+
+
+def test_the_detectable_difference_agrees_with_the_noncentral_t():
+    shift = smallest_detectable(1.0, 10, 0.05) * math.sqrt(10)
+    assert stats.nct.sf(stats.t.ppf(0.975, 9), 9, shift) == pytest.approx(0.8, abs=1e-4)
+
+
+def test_holms_correction_by_hand():
+    # sorted: 0.01 x 4, 0.02 x 3, 0.03 x 2, 0.04 x 1, never falling
+    assert holm([0.03, 0.01, None, 0.04, 0.02]) == pytest.approx([0.06, 0.04, None, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_groups_are_paired_by_the_seeds_they_share():
+    base = Group("base", {0: 0.5, 1: 0.6, 2: 0.7}, against={"base": "base"})
+    paired = Group("paired", {1: 0.8, 2: 0.8, 9: 0.1}, against={"base": "base"})
+    apart = Group("apart", {7: 0.8, 8: 0.9}, against={"base": "base"})
+    lone = Group("lone", {5: 0.8}, against={"base": "base"})
+    rows = {row.group.name: row for row in compare_groups("test/accuracy", [base, paired, apart, lone]).rows}
+    assert rows["base"].differences["base"] is None
+    found = rows["paired"].differences["base"]
+    assert found is not None
+    assert found.n == 2
+    assert found.mean == pytest.approx((0.2 + 0.1) / 2)
+    unpaired = rows["apart"].differences["base"]
+    assert unpaired is not None
+    assert not unpaired.paired
+    assert unpaired.mean == pytest.approx(0.85 - 0.6)
+    assert rows["lone"].differences["base"] is None
+    assert rows["lone"].mean == 0.8
+
+
+def test_correction_counts_the_comparisons_of_a_column():
+    generator = np.random.default_rng(1)
+    groups = [
+        Group(f"arm {k}", dict(enumerate(generator.normal(k / 10, 0.1, 5).tolist())), against={"none": "arm 0"})
+        for k in range(4)
+    ]
+    rows = compare_groups("test/accuracy", groups).rows
+    raw = [row.differences["none"].p for row in rows[1:]]
+    assert [row.adjusted["none"] for row in rows[1:]] == pytest.approx(holm(raw))
+    expected = smallest_detectable(
+        float(np.std([groups[1].values[s] - groups[0].values[s] for s in range(5)], ddof=1)), 5, 0.05 / 3
+    )
+    assert rows[1].differences["none"].detectable == pytest.approx(expected)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """none and features under the seeds 0 and 1, and an unfinished run."""
+    root = tmp_path_factory.mktemp("runs")
+    for seed in (0, 1):
+        for name, plugins in (("none", ()), ("features", ({**FEATURES, "weight": 2.0},))):
+            same = {"teacher__args": {"width": 4}, "run__epochs": 1, "run__seed": seed}
+            train(recipe(*plugins, **same), out=root / name / str(seed))
+    (root / "open").mkdir()
+    (root / "open" / "recipe.toml").write_text(recipe().to_toml())
+    return root
+
+
+def metrics(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "summary.json").read_text())["metrics"]
+
+
+def test_compare_groups_runs_and_shows_what_differs(runs: Path):
+    found = compare([runs / "none" / "0", runs / "features", runs / "none" / "1"], metric="val/loss")
+    assert found.metric == "val/loss"
+    assert found.columns == ("plugins",)
+    assert [row.group.columns["plugins"] for row in found.rows] == ["none", "features"]
+    values = [[metrics(runs / name / str(seed))["val"]["loss"] for seed in (0, 1)] for name in ("none", "features")]
+    assert [list(row.group.values.values()) for row in found.rows] == values
+    (title,) = found.references
+    difference = found.rows[1].differences[title]
+    assert difference.mean == pytest.approx(np.mean(values[1]) - np.mean(values[0]))
+    assert difference.n == 2
+
+
+def test_compare_takes_the_baseline_named_and_the_tasks_score(runs: Path):
+    found = compare([runs / "none", runs / "features"], baseline=runs / "features" / "1")
+    assert found.metric == "test/accuracy"
+    assert [row.group.columns["plugins"] for row in found.rows] == ["features", "none"]
+
+
+def test_compare_on_the_command_line(runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    places = [str(runs / "none"), str(runs / "features")]
+    assert main(["compare", *places, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [group["seeds"] for group in told["groups"]] == [[0, 1], [0, 1]]
+    assert main(["compare", *places, "--markdown"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("| runs | plugins | seeds |")
+    assert len({line.count("|") for line in lines[2:6]}) == 1
+    assert main(["compare", *places]) == 0
+    assert "features" in capsys.readouterr().out
+
+
+def test_an_option_that_differs_is_a_column(runs: Path, tmp_path: Path):
+    same = {"teacher__args": {"width": 4}, "run__epochs": 1, "run__seed": 0}
+    train(recipe({**FEATURES, "weight": 5.0}, **same, optimizer={"lr": 0.02}), out=tmp_path / "run")
+    found = compare([runs / "features" / "0", tmp_path / "run"])
+    assert set(found.columns) == {"optimizer.lr", "features.weight"}
+    assert [row.group.columns["features.weight"] for row in found.rows] == ["2.0", "5.0"]
+
+
+def test_unfinished_runs_in_a_folder_are_left_out_with_a_warning(runs: Path):
+    with pytest.warns(StillhouseWarning, match="not finished, and left out"):
+        found = compare([runs])
+    assert sorted(len(row.group.values) for row in found.rows) == [2, 2]
+
+
+def test_two_runs_of_one_seed_are_averaged_with_a_warning(runs: Path, tmp_path: Path):
+    same = {"teacher__args": {"width": 4}, "run__epochs": 1, "run__seed": 0}
+    train(recipe(**same), out=tmp_path / "again")
+    with pytest.warns(StillhouseWarning, match="2 runs have the seed 0"):
+        found = compare([runs / "none", tmp_path / "again"], metric="val/loss")
+    assert found.rows[0].group.values[0] == pytest.approx(metrics(runs / "none" / "0")["val"]["loss"])
+
+
+def test_bad_input_is_named_all_at_once(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "empty").mkdir()
+    places = [str(runs / "none"), str(runs / "open"), str(tmp_path / "nowhere"), str(tmp_path / "empty")]
+    assert main(["compare", *places]) == 2
+    text = capsys.readouterr().err
+    assert f"{runs / 'open'}: the run is not finished" in text
+    assert f"{tmp_path / 'nowhere'}: there is no such folder" in text
+    assert f"{tmp_path / 'empty'}: holds no finished run" in text
+    assert main(["compare", str(runs / "none"), "--metric", "test/acuracy"]) == 2
+    assert "did you mean 'test/accuracy'" in capsys.readouterr().err
+    assert main(["compare", str(runs / "none"), "--baseline", str(runs / "features")]) == 2
+    assert "is none of the runs compared" in capsys.readouterr().err

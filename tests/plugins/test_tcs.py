@@ -1,0 +1,419 @@
+"""Runs with the coordinate path: what is trained, mimicked, selected, shown, resumed and folded; and what is refused."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Events
+from sklearn.datasets import load_wine
+from sklearn.linear_model import LogisticRegression
+from support import TESTS, TinyNet, command, recipe, same_state, tiny_data
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from stillhouse import StillhouseError, StillhouseWarning, prepare, train
+from stillhouse.loading import load_student
+from stillhouse.trainer import Phase, evaluate
+from stillhouse_tcs import TCS, CoordinateHead, axes_of, save_axes
+
+BASE = {"use": "tcs", "layer": "dropout"}
+"""The mean of ``body``, 6 numbers, is what the teacher's dropout is given and, in evaluation, gives."""
+
+PAPER = {**BASE, "preset": "paper"}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "ours": {},
+    "paper": {"preset": "paper"},
+    "random": {"axes": "random", "k": 3, "init_head": "random"},
+    "identity": {"axes": "identity", "k": 4},
+    "logits": {"mimic": "logits"},
+    "logits without a path": {"mimic": "logits", "path": "none"},
+    "path alone": {"mimic": "none"},
+    "fixed head": {"train_head": False, "init_head": "random"},
+    "chosen by a probe": {"select": "probe", "keep": 2},
+    "chosen in training": {"select": "train", "keep": 2},
+    "pool": {"mimic_on": "pool"},
+    "views": {"views": 2},
+    "pool, views, hashes": {"preset": "paper", "mimic_on": "pool", "views": 2, "hashes": 10},
+}
+
+FEW = {"data__per_class": 4, "data__transforms": [{"use": "RandomCrop", "size": 6, "padding": 1}], "run__epochs": 4}
+
+
+class Killed(BaseException):
+    """Stands for a kill."""
+
+
+def interrupted(training: Any, at: int) -> None:
+    def stop() -> None:
+        raise Killed
+
+    training.run.trainer.add_event_handler(Events.ITERATION_STARTED(once=at + 1), stop)
+    with pytest.raises(Killed):
+        training.fit()
+
+
+def head_of(training: Any) -> CoordinateHead:
+    head = training.run.student.head
+    assert isinstance(head, CoordinateHead)
+    return head
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_it_trains_without_a_teacher_and_leaves_a_plain_student(variant: str):
+    training = prepare(recipe({**BASE, **VARIANTS[variant]}, **FEW), write=False)
+    assert training.run.teacher is None
+    before = {k: v.clone() for k, v in training.run.student.state_dict().items()}
+    result = training.fit()
+    after = training.run.student.state_dict()
+    assert isinstance(result.student.head, nn.Linear)
+    assert set(result.student.state_dict()) == set(TinyNet().state_dict())
+    assert [p.shape for p in result.student.parameters()] == [p.shape for p in TinyNet().parameters()]
+    assert result.student.training is False
+    x = torch.stack([tiny_data()["val"][i][0] for i in range(9)])
+    logits = training.run.student.eval()(x)
+    assert (result.student(x) - logits).abs().max() <= 1e-5 * max(1.0, float(logits.detach().abs().max()))
+    if "without" not in variant:
+        assert all(torch.equal(before[k], after[k]) for k in ("head.project.axes", "head.project.mean", "head.scale"))
+        assert not torch.equal(before["head.lift.weight"], after["head.lift.weight"])
+        changed = not torch.equal(before["head.readout.weight"], after["head.readout.weight"])
+        assert changed == (variant != "fixed head")
+
+
+LONG = {**FEW, "data__batch_size": 4, "checkpoints": {"every_steps": 1}}
+"""12 steps: rounds end after steps 3, 5, 6, 8 and 10."""
+
+
+@pytest.mark.parametrize(
+    ("variant", "workers", "at"), [("paper", 0, 4), ("chosen in training", 0, 7), ("pool, views, hashes", 2, 4)]
+)
+def test_it_resumes_bit_for_bit_between_two_rounds(variant: str, workers: int, at: int, tmp_path: Path):
+    options = {**BASE, **VARIANTS[variant]}
+    whole = prepare(recipe(options, **LONG), write=False)
+    result = whole.fit()
+    own = {**LONG, "data__workers": workers}
+    interrupted(prepare(recipe(options, **own), out=tmp_path / "run"), at=at)
+    second = prepare(recipe(options, **own), out=tmp_path / "run", resume=True)
+    resumed = second.fit()
+    assert resumed.summary["resumed_at_step"] == at
+    assert same_state(whole.run.composition.state_dict(), second.run.composition.state_dict())
+    assert resumed.metrics == result.metrics
+
+
+def test_a_killed_process_resumes_in_the_middle_of_a_round(tmp_path: Path):
+    """The same, killed for good: nothing is cleaned up."""
+    kill = tmp_path / "kill.py"
+    kill.write_text(
+        "import os, sys\n"
+        f"sys.path.insert(0, {str(TESTS)!r})\n"
+        "from support import recipe\n"
+        "from stillhouse import prepare\n"
+        "from ignite.engine import Events\n"
+        "import torch; torch.set_num_threads(1)\n"
+        f"options, changes = {PAPER!r}, {LONG!r}\n"
+        f"training = prepare(recipe(options, **changes), out={str(tmp_path / 'run')!r})\n"
+        "training.run.trainer.add_event_handler(Events.ITERATION_STARTED(once=8), lambda: os.kill(os.getpid(), 9))\n"
+        "training.fit()\n"
+    )
+    done = subprocess.run([sys.executable, str(kill)], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == -9, done.stderr
+    resumed = train(recipe(PAPER, **LONG), out=tmp_path / "run", resume=True)
+    whole = train(recipe(PAPER, **LONG), write=False)
+    assert resumed.summary["resumed_at_step"] == 7
+    assert same_state(whole.student.state_dict(), resumed.student.state_dict())
+
+
+def test_the_term_is_that_of_the_teachers_own_coordinates():
+    teacher = TinyNet(width=6)
+    training = prepare(recipe({**BASE, "k": 4, "store": "float32"}), teacher=teacher, write=False)
+    head, seen = head_of(training), []
+
+    def compare(engine: Any) -> None:
+        step = engine.state.step
+        with torch.no_grad():
+            features = torch.relu(teacher.body(torch.relu(teacher.norm(teacher.stem(step.inputs))))).mean((2, 3))
+            teachers = (features / head.scale - head.project.mean) @ head.project.axes
+        student = step.student.features["head.project"]
+        expected = (student - teachers).square().sum(1).mean() / head.energy
+        seen.append((float(step.losses["tcs"].detach()), float(expected.detach())))
+        total = step.losses["task"] + 5.0 * step.losses["tcs"]
+        torch.testing.assert_close(step.total, total)
+
+    training.run.trainer.add_event_handler(Phase.LOSSES_COMPUTED, compare)
+    training.fit()
+    assert len(seen) == 6
+    for ours, expected in seen:
+        assert ours == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_head_starts_from_scikit_learns_probe():
+    training = prepare(recipe({**BASE, "k": 3, "store": "float32"}), write=False)
+    head, data = head_of(training), training.data
+    module = training.run.composition.plugin_module("tcs")
+    rows = module.cache.take("features/dropout", torch.from_numpy(module.cache.ids)) / head.scale
+    c = head.project(rows).double().numpy()
+    probe = LogisticRegression(max_iter=1000).fit(c, data.passes.labels(module.cache.ids))
+    torch.testing.assert_close(head.readout.weight, torch.from_numpy(probe.coef_).float(), rtol=1e-3, atol=1e-4)
+
+
+def test_the_pool_lends_as_many_images_and_not_their_labels(tmp_path: Path):
+    shown: list[torch.Tensor] = []
+    training = prepare(recipe({**BASE, "mimic_on": "pool"}, **{**FEW, "data__per_class": 2}), write=False)
+    module = training.run.composition.plugin_module("tcs")
+    assert len(module.cache) == 24
+    take = module.pool.take
+
+    def watched(rows: int) -> Any:
+        batch = take(rows)
+        shown.append(batch.id)
+        return batch
+
+    module.pool.take = watched
+    training.fit()
+    assert [len(ids) for ids in shown] == [6, 6, 6, 6]  # a step an epoch, of six labelled images
+    assert len(torch.cat(shown).unique()) > 6
+    assert training.run.data.sizes["train"] == 6
+
+
+def test_pool_batches_follow_from_the_step_alone():
+    from stillhouse_tcs.pool import PoolStream
+
+    data = prepare(recipe(), write=False).data
+    one, two = PoolStream(data), PoolStream(data)
+    batches = []
+    for step in range(5):
+        one.fetch(step)
+        batches.append(one.take(8))
+    two.fetch(3)
+    assert torch.equal(two.take(8).id, batches[3].id)
+    two.fetch(4)
+    assert torch.equal(two.take(3).id, batches[4].id[:3])
+    assert torch.equal(two.take(5).id, batches[4].id[3:])  # the next part of an accumulated batch
+    assert torch.cat([b.id for b in batches[:3]]).sort().values.tolist() == list(range(24))
+    assert one.epoch(3) == 1
+
+
+def test_selection_drops_the_lowest_and_is_seen(tmp_path: Path):
+    options = {**BASE, "k": 6, "select": "train", "keep": 2}
+    training = prepare(recipe(options, teacher__args={"width": 12}, **FEW), out=tmp_path / "run")
+    live: list[float] = []
+    training.run.trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda: live.append(float(head_of(training).readout.live.sum()))
+    )
+    training.fit()
+    head = head_of(training)
+    assert live[-1] == 2.0
+    assert sorted(live, reverse=True) == live
+    assert head.readout.history.tolist() == [6, 5, 4, 3, 2, 2]
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    scalars = set(events.Tags()["scalars"])
+    assert {f"plugin/tcs/{n}" for n in ("explained_variance", "live_dimensions", "mask_mean", "mask_least")} <= scalars
+    assert {"tcs/spectrum", "tcs/mask", "tcs/rounds"} <= set(events.Tags()["images"])
+
+
+def test_views_reach_student_and_cache_alike():
+    training = prepare(recipe({**BASE, "views": 2}, **FEW), write=False)
+    assert training.data.views == 2
+    module = training.run.composition.plugin_module("tcs")
+    assert module.cache.views == 2
+
+
+def test_mask_and_offset_take_no_weight_decay():
+    training = prepare(recipe({**BASE, "select": "train"}), write=False)
+    groups = {g["name"]: g for g in training.optimizer.param_groups}
+    head = head_of(training)
+    assert {id(p) for p in groups["tcs"]["params"]} == {id(head.lift.bias), id(head.readout.mask)}
+    assert groups["tcs"]["weight_decay"] == 0.0
+    assert sum(len(g["params"]) for g in groups.values()) == len(list(training.run.student.parameters()))
+
+
+def test_the_run_is_found_again_measured_and_folded_without_its_teacher(tmp_path: Path):
+    result = train(recipe({**BASE, "preset": "paper"}, **FEW), out=tmp_path / "run")
+    last = load_student(tmp_path / "run", weights="last")
+    assert same_state(last.state_dict(), result.student.state_dict())
+    unfolded = load_student(tmp_path / "run", weights="last", fold_plugins=False)
+    assert isinstance(unfolded.head, CoordinateHead)
+    done = command("evaluate", str(tmp_path / "run"), "--weights", "last", "--split", "test")
+    assert done.returncode == 0, done.stderr
+    assert f"{result.metrics['test']['accuracy']:.4f}" in done.stdout
+
+
+def test_the_students_metrics_are_those_of_the_folded_student():
+    training = prepare(recipe({**BASE, "k": 3}, **FEW), write=False)
+    result = training.fit()
+    training.run.composition._student = (result.student,)
+    training.run.composition.student = result.student
+    again = evaluate(training.run, training.data.evaluation("test"), "test")
+    assert again == pytest.approx(result.metrics["test"], rel=1e-4)
+
+
+def test_an_explanation_shows_the_path_and_makes_no_cache(tmp_path: Path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(recipe({**BASE, "k": 3}).to_toml())
+    done = command("explain", str(path), STILLHOUSE_CACHE=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr
+    text = " ".join(done.stdout.split())
+    assert re.search(
+        r"student's path at 'head': z \(4\) -> A z \+ b \(6\) -> V\^T\(. - mu\): 3 pca axes, [\d.]+% of the variance -> "
+        r"3 live -> W c \+ b' \(3\); folded to one Linear\(4, 3\) at export",
+        text,
+    )
+    assert "teacher's layer 'dropout': 6 features of 24 samples, rank" in text
+    assert "read once into a cache, and not in memory during training" in text
+    assert not list((tmp_path / "cache").glob("**/*.npy"))
+
+
+def test_axes_are_those_of_the_draw():
+    heads = [
+        head_of(prepare(recipe({**BASE, "k": 2}, data__per_class=3, data__subset_seed=s), write=False)) for s in (0, 1)
+    ]
+    assert not torch.equal(heads[0].project.axes, heads[1].project.axes)
+
+
+def test_axes_of_other_images_come_from_another_runs_cache(tmp_path: Path):
+    other = prepare(recipe(BASE, data__per_class=3), write=False)
+    (cache,) = other.run.caches.values()
+    save_axes(tmp_path / "other.safetensors", cache.moments)
+    training = prepare(recipe({**BASE, "axes": str(tmp_path / "other.safetensors"), "k": 2}), write=False)
+    head = head_of(training)
+    own = axes_of(cache.moments, "pca", 2)
+    torch.testing.assert_close(head.project.axes, own.vectors.float())
+    torch.testing.assert_close(head.project.mean * head.scale, (own.mean * own.scale).float())
+    assert training.fit().metrics["test"]
+
+
+def wine() -> TensorDataset:
+    """scikit-learn's wines: 13 measurements, three vineyards."""
+    loaded = load_wine()
+    x = torch.from_numpy((loaded.data - loaded.data.mean(0)) / loaded.data.std(0)).float()
+    return TensorDataset(x, torch.from_numpy(loaded.target).long())
+
+
+def test_it_works_on_what_is_no_image():
+    """Chemical measurements of wines; the teacher is any module that gives feature vectors."""
+    torch.manual_seed(0)
+    teacher = nn.Sequential(nn.Linear(13, 24), nn.Tanh())
+    plan = recipe(
+        {"use": "tcs", "weight": 1.0},
+        data={"name": "wines_for_tcs:wine", "batch_size": 16, "normalize": "none"},
+        student={"model": "stillhouse.models:mlp", "args": {"width": 8, "depth": 1}},
+        run__epochs=12,
+    )
+    result = train(plan, teacher=teacher, write=False)
+    assert isinstance(result.student.head, nn.Linear)
+    assert result.metrics["test"]["accuracy"] > 0.8
+
+
+@pytest.fixture(autouse=True)
+def _wines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data set above under a name that a recipe can say."""
+    module = ModuleType("wines_for_tcs")
+    module.wine = wine  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wines_for_tcs", module)
+
+
+# Bad input
+
+
+class Conv(nn.Module):
+    """Its last layer is a convolution."""
+
+    def __init__(self, num_classes: int = 3) -> None:
+        super().__init__()
+        self.side = nn.Linear(2, 5)
+        self.last = nn.Conv2d(1, num_classes, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(x).mean((2, 3))
+
+
+class Mean(nn.Module):
+    """Its output is the mean of two heads, as DeiT's is."""
+
+    def __init__(self, num_classes: int = 3) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(36, num_classes), nn.Linear(36, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.one(x.flatten(1)) + self.two(x.flatten(1))) / 2
+
+
+class Tokens(nn.Module):
+    """Its head is applied to every token."""
+
+    def __init__(self, num_classes: int = 3) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x[:, 0])[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("student", "said"),
+    [
+        (Conv(), r"no linear layer that gives 3 outputs \(linear layers: side \(2 to 5\)\)"),
+        (Mean(), r"the output of the layer 'two' is not the student's output .*: one"),
+        (Tokens(), "the output of the layer 'head' is not the student's output"),
+    ],
+)
+def test_a_student_without_such_a_head_is_refused(student: nn.Module, said: str):
+    with pytest.raises(StillhouseError, match=said) as caught:
+        prepare(recipe(BASE), student=student, write=False)
+    assert "plugin 'tcs'" in str(caught.value)
+
+
+def test_what_the_data_cannot_give_is_refused():
+    with pytest.raises(StillhouseError, match=r"plugin 'tcs': k: 7 axes are asked for, and 24 samples of 6 features"):
+        prepare(recipe({**BASE, "k": 7}), write=False)
+    with pytest.raises(StillhouseError, match="keep: 5 dimensions are to stay, and there are 3"):
+        prepare(recipe({**BASE, "k": 3, "select": "train", "keep": 5}), write=False)
+    constant = TinyNet(width=6)
+    with torch.no_grad():
+        constant.body.weight.zero_()
+    with pytest.raises(StillhouseError, match="6 features are the same for all 24 samples"):
+        prepare(recipe(BASE), teacher=constant, write=False)
+    with pytest.warns(StillhouseWarning, match="span 2 dimensions: 2 are taken"):
+        prepare(recipe({**BASE, "k": 1.0}, data__per_class=1), write=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"k": 0}, r"\.k \(tcs\): 0 is no number of axes"),
+        ({"k": 1.5}, "1.5 is no number of axes"),
+        ({"keep": 0, "views": -1, "hashes": 0}, r"\.hashes \(tcs\): 0 is below 1"),
+        ({"temperature": 0.0}, r"\.temperature \(tcs\): 0.0 softens nothing"),
+        ({"path": "none"}, "without coordinates there is no mimic = 'pca_mse'"),
+        ({"path": "none", "mimic": "logits", "select": "train"}, "no select = 'train'"),
+        ({"mimic": "elhs"}, "'elhs' is not one of 'pca_mse', 'elsh', 'logits', 'none'"),
+        ({"k": "all"}, "'all' is not a whole number or a number"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(options: dict[str, Any], said: str):
+    with pytest.raises(StillhouseError, match=said):
+        prepare(recipe({**BASE, **options}), write=False)
+
+
+def test_presets_give_what_is_not_given():
+    assert (TCS().mimicking, TCS().selecting) == ("pca_mse", "none")
+    paper = TCS(preset="paper")
+    assert (paper.mimicking, paper.selecting) == ("elsh", "train")
+    assert TCS(preset="paper", mimic="pca_mse").mimicking == "pca_mse"
+    assert TCS(preset="paper", select="none").selecting == "none"
+
+
+def test_it_needs_a_teacher_and_no_mixed_batches():
+    with pytest.raises(StillhouseError, match="needs a teacher"):
+        prepare(recipe(BASE, teacher=None), write=False)
+    with pytest.raises(StillhouseError, match="remembers the teacher's answers by sample"):
+        prepare(recipe(BASE, data__batch_transforms=[{"use": "MixUp"}]), write=False)
