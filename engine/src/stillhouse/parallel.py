@@ -184,18 +184,16 @@ def same_everywhere(facts: Mapping[str, Any]) -> None:
         StillhouseError: in every process, with what differs and between which ranks.
     """
     everywhere = all_of(dict(facts))
-    faults = []
-    for rank, other in enumerate(everywhere[1:], start=1):
-        for name in dict.fromkeys([*everywhere[0], *other]):
-            if other.get(name) != everywhere[0].get(name):
-                faults.append(
-                    Fault(
-                        f"rank {rank}",
-                        f"{name} is {_short(other.get(name))}, and rank 0 has {_short(everywhere[0].get(name))}",
-                        "start every process with the same recipe, options and installed plugins",
-                    )
-                )
-    raise_faults(faults)
+    raise_faults(
+        Fault(
+            f"rank {rank}",
+            f"{name} is {_short(other.get(name))}, and rank 0 has {_short(everywhere[0].get(name))}",
+            "start every process with the same recipe, options and installed plugins",
+        )
+        for rank, other in enumerate(everywhere[1:], start=1)
+        for name in dict.fromkeys([*everywhere[0], *other])
+        if other.get(name) != everywhere[0].get(name)
+    )
 
 
 def _short(value: Any) -> str:

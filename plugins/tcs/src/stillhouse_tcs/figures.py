@@ -18,13 +18,15 @@ def spectrum_figure(head: CoordinateHead) -> Figure:
     numbers = np.arange(1, len(spectrum) + 1)
     floor = spectrum[0] * 1e-9
     left.plot(numbers, np.maximum(spectrum, floor), color="tab:blue")
-    left.set(yscale="log", xlabel="principal axis", ylabel="variance", title="Spectrum of the teacher's features")
+    left.set(yscale="log", xlabel="principal axis", title="Spectrum of the teacher's features")
     k = len(head.readout.live)
     share = 100 * float(head.explained)
     left.axvline(k, color="grey", linestyle="--", label=f"k = {k}: {share:.1f}% of the variance")
     right = left.twinx()
     right.plot(numbers, 100 * spectrum.cumsum() / spectrum.sum(), color="tab:orange")
-    right.set(ylabel="held together, %", ylim=(0, 102))
+    right.set(ylim=(0, 102))
+    left.set_ylabel("variance", color="tab:blue")
+    right.set_ylabel("held by the first ones, %", color="tab:orange")
     left.legend(loc="lower left")
     return figure
 
@@ -48,6 +50,7 @@ def rounds_figure(head: CoordinateHead) -> Figure:
     history = history[history > 0]
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     axes = figure.add_subplot()
+    axes.margins(y=0.12)
     axes.bar(np.arange(len(history)), history, color="tab:blue")
     axes.set(xlabel="rounds done", ylabel="live dimensions", title="Selection", xticks=np.arange(len(history)))
     for x, y in enumerate(history):
