@@ -34,9 +34,13 @@ _TIMEOUT = datetime.timedelta(minutes=10)
 """A process that waits this long for another one gives up; one that has died is noticed by torchrun at once."""
 
 
+_joined = False
+"""Whether :func:`join` found other processes. Plugins ask in every step, and torch's own answer takes microseconds."""
+
+
 def several() -> bool:
-    """Whether there is more than one process."""
-    return dist.is_initialized() and dist.get_world_size() > 1
+    """Whether there is more than one process; known from :func:`join` on, which every run begins with."""
+    return _joined
 
 
 def is_first() -> bool:
@@ -64,7 +68,8 @@ def join(device: torch.device) -> torch.device:
     Raises:
         StillhouseError: the others cannot be reached, or the port is taken.
     """
-    if launched_with() == 1 and not several():
+    global _joined  # noqa: PLW0603 - a process joins its group once, as torch has it
+    if launched_with() == 1 and not dist.is_initialized():
         return device
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
@@ -72,6 +77,7 @@ def join(device: torch.device) -> torch.device:
             idist.initialize(backend, timeout=_TIMEOUT)
         except (RuntimeError, ValueError, KeyError) as error:
             raise _unreachable(error) from error
+    _joined = dist.get_world_size() > 1
     idist.sync()  # where somebody else has initialised torch.distributed, ignite has yet to notice
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", idist.get_local_rank())
@@ -91,6 +97,8 @@ def _unreachable(error: Exception) -> StillhouseError:
 
 def leave() -> None:
     """Take leave of the other processes."""
+    global _joined  # noqa: PLW0603 - see join
+    _joined = False
     if dist.is_initialized():
         idist.finalize()
 
