@@ -68,7 +68,7 @@ def join(device: torch.device) -> torch.device:
     Raises:
         StillhouseError: the others cannot be reached, or the port is taken.
     """
-    global _joined  # noqa: PLW0603 - a process joins its group once, as torch has it
+    global _joined
     if launched_with() == 1 and not dist.is_initialized():
         return device
     if not dist.is_initialized():
@@ -97,7 +97,7 @@ def _unreachable(error: Exception) -> StillhouseError:
 
 def leave() -> None:
     """Take leave of the other processes."""
-    global _joined  # noqa: PLW0603 - see join
+    global _joined
     _joined = False
     if dist.is_initialized():
         idist.finalize()
