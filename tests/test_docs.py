@@ -24,9 +24,10 @@ import attrs
 import pytest
 import torch
 
-from stillhouse import Recipe, train
+from stillhouse import Recipe, prepare, train
 from stillhouse.cli import _parser, main
 from stillhouse.data import DataSpec
+from stillhouse.explain import describe, render_text
 from stillhouse.hookspecs import SPECIFICATIONS, hook_arguments
 from stillhouse.models import ModelSpec
 from stillhouse.options import CompileArgs, EarlyStoppingSpec, EmaSpec, SpeedSpec
@@ -172,6 +173,22 @@ def block(page: str, language: str, part: str) -> str:
 def at_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/recipes").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_can_be_explained_before_anything_is_trained(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("STILLHOUSE_CACHE", str(tmp_path))
+    training = prepare(Recipe.load(path), write=False, train_teacher=False)
+    assert "loss" in render_text(describe(training))
+    training.close()
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/recipes").rglob("*.toml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_is_one(path: Path):
+    assert Recipe.load(path).run.name == path.stem
 
 
 @pytest.mark.parametrize("page", PAGES, ids=short)

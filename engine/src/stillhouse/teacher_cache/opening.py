@@ -103,4 +103,6 @@ def _look(run: Run, passes: Passes, ids: Ids, spec: CacheSpec, folder: Path, key
     if (folder / INDEX).exists():
         return _opened(run, folder, key, was_there=True)
     rows = np.linspace(0, len(ids) - 1, min(_LOOK, len(ids))).astype(np.int64)
-    return sample(run, passes, ids[np.unique(rows)], spec)
+    assert run.batches is not None  # _found_or_made looked
+    walked = run.batches.example().id.numpy()  # the assembling walk's batch asks for its own
+    return sample(run, passes, np.union1d(ids[rows], walked[np.isin(walked, ids)]), spec)
