@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -142,8 +142,8 @@ def machine() -> str:
     return cpu().replace("one thread used", "one thread a run")
 
 
-def write(experiment: Experiment, comparison: Comparison, seconds: float, jobs: int, command: str) -> None:
-    """The table as Markdown, its numbers as JSON, and the plot."""
+def write(experiment: Experiment, comparison: Comparison, jobs: int, command: str) -> None:
+    """The table into its page, its numbers as JSON, and the plot."""
     results = HERE / "results"
     results.mkdir(exist_ok=True)
     seeds = experiment.plan.seeds
@@ -157,11 +157,21 @@ def write(experiment: Experiment, comparison: Comparison, seconds: float, jobs: 
         "",
         to_markdown(comparison),
     ]
-    (results / f"{experiment.name}.md").write_text("\n".join(lines), encoding="utf-8")
+    into_pages(experiment.name, "\n".join(lines))
     (results / f"{experiment.name}.json").write_text(json.dumps(comparison.to_dict(), indent=1), encoding="utf-8")
     plot(experiment, comparison, results / f"{experiment.name}.png")
     print("\n".join(lines))
-    print(f"{seconds:.0f} s")
+
+
+def into_pages(name: str, text: str) -> None:
+    """Put a table and its plot where a page has ``<!-- results: NAME -->`` and ``<!-- end -->``."""
+    block = re.compile(rf"(<!-- results: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+    picture = f"![Differences by arm, paired by seed](results/{name}.png)"
+    for page in HERE.glob("*.md"):
+        before = page.read_text(encoding="utf-8")
+        after = block.sub(lambda match: f"{match[1]}\n{text}\n\n{picture}\n\n{match[2]}", before)
+        if after != before:
+            page.write_text(after, encoding="utf-8")
 
 
 def main() -> int:
@@ -184,13 +194,12 @@ def main() -> int:
     for name in names:
         try:
             experiment = read(name, arguments.out, arguments.seeds, arguments.overrides)
-            began = time.monotonic()
             failed = run_plan(experiment.plan, jobs=arguments.jobs, progress=True)
-            seconds = time.monotonic() - began
             for index, error in failed.items():
                 print(f"run {index}: {error}", file=sys.stderr)
             command = f"python docs/experiments/run.py {name} --jobs {arguments.jobs}"
-            write(experiment, compared(experiment, failed), seconds, arguments.jobs, command)
+            command += f" --seeds {arguments.seeds}" if arguments.seeds else ""
+            write(experiment, compared(experiment, failed), arguments.jobs, command)
             code = 2 if failed else code
         except StillhouseError as error:
             for fault in error.faults:
