@@ -40,7 +40,8 @@ def run_tables(*plugins: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return tables(
         run={**run, **changes.pop("run", {})},
         student={"model": "processes:PlainNet", "args": {"width": 4}},
-        teacher={"model": "processes:PlainNet", "args": {"width": 6}, "random": True},
+        # Wide enough that a block inside a block is spread by itself.
+        teacher={"model": "processes:PlainNet", "args": {"width": 90}, "random": True},
         plugins=list(plugins),
         **changes,
     )
@@ -262,7 +263,7 @@ def test_each_sample_is_in_one_share_and_all_shares_have_one_size():
     assert [s.steps_per_epoch for s in shares] == [3, 3]
     for first, second, together, _ in zip(*shares, whole, range(6), strict=False):
         assert len(first.ids) == len(second.ids)
-        joined = np.concatenate([first.ids, second.ids])
+        joined = np.stack([first.ids, second.ids], axis=1).flatten()  # every other sample each
         np.testing.assert_array_equal(joined, together.ids[: len(joined)])
         assert len(together.ids) - len(joined) < 2
 

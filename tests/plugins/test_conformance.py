@@ -28,7 +28,12 @@ def hooks_of(cls: type[Plugin]) -> list[str]:
 
 def lists(name: str) -> list[dict]:
     """The shortest valid plugin list with ``name`` in it."""
-    needs = {"cache": ["features", "projector"], "projector": ["features"], "normalizer": ["features", "projector"], "features": ["projector"]}
+    needs = {
+        "cache": ["features", "projector"],
+        "projector": ["features"],
+        "normalizer": ["features", "projector"],
+        "features": ["projector"],
+    }
     return [FIVE[n] for n in FIVE if n == name or n in needs.get(name, [])]
 
 

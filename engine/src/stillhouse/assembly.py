@@ -7,6 +7,7 @@ Afterwards every buffer, mode and generator is as it was before.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -31,6 +32,9 @@ from stillhouse.step import LinkSpec, Step, Tap
 from stillhouse.taps import Which
 
 __all__ = ["Assembly", "Stage", "assemble"]
+
+_UNFIT = (RuntimeError, ValueError, TypeError, AssertionError)
+"""What models raise on inputs that do not suit them; torch and timm assert."""
 
 Shapes = dict[str, tuple[str, str]]
 
@@ -154,14 +158,14 @@ def _first_forward(run: Run, composition: Composition, step: Step) -> float:
         taps.watch()
     try:
         composition.run_student(step)
-    except (RuntimeError, ValueError, TypeError) as error:
+    except _UNFIT as error:
         raise _model_error("student", shape, error) from error
     if step.student.output is not None:
         step.student.output = composition.read_output("student", step.student.output)
     run.task.check(step.student.output, step.targets, run.data)
     try:
         composition.run_teacher(step)
-    except (RuntimeError, ValueError, TypeError) as error:
+    except _UNFIT as error:
         raise _model_error("teacher", shape, error) from error
     run.features = {"student": dict(step.student.features), "teacher": {}}
     if step.teacher is not None and step.teacher.output is not None:
@@ -171,8 +175,21 @@ def _first_forward(run: Run, composition: Composition, step: Step) -> float:
         run.features["teacher"] = dict(step.teacher.features)
         faults += composition.taps("teacher").check(step.teacher.features)
     raise_faults(faults)
-    loss = run.task.loss(step.student.output, step.targets)
-    return float(loss)
+    loss = float(run.task.loss(step.student.output, step.targets))
+    if not math.isfinite(loss):
+        raise _not_finite(run, step, loss)
+    return loss
+
+
+def _not_finite(run: Run, step: Step, loss: float) -> StillhouseError:
+    """Where a task's loss that is not finite on the first two samples comes from, as far as it can be told."""
+    if isinstance(step.inputs, Tensor) and not bool(torch.isfinite(step.inputs).all()):
+        ids = ", ".join(map(str, step.ids.tolist()))
+        return StillhouseError(f"the inputs of the samples {ids} hold values that are not finite", where="data")
+    output = step.student.output
+    if isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
+        return StillhouseError("its output is not finite before anything is trained", where="student")
+    return StillhouseError(f"the task's loss on the first samples is {loss}", where="task")
 
 
 def _model_error(which: str, shape: str, error: Exception) -> StillhouseError:

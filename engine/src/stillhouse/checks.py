@@ -29,6 +29,7 @@ def check_options(run: Run, actives: Sequence[Active]) -> None:
         lambda: _check_channels_last(run),
         lambda: _check_sharding(run),
         lambda: _check_cache(run, actives),
+        lambda: _check_parts(run),
     ]
     faults: list[Fault] = []
     for check in checks:
@@ -55,6 +56,16 @@ def _check_sharding(run: Run) -> None:
             "no average is kept of a student that is spread over the processes",
             where="ema",
             hint='[distributed] shard = "none" or "teacher"',
+        )
+
+
+def _check_parts(run: Run) -> None:
+    parts, size = run.recipe.run.accumulate, run.recipe.data.batch_size
+    if parts > 1 and size < 2 * parts:
+        raise StillhouseError(
+            f"a batch of {size} has no {parts} parts of at least two samples",
+            where="run.accumulate",
+            hint=f"at most {max(1, size // 2)}, or a larger [data] batch_size",
         )
 
 

@@ -95,6 +95,13 @@ def explained(run: Run) -> Iterator[None]:
                 hint='compile = "none"; or drop_last = true and the same eval_batch_size',
             )
             raise _with_notes(found, error) from error
+        if isinstance(error, ValueError) and str(error).startswith("Expected more than 1 value per channel"):
+            found = StillhouseError(
+                f"a BatchNorm of the student has one value a channel to take statistics of: {first_line(error)}",
+                where="data.batch_size",
+                hint="2 samples or more in each process and part of a batch, or a student without BatchNorm",
+            )
+            raise _with_notes(found, error) from error
         raise
 
 

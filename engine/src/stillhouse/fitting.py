@@ -98,6 +98,7 @@ class Training:
         self.data = data
         self.teacher_is_trained = teacher_is_trained
         self._resume = resume
+        self._made_folder = False
         self._progress = progress
         hooks = assembly.hooks
         composition = assembly.composition
@@ -132,6 +133,10 @@ class Training:
         try:
             with explained(self.run):
                 return self._fit()
+        except StillhouseError:
+            if self._made_folder and self.run.folder is not None:
+                RunFolder(self.run.folder).discard()
+            raise
         finally:
             self.close()
 
@@ -225,6 +230,7 @@ class Training:
         parallel.barrier()  # every process has looked at the folder before one of them writes into it
         if parallel.is_first() and not folder.lock.exists():
             folder.create(self.recipe, lock, render_text(describe(self)))
+            self._made_folder = True
         parallel.barrier()
         return folder
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -126,6 +128,20 @@ class RunFolder:
         write_text(self.composition, composition)
         write_json(self.lock, dict(lock))
 
+    def discard(self) -> None:
+        """Take away what :meth:`create` made and what was written beside it, unless a checkpoint is among it.
+
+        What a run leaves that was refused before it had learnt anything would only stand in the way of the next one.
+        """
+        if any((self.path / "checkpoints").glob("*.pt")):
+            return
+        for folder in ("checkpoints", "tensorboard"):
+            shutil.rmtree(self.path / folder, ignore_errors=True)
+        for file in (self.recipe, self.lock, self.composition):
+            file.unlink(missing_ok=True)
+        with suppress(OSError):  # something of somebody else's is in it
+            self.path.rmdir()
+
     def compare(self, recipe: Recipe, lock: Mapping[str, Any]) -> list[str]:
         """Compare with the run that began in this folder.
 
@@ -204,7 +220,8 @@ class RunFolder:
         changed = [
             f"{key} was {old.get(key, 'absent')!r} and is {new.get(key, 'absent')!r}"
             for key in dict.fromkeys([*old, *new])
-            if old.get(key) != new.get(key) and not key.startswith(("run.name", "run.base", "run.log_every", "run.figures"))
+            if old.get(key) != new.get(key)
+            and not key.startswith(("run.name", "run.base", "run.log_every", "run.figures"))
         ]
         return [
             Fault(str(self.recipe), text, "a resumed run keeps its recipe: start another with --out")

@@ -16,7 +16,17 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from stillhouse import parallel
 from stillhouse.errors import StillhouseError
 
-__all__ = ["clip", "fit_state", "gathered", "is_sharded", "local", "reshard", "shard", "spread_optimizer_state", "whole"]
+__all__ = [
+    "clip",
+    "fit_state",
+    "gathered",
+    "is_sharded",
+    "local",
+    "reshard",
+    "shard",
+    "spread_optimizer_state",
+    "whole",
+]
 
 _COPY = "_stillhouse_whole"
 
@@ -48,7 +58,7 @@ def shard(model: nn.Module, device: torch.device, where: str) -> None:
     if where == "student":
         model.__dict__[_COPY] = (copy.deepcopy(model),)  # in a tuple, so that it is no submodule
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    for container in list(model.modules()):
+    for container in reversed(list(model.modules())):  # from the inside out, as fully_shard wants it
         if isinstance(container, nn.Sequential | nn.ModuleList):
             for block in container:
                 if sum(p.numel() for p in block.parameters()) >= _BLOCK:

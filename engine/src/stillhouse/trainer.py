@@ -243,6 +243,8 @@ def evaluate(run: Run, batches: Any, split: str) -> dict[str, float]:
     try:
         with rng.preserved(), torch.no_grad():
             state = run.evaluator.run(batches, max_epochs=1)
+    except StillhouseError as error:
+        raise error.within(f"split {split!r}") from error
     finally:
         for module, training in modes:
             module.training = training

@@ -18,6 +18,17 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _SPLITS = {"train": "train", "val": "val", "test": "test", **ALIASES}
 
 
+def _refuse_split_names(root: Path) -> None:
+    """Folders that are named as splits and hold no class folders are no classes either."""
+    named = [p.name for p in _folders(root) if p.name.lower() in ("train", "val", "valid", "validation", "test")]
+    if len(named) > 1:  # a single one may be a class: of vehicles, say
+        raise StillhouseError(
+            f"{root} has the folders {named[0]!r} and {named[1]!r}, and no class folders in them",
+            where="data.name",
+            hint="PATH/train/CLASS/image.jpg; images with a file for each one's target are pairs:PATH",
+        )
+
+
 class ImageFolder(Source):
     """``PATH/{train,val,test}/CLASS/*.jpg``, or ``PATH/CLASS/*.jpg``, which is then split by class.
 
@@ -40,6 +51,8 @@ class ImageFolder(Source):
             hint = near if near.startswith("did you mean") else ""
             raise StillhouseError(f"there is no folder {root}", where="data.name", hint=hint)
         tops = _split_folders(root)
+        if not tops:
+            _refuse_split_names(root)
         whole = not tops
         files: list[str] = []
         stats: list[str] = []

@@ -261,6 +261,8 @@ def shaped(source: Source, shaping: Shaping, i: int) -> tuple[Tensor, Any]:
     """
     x, target = source.pair(i)
     try:
+        if source.target == "vector":
+            _check_length(source, target)
         whole = spatial(source.target, target)
         if whole is not None and whole != tuple(x.shape[-2:]):
             raise StillhouseError(
@@ -274,6 +276,18 @@ def shaped(source: Source, shaping: Shaping, i: int) -> tuple[Tensor, Any]:
     if source.target != "class" and out.shape[-2:] != x.shape[-2:]:
         target = resized(source.target, target, (x.shape[-2], x.shape[-1]), (out.shape[-2], out.shape[-1]))
     return out, target
+
+
+def _check_length(source: Source, target: Tensor) -> None:
+    """All vectors have the length of the first one that was read."""
+    if source.vector_length is None:
+        first = int(source.splits["train"][0])
+        source.vector_length = len(source.pair(first)[1])
+    if len(target) != source.vector_length:
+        raise StillhouseError(
+            f"the target has {len(target)} numbers, and the first one has {source.vector_length}",
+            hint="as many for every sample",
+        )
 
 
 def _size(size: tuple[int, ...]) -> str:

@@ -131,8 +131,8 @@ class EpochBatches:
             epoch, skip = epoch + 1, 0
 
     def _share(self, ids: Ids) -> Ids:
-        size = len(ids) // self.world
-        return ids[self.rank * size : (self.rank + 1) * size] if self.world > 1 else ids
+        # Every world-th sample: the first rows of all shares together are the first rows of the batch.
+        return ids[: len(ids) // self.world * self.world][self.rank :: self.world] if self.world > 1 else ids
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -30,6 +30,7 @@ class Source(ABC):
         labels: the label of every sample (N,); 0 where targets are no class indices.
         splits: the ids of each split, sorted; ``train`` is there.
         pure: reading a sample gives the same every time, so that it may be kept in memory.
+        vector_length: how many numbers each target of kind ``vector`` has, once the first one was read.
         stamp: what changes when the content changes, for the fingerprint; None: look at samples.
         target: the targets' kind: see :attr:`stillhouse.data.DataInfo.target`.
         spec: how targets are read; None: they are class indices.
@@ -40,6 +41,7 @@ class Source(ABC):
     splits: dict[str, Ids]
     pure: bool = True
     stamp: bytes | None = None
+    vector_length: int | None = None
     target: Kind = "class"
     spec: TargetSpec | None = None
 

@@ -58,6 +58,10 @@ class TargetSpec:
         ]
         if self.scale is not None and self.scale <= 0:
             faults.append(Fault("scale", f"{self.scale} is not above 0", "metres in one unit"))
+        names = self.class_names
+        if len(set(names)) < len(names):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            faults.append(Fault("classes", f"named twice: {', '.join(twice)}", "each class once"))
         if self.ignore is not None and self.ignore in range(len(self.class_names)):
             faults.append(Fault("ignore", f"{self.ignore} is a class", "a value beside the classes, such as 255"))
         raise_faults(faults)

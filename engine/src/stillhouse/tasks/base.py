@@ -114,6 +114,10 @@ class Task:
         """Pictures of a few validation samples, for TensorBoard; everything is on the CPU."""
         return {}
 
+    def output_text(self) -> str:
+        """What a model's output is, in a few words: an exported program's metadata has them."""
+        return "what the task's loss takes"
+
     def prediction(self, data: DataInfo, output: Any) -> dict[str, Any]:
         """What ``stillhouse predict`` says of one sample, as plain data; ``output`` is one sample's, on the CPU."""
         raise NotImplementedError

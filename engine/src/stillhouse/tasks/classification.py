@@ -87,6 +87,10 @@ class Classification(Task):
             panels.append(Panel(f"{found}\ntrue: {class_name(data, t)}", unnormalised(x, data)))
         return {"samples": draw([panels[i : i + 2] for i in range(0, len(panels), 2)])}
 
+    def output_text(self) -> str:
+        """See :meth:`stillhouse.tasks.Task.output_text`."""
+        return "logits (B, classes): softmax gives probabilities"
+
     def prediction(self, data: DataInfo, output: Tensor) -> dict[str, Any]:
         """The class, and the five most probable with their probabilities; ``output`` is (C,)."""
         top = output.float().softmax(0).sort(descending=True, stable=True)

@@ -176,6 +176,11 @@ class Depth(Task):
         ]
         return {"samples": draw(rows)}
 
+    def output_text(self) -> str:
+        """See :meth:`stillhouse.tasks.Task.output_text`."""
+        ways = {"softplus": "softplus(output)", "log": "exp(output)", "metres": "output"}
+        return f"a map (B, 1, h, w): metres = {ways[self.output]}"
+
     def prediction(self, data: DataInfo, output: Tensor) -> dict[str, Any]:
         """Least, mean, median and greatest depth in metres; ``output`` is (1, h, w) or (h, w)."""
         depth = self.metres(output[None], output.shape[-2:]).double()

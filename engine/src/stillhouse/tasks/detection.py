@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import inspect
 import warnings
 from collections.abc import Mapping
@@ -145,7 +146,7 @@ class Detection(Task):
         """COCO's average precision, by ignite, over the classes that the split has boxes of.
 
         ``map`` is the mean over the IoU thresholds 0.5, 0.55, ..., 0.95, ``map50`` at 0.5, ``recall`` the greatest
-        recall with at most 100 boxes of each class an image, the mean over those thresholds. -1 where the split has no
+        recall with at most 100 boxes of each class an image, the mean over those thresholds. NaN where the split has no
         box at all.
         """
         # Not unrolled: otherwise ignite takes two lists for the outputs and targets of several heads.
@@ -223,7 +224,8 @@ class _AveragePrecision(ObjectDetectionAvgPrecisionRecall):
     def compute(self) -> tuple[float, float]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Using a non-tuple sequence for multidimensional indexing")
-            return super().compute()
+            # ignite says -1 where the split has no box at all.
+            return tuple(math.nan if value < 0 else float(value) for value in super().compute())  # type: ignore[return-value]  # two
 
 
 def boxes_of_mask(mask: Tensor, classes: tuple[int, ...], min_area: int = 1) -> Boxes:

@@ -88,6 +88,10 @@ class ImageTask(Task):
         ]
         return {"samples": draw(rows)}
 
+    def output_text(self) -> str:
+        """See :meth:`stillhouse.tasks.Task.output_text`."""
+        return "images (B, C, H, W), 0 to 1"
+
     def prediction(self, data: DataInfo, output: Tensor) -> dict[str, Any]:
         """The image's height and width, and the mean of each channel; ``output`` is (C, H, W)."""
         means = output.float().clamp(0, 1).mean((1, 2)).tolist()

@@ -60,6 +60,8 @@ class MultiLabel(Task):
         """
         target = torch.as_tensor(target)
         if target.ndim < 2:
+            if bool(((target < 0) | (target > 1)).any()):
+                raise StillhouseError("the target is not 0 to 1", hint="1 for the classes present, else 0")
             return image, target.float()
         mask = target.long().flatten()
         labelled = (mask >= 0) & (mask < _MASK_VALUES) & (mask != self.ignore_index)
@@ -124,6 +126,10 @@ class MultiLabel(Task):
             for x, f, t in zip(inputs, found, truth, strict=True)
         ]
         return {"samples": draw([panels[i : i + 2] for i in range(0, len(panels), 2)])}
+
+    def output_text(self) -> str:
+        """See :meth:`stillhouse.tasks.Task.output_text`."""
+        return "logits (B, classes): sigmoid gives the probability of each class"
 
     def prediction(self, data: DataInfo, output: Tensor) -> dict[str, Any]:
         """The classes found, and the probability of every class, the greatest first; ``output`` is (C,)."""

@@ -103,6 +103,10 @@ class Regression(Task):
         ]
         return {"samples": draw([panels[i : i + 2] for i in range(0, len(panels), 2)])}
 
+    def output_text(self) -> str:
+        """See :meth:`stillhouse.tasks.Task.output_text`."""
+        return "numbers (B, D), in the units of the targets"
+
     def prediction(self, data: DataInfo, output: Tensor) -> dict[str, Any]:
         """The numbers by name; ``output`` is (D,)."""
         if data.target == "depth":

@@ -123,6 +123,10 @@ class Segmentation(Task):
         ]
         return {"samples": draw(rows)}
 
+    def output_text(self) -> str:
+        """See :meth:`stillhouse.tasks.Task.output_text`."""
+        return "logits (B, classes, h, w): softmax over the classes gives probabilities, argmax the class of a pixel"
+
     def prediction(self, data: DataInfo, output: Tensor) -> dict[str, Any]:
         """The share of the pixels that each class takes, the greatest first; ``output`` is (C, h, w)."""
         pixels = output.argmax(0).flatten()
