@@ -49,8 +49,11 @@ def is_first() -> bool:
 
 
 def launched_with() -> int:
-    """How many processes the environment speaks of: torchrun's ``WORLD_SIZE``, else SLURM's tasks of this step."""
-    for name in ("WORLD_SIZE", "SLURM_NTASKS" if "SLURM_PROCID" in os.environ else "WORLD_SIZE"):
+    """How many processes the environment speaks of: torchrun's ``WORLD_SIZE``, else the tasks of srun's step.
+
+    Not ``SLURM_NTASKS``, which a batch script has as well that starts one process by itself.
+    """
+    for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
     return 1

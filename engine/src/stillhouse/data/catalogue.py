@@ -44,8 +44,10 @@ def open_source(
     scheme, colon, rest = name.partition(":")
     if not (colon and rest):
         raise StillhouseError(f"{name!r} names no data set", where="data.name", hint=_FORMS)
-    if scheme in ("sklearn", "folder") and args:
-        raise StillhouseError(f"{scheme}:{rest} takes no arguments", where=f"data.args.{next(iter(args))}")
+    wrong = [key for key in args if scheme == "sklearn" or (scheme == "folder" and key != "levels")]
+    if wrong:
+        takes = "takes no arguments" if scheme == "sklearn" else "takes `levels` and no other argument"
+        raise StillhouseError(f"{scheme}:{rest} {takes}", where=f"data.args.{wrong[0]}")
     if scheme == "sklearn":
         if rest != "digits":
             raise StillhouseError(
@@ -53,7 +55,10 @@ def open_source(
             )
         return Digits()
     if scheme == "folder":
-        return ImageFolder((base or Path()) / Path(rest).expanduser(), val_fraction)
+        levels = args.get("levels", 1)
+        if not isinstance(levels, int) or isinstance(levels, bool) or levels < 1:
+            raise StillhouseError(f"{levels!r} is no number of folders", where="data.args.levels", hint="1 or more")
+        return ImageFolder((base or Path()) / Path(rest).expanduser(), val_fraction, levels)
     if scheme in ("pairs", "photos"):
         root = (base or Path()) / Path(rest).expanduser()
         return PairFolder(root, args, val_fraction, alone=scheme == "photos", skip_bad=skip_bad)

@@ -39,12 +39,13 @@ class ImageFolder(Source):
     Args:
         root: the folder.
         val_fraction: share of each class held out where there is no val split; the same for test without splits.
+        levels: folders down to a class: 2 makes ``PATH/Greek/character01/*.png`` the class ``Greek/character01``.
 
     Raises:
         StillhouseError: no such folder, no class folders, no images, or a class that ``train`` does not have.
     """
 
-    def __init__(self, root: Path, val_fraction: float) -> None:
+    def __init__(self, root: Path, val_fraction: float, levels: int = 1) -> None:
         self.root = root
         if not root.is_dir():
             near = did_you_mean(root.name, [p.name for p in root.parent.iterdir()] if root.parent.is_dir() else [])
@@ -58,7 +59,7 @@ class ImageFolder(Source):
         stats: list[str] = []
         labels: list[int] = []
         self.splits = {}
-        self.class_names = tuple(sorted(p.name for p in _folders(tops.get("train", root))))
+        self.class_names = tuple(sorted(_classes(tops.get("train", root), levels)))
         if not self.class_names:
             raise StillhouseError(
                 f"{tops.get('train', root)} has no class folders", where="data.name", hint="PATH/train/CLASS/image.jpg"
@@ -66,9 +67,9 @@ class ImageFolder(Source):
         faults: list[Fault] = []
         for split, top in (tops or {"train": root}).items():
             begin = len(files)
-            for folder in sorted(_folders(top)):
-                if folder.name not in self.class_names:
-                    near = did_you_mean(folder.name, self.class_names)
+            for name, folder in sorted(_classes(top, levels).items()):
+                if name not in self.class_names:
+                    near = did_you_mean(name, self.class_names)
                     faults.append(Fault(str(folder), "this class is not in the training split", near))
                     continue
                 images = _images(folder, root)
@@ -78,7 +79,7 @@ class ImageFolder(Source):
                 for path, size, mtime in images:
                     files.append(path)
                     stats.append(f"{path}\0{size}\0{mtime}")
-                    labels.append(self.class_names.index(folder.name))
+                    labels.append(self.class_names.index(name))
             self.splits[split] = np.arange(begin, len(files), dtype=np.int64)
             if begin == len(files) and not faults:
                 faults.append(Fault("data.name", f"the split {split!r} is empty: no images in {top}"))
@@ -116,6 +117,14 @@ class ImageFolder(Source):
 
 def _folders(top: Path) -> list[Path]:
     return [p for p in top.iterdir() if p.is_dir() and not p.name.startswith(".")]
+
+
+def _classes(top: Path, levels: int) -> dict[str, Path]:
+    """The class folders ``levels`` below ``top``, by their path from there."""
+    found = [top]
+    for _ in range(levels):
+        found = [inner for folder in found for inner in _folders(folder)]
+    return {folder.relative_to(top).as_posix(): folder for folder in found}
 
 
 def _split_folders(root: Path) -> dict[str, Path]:

@@ -32,7 +32,7 @@ class DataSpec:
         name: ``sklearn:digits``; ``folder:PATH``, with a folder for each class; ``pairs:PATH``, images with a file for each
             one's target; ``photos:PATH``, images alone; ``torchvision:NAME`` or ``package.module:callable``, which
             returns a map-style data set of (input, target) or a mapping from split to such data sets.
-        args: for ``pairs:`` the patterns ``images`` and ``labels``, the ``target`` kind and what describes it; for
+        args: for ``folder:`` ``levels``, folders down to a class (1); for ``pairs:`` the patterns ``images`` and ``labels``, the ``target`` kind and what describes it; for
             ``photos:`` the pattern ``images``; else the callable's arguments, and what describes its targets: ``target``,
             ``classes``, ``ignore``, ``scale``, ``holes``.
         batch_size: samples in a training batch, of all processes together.

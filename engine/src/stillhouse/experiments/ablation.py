@@ -14,7 +14,8 @@ import torch
 
 from stillhouse.errors import StillhouseError, StillhouseWarning, did_you_mean
 from stillhouse.experiments.arms import Arm, make_arms, resolved
-from stillhouse.experiments.comparing import FinishedRun, default_metric, metric_of, warn_of_versions
+from stillhouse.experiments.comparable import warn_of_versions
+from stillhouse.experiments.comparing import FinishedRun, default_metric, metric_of
 from stillhouse.experiments.comparison import Comparison, Group, compare_groups
 from stillhouse.experiments.counting import Counter
 from stillhouse.experiments.grid import parse_grid

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,12 +11,14 @@ import attrs
 
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, raise_faults
 from stillhouse.experiments.arms import identity
+from stillhouse.experiments.comparable import check_comparable, warn_of_versions
 from stillhouse.experiments.comparison import Comparison, Group, compare_groups
 from stillhouse.experiments.plan import PLAN, finished_summary, read_plan
-from stillhouse.folder import RunFolder, flat
+from stillhouse.experiments.settings import differing, flat_settings, short_texts, text_of
+from stillhouse.folder import RunFolder
 from stillhouse.recipe import Recipe
 
-__all__ = ["FinishedRun", "compare", "default_metric", "flat_settings", "metric_of", "read_runs", "warn_of_versions"]
+__all__ = ["FinishedRun", "compare", "default_metric", "metric_of", "read_runs"]
 
 
 @attrs.frozen
@@ -48,7 +49,7 @@ def compare(
         baseline: one of the runs' folders: its group is what the others are compared with; the first group by default.
 
     Raises:
-        StillhouseError: every folder that holds no finished run; a metric that no run has.
+        StillhouseError: every folder that holds no finished run; runs of different tasks; a metric that no run has.
     """
     runs = read_runs([Path(f) for f in folders])
     first = _find(runs, Path(baseline)) if baseline is not None else runs[0]
@@ -56,14 +57,17 @@ def compare(
     for run in [first, *(run for run in runs if run is not first)]:
         groups.setdefault(identity(run.recipe), []).append(run)
     metric = metric or default_metric(runs)
+    check_comparable(runs, metric)
     settings = {key: flat_settings(members[0].recipe) for key, members in groups.items()}
-    columns = _differing(list(settings.values()))
+    columns = differing(list(settings.values()))
+    shown = {column: short_texts([each.get(column) for each in settings.values()]) for column in columns}
     names = _names(list(groups.values()))
     warn_of_versions([run.folder for run in runs])
     made = []
-    for (key, members), name in zip(groups.items(), names, strict=True):
-        cells = {column: _text(settings[key].get(column)) for column in columns}
-        made.append(Group(name, metric_of(members, metric, name), cells, {names[0]: names[0]}))
+    for i, ((key, members), name) in enumerate(zip(groups.items(), names, strict=True)):
+        full = {column: text_of(settings[key].get(column)) for column in columns}
+        short = {column: texts[i] for column, texts in shown.items()}
+        made.append(Group(name, metric_of(members, metric, name), full, {names[0]: names[0]}, short=short))
     return compare_groups(metric, made, columns)
 
 
@@ -169,61 +173,9 @@ def metric_of(runs: Sequence[FinishedRun], metric: str, name: str) -> dict[int, 
     return {seed: sum(v) / len(v) for seed, v in sorted(found.items())}
 
 
-def flat_settings(recipe: Recipe) -> dict[str, Any]:
-    """What decides the result, by key; plugins by their names, and their list under ``plugins``. The seed is not in it."""
-    tables = recipe.to_dict()
-    plugins = tables.pop("plugins", [])
-    found: dict[str, Any] = {}
-    for owner in (tables, tables.get("teacher", {}).get("recipe", {})):
-        for key in ("name", "base", "device", "log_every", "figures", "threads"):
-            owner.get("run", {}).pop(key, None)
-        owner.pop("checkpoints", None)
-    tables["run"].pop("seed", None)
-    found |= flat(tables)
-    found["plugins"] = ", ".join(str(table.get("name") or table["use"]) for table in plugins) or "none"
-    for table in plugins:
-        name = str(table.get("name") or table["use"])
-        options = {key: value for key, value in table.items() if key != "name" and (key, value) != ("use", name)}
-        found |= {f"{name}.{key}": value for key, value in options.items()}
-    return found
-
-
-def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys to show: whose values differ, absent counting as a value where the table that it belongs to is there."""
-    shown = []
-    for key in dict.fromkeys(key for each in settings for key in each):
-        table = key.rpartition(".")[0]
-        having = [s for s in settings if key in s or not table or any(k.startswith(f"{table}.") for k in s)]
-        if len({json.dumps(s.get(key), sort_keys=True, default=str) for s in having}) > 1:
-            shown.append(key)
-    return sorted(shown, key=lambda key: key != "plugins")
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "–"  # noqa: RUF001 - a dash
-    return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
 def _names(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
     """A name for each group: its arm, its run's name, or else its first run's folder."""
     names = [members[0].arm or members[0].recipe.run.name for members in groups]
     return [
         name if names.count(name) == 1 else str(members[0].folder) for name, members in zip(names, groups, strict=True)
     ]
-
-
-def warn_of_versions(folders: Sequence[Path]) -> None:
-    """Warn of versions and devices that differ between runs: the difference may be theirs."""
-    seen: dict[str, set[str]] = {}
-    for folder in folders:
-        try:
-            lock = json.loads(RunFolder(folder).lock.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        versions = {**lock.get("versions", {}), **{p["distribution"]: p["version"] for p in lock.get("plugins", [])}}
-        for name, version in {**versions, "device": lock.get("device_name", "")}.items():
-            seen.setdefault(name, set()).add(str(version))
-    texts = [f"{name}: {', '.join(sorted(values))}" for name, values in seen.items() if len(values) > 1]
-    if texts:
-        warnings.warn("the runs were not made alike: " + "; ".join(texts), StillhouseWarning, stacklevel=3)

@@ -28,9 +28,10 @@ class Group:
     Attributes:
         name: what it is called.
         values: the metric by seed.
-        columns: settings to show, by column.
+        columns: settings to show, by column, in full.
         against: the names of the groups to compare it with, by the column's title.
         note: a remark.
+        short: what a table shows of a setting instead, by column.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Group:
     columns: Mapping[str, str] = attrs.field(factory=dict)
     against: Mapping[str, str] = attrs.field(factory=dict)
     note: str = ""
+    short: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @attrs.frozen

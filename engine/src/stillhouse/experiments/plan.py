@@ -139,7 +139,7 @@ class Plan:
         }
 
     def _differences(self, before: dict[str, Any]) -> list[Fault]:
-        from stillhouse.experiments.comparing import flat_settings
+        from stillhouse.experiments.settings import flat_settings
 
         where = str(self.folder / PLAN)
         advice = "an ablation keeps its recipe: start another with --out"

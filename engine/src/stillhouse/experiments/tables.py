@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from collections.abc import Sequence
+
+import attrs
+from rich.console import Console, ConsoleDimensions
 from rich.table import Table
 from rich.text import Text
 
@@ -15,51 +18,100 @@ __all__ = ["show", "to_markdown"]
 _NOTHING = "–"  # noqa: RUF001 - a dash, as tables have it
 _MINUS = "−"  # noqa: RUF001 - a minus sign
 _SIGNIFICANT = 0.05
-_NAME = 24
-"""Characters of a name that are not broken off, however narrow the terminal."""
+_LONG = 40
+"""A setting with more characters than this is in the JSON only."""
+_WIDE = 100_000
+"""Wider than any table."""
+
+
+@attrs.frozen
+class _Column:
+    """One column: its title, its cells, and whether these are text."""
+
+    title: str
+    cells: Sequence[str]
+    is_text: bool = False
 
 
 def show(comparison: Comparison, console: Console) -> None:
-    """Print the table and what its signs mean."""
-    head, rows = _cells(comparison)
-    table: Table = plain_table(title=comparison.metric)
-    for index, title in enumerate(head):
-        is_text = index == 0 or title in comparison.columns
-        table.add_column(
-            title,
-            justify="left" if is_text else "right",
-            overflow="fold",
-            no_wrap=not is_text,
-            min_width=min(_NAME, max((len(row[0]) for row in rows), default=0)) if index == 0 else None,
-        )
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    console.print(table)
-    for line in _legend(comparison):
+    """Print the table and what its signs mean.
+
+    Nothing is cut: what is too wide for the terminal comes in several parts, each with the runs' names.
+
+    Args:
+        comparison: what to show.
+        console: where; made wider where a name leaves no room for a number beside it.
+    """
+    units, legend = _units(comparison), _legend(comparison)
+    parts = _parts(units, console)
+    if len(parts) > 1:
+        legend.append(f"The table is in {len(parts)} parts, for the terminal's width: --markdown prints it as one.")
+    tables = [_table(part, comparison.metric if part is parts[0] else None) for part in parts]
+    console.size = ConsoleDimensions(max(console.width, *(_width(t, console) for t in tables)), console.height)
+    for table in tables:
+        console.print(table)
+    for line in legend:
         console.print(Text(line), soft_wrap=True)
+
+
+def _parts(units: Sequence[Sequence[_Column]], console: Console) -> list[list[_Column]]:
+    """The columns spread over as many tables as the terminal's width needs, each beginning with the first unit."""
+    first, *others = units
+    parts: list[list[_Column]] = []
+    for unit in others:
+        if parts and _width(_table([*parts[-1], *unit], None), console) <= console.width:
+            parts[-1] += unit
+        else:
+            parts.append([*first, *unit])
+    return parts
+
+
+def _table(columns: Sequence[_Column], title: str | None) -> Table:
+    table: Table = plain_table(title=title)
+    for column in columns:
+        table.add_column(column.title, justify="left" if column.is_text else "right", no_wrap=True)
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _width(table: Table, console: Console) -> int:
+    return console.measure(table, options=console.options.update(width=_WIDE)).maximum
 
 
 def to_markdown(comparison: Comparison) -> str:
     """The table for a page."""
-    head, rows = _cells(comparison)
+    columns = [column for unit in _units(comparison) for column in unit]
+    head = [column.title for column in columns]
+    rows = zip(*(column.cells for column in columns), strict=True)
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join([f"`{comparison.metric}`", "", *lines, "", *(f"{line}  " for line in _legend(comparison))]) + "\n"
 
 
-def _cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    head = ["runs", *comparison.columns, "seeds", "mean ± sd"]
+def _units(comparison: Comparison) -> list[list[_Column]]:
+    """The columns; those of one unit stay side by side."""
+    rows = comparison.rows
+    units = [[_Column("runs", [row.group.name for row in rows], is_text=True)]]
+    units += [[_Column(c, _settings(comparison, c), is_text=True)] for c in _shown(comparison)]
+    units.append(
+        [_Column("seeds", [str(len(row.group.values)) for row in rows]), _Column("mean ± sd", [_mean(r) for r in rows])]
+    )
     for title in comparison.references:
-        head += [f"{_MINUS} {title} [95%]", "detectable"]
-    rows = []
-    for row in comparison.rows:
-        cells = [row.group.name, *(row.group.columns.get(c, _NOTHING) for c in comparison.columns)]
-        cells += [str(len(row.group.values)), _mean(row)]
-        for title in comparison.references:
-            found = row.differences[title]
-            cells += [_difference(found, row.adjusted[title]), _detectable(found)]
-        rows.append(cells)
-    return head, rows
+        found = [(row.differences[title], row.adjusted[title]) for row in rows]
+        differences = [_difference(difference, adjusted) for difference, adjusted in found]
+        detectable = [_detectable(difference) for difference, _ in found]
+        units.append([_Column(f"{_MINUS} {title} [95%]", differences), _Column("detectable", detectable)])
+    return units
+
+
+def _settings(comparison: Comparison, column: str) -> list[str]:
+    return [row.group.short.get(column, row.group.columns.get(column, _NOTHING)) for row in comparison.rows]
+
+
+def _shown(comparison: Comparison) -> list[str]:
+    """The settings that have room in a table: all but long ones, the list of plugins in any case."""
+    return [c for c in comparison.columns if c == "plugins" or max(map(len, _settings(comparison, c))) <= _LONG]
 
 
 def _mean(row: Row) -> str:
@@ -97,6 +149,10 @@ def _legend(comparison: Comparison) -> list[str]:
         lines.append("One pair of runs has no interval: more seeds give one.")
     if any(not d.paired for d in found):
         lines.append("u: unpaired (Welch's interval): the two have fewer than two seeds in common.")
+    shown = _shown(comparison)
+    left = [column for column in comparison.columns if column not in shown]
+    if left:
+        lines.append(f"Too long for a table, and in --json: {', '.join(left)}.")
     lines += [f"{row.group.name}: {row.group.note}." for row in comparison.rows if row.group.note]
     if comparison.missing:
         lines.append(f"{len(comparison.missing)} runs are missing.")

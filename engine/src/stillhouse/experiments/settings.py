@@ -1,0 +1,85 @@
+"""The settings of runs by key: which of them differ, and how a table shows them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stillhouse.folder import flat
+from stillhouse.recipe import Recipe
+
+__all__ = ["differing", "flat_settings", "short_texts", "text_of"]
+
+
+def flat_settings(recipe: Recipe) -> dict[str, Any]:
+    """What decides the result, by key; plugins by their names, and their list under ``plugins``. The seed is not in it."""
+    tables = recipe.to_dict()
+    plugins = tables.pop("plugins", [])
+    found: dict[str, Any] = {}
+    for owner in (tables, tables.get("teacher", {}).get("recipe", {})):
+        for key in ("name", "base", "device", "log_every", "figures", "threads"):
+            owner.get("run", {}).pop(key, None)
+        owner.pop("checkpoints", None)
+    tables["run"].pop("seed", None)
+    found |= flat(tables)
+    found["plugins"] = ", ".join(str(table.get("name") or table["use"]) for table in plugins) or "none"
+    for table in plugins:
+        name = str(table.get("name") or table["use"])
+        options = {key: value for key, value in table.items() if key != "name" and (key, value) != ("use", name)}
+        found |= {f"{name}.{key}": value for key, value in options.items()}
+    return found
+
+
+def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys to show: whose values differ, absent counting as a value where the table that it belongs to is there."""
+    shown = []
+    for key in dict.fromkeys(key for each in settings for key in each):
+        table = key.rpartition(".")[0]
+        having = [s for s in settings if key in s or not table or any(k.startswith(f"{table}.") for k in s)]
+        if len({json.dumps(s.get(key), sort_keys=True, default=str) for s in having}) > 1:
+            shown.append(key)
+    return sorted(shown, key=lambda key: key != "plugins")
+
+
+def text_of(value: Any) -> str:
+    """A value in full: text as it is, anything else as JSON."""
+    if value is None:
+        return "–"  # noqa: RUF001 - a dash
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def short_texts(values: Sequence[Any]) -> list[str]:
+    """The values of one setting as a table shows them: links as ``student->teacher``.
+
+    What else links say stands in brackets where it is what the values differ in: ``stage3->stage3 (pool=none)``.
+
+    Args:
+        values: of one key, one a group; None where a group has none.
+    """
+    links = [value for value in values if value is not None]
+    if not links or not all(_are_links(value) for value in links):
+        return [text_of(value) for value in values]
+    plain = [_links(value, ()) for value in values]
+    if len(set(plain)) == len({json.dumps(value, sort_keys=True, default=str) for value in values}):
+        return plain
+    every = [link for value in links for link in value]
+    keys = [key for key in dict.fromkeys(k for link in every for k in link) if key not in ("student", "teacher")]
+    varied = [key for key in keys if len({json.dumps(link.get(key), default=str) for link in every}) > 1]
+    return [_links(value, varied) for value in values]
+
+
+def _are_links(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(
+        isinstance(link, Mapping) and {"student", "teacher"} <= link.keys() for link in value
+    )
+
+
+def _links(value: Any, keys: Sequence[str]) -> str:
+    if value is None:
+        return text_of(None)
+    told = []
+    for link in value:
+        more = ", ".join(f"{key}={text_of(link[key])}" for key in keys if link.get(key) is not None)
+        told.append(f"{link['student']}->{link['teacher']}" + (f" ({more})" if more else ""))
+    return ", ".join(told) or "none"
