@@ -109,7 +109,13 @@ class RunFolder:
         here = self.path
         while not here.exists():
             here = here.parent
-        if not here.is_dir() or not os.access(here, os.W_OK | os.X_OK):
+        if not here.is_dir():
+            raise StillhouseError(
+                f"{here} is a file, and no folder can be made in it",
+                where=str(self.path),
+                hint="name another with --out",
+            )
+        if not os.access(here, os.W_OK | os.X_OK):
             raise StillhouseError(
                 f"no permission to write in {here}", where=str(self.path), hint="name another with --out"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,6 +45,7 @@ class Stopping:
         self.stopped: dict[str, Any] | None = None
         # By position: ignite renamed min_delta and cumulative_delta.
         self._handler = EarlyStopping(spec.patience, self._score, run.trainer, spec.min_delta, spec.cumulative)
+        self._handler.logger.setLevel(logging.WARNING)  # the run says itself that it was ended, and why
 
     def _score(self, _engine: Any) -> float:
         task = self._run.task

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from stillhouse.cli.common import Commands, add_recipe, overrides_of
+from stillhouse.cli.common import Commands, add_recipe, output, overrides_of
 
 if TYPE_CHECKING:
     from stillhouse.experiments.comparison import Comparison
@@ -99,4 +99,4 @@ def print_comparison(comparison: Comparison, *, as_json: bool, as_markdown: bool
     elif as_markdown:
         print(to_markdown(comparison), end="")
     else:
-        show(comparison, Console())
+        show(comparison, output())

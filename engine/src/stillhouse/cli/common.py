@@ -6,12 +6,16 @@ import argparse
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
-__all__ = ["Commands", "add_device", "add_recipe", "add_run", "add_skip_bad", "overrides_of", "plain_table"]
+__all__ = ["Commands", "add_device", "add_recipe", "add_run", "add_skip_bad", "output", "overrides_of", "plain_table"]
 
 Commands = Any
 """What ``add_subparsers`` gives; argparse keeps its type to itself."""
+
+_NO_LIMIT = 10_000
+"""Characters in a line that goes to a file or a pipe."""
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +65,12 @@ def add_skip_bad(parser: argparse.ArgumentParser) -> None:
 def overrides_of(arguments: argparse.Namespace) -> list[str]:
     """What ``--set`` and ``--skip-bad`` change in the recipe."""
     return [*(["data.skip_bad=true"] if arguments.skip_bad else []), *arguments.overrides]
+
+
+def output() -> Console:
+    """Standard output. What is no terminal has lines of any length: a log or a pipe loses nothing."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_NO_LIMIT)
 
 
 def plain_table(*columns: str, title: str | None = None) -> Table:

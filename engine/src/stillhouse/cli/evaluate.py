@@ -7,10 +7,9 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.text import Text
 
-from stillhouse.cli.common import Commands, add_device, add_run, add_skip_bad, overrides_of, plain_table
+from stillhouse.cli.common import Commands, add_device, add_run, add_skip_bad, output, overrides_of, plain_table
 
 if TYPE_CHECKING:
     from stillhouse.evaluating import Measured
@@ -82,7 +81,7 @@ def _finite(value: Any) -> Any:
 
 
 def _show(found: Measured) -> None:
-    console = Console()
+    console = output()
     about = f"{found.run}  {found.weights} weights (step {found.step})  {found.data}  {found.device}"
     console.print(Text(about), soft_wrap=True)
     table = plain_table("metric", *(f"{split} ({n:,})" for split, n in found.samples.items()))

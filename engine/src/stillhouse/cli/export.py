@@ -61,7 +61,7 @@ def _export(arguments: argparse.Namespace) -> int:
         fold_plugins=not arguments.no_fold,
     )
     if arguments.json:
-        print(json.dumps({**attrs.asdict(done), "path": str(done.path)}, indent=2))
+        print(json.dumps({**attrs.asdict(done), "path": str(done.path), "batch": done.batch or "any"}, indent=2))
         return 0
     console = Console()
     size = done.path.stat().st_size / 2**20

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from rich.console import Console
 from rich.text import Text
 
-from stillhouse.cli.common import Commands, plain_table
+from stillhouse.cli.common import Commands, output, plain_table
 from stillhouse.errors import StillhouseError
 
 __all__ = ["add"]
@@ -45,7 +44,7 @@ def _plugins(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(rows, indent=2))
         return 1 if broken else 0
-    console = Console()
+    console = output()
     if not rows:
         console.print("no plugins are installed: pip install stillhouse-features stillhouse-projector ...")
         return 0

@@ -7,10 +7,9 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.text import Text
 
-from stillhouse.cli.common import Commands, add_device, add_run, plain_table
+from stillhouse.cli.common import Commands, add_device, add_run, output, plain_table
 
 if TYPE_CHECKING:
     from stillhouse.predicting import Predicted
@@ -81,7 +80,7 @@ def _show(found: list[Predicted]) -> None:
         height, width = each.size
         shown = [each.image, f"{height}x{width}", *cells, *([each.picture or ""] if pictures else [])]
         table.add_row(*(Text(cell, overflow="fold") for cell in shown))
-    Console().print(table)
+    output().print(table)
 
 
 def _text(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from stillhouse.cli.common import Commands, add_recipe, overrides_of, plain_table
+from stillhouse.cli.common import Commands, add_recipe, output, overrides_of, plain_table
 from stillhouse.errors import StillhouseWarning
 
 __all__ = ["add"]
@@ -52,7 +52,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _print_summary(summary: dict[str, Any], folder: str) -> None:
-    console = Console()
+    console = output()
     plugins = ", ".join(summary["plugins"]) or "no plugins"
     console.print(f"[bold]{summary['name']}[/]  {plugins}  ({summary['seconds']:.1f} s)", highlight=False)
     splits = list(summary["metrics"])
@@ -67,6 +67,10 @@ def _print_summary(summary: dict[str, Any], folder: str) -> None:
             summary["best"]["epoch"],
         )
         console.print(f"best {score} {value:.4f} in epoch {epoch}", highlight=False, markup=False)
+    stopped = summary["stopped"]
+    if stopped:
+        when = f"stopped early, after epoch {stopped['epoch']} of {summary['epochs']}: {stopped['reason']}"
+        console.print(when, highlight=False, markup=False, soft_wrap=True)
     console.print(f"run folder   {folder}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"TensorBoard  tensorboard --logdir {folder}", highlight=False, markup=False, soft_wrap=True)
 

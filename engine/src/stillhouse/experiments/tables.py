@@ -69,7 +69,7 @@ def _parts(units: Sequence[Sequence[_Column]], console: Console) -> list[list[_C
 def _table(columns: Sequence[_Column], title: str | None) -> Table:
     table: Table = plain_table(title=title)
     for column in columns:
-        table.add_column(column.title, justify="left" if column.is_text else "right", no_wrap=True)
+        table.add_column(Text(column.title), justify="left" if column.is_text else "right", no_wrap=True)
     for cells in zip(*(column.cells for column in columns), strict=True):
         table.add_row(*(Text(cell) for cell in cells))
     return table
@@ -111,7 +111,7 @@ def _settings(comparison: Comparison, column: str) -> list[str]:
 
 def _shown(comparison: Comparison) -> list[str]:
     """The settings that have room in a table: all but long ones, the list of plugins in any case."""
-    return [c for c in comparison.columns if c == "plugins" or max(map(len, _settings(comparison, c))) <= _LONG]
+    return [c for c in comparison.columns if c == "plugins" or max(map(len, _settings(comparison, c)), default=0) <= _LONG]
 
 
 def _mean(row: Row) -> str:
