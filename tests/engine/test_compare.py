@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from scipy import stats
-from support import FEATURES, recipe
+from support import FEATURES, TESTS, recipe
 
-from stillhouse import StillhouseError, StillhouseWarning, train
+from stillhouse import Recipe, StillhouseError, StillhouseWarning, train
 from stillhouse.cli import main
 from stillhouse.experiments import compare, holm, paired_difference, t_interval, welch_difference
 from stillhouse.experiments.comparison import Group, compare_groups
+from stillhouse.experiments.settings import short_texts
 from stillhouse.experiments.statistics import smallest_detectable
+from stillhouse.experiments.tables import show, to_markdown
 
 numbers = st.floats(-10, 10).map(lambda x: round(x, 3))
 pairs = st.lists(st.tuples(numbers, numbers), min_size=2, max_size=12).filter(
@@ -185,6 +190,122 @@ def test_an_option_that_differs_is_a_column(runs: Path, tmp_path: Path):
     found = compare([runs / "features" / "0", tmp_path / "run"])
     assert set(found.columns) == {"optimizer.lr", "features.weight"}
     assert [row.group.columns["features.weight"] for row in found.rows] == ["2.0", "5.0"]
+
+
+def wide_comparison(name: str = "without-the-projector") -> Any:
+    """Three groups and three settings: more than 80 columns have room for."""
+    against = {"none": "none", "full": "full"}
+    made = [
+        Group(
+            group,
+            {seed: 0.5 + 0.1 * i + 0.01 * seed * (i + 1) for seed in range(4)},
+            {"plugins": "features, normalizer", "optimizer.lr": f"0.0{i}", "features.links": f"[{i}" + "0" * 50},
+            against,
+        )
+        for i, group in enumerate(("none", name, "full"))
+    ]
+    return compare_groups("test/accuracy", made, tuple(made[0].columns))
+
+
+def printed(comparison: Any, width: int) -> list[str]:
+    console = Console(file=StringIO(), width=width, height=25)
+    show(comparison, console)
+    return console.file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 1000])
+@pytest.mark.parametrize("name", ["without-the-projector", "optimizer.lr=0.001,features.distance=smooth_l1,x=1"])
+def test_no_width_takes_anything_from_the_table(width: int, name: str):
+    comparison = wide_comparison(name)
+    lines = printed(comparison, width)
+    text = "\n".join(lines)
+    for row in to_markdown(comparison).splitlines()[2:7]:
+        cells = [cell.strip() for cell in row.split("|")[1:-1]]
+        assert all(cell in text for cell in cells if not cell.startswith("---")), row
+    assert "…" not in text
+    heads = [line for line in lines if line.lstrip().startswith("runs ")]
+    assert sum(line.lstrip().startswith(name) for line in lines) == len(heads)
+    assert any("0.00" in line for line in lines)
+    assert "Too long for a table, and in --json: features.links." in lines
+    if len(heads) > 1:
+        assert f"The table is in {len(heads)} parts, for the terminal's width: --markdown prints it as one." in lines
+    if width >= 80 and len(name) < 30:
+        assert all(len(line) <= width for line in lines[: lines.index(next(x for x in lines if x.startswith("[95%]")))])
+    assert (len(heads) == 1) == (width == 1000)
+
+
+def test_differences_and_what_they_could_detect_stay_side_by_side():
+    for width in (40, 60, 80, 100):
+        heads = [line for line in printed(wide_comparison(), width) if line.lstrip().startswith("runs ")]
+        assert sum(line.count("detectable") for line in heads) == 2
+        assert all(line.count("[95%]") == line.count("detectable") for line in heads)
+
+
+def test_what_is_no_terminal_has_no_width(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["compare", str(runs / "none"), str(runs / "features")]) == 0
+    text = capsys.readouterr().out
+    (head,) = [line for line in text.splitlines() if line.lstrip().startswith("runs ")]
+    assert len(head) > 40
+    assert head.split()[:3] == ["runs", "plugins", "seeds"]
+
+
+def test_links_are_short_and_tell_what_they_differ_in():
+    link = {"student": "a", "teacher": "b", "pool": "mean", "prefix": 0}
+    other = {**link, "teacher": "c"}
+    assert short_texts([[link], [link, other], None]) == ["a->b", "a->b, a->c", "–"]  # noqa: RUF001
+    assert short_texts([[link], [{**link, "pool": "none"}]]) == ["a->b (pool=mean)", "a->b (pool=none)"]
+    assert short_texts([[link], []]) == ["a->b", "none"]
+    assert short_texts([0.5, [1, 2], "x", None]) == ["0.5", "[1, 2]", "x", "–"]  # noqa: RUF001
+
+
+def test_links_that_differ_are_short_in_the_table_and_whole_in_json(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    links = [{"student": "stem", "teacher": "stem", "pool": "mean"}]
+    same = {"teacher__args": {"width": 4}, "run__epochs": 1, "run__seed": 0}
+    train(recipe({**FEATURES, "weight": 2.0, "links": links}, **same), out=tmp_path / "run")
+    places = [str(runs / "features" / "0"), str(tmp_path / "run")]
+    assert main(["compare", *places, "--markdown"]) == 0
+    rows = capsys.readouterr().out.splitlines()[2:6]
+    assert [row.split("|")[2].strip() for row in rows] == ["features.links", "---", "body->body", "stem->stem"]
+    assert main(["compare", *places, "--json"]) == 0
+    told = json.loads(json.loads(capsys.readouterr().out)["groups"][1]["settings"]["features.links"])
+    assert told[0]["pool"] == "mean"
+
+
+def other_data() -> Any:
+    """tiny_data with fewer test samples."""
+    from support import tiny_data
+
+    return tiny_data(test=6)
+
+
+def test_runs_of_different_tasks_are_not_compared(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(TESTS)
+    whole = recipe(run__epochs=1, teacher=None, task={"name": "multi-label"}).to_dict()
+    shutil.copytree(runs / "none" / "0", tmp_path / "labels")
+    (tmp_path / "labels" / "recipe.toml").write_text(Recipe.from_dict(whole).to_toml())
+    assert main(["compare", str(runs / "none"), str(tmp_path / "labels"), "--metric", "test/loss"]) == 2
+    text = capsys.readouterr().err
+    assert "task.name: the runs have different tasks" in text
+    assert f"'classification' in {runs / 'none' / '0'}, {runs / 'none' / '1'} and 'multi-label' in {tmp_path}" in text
+
+
+def test_runs_on_different_data_are_warned_of(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(TESTS / "engine"))
+    train(recipe(data__name="test_compare:other_data", run__epochs=1), out=tmp_path / "run")
+    with pytest.warns(StillhouseWarning, match="measured on different data") as caught:
+        compare([runs / "none", tmp_path / "run"])
+    (text,) = [str(w.message) for w in caught if "different data" in str(w.message)]
+    assert f"data.name is 'support:tiny_data' in {runs / 'none' / '0'}" in text
+    assert f"the number of samples of the split 'test' is 9 in {runs / 'none' / '0'}" in text
+    assert f"6 in {tmp_path / 'run'}" in text
+    assert "classes" not in text
 
 
 def test_unfinished_runs_in_a_folder_are_left_out_with_a_warning(runs: Path):

@@ -127,6 +127,21 @@ def test_other_data_from_a_recipe_and_the_same_data_by_another_name(trained: Pat
     assert evaluate(trained, data="support:tiny_data").metrics == evaluate(trained).metrics
 
 
+def test_other_data_have_no_limit_but_their_own(tmp_path: Path):
+    """The run's choice of training samples is not theirs, and --set is about them."""
+    train(recipe(data__per_class=2, data__val_fraction=0.2, run__epochs=1), out=tmp_path / "run")
+    (tmp_path / "other.toml").write_text(recipe(data__name="test_evaluate:shifted_data").to_toml())
+    for other in ("test_evaluate:shifted_data", str(tmp_path / "other.toml")):
+        assert evaluate(tmp_path / "run", data=other, split="train").samples == {"train": 24}
+        limited = evaluate(tmp_path / "run", data=other, split="train", overrides=["data.limit=5"])
+        assert limited.samples == {"train": 5}
+        with pytest.raises(StillhouseError, match=r"data\.limit: 0 is below 1"):
+            evaluate(tmp_path / "run", data=other, overrides=["data.limit=0"])
+        with pytest.raises(StillhouseError, match="would make another run of it"):
+            evaluate(tmp_path / "run", data=other, overrides=["optimizer.lr=1"])
+    assert evaluate(tmp_path / "run", split="train").samples == {"train": 6}
+
+
 def test_data_without_splits_are_measured_whole(trained: Path, tmp_path: Path):
     generator = np.random.default_rng(0)
     for name in "012":

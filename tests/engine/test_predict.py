@@ -144,6 +144,54 @@ def test_a_student_that_takes_one_size_says_which(images: list[Path], tmp_path: 
         predict(tmp_path / "run", [tmp_path / "nine.png"], out=None)
 
 
+class Normed(nn.Module):
+    """Normalises maps of a third of the size: those of a single position cannot be."""
+
+    def __init__(self, num_classes: int = 3) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.AvgPool2d(3), nn.InstanceNorm2d(1), nn.AdaptiveAvgPool2d(2))
+        self.head = nn.Linear(4, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).flatten(1))
+
+
+def test_images_that_the_student_does_not_take_are_all_named_and_no_picture_is_written(
+    images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    data = {"name": "test_predict:bytes_data", "batch_size": 8}
+    student = {"model": "test_predict:Normed"}
+    train(recipe(data=data, student=student, task={"name": "test_predict:Told"}, run__epochs=1), out=tmp_path / "run")
+    for size in (3, 4):
+        Image.new("L", (size, size)).save(tmp_path / f"{size}.png")
+    given = [str(path) for path in (images[0], tmp_path / "3.png", images[1], tmp_path / "4.png")]
+    words = ["predict", str(tmp_path / "run"), *given, "--out", str(tmp_path / "out")]
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    assert [line.split(": ")[1] for line in printed.err.splitlines()] == [given[1], given[3]]
+    assert "does not take it at 3x3: Expected more than 1 spatial element" in printed.err
+    assert printed.out == ""
+    assert not (tmp_path / "out").exists()
+    assert main([*words, "--size", "6"]) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 4
+
+
+def test_pictures_that_cannot_all_be_written_leave_none(
+    trained: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write = Path.write_bytes
+
+    def full(self: Path, content: bytes) -> int:
+        if "b." in self.name:
+            raise OSError("no space left")
+        return write(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StillhouseError, match=r"b\.png: cannot be written: no space left"):
+        predict(trained, images, out=tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_all_images_are_read_before_any_is_looked_at(
     trained: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

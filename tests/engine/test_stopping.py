@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from ignite.engine import Events
-from support import FIVE, recipe, same_state
+from support import FIVE, TESTS, recipe, same_state
 
 from stillhouse import StillhouseError, prepare, train
+from stillhouse.cli import main
 from stillhouse.stopping import Stopping
 
 
@@ -73,6 +74,21 @@ def test_the_summary_says_that_and_when(tmp_path, plateau, capsys):
     assert "ended after epoch 4: val/accuracy has not improved for 2 epochs" in " ".join(
         capsys.readouterr().err.split()
     )
+
+
+def test_the_command_says_that_and_when_and_nothing_else(
+    tmp_path,
+    plateau,
+    capfd,
+    monkeypatch,  # capfd: ignite's handler writes to the stream itself
+):
+    monkeypatch.chdir(TESTS)
+    made = recipe(teacher=None, run__epochs=9, early_stopping={"patience": 2})
+    (tmp_path / "made.toml").write_text(made.to_toml())
+    assert main(["train", str(tmp_path / "made.toml"), "--out", str(tmp_path / "run"), "--quiet"]) == 0
+    told = capfd.readouterr()
+    assert "stopped early, after epoch 4 of 9: val/accuracy has not improved for 2 epochs\n" in told.out
+    assert "EarlyStopping" not in told.out + told.err
 
 
 def test_a_run_that_is_not_ended_says_so():

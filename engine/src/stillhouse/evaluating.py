@@ -72,7 +72,7 @@ def evaluate(
         split: a split's name, or ``all``; None: ``test``, else ``val``, else ``train``, whichever the data have.
         data: other data: a recipe's file or a data set's name (:func:`stillhouse.measured_data.open_data`). Inputs are
             normalised as in training.
-        overrides: ``data.KEY=VALUE`` each.
+        overrides: ``data.KEY=VALUE`` each, of the data that are measured.
         weights: ``best`` or ``last``; None: the best where the run has kept them, else the last.
         averaged: the averaged weights of a run with ``[ema]``, whatever it measured itself.
         batch_size: samples in a batch; None: as the recipe says.
@@ -85,11 +85,14 @@ def evaluate(
         StillhouseError: no run, no such weights, split or data, or data of other classes.
     """
     size = [] if batch_size is None else [f"data.eval_batch_size={batch_size}"]
-    saved = open_run(run, weights=weights, averaged=averaged, overrides=[*overrides, *size])
+    changes = [*overrides, *size]
+    of_data = [change for change in changes if data is not None and change.startswith("data.")]
+    own = [change for change in changes if change not in of_data]
+    saved = open_run(run, weights=weights, averaged=averaged, overrides=own)
     place = find_device(device or saved.recipe.run.device)
     if saved.recipe.run.threads is not None:
         torch.set_num_threads(saved.recipe.run.threads)
-    read = open_data(saved, data, pin=place.type == "cuda")
+    read = open_data(saved, data, pin=place.type == "cuda", overrides=of_data)
     try:
         splits = _splits(split, read.splits)
         precision: torch.dtype = getattr(torch, saved.recipe.run.precision)

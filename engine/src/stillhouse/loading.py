@@ -177,7 +177,7 @@ def _stand_in(saved: SavedRun, task: Task) -> nn.Module | None:
     if spec.recipe is None:
         spec = attrs.evolve(spec, checkpoint=None, pretrained=False, random=True)
     recipe = attrs.evolve(saved.recipe, teacher=spec)
-    return build_teacher(recipe, saved.info, task.outputs(saved.info), None)
+    return build_teacher(recipe, saved.info, task.outputs(saved.info), None)[0]
 
 
 def load_student(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -13,8 +13,10 @@ from torch import Tensor
 
 from stillhouse.data import Batch, Data, DataInfo, DataSpec, load_data
 from stillhouse.errors import StillhouseError, StillhouseWarning
+from stillhouse.overrides import apply_override
 from stillhouse.recipe import Recipe
 from stillhouse.saved import SavedRun
+from stillhouse.structure import structure, unstructure
 
 __all__ = ["MeasuredData", "open_data"]
 
@@ -40,14 +42,18 @@ class MeasuredData(Protocol):
         """End workers."""
 
 
-def open_data(saved: SavedRun, other: str | None = None, *, pin: bool = False) -> MeasuredData:
+def open_data(
+    saved: SavedRun, other: str | None = None, *, pin: bool = False, overrides: Sequence[str] = ()
+) -> MeasuredData:
     """The data of a run, or others for the same task.
 
     Args:
         saved: the run; keys of its ``recipe.data`` may have been changed.
         other: a recipe's file, whose ``[data]`` is taken; or a data set's name, to be read as the run's recipe says
-            and, where it has no splits of its own, measured whole.
+            and, where it has no splits of its own, measured whole. The samples that the run was trained on are its
+            own choice: ``per_class``, ``limit``, ``val_fraction`` and ``split`` are not taken over.
         pin: put batches into page-locked memory, for copies to CUDA.
+        overrides: ``data.KEY=VALUE`` each, of the other data.
 
     Raises:
         StillhouseError: the data cannot be had, or are no data for this student.
@@ -55,7 +61,7 @@ def open_data(saved: SavedRun, other: str | None = None, *, pin: bool = False) -
     recipe = saved.recipe
     spec, base = recipe.data, recipe.base
     if other is not None:
-        spec, base = _other(spec, other)
+        spec, base = _other(spec, other, overrides)
     elif saved.own_data:
         data = load_data(spec, saved.task, seed=recipe.run.seed, base=base, pin=pin)
         if data.info.fingerprint == saved.info.fingerprint:
@@ -74,14 +80,18 @@ def open_data(saved: SavedRun, other: str | None = None, *, pin: bool = False) -
         raise
 
 
-def _other(spec: DataSpec, other: str) -> tuple[DataSpec, Path]:
+def _other(spec: DataSpec, other: str, overrides: Sequence[str]) -> tuple[DataSpec, Path]:
     if other.endswith(".toml") or Path(other).is_file():
-        recipe = Recipe.load(other)
+        recipe = Recipe.load(other, overrides=overrides)
         return recipe.data, recipe.base
     # Another folder of pairs is taken to be laid out alike; a callable's arguments are its own.
     alike = other.partition(":")[0] == spec.name.partition(":")[0] in ("pairs", "photos")
     args = spec.args if alike else {}
-    return attrs.evolve(spec, name=other, args=args, per_class=None, limit=None, val_fraction=0.0, split=None), Path()
+    plain = attrs.evolve(spec, name=other, args=args, per_class=None, limit=None, val_fraction=0.0, split=None)
+    tables = {"data": unstructure(plain)}
+    for override in overrides:
+        apply_override(tables, override)
+    return structure(tables["data"], DataSpec, "data"), Path()
 
 
 def _as_in_training(data: Data, known: DataInfo) -> MeasuredData:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,7 @@ def predict(
     teacher: nn.Module | None = None,
     plugins: Sequence[Plugin] | None = None,
 ) -> list[Predicted]:
-    """Have a run's student look at images. All of them are read before the first is looked at.
+    """Have a run's student look at images. All are read before the first is looked at, and all looked at before a picture is written.
 
     Args:
         run: the run's folder.
@@ -73,8 +75,8 @@ def predict(
         plugins: likewise.
 
     Raises:
-        StillhouseError: no run; images that cannot be read, all named; pictures that are there already; a model that
-            does not take an image's size.
+        StillhouseError: no run; images that cannot be read, or that the student does not take, all named; pictures
+            that are there already.
     """
     saved = open_run(run, weights=weights, averaged=averaged)
     shape = saved.info.eval_shape or saved.info.input_shape
@@ -90,7 +92,21 @@ def predict(
     place = find_device(device or saved.recipe.run.device)
     module = folded_student(saved, student=student, teacher=teacher, plugins=plugins).to(place)
     look = _Look(saved, module, place)
-    return [look(path, shaping, target, folder) for path, target in zip(paths, targets, strict=True)]
+    found: list[Predicted] = []
+    pictures: dict[Path, bytes] = {}
+    faults: list[Fault] = []
+    for path, target in zip(paths, targets, strict=True):
+        try:
+            predicted, drawn = look(path, shaping, target)
+        except _NotTakenError as error:
+            faults += error.faults
+            continue
+        found.append(predicted)
+        if target is not None and drawn is not None:
+            pictures[target] = drawn
+    raise_faults(faults)
+    _save(pictures)
+    return found
 
 
 def _targets(paths: Sequence[Path], folder: Path | None, force: bool) -> list[Path | None]:
@@ -139,6 +155,10 @@ def _read(path: Path, shaping: Shaping, channels: int) -> Tensor:
     return image.float().div(255) if image.dtype == torch.uint8 else image
 
 
+class _NotTakenError(StillhouseError):
+    """The student does not take an image; others it may."""
+
+
 class _Look:
     """One image after the other through the student."""
 
@@ -149,7 +169,8 @@ class _Look:
         self._mean = torch.tensor(self._info.mean or (0.0,)).reshape(shape)
         self._std = torch.tensor(self._info.std or (1.0,)).reshape(shape)
 
-    def __call__(self, path: Path, shaping: Shaping, target: Path | None, folder: Path | None) -> Predicted:
+    def __call__(self, path: Path, shaping: Shaping, target: Path | None) -> tuple[Predicted, bytes | None]:
+        """What is said of an image, and its picture as the content of a PNG file."""
         image = self._task.input_of(_read(path, shaping, self._info.input_shape[0]))
         output = self._output(path, image)
         try:
@@ -161,14 +182,13 @@ class _Look:
                 hint="give it a method prediction(data, output)",
             ) from None
         picture = self._task.picture(self._info, image, output) if target is not None else None
-        if picture is not None and target is not None and folder is not None:
-            _save(picture, target, folder)
-        return Predicted(
+        predicted = Predicted(
             image=str(path),
             size=(image.shape[1], image.shape[2]),
             prediction=said,
             picture=str(target) if picture is not None else None,
         )
+        return predicted, None if picture is None else _png(picture)
 
     def _output(self, path: Path, image: Tensor) -> Any:
         """The output for one image, on the CPU."""
@@ -182,7 +202,7 @@ class _Look:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             height, width = (self._info.eval_shape or self._info.input_shape)[1:]
             own = tuple(image.shape[1:]) != (height, width)
-            raise StillhouseError(
+            raise _NotTakenError(
                 f"the student does not take it at {image.shape[1]}x{image.shape[2]}: {first}",
                 where=str(path),
                 hint=f"it was trained on {height}x{width}: --size {height}x{width}" if own else "",
@@ -206,14 +226,25 @@ def _on_cpu(value: Any) -> Any:
     return value
 
 
-def _save(picture: Any, target: Path, folder: Path) -> None:
-    """Write a PIL image as PNG, whole or not at all."""
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}.png")
+def _png(picture: Any) -> bytes:
+    """A PIL image as a file's content: many of them take little memory so."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def _save(pictures: Mapping[Path, bytes]) -> None:
+    """Write every file under another name first, and give them theirs when all are there."""
+    temporary = {target: target.with_name(f".{target.stem}.{os.getpid()}.png") for target in pictures}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        picture.save(temporary, "PNG")
-        temporary.replace(target)
+        for target, content in pictures.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary[target].write_bytes(content)
+        for target in pictures:
+            temporary[target].replace(target)
     except OSError as error:
         raise StillhouseError(f"cannot be written: {error}", where=str(target)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        for file in temporary.values():
+            with suppress(OSError):
+                file.unlink(missing_ok=True)

@@ -42,8 +42,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stillhouse"
 
 
-def build_teacher(recipe: Recipe, info: DataInfo, outputs: int, train_run: TrainRun | None) -> nn.Module | None:
-    """The teacher that ``recipe`` asks for, on the CPU.
+def build_teacher(recipe: Recipe, info: DataInfo, outputs: int, train_run: TrainRun | None) -> tuple[nn.Module | None, bool]:
+    """The teacher that ``recipe`` asks for, on the CPU, and whether it is as the recipe wants it.
 
     Args:
         recipe: the student's recipe.
@@ -51,14 +51,14 @@ def build_teacher(recipe: Recipe, info: DataInfo, outputs: int, train_run: Train
         outputs: how many numbers or channels the student's task wants of a model; a teacher given by a recipe has its
             own task's.
         train_run: trains a teacher's recipe where it is not in the cache yet. None leaves such a teacher untrained: its
-            architecture is all that an explanation needs.
+            architecture is all that an explanation needs. Then the second value is False.
 
     Raises:
         StillhouseError: a recipe, file or model that cannot be had.
     """
     spec = recipe.teacher
     if spec is None:
-        return None
+        return None, True
     if spec.recipe is not None:
         return _from_recipe(recipe, spec, info, train_run)
     assert spec.model is not None
@@ -70,10 +70,10 @@ def build_teacher(recipe: Recipe, info: DataInfo, outputs: int, train_run: Train
             load_weights(teacher, recipe.base / Path(spec.checkpoint).expanduser())
         except StillhouseError as error:
             raise error.within("teacher.checkpoint") from None
-    return teacher
+    return teacher, True
 
 
-def _from_recipe(recipe: Recipe, spec: TeacherSpec, info: DataInfo, train_run: TrainRun | None) -> nn.Module:
+def _from_recipe(recipe: Recipe, spec: TeacherSpec, info: DataInfo, train_run: TrainRun | None) -> tuple[nn.Module, bool]:
     assert spec.recipe is not None
     own = Recipe.from_dict(spec.recipe)
     # Where it runs is the student's business; what it computes is its own recipe's.
@@ -92,16 +92,17 @@ def _from_recipe(recipe: Recipe, spec: TeacherSpec, info: DataInfo, train_run: T
         key = _content_key(own, data.info, teacher)
     finally:
         data.close()
-    if train_run is None:
-        fit_inputs(teacher, data.info, info)
-        return teacher
     folder = cache_folder() / "teachers" / f"{own.run.name}-{key[:16]}"
+    if train_run is None and not (folder / "summary.json").exists():
+        fit_inputs(teacher, data.info, info)
+        return teacher, False
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Two runs that want the same teacher at once: the second waits and finds it trained.
         # Of several processes of one run the first holds the lock, and all of them train.
         with FileLock(f"{folder}.lock") if parallel.is_first() else nullcontext():
             if not parallel.from_first((folder / "summary.json").exists()):
+                assert train_run is not None  # or the summary was there a moment ago
                 train_run(own, folder)
             parallel.barrier()
     except OSError as error:
@@ -115,7 +116,7 @@ def _from_recipe(recipe: Recipe, spec: TeacherSpec, info: DataInfo, train_run: T
         raise StillhouseError("the trained teacher has no checkpoint", where=str(folder), hint="delete this folder")
     load_weights(teacher, path)
     fit_inputs(teacher, data.info, info)
-    return teacher
+    return teacher, True
 
 
 def _content_key(recipe: Recipe, info: DataInfo, untrained: nn.Module) -> str:

@@ -91,9 +91,9 @@ def prepare(
                 base=recipe.base,
                 outputs=task.outputs(data.info),
             )
-        trained = train_teacher or teacher is not None or recipe.teacher is None or recipe.teacher.recipe is None
+        trained = True
         if teacher is None:
-            teacher = build_teacher(
+            teacher, trained = build_teacher(
                 recipe, data.info, task.outputs(data.info), _teacher_trainer(shown) if train_teacher else None
             )
         _spread(recipe, device, student, teacher)

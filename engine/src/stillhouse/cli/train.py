@@ -67,7 +67,7 @@ def _print_summary(summary: dict[str, Any], folder: str) -> None:
             summary["best"]["epoch"],
         )
         console.print(f"best {score} {value:.4f} in epoch {epoch}", highlight=False, markup=False)
-    stopped = summary["stopped"]
+    stopped = summary.get("stopped")
     if stopped:
         when = f"stopped early, after epoch {stopped['epoch']} of {summary['epochs']}: {stopped['reason']}"
         console.print(when, highlight=False, markup=False, soft_wrap=True)

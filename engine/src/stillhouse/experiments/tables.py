@@ -111,7 +111,9 @@ def _settings(comparison: Comparison, column: str) -> list[str]:
 
 def _shown(comparison: Comparison) -> list[str]:
     """The settings that have room in a table: all but long ones, the list of plugins in any case."""
-    return [c for c in comparison.columns if c == "plugins" or max(map(len, _settings(comparison, c)), default=0) <= _LONG]
+    return [
+        c for c in comparison.columns if c == "plugins" or max(map(len, _settings(comparison, c)), default=0) <= _LONG
+    ]
 
 
 def _mean(row: Row) -> str:
