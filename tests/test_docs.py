@@ -393,6 +393,45 @@ def test_the_python_of_the_pages_runs(
     assert run_block("docs/recipes.md", "Recipe.load")["result"].summary["epochs"] == 5
 
 
+def test_the_functions_of_the_export_page_run_each_format(tmp_path: Path):
+    pytest.importorskip("onnxruntime")
+    from support import FIVE, TinyNet, recipe, tiny_data
+
+    from stillhouse import export, load_student
+
+    train(recipe(*FIVE.values(), data__normalize="data"), out=tmp_path / "run")
+    page = run_block("docs/export.md", "def run_pt2")
+    about = run_block("docs/export.md", "def about_onnx")
+    x = tiny_data()["test"].tensors[0]
+    found = {}
+    for suffix in ("pt2", "onnx", "safetensors"):
+        path = tmp_path / f"student.{suffix}"
+        metadata = export(tmp_path / "run", path).metadata
+        x_hat = (x - metadata["mean"][0]) / metadata["std"][0]
+        more = [TinyNet()] if suffix == "safetensors" else []
+        found[suffix] = page[f"run_{'weights' if more else suffix}"](path, x_hat, *more)
+    assert about["about_onnx"](str(tmp_path / "student.onnx")) == metadata
+    assert about["about_weights"](str(tmp_path / "student.safetensors")) == metadata
+    with torch.no_grad():
+        wanted = load_student(tmp_path / "run")(x_hat)
+    for suffix, logits in found.items():
+        torch.testing.assert_close(torch.as_tensor(logits), wanted, rtol=1e-4, atol=1e-5, msg=suffix)
+
+
+def test_every_plugins_main_option_is_on_the_commands_page():
+    from stillhouse.plugin import option_names
+    from stillhouse.registry import installed, load
+
+    text = " ".join((ROOT / "docs/commands.md").read_text(encoding="utf-8").split())
+    listed = text.partition("sets the plugin's main option: ")[2].partition(". ")[0]
+    for found in installed():
+        if not found.distribution.startswith("stillhouse-"):
+            continue
+        kind, _ = load(found.use)
+        words = re.search(rf"`(\w+)` for (?:\w+ and )?{found.use}\b", listed)
+        assert (words[1] if words else None) == (kind.shorthand if kind.shorthand in option_names(kind) else None)
+
+
 def commands_in(text: str) -> tuple[list[str], list[str]]:
     """The command of a console block as arguments, and the lines it is said to print."""
     command, *printed = text.replace("\\\n", " ").splitlines()

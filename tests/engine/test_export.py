@@ -323,3 +323,10 @@ def test_the_command_says_what_it_wrote(trained: Path, tmp_path: Path, capfd: py
     assert "takes any number of samples" in printed.out
     assert "checked on 8 inputs of the split 'test'" in printed.out
     assert printed.err == ""  # the tracers talk about their own insides
+
+
+def test_the_json_says_one_thing_of_the_batch(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for words, batch in (([], "any"), (["--batch", "3"], 3)):
+        assert main(["export", str(trained), "--to", str(tmp_path / "s.pt2"), "--json", "--force", *words]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["batch"] == told["metadata"]["batch"] == batch
