@@ -55,10 +55,16 @@ def show(comparison: Comparison, console: Console) -> None:
 
 
 def _parts(units: Sequence[Sequence[_Column]], console: Console) -> list[list[_Column]]:
-    """The columns spread over as many tables as the terminal's width needs, each beginning with the first unit."""
+    """The columns spread over as many tables as the terminal's width needs, each beginning with the first unit.
+
+    In more than one table the numbers come before the settings.
+    """
+    whole = [column for unit in units for column in unit]
+    if _width(_table(whole, None), console) <= console.width:
+        return [whole]
     first, *others = units
     parts: list[list[_Column]] = []
-    for unit in others:
+    for unit in sorted(others, key=lambda unit: unit[0].is_text):
         if parts and _width(_table([*parts[-1], *unit], None), console) <= console.width:
             parts[-1] += unit
         else:
