@@ -118,7 +118,9 @@ def _targets(paths: Sequence[Path], folder: Path | None, force: bool) -> list[Pa
         there = there.parent
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise StillhouseError(
-            f"pictures cannot be written in {there}", where=str(folder), hint="name another with --out"
+            f"pictures cannot be written in {there}" + ("" if there.is_dir() else ", which is a file"),
+            where=str(folder),
+            hint="name another with --out",
         )
     names: list[str] = []
     for path in paths:

@@ -42,7 +42,9 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stillhouse"
 
 
-def build_teacher(recipe: Recipe, info: DataInfo, outputs: int, train_run: TrainRun | None) -> tuple[nn.Module | None, bool]:
+def build_teacher(
+    recipe: Recipe, info: DataInfo, outputs: int, train_run: TrainRun | None
+) -> tuple[nn.Module | None, bool]:
     """The teacher that ``recipe`` asks for, on the CPU, and whether it is as the recipe wants it.
 
     Args:
@@ -73,7 +75,9 @@ def build_teacher(recipe: Recipe, info: DataInfo, outputs: int, train_run: Train
     return teacher, True
 
 
-def _from_recipe(recipe: Recipe, spec: TeacherSpec, info: DataInfo, train_run: TrainRun | None) -> tuple[nn.Module, bool]:
+def _from_recipe(
+    recipe: Recipe, spec: TeacherSpec, info: DataInfo, train_run: TrainRun | None
+) -> tuple[nn.Module, bool]:
     assert spec.recipe is not None
     own = Recipe.from_dict(spec.recipe)
     # Where it runs is the student's business; what it computes is its own recipe's.
