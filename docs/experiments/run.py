@@ -24,6 +24,7 @@ from stillhouse.experiments.ablation import run_plan, table_of
 from stillhouse.experiments.arms import Arm, identity, resolved
 from stillhouse.experiments.comparison import Comparison
 from stillhouse.experiments.plan import Plan
+from stillhouse.experiments.statistics import paired_difference
 from stillhouse.experiments.tables import to_markdown
 from stillhouse.overrides import apply_override
 
@@ -42,6 +43,7 @@ class Experiment:
         plan: arms and seeds.
         metric: ``SPLIT/NAME`` that is compared.
         reference: the arm that the others are compared with.
+        pairs: further pairs of arms to compare, the second taken from the first.
     """
 
     name: str
@@ -49,13 +51,14 @@ class Experiment:
     plan: Plan
     metric: str
     reference: str
+    pairs: tuple[tuple[str, str], ...] = ()
 
 
 def read(name: str, out: Path, seeds: int | None, overrides: list[str]) -> Experiment:
     """The experiment of ``plans/NAME.toml``.
 
-    Its keys: ``title``; ``recipe``, a file below ``plans/``; ``metric``; ``seeds``; ``reference``, an arm's name; and
-    ``[[arms]]``, each with a ``name`` and what it changes: ``set`` (as ``--set`` takes it), ``plugins`` (a list instead
+    Its keys: ``title``; ``recipe``, a file below ``plans/``; ``metric``; ``seeds``; ``reference``, an arm's name; ``pairs``, further pairs of
+    arms; and ``[[arms]]``, each with a ``name`` and what it changes: ``set`` (as ``--set`` takes it), ``plugins`` (a list instead
     of the recipe's) and ``teacher`` (a table instead of the recipe's, or false).
     """
     path = PLANS / f"{name}.toml"
@@ -72,9 +75,9 @@ def read(name: str, out: Path, seeds: int | None, overrides: list[str]) -> Exper
         if other != arm.name:
             raise StillhouseError(f"the arms {other!r} and {arm.name!r} are the same run", where=str(path))
     numbers = tuple(range(base.run.seed, base.run.seed + (seeds or tables["seeds"])))
-    return Experiment(
-        name, tables["title"], Plan(base, arms, numbers, out / name), tables["metric"], tables["reference"]
-    )
+    pairs = tuple((first, second) for first, second in tables.get("pairs", []))
+    plan = Plan(base, arms, numbers, out / name)
+    return Experiment(name, tables["title"], plan, tables["metric"], tables["reference"], pairs)
 
 
 def arm_of(base: Recipe, table: dict[str, Any]) -> Arm:
@@ -104,6 +107,18 @@ def compared(experiment: Experiment, failed: dict[int, str]) -> Comparison:
         attrs.evolve(row.group, columns={}, against={experiment.reference: experiment.reference}) for row in found.rows
     ]
     return comparison.compare_groups(experiment.metric, groups, (), found.missing)
+
+
+def pair_lines(experiment: Experiment, comparison: Comparison) -> list[str]:
+    """The plan's further pairs as a table; nothing where there are none."""
+    values = {row.group.name: row.group.values for row in comparison.rows}
+    lines = []
+    for first, second in experiment.pairs:
+        seeds = sorted(values[first].keys() & values[second].keys())
+        if len(seeds) > 1:
+            found = paired_difference([values[first][s] for s in seeds], [values[second][s] for s in seeds])
+            lines.append(f"| {first} | {second} | {found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}] |")
+    return ["| arm | less | paired [95%] |", "|---|---|---|", *lines, ""] if lines else []
 
 
 def plot(experiment: Experiment, comparison: Comparison, path: Path) -> None:
@@ -156,6 +171,7 @@ def write(experiment: Experiment, comparison: Comparison, jobs: int, command: st
         f"{len([s for s in spent if s])} runs, {trained / 60:.1f} minutes of training in all, {jobs} at a time.",
         "",
         to_markdown(comparison),
+        *pair_lines(experiment, comparison),
     ]
     into_pages(experiment.name, "\n".join(lines))
     (results / f"{experiment.name}.json").write_text(json.dumps(comparison.to_dict(), indent=1), encoding="utf-8")

@@ -237,7 +237,9 @@ def _references(arm: Arm, arms: Sequence[Arm]) -> dict[str, str]:
         for other in arms:
             if other.group == arm.group and (other.kind == kind or any(n.split(" ")[0] == kind for n in other.also)):
                 found[kind] = other.name
-    return {"none": found["none"]} if found.get("full") == found["none"] else found
+    if "none" in found and found.get("full") == found["none"]:
+        return {"none": found["none"]}
+    return found
 
 
 def _train_teachers(runs: Sequence[PlannedRun], progress: bool) -> None:
