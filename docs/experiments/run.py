@@ -141,7 +141,8 @@ def plot(experiment: Experiment, comparison: Comparison, path: Path) -> None:
         axes.plot(found.mean, place, "o", color="tab:green", markersize=6, zorder=3)
     axes.axvline(0, color="0.3", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [row.group.name for row in reversed(rows)])
-    axes.set_xlabel(f"{experiment.metric} less {experiment.reference!r}, paired by seed; mean and 95% interval")
+    label = f"{experiment.metric} less {experiment.reference!r},\npaired by seed; mean and 95% interval"
+    axes.set_xlabel(label, fontsize="small")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
