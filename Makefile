@@ -31,7 +31,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python docs/demo.py
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow --timeout 1200
