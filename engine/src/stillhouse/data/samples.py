@@ -263,6 +263,8 @@ def shaped(source: Source, shaping: Shaping, i: int) -> tuple[Tensor, Any]:
     try:
         if source.target == "vector":
             _check_length(source, target)
+        if source.target == "boxes":
+            _check_inside(target["boxes"], x)
         whole = spatial(source.target, target)
         if whole is not None and whole != tuple(x.shape[-2:]):
             raise StillhouseError(
@@ -276,6 +278,18 @@ def shaped(source: Source, shaping: Shaping, i: int) -> tuple[Tensor, Any]:
     if source.target != "class" and out.shape[-2:] != x.shape[-2:]:
         target = resized(source.target, target, (x.shape[-2], x.shape[-1]), (out.shape[-2], out.shape[-1]))
     return out, target
+
+
+def _check_inside(boxes: Tensor, x: Tensor) -> None:
+    """Boxes lie in the image, but for a pixel of rounding: others are in other units, or another image's."""
+    height, width = x.shape[-2:]
+    outside = (boxes < -1).any(1) | (boxes[:, 2] > width + 1) | (boxes[:, 3] > height + 1)
+    if bool(outside.any()):
+        shown = ", ".join(f"{value:g}" for value in boxes[outside][0].tolist())
+        raise StillhouseError(
+            f"{int(outside.sum())} of {len(boxes)} boxes leave the image, {width}x{height} (width x height), such as {shown}",
+            hint="x1, y1, x2, y2 in pixels of this image",
+        )
 
 
 def _check_length(source: Source, target: Tensor) -> None:
