@@ -34,7 +34,7 @@ class PlainNet(nn.Module):
 
 def work(arguments: argparse.Namespace) -> int:
     """Train, and write what came out."""
-    rank = int(os.environ.get("RANK", "0"))
+    rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
     tables = json.loads(arguments.recipe.read_text())
     tables = tables[rank] if isinstance(tables, list) else tables
     recipe = Recipe.from_dict(tables)

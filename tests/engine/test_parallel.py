@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
+from process_support import WORKER, alone, check_curves, found, free_port, norm, start, start_with
 from processes import PlainNet
 from support import TESTS, tables
 
@@ -23,11 +24,11 @@ from stillhouse.data.sampling import EpochBatches, OrderedBatches
 from stillhouse.errors import StillhouseError
 from stillhouse.stepping import split
 
-WORKER = TESTS / "processes.py"
 FEATURES = {"use": "features", "links": [{"student": "body.1", "teacher": "body.1", "pool": "none"}]}
 GATHERING = [
     FEATURES,
     {"use": "normalizer", "kind": "whiten"},
+    {"use": "normalizer", "name": "scale", "kind": "rms", "side": "both"},
     {"use": "projector"},
     {"use": "spectral", "layer": "body.1", "rank": 2},
     {"use": "logits"},
@@ -47,60 +48,6 @@ def run_tables(*plugins: dict[str, Any], **changes: Any) -> dict[str, Any]:
     )
 
 
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
-
-
-def start(recipes: Any, out: Path, *arguments: str, processes: int = 2, **environment: str) -> list[tuple[int, str]]:
-    """Exit code and output of each process."""
-    out.mkdir(exist_ok=True)
-    (out / "recipe.json").write_text(json.dumps(recipes))
-    common = {
-        "OMP_NUM_THREADS": "1",
-        "WORLD_SIZE": str(processes),
-        "LOCAL_WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        **environment,
-    }
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(out / "recipe.json"), str(out), *arguments],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(processes)
-    ]
-    outputs = [process.communicate(timeout=100)[0] for process in started]
-    return [(process.returncode, output) for process, output in zip(started, outputs, strict=True)]
-
-
-def found(out: Path, rank: int = 0) -> dict[str, Any]:
-    return json.loads((out / f"rank{rank}.json").read_text())
-
-
-def alone(recipe: dict[str, Any]) -> tuple[np.ndarray, Any]:
-    """The same run in this process: the curve of the total and of each term, and the result."""
-    training = prepare(Recipe.from_dict(recipe), write=False)
-    trainer, curve = training.run.trainer, []
-
-    def record() -> None:
-        step = trainer.state.step
-        curve.append([float(v.detach()) for v in (step.total, *step.losses.values())])
-
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, record)
-    result = training.fit()
-    return np.array(curve), result
-
-
-def norm(student: torch.nn.Module) -> float:
-    return float(sum(p.detach().double().square().sum() for p in student.parameters()))
-
-
 @pytest.fixture(scope="module")
 def one() -> tuple[np.ndarray, Any]:
     return alone(run_tables(*GATHERING))
@@ -112,12 +59,6 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ended = start(run_tables(*GATHERING), out)
     assert [code for code, _ in ended] == [0, 0], ended
     return out
-
-
-def check_curves(curve: np.ndarray, expected: np.ndarray) -> None:
-    """The total first, then each term; a term that is a difference of near numbers has float32's error of those."""
-    np.testing.assert_allclose(curve[:, 0], expected[:, 0], rtol=1e-5)
-    np.testing.assert_allclose(curve[:, 1:], expected[:, 1:], rtol=1e-4, atol=2e-6)
 
 
 def check_like_one(out: Path, one: tuple[np.ndarray, Any]) -> None:
@@ -134,6 +75,25 @@ def check_like_one(out: Path, one: tuple[np.ndarray, Any]) -> None:
 
 def test_two_processes_give_the_losses_weights_and_metrics_of_one(two, one):
     check_like_one(two, one)
+
+
+@pytest.mark.slow
+def test_tasks_of_a_slurm_step_give_the_same(tmp_path, one):
+    """What srun sets, without a cluster: ignite makes the port of the job's number."""
+    port = free_port(range(15000, 25000))
+    out = tmp_path / "slurm"
+    out.mkdir()
+    (out / "recipe.json").write_text(json.dumps(run_tables(*GATHERING)))
+    common = {
+        "SLURM_JOB_ID": f"77{port - 15000:04}",
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_JOB_NODELIST": "localhost",
+        "SLURM_JOB_NUM_NODES": "1",
+    }
+    ended = start_with([{**common, "SLURM_PROCID": r, "SLURM_LOCALID": r} for r in "01"], out)
+    assert [code for code, _ in ended] == [0, 0], ended
+    check_like_one(out, one)
 
 
 def test_only_the_first_process_writes(two):

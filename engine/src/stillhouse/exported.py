@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ __all__ = ["filled", "metadata_of", "rebuilt"]
 _KNOWN = ("torchvision:", "timm:", "stillhouse.models:", "stillhouse.nets:")
 
 
-def metadata_of(saved: SavedRun, module: nn.Module, *, preprocessing: bool, batch: int | None) -> dict[str, Any]:
+def metadata_of(
+    saved: SavedRun, module: nn.Module, *, preprocessing: bool, batch: int | None, about: Mapping[str, Any]
+) -> dict[str, Any]:
     """What a file says of the model in it, as plain data.
 
     Args:
@@ -31,6 +34,7 @@ def metadata_of(saved: SavedRun, module: nn.Module, *, preprocessing: bool, batc
         module: what leaves.
         preprocessing: it normalises its inputs itself.
         batch: the number of samples that it takes; None: any.
+        about: what its task says of a program besides.
     """
     from stillhouse import __version__
 
@@ -56,6 +60,7 @@ def metadata_of(saved: SavedRun, module: nn.Module, *, preprocessing: bool, batc
         "mean": list(info.mean),
         "std": list(info.std),
         "input": "0 to 1" if preprocessing or not info.mean else "(x - mean) / std of an x of 0 to 1, by channel",
+        **about,
     }
 
 

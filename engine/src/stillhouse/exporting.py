@@ -112,25 +112,29 @@ def export(
         split, inputs = _real_inputs(data, batch)
     finally:
         data.close()
-    reference = Output(module, saved.task)
-    metadata = metadata_of(saved, module, preprocessing=with_preprocessing, batch=batch)
+    program = None if form == "safetensors" else saved.task.program(module, inputs)
+    reference = Output(module, saved.task) if program is None else program.module
+    about = {} if program is None else program.about
+    metadata = metadata_of(saved, module, preprocessing=with_preprocessing, batch=batch, about=about)
     wanted = _wanted(reference, inputs)
-    if form != "safetensors" and not isinstance(wanted, Tensor):
+    if form != "safetensors" and program is None and not isinstance(wanted, Tensor):
         raise StillhouseError(
             f"the student gives {type(wanted).__name__}, and {FORMATS[form]} holds a function that gives one tensor",
             where="student",
-            hint="take .safetensors, which holds the weights of any model",
+            hint="take .safetensors, which holds the weights of any model, or give the task a `program`",
         )
     model: nn.Module = reference
     fed = inputs
     if with_preprocessing and saved.info.mean:
         model = Preprocessing(reference, saved.info.mean, saved.info.std, inputs.ndim)
         fed = model.undone(inputs)
+    outputs = ("output",) if program is None else program.outputs
     try:
-        write_format(form, model, module, fed, batch is None, metadata, temporary)
+        write_format(form, model, module, fed, batch is None, metadata, temporary, outputs)
         again = _read(form, temporary, module, metadata, saved)
         counts = [len(fed)] if batch is not None else sorted({len(fed), 1, max(1, len(fed) - 1)}, reverse=True)
-        difference, tolerance = _check(form, again, fed, reference, inputs, counts)
+        share = TOLERANCES[form] if program is None else program.tolerance
+        difference, tolerance = _check(form, again, fed, reference, inputs, counts, share)
         try:
             temporary.replace(path)
         except OSError as error:
@@ -193,12 +197,13 @@ def _real_inputs(data: MeasuredData, batch: int | None) -> tuple[str, Tensor]:
     return split, inputs[torch.from_numpy(np.resize(np.arange(len(inputs)), count))].contiguous()
 
 
-def _wanted(reference: Output, inputs: Tensor) -> Any:
+def _wanted(reference: nn.Module, inputs: Tensor) -> Any:
     """The student's own output; the way to read it is settled here."""
     with torch.no_grad():
-        output = reference(inputs)
-        reference.read = find_reader(output, "student")
-        wanted = output if reference.read is None else reference.read(output)
+        wanted = reference(inputs)
+        if isinstance(reference, Output):
+            reference.read = find_reader(wanted, "student")
+            wanted = wanted if reference.read is None else reference.read(wanted)
     if any(t.is_floating_point() and not bool(torch.isfinite(t).all()) for t in tensors_of(wanted)):
         raise StillhouseError("the student's output is not finite on real inputs", hint="take other --weights")
     return wanted
@@ -235,16 +240,18 @@ def _check(
     form: str,
     again: Callable[[Tensor], Any],
     fed: Tensor,
-    reference: Output,
+    reference: nn.Module,
     inputs: Tensor,
     counts: Sequence[int],
+    share: float,
 ) -> tuple[float, float]:
-    """Compare on batches of several sizes: the greatest difference and what it may be.
+    """Compare on batches of several sizes: the greatest difference and what it may be, of the worst of a program's outputs.
 
     Raises:
         StillhouseError: they differ by more, in shape, or the file cannot be run.
     """
-    differences, scale = [0.0], 0.0
+    differences: dict[int, list[float]] = {0: [0.0]}
+    scales: dict[int, float] = {0: 0.0}
     for count in counts:
         with torch.no_grad():
             wanted = tensors_of(reference(inputs[:count]))
@@ -262,12 +269,15 @@ def _check(
             raise StillhouseError(
                 f"the file gives {shapes[1]} where the student gives {shapes[0]}; nothing was written", where="student"
             )
-        for mine, theirs in zip(wanted, found, strict=True):
+        for index, (mine, theirs) in enumerate(zip(wanted, found, strict=True)):
+            # A program's outputs are measured each by itself; a list of boxes has another number for each batch.
+            of = 0 if form == "safetensors" else index
             if mine.numel():
-                differences.append(float((mine.double() - theirs.double()).abs().max()))
-                scale = max(scale, float(mine.double().abs().max()))
-    tolerance = TOLERANCES[form] * scale
-    worst = float(np.max(differences))  # NaN stays NaN, which max() may pass over
+                differences.setdefault(of, []).append(float((mine.double() - theirs.double()).abs().max()))
+                scales[of] = max(scales.get(of, 0.0), float(mine.double().abs().max()))
+    # NaN stays NaN, which max() may pass over
+    found_of = {of: (float(np.max(values)), share * scales[of]) for of, values in differences.items()}
+    worst, tolerance = max(found_of.values(), key=lambda pair: pair[0] - pair[1] if pair[0] <= pair[1] else np.inf)
     if not worst <= tolerance:
         raise StillhouseError(
             f"the file's output differs from the student's by {worst:.3g}, and {tolerance:.3g} would be rounding; "
@@ -278,6 +288,8 @@ def _check(
     return worst, tolerance
 
 
-def _as_read(output: Any, reference: Output, form: str) -> Any:
+def _as_read(output: Any, reference: nn.Module, form: str) -> Any:
     """Weights read again give what the model gives; a program gives what was traced, read already."""
-    return reference.read(output) if form == "safetensors" and reference.read is not None else output
+    if form != "safetensors" or not isinstance(reference, Output) or reference.read is None:
+        return output
+    return reference.read(output)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,17 +54,19 @@ def write_format(
     dynamic: bool,
     metadata: Mapping[str, Any],
     to: Path,
+    outputs: Sequence[str] = ("output",),
 ) -> None:
     """Write one format.
 
     Args:
         form: a key of :data:`FORMATS`.
-        model: what is traced: from an input to one tensor, in eval mode, on the CPU.
+        model: what is traced: from an input to one tensor or a tuple of them, in eval mode, on the CPU.
         student: whose weights safetensors holds.
         inputs: an example (B, ...).
         dynamic: leave the number of samples open.
         metadata: kept in the file, as JSON.
         to: the file, with the format's suffix.
+        outputs: the names of what ``model`` gives.
 
     Raises:
         StillhouseError: the model cannot be had in this form, or the file cannot be written.
@@ -76,7 +78,7 @@ def write_format(
         elif form == "torch":
             _write_torch(model, inputs, dynamic, text, to)
         else:
-            _write_onnx(model, inputs, dynamic, text, to)
+            _write_onnx(model, inputs, dynamic, text, to, outputs)
     except OSError as error:
         raise StillhouseError(f"cannot be written: {error}", where=str(to.parent)) from error
 
@@ -104,7 +106,9 @@ def _write_torch(model: nn.Module, inputs: Tensor, dynamic: bool, metadata: str,
         torch.export.save(program, to, extra_files={f"{METADATA}.json": metadata})
 
 
-def _write_onnx(model: nn.Module, inputs: Tensor, dynamic: bool, metadata: str, to: Path) -> None:
+def _write_onnx(
+    model: nn.Module, inputs: Tensor, dynamic: bool, metadata: str, to: Path, outputs: Sequence[str]
+) -> None:
     shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
     with _explained("ONNX", dynamic), torch.no_grad():
         program = torch.onnx.export(
@@ -113,7 +117,7 @@ def _write_onnx(model: nn.Module, inputs: Tensor, dynamic: bool, metadata: str, 
             dynamo=True,
             verbose=False,
             input_names=["input"],
-            output_names=["output"],
+            output_names=list(outputs),
             dynamic_shapes=shapes,
         )
     assert program is not None  # with dynamo it is one

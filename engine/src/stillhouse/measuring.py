@@ -53,10 +53,11 @@ class Measuring:
         self._monitor.metrics(name, values)
 
     def final(self) -> dict[str, dict[str, float]]:
-        """Of the last weights. The validation split was measured after the last epoch, unless that was cut short."""
+        """Of the last weights, of the test split where the recipe's ``run.test`` allows it. The validation split was measured after the last epoch, unless that was cut short."""
         run = self._run
         whole = run.trainer.state.iteration % run.steps_per_epoch == 0 and "val" in run.metrics
-        splits = [split for split in self._data.splits if split != "train"]
+        left = ("train",) if run.recipe.run.test else ("train", "test")
+        splits = [split for split in self._data.splits if split not in left]
         for split in splits:
             if not (split == "val" and whole):
                 self.measure(split)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-__all__ = ["Task", "TaskSpec", "build_task"]
+__all__ = ["Program", "Task", "TaskSpec", "build_task"]
 
 
 @attrs.frozen(kw_only=True)
@@ -35,6 +35,23 @@ class TaskSpec:
 
     name: str = "classification"
     args: dict[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen(eq=False)
+class Program:
+    """What leaves as a program where a student's output is more than one tensor.
+
+    Attributes:
+        module: from inputs (B, ...) to a tuple of tensors.
+        outputs: their names.
+        about: what a user of the file has to know besides: plain data, into its metadata.
+        tolerance: how far each tensor may be from the module's own, as a share of its greatest number.
+    """
+
+    module: nn.Module
+    outputs: tuple[str, ...]
+    about: dict[str, Any]
+    tolerance: float = 1e-4
 
 
 @attrs.frozen(kw_only=True)
@@ -113,6 +130,18 @@ class Task:
     def figures(self, data: DataInfo, inputs: Any, output: Any, targets: Any) -> dict[str, Figure]:
         """Pictures of a few validation samples, for TensorBoard; everything is on the CPU."""
         return {}
+
+    def program(self, student: nn.Module, inputs: Tensor) -> Program | None:
+        """What leaves as .pt2 or .onnx of a student that gives more than one tensor; None: the student itself.
+
+        Args:
+            student: in eval mode, on the CPU.
+            inputs: real ones (B, ...), on which the program must tell what the student tells.
+
+        Raises:
+            StillhouseError: this student cannot leave as a program, and why.
+        """
+        return None
 
     def output_text(self) -> str:
         """What a model's output is, in a few words: an exported program's metadata has them."""

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from stillhouse.data import DataInfo
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, raise_faults
-from stillhouse.tasks.base import Task
+from stillhouse.tasks.base import Program, Task
+from stillhouse.tasks.foreground import losses_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,7 +104,7 @@ class Detection(Task):
         if not model.training or targets is None:
             return model(list(inputs))
         try:
-            return model(list(inputs), targets)
+            return losses_of(model, list(inputs), targets)
         except (
             KeyError,
             ValueError,
@@ -164,6 +165,22 @@ class Detection(Task):
             drawn = [self._drawn(image, boxes, data) for boxes in (self._kept(found), target)]
             rows.append([Panel("prediction", drawn[0]), Panel("target", drawn[1])])
         return {"samples": draw(rows)}
+
+    def program(self, student: nn.Module, inputs: Tensor) -> Program:
+        """All boxes that a one-stage detector considers, with their scores: see :mod:`stillhouse.tasks.candidates`."""
+        from stillhouse.tasks.candidates import Candidates
+
+        candidates = Candidates(student)
+        candidates.check(inputs)
+        # GroupNorm over a flat part of an image magnifies float32's rounding.
+        return Program(candidates, ("boxes", "scores"), {"choice": candidates.choice}, tolerance=1e-3)
+
+    def output_text(self) -> str:
+        """See :meth:`stillhouse.tasks.Task.output_text`."""
+        return (
+            "boxes (B, N, 4) in pixels, x1, y1, x2, y2, and scores (B, N, K) of the labels 0 to K - 1, where 0 is the "
+            "background: all that are considered, to choose from"
+        )
 
     def prediction(self, data: DataInfo, output: Boxes) -> dict[str, Any]:
         """The boxes of at least ``min_score``, the surest first: class, score and x1, y1, x2, y2 in pixels."""
