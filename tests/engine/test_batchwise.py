@@ -299,7 +299,7 @@ def test_only_classes_are_mixed(kind: str):
 
 
 def test_transforms_that_do_not_suit_are_refused_before_training(monkeypatch):
-    assert "makes torch.float32 (6, 3, 4, 4)" in refused({"use": "CenterCrop", "size": 4})["data.batch_transforms"]
+    assert "makes torch.float32 (6, 3, 4, 4)" in refused({"use": "CenterCrop", "size": 4})["data.batch_transforms[0]"]
     assert "fails on a batch" in refused({"use": "Normalize", "mean": [0.0] * 2, "std": [1.0] * 2}).popitem()[1]
     assert "than boxes" in refused({"use": "RandomHorizontalFlip"}, target="boxes").popitem()[1]
     vectors = TensorDataset(torch.randn(24, 36), torch.arange(24) % 3)

@@ -35,7 +35,7 @@ def faults_of(name: str, **options: Any) -> list[str]:
         ({"use": "ToDtype", "dtype": "float"+"y"}, "data.transforms[1].dtype: 'floaty' is no dtype"),
         ({"use": "RandomApply", "transforms": [{"use": "Nope"}]}, "data.transforms[1].transforms[0].use: torchvision"),
         ({"use": "RandomCrop", "size": 7}, "data.transforms: they make (1, 7, 7) of (1, 8, 8), and evaluation reads (1, 8, 8) (keep"),
-        ({"use": "RandomCrop", "size": 20}, "data.transforms: they fail on sklearn:digits, sample "),
+        ({"use": "RandomCrop", "size": 20}, "data.transforms[1]: RandomCrop fails on sklearn:digits, sample "),
         ({"use": "FiveCrop", "size": 8}, "data.transforms: they make tuple of (1, 8, 8)"),
     ],
 )  # fmt: skip

@@ -142,9 +142,9 @@ def test_masks_without_ignore_refuse_what_brings_pixels_in(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("table", "said"),
     [
-        ({"use": "RandAugment"}, "data.transforms: they fail on "),
-        ({"use": "FiveCrop", "size": 4}, "data.transforms: they fail on "),
-        ({"use": "RandomCrop", "size": 40}, "data.transforms: they fail on "),
+        ({"use": "RandAugment"}, "data.transforms[0]: RandAugment fails on "),
+        ({"use": "FiveCrop", "size": 4}, "data.transforms[0]: FiveCrop fails on "),
+        ({"use": "RandomCrop", "size": 40}, "data.transforms[0]: RandomCrop fails on "),
         (
             {"use": "Grayscale"},
             "data.transforms: they make an input (1, 10, 12), and evaluation reads one of 3 channels",

@@ -17,7 +17,7 @@ from torch.utils.data import Subset, TensorDataset
 
 from stillhouse.data import Data, DataSpec, load_data
 from stillhouse.data.images import decode, to_tensor
-from stillhouse.errors import StillhouseError
+from stillhouse.errors import StillhouseError, StillhouseWarning
 
 Given = Callable[[Any], str]
 
@@ -131,15 +131,18 @@ def test_whole_numbers_are_labels(given: Given, label: Any) -> None:
 
 @pytest.mark.parametrize("label", [1.0, "cat", torch.tensor(1.5), True, torch.tensor([0, 1]), None])
 def test_other_targets_are_no_labels(given: Given, label: Any) -> None:
-    (text,) = faults_of(given(Listed(items(5) + items(5, label))))
-    assert text.startswith("sh_given:make, split 'train', sample 5: the target ")
-    assert "is no class index" in text
+    texts = faults_of(given(Listed(items(5) + items(5, label))))
+    assert texts[0].startswith("sh_given:make, split 'train', sample 5: the target ")
+    assert "is no class index" in texts[0]
+    assert "--skip-bad" in texts[3]
+    assert texts[4] == "data: ... 5 of 10 samples cannot be used"
 
 
 def test_labels_outside_the_classes_name_their_samples(given: Given) -> None:
     (text,) = faults_of(given({"train": Listed(items()), "val": Listed(items(4) + items(1, 2))}))
     assert text == (
-        "sh_given:make, split 'val', sample 4: the label 2 is no class (labels are 0 to 1, by the training split)"
+        "sh_given:make, split 'val', sample 4: the label 2 is no class (labels are 0 to 1, by the training split; "
+        "--skip-bad leaves such samples out)"
     )
     (text,) = faults_of(given(Listed(items() + items(1, -1))))
     assert "sample 20: the label -1 is no class" in text
@@ -208,7 +211,26 @@ def test_an_error_of_the_data_set_names_the_sample(given: Given) -> None:
             return super().__getitem__(i)
 
     (text,) = faults_of(given({"train": tensors(), "val": Broken(items())}))
-    assert text == "sh_given:make, split 'val', sample 7: this sample cannot be read: KeyError: 'seven'"
+    assert (
+        text
+        == "sh_given:make, split 'val', sample 7: this sample cannot be read: KeyError: 'seven' (--skip-bad leaves such samples out)"
+    )
+
+    class Torn(Listed):
+        def __getitem__(self, i: int) -> Any:
+            if i in (0, 3):
+                raise OSError(f"{i} is torn")
+            return super().__getitem__(i)
+
+    for more in ({}, {"targets": [k % 2 for k in range(20)]}):
+        torn = given({"train": Torn(items() + items(1, 7), classes=["a", "b"], **more), "val": Listed(items())})
+        texts = faults_of(torn)
+        assert [text.partition(": ")[0].rpartition(" ")[2] for text in texts] == ["0", "3"]
+        assert "OSError: 0 is torn" in texts[0]
+        assert "--skip-bad" in texts[1]
+        with pytest.warns(StillhouseWarning, match="3 of [0-9]+ samples are left out: .*0 is torn.*the label 7 is no"):
+            data = load(torn, skip_bad=True)
+        assert sorted(ids_of(data, "train")) == [i for i in range(20) if i not in (0, 3)]
 
 
 def test_a_callables_arguments_are_checked() -> None:

@@ -15,7 +15,7 @@ from torchvision.transforms import AutoAugmentPolicy, InterpolationMode
 from stillhouse.arguments import call, parameters_of
 from stillhouse.errors import Fault, StillhouseError, did_you_mean
 
-__all__ = ["build_transforms", "cropping", "in_order"]
+__all__ = ["TransformError", "build_transforms", "cropping", "in_order"]
 
 _OF_BATCHES = ("CutMix", "MixUp")
 _ENUMS: dict[str, type[enum.Enum]] = {"interpolation": InterpolationMode, "policy": AutoAugmentPolicy}
@@ -43,7 +43,8 @@ def build_transforms(
     Raises:
         StillhouseError: every table that cannot be used, with the nearest names.
     """
-    return in_order(*_build_all(tables, where, _Outside(kind, ignore)))
+    built = _build_all(tables, where, _Outside(kind, ignore))
+    return in_order(*(_Named(transform, f"{where}[{index}]") for index, transform in enumerate(built)))
 
 
 def in_order(*transforms: Callable[..., Any] | None) -> Callable[..., Any] | None:
@@ -81,6 +82,33 @@ class _Outside:
             )
         given = args.get("fill")
         return {**args, "fill": {tv_tensors.Mask: self.ignore or 0, "others": 0 if given is None else given}}
+
+
+class TransformError(Exception):
+    """One transform failed.
+
+    Attributes:
+        where: its key, such as ``data.transforms[2]``.
+        name: its class.
+    """
+
+    def __init__(self, where: str, name: str, error: Exception) -> None:
+        super().__init__(f"{type(error).__name__}: {error}")
+        self.where, self.name, self.error = where, name, error
+
+
+@attrs.frozen(eq=False)
+class _Named:
+    """A transform that says which one it was when it fails."""
+
+    transform: Callable[..., Any]
+    where: str
+
+    def __call__(self, *inputs: Any) -> Any:
+        try:
+            return self.transform(*inputs)
+        except Exception as error:
+            raise TransformError(self.where, type(self.transform).__name__, error) from error
 
 
 def _build_all(tables: Sequence[Mapping[str, Any]], where: str, outside: _Outside) -> list[Any]:

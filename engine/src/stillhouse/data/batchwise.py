@@ -12,7 +12,7 @@ import torchvision.transforms.v2 as v2
 from torch import Tensor
 
 from stillhouse.arguments import call
-from stillhouse.data.augment import build_transforms
+from stillhouse.data.augment import TransformError, build_transforms
 from stillhouse.data.geometry import Geometry
 from stillhouse.data.samples import Batch
 from stillhouse.data.sampling import OwnRandomness, mix
@@ -85,27 +85,28 @@ class BatchTransforms:
             seed = mix(self._seed, epoch, index, idist.get_rank(), _KEY)
             randomness.seed(seed)
             on_cuda(seed)
-            for name, transform in self._transforms:
-                x, target = self._apply(name, transform, x, target)
+            for place, (name, transform) in enumerate(self._transforms):
+                x, target = self._apply(f"{_WHERE}[{place}]", name, transform, x, target)
         if self._normalisation is not None:
             x = (x - mean) / std
         return Batch(x, target, batch.id)
 
-    def _apply(self, name: str, transform: Any, x: Tensor, target: Any) -> tuple[Tensor, Any]:
+    def _apply(self, where: str, name: str, transform: Any, x: Tensor, target: Any) -> tuple[Tensor, Any]:
         try:
             out = transform(x, target) if name in _MIXING else Geometry(transform, self._kind)(x, target)
         except StillhouseError:
             raise
         except Exception as error:
+            cause = error.error if isinstance(error, TransformError) else error
             raise StillhouseError(
-                f"{name} fails on a batch {shape_text(x)}: {type(error).__name__}: {error}", where=_WHERE
+                f"{name} fails on a batch {shape_text(x)}: {type(cause).__name__}: {cause}", where=where
             ) from error
         image = out[0]
         if not isinstance(image, Tensor) or image.shape != x.shape or image.dtype != x.dtype:
             made = f"{image.dtype} {shape_text(image)}" if isinstance(image, Tensor) else type(image).__name__
             raise StillhouseError(
                 f"{name} makes {made} of {x.dtype} {shape_text(x)}",
-                where=_WHERE,
+                where=where,
                 hint="keep the batch's shape and type",
             )
         return image, out[1]

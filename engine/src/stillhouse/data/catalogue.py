@@ -36,7 +36,7 @@ def open_source(
             said of its targets; for ``pairs:`` and ``photos:`` the files' patterns.
         val_fraction: share of each class to hold out where the source has no validation split.
         base: the recipe's folder, which relative paths and modules are looked up in.
-        skip_bad: leave out files whose partner is missing.
+        skip_bad: leave out files whose partner is missing, and go on where samples of a callable cannot be read.
 
     Raises:
         StillhouseError: no such data set, or one that cannot be used; what, where, what would be right.
@@ -63,12 +63,12 @@ def open_source(
         root = (base or Path()) / Path(rest).expanduser()
         return PairFolder(root, args, val_fraction, alone=scheme == "photos", skip_bad=skip_bad)
     if scheme == "torchvision":
-        return _torchvision(rest, dict(args), val_fraction, base)
+        return _torchvision(rest, dict(args), val_fraction, base, skip_bad)
     function = import_object(name, "data.name", base)
     if not callable(function):
         raise StillhouseError(f"{name!r} is {type(function).__name__}, and no callable", where="data.name")
     own, described = _divided(function, args)
-    return DatasetSource(call(function, own, "data.args"), name, val_fraction, described=described)
+    return DatasetSource(call(function, own, "data.args"), name, val_fraction, described=described, skip_bad=skip_bad)
 
 
 def _divided(function: Any, args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -78,7 +78,7 @@ def _divided(function: Any, args: Mapping[str, Any]) -> tuple[dict[str, Any], di
     return {k: v for k, v in args.items() if k not in told}, {k: v for k, v in args.items() if k in told}
 
 
-def _torchvision(name: str, args: dict[str, Any], val_fraction: float, base: Path | None) -> Source:
+def _torchvision(name: str, args: dict[str, Any], val_fraction: float, base: Path | None, skip_bad: bool) -> Source:
     """A data set class of torchvision. Its ``root`` defaults to the user's cache, and missing files are downloaded."""
     import torchvision.datasets as sets
 
@@ -103,7 +103,9 @@ def _torchvision(name: str, args: dict[str, Any], val_fraction: float, base: Pat
         choices = {split: {key: split} for split in ("train", "val", "valid", "test")} if key is not None else {}
     if not choices:
         given = call(kind, args, "data.args")
-        return DatasetSource(given, f"torchvision:{name}", val_fraction, pure=True, described=described)
+        return DatasetSource(
+            given, f"torchvision:{name}", val_fraction, pure=True, described=described, skip_bad=skip_bad
+        )
     found = {}
     for split, choice in choices.items():
         try:
@@ -112,4 +114,4 @@ def _torchvision(name: str, args: dict[str, Any], val_fraction: float, base: Pat
             # torchvision says ValueError for a split that the data set does not have.
             if split == "train" or not isinstance(error.__cause__, ValueError):
                 raise
-    return DatasetSource(found, f"torchvision:{name}", val_fraction, pure=True, described=described)
+    return DatasetSource(found, f"torchvision:{name}", val_fraction, pure=True, described=described, skip_bad=skip_bad)

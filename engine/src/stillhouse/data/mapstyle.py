@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.data.images import to_tensor
+from stillhouse.data.reading import Errors, refuse
 from stillhouse.data.sampling import Ids, OwnRandomness, epoch_order, mix
 from stillhouse.data.sources import ALIASES, Source
 from stillhouse.data.targets import TargetSpec, guess_kind
@@ -19,6 +21,8 @@ from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you
 from stillhouse.structure import structure
 
 __all__ = ["DatasetSource", "as_label"]
+
+_TRIED = 64
 
 
 class DatasetSource(Source):
@@ -31,6 +35,7 @@ class DatasetSource(Source):
         pure: see :class:`Source`; None looks at the data sets' type.
         described: what is said of the targets: keys of :class:`stillhouse.data.targets.TargetSpec`. Without a kind the
             first training sample tells.
+        skip_bad: go on where a sample cannot be read or its label is no class; reading it says so again.
 
     Raises:
         StillhouseError: not that, or an empty split, or labels that are no classes.
@@ -43,8 +48,9 @@ class DatasetSource(Source):
         val_fraction: float,
         pure: bool | None = None,
         described: Mapping[str, Any] | None = None,
+        skip_bad: bool = False,
     ) -> None:
-        self.origin = origin
+        self.origin, self._skip_bad = origin, skip_bad
         whole = not isinstance(given, Mapping)
         self.datasets = _by_split({"train": given} if whole else given, origin)
         sizes = [len(dataset) for dataset in self.datasets.values()]
@@ -57,7 +63,9 @@ class DatasetSource(Source):
         self.spec = self._describe(dict(described or {}))
         self.target = self.spec.target if self.spec is not None else "class"
         if self.spec is None:
-            self.labels = np.concatenate([self._labels_of(name) for name in self.datasets])
+            unread: Errors = {}
+            self.labels = np.concatenate([self._labels_of(name, unread) for name in self.datasets])
+            refuse(unread, len(ids), skip_bad)
             self.class_names = self._class_names()
         else:
             self.labels = np.zeros(len(ids), dtype=np.int64)
@@ -77,6 +85,8 @@ class DatasetSource(Source):
             except StillhouseError as error:
                 raise error.within(self.place(i)) from None
         value, label = self._pair(i)
+        if label == self.labels[i] and not 0 <= label < len(self.class_names):
+            raise StillhouseError(faults=[self._no_class(i)])
         if label != self.labels[i]:
             raise StillhouseError(
                 f"the target is {label}, and the label of this sample was given as {self.labels[i]}",
@@ -99,14 +109,20 @@ class DatasetSource(Source):
             described["target"] = "class"
         if "target" not in described:
             with OwnRandomness() as randomness:
-                first = int(self.splits["train"][0])
-                randomness.seed(mix(first))
-                described["target"] = guess_kind(self._item(first)[1])
+                randomness.seed(mix(int(self.splits["train"][0])))
+                described["target"] = guess_kind(self._first_item()[1])
         names = getattr(self.datasets["train"], "classes", None)
         if described["target"] in ("mask", "boxes") and isinstance(names, Sequence) and not isinstance(names, str):
             described.setdefault("classes", [_name(name) for name in names])
         spec: TargetSpec = structure(described, TargetSpec, "data.args")
         return None if spec.target == "class" else spec
+
+    def _first_item(self) -> tuple[Any, Any]:
+        """The first training sample that can be read."""
+        for i in map(int, self.splits["train"][:_TRIED]):
+            with suppress(StillhouseError):
+                return self._item(i)
+        return self._item(int(self.splits["train"][0]))  # its error is the one to show
 
     def _pair(self, i: int) -> tuple[Any, int]:
         value, target = self._item(i)
@@ -130,22 +146,32 @@ class DatasetSource(Source):
             raise StillhouseError(f"this sample is {what}", where=self.place(i), hint="give (input, target)")
         return item[0], item[1]
 
-    def _labels_of(self, split: str) -> Ids:
-        """All labels of a split: the data set's own list where that tells the truth, else by reading every sample."""
+    def _labels_of(self, split: str, unread: Errors) -> Ids:
+        """All labels of a split: the data set's own list where that tells the truth, else by reading every sample.
+
+        Where one cannot be read its label is -1, and its error is added to ``unread``.
+        """
         ids = self.splits[split]
         listed = _listed_labels(self.datasets[split])
         with OwnRandomness() as randomness:
             if listed is not None and len(listed) == len(ids):
-                for i in ids[epoch_order(0, 0, len(ids))[:16]]:
-                    randomness.seed(mix(int(i)))
-                    if self._pair(int(i))[1] != listed[i - ids[0]]:
-                        break
+                for i in map(int, ids[epoch_order(0, 0, len(ids))[:16]]):
+                    randomness.seed(mix(i))
+                    try:
+                        if self._pair(i)[1] != listed[i - ids[0]]:
+                            break
+                    except StillhouseError:
+                        if not self._skip_bad:
+                            break  # all are read, so that all that are bad can be counted
                 else:
                     return listed
             labels = np.empty(len(ids), dtype=np.int64)
-            for row, i in enumerate(ids):
-                randomness.seed(mix(int(i)))
-                labels[row] = self._pair(int(i))[1]
+            for row, i in enumerate(map(int, ids)):
+                randomness.seed(mix(i))
+                try:
+                    labels[row] = self._pair(i)[1]
+                except StillhouseError as error:
+                    labels[row], unread[i] = -1, error
             return labels
 
     def _class_names(self) -> tuple[str, ...]:
@@ -154,8 +180,9 @@ class DatasetSource(Source):
             names = tuple(map(_name, given))
         else:
             seen = np.unique(self.labels[self.splits["train"]])
+            seen = seen[seen >= 0]
             names = tuple(str(n) for n in range(int(seen.max(initial=0)) + 1))
-            empty = len(names) - int((seen >= 0).sum())
+            empty = len(names) - len(seen)
             if empty > 0:
                 warnings.warn(
                     f"{empty} of {len(names)} classes have no training sample: the classes go by the greatest label, "
@@ -163,10 +190,16 @@ class DatasetSource(Source):
                     StillhouseWarning,
                     stacklevel=2,
                 )
+        self.class_names = names
         wrong = np.flatnonzero((self.labels < 0) | (self.labels >= len(names)))
-        hint = f"labels are 0 to {len(names) - 1}" + ("" if given else ", by the training split")
-        raise_faults(Fault(self.place(int(i)), f"the label {self.labels[i]} is no class", hint) for i in wrong[:4])
+        if not self._skip_bad:
+            refuse({int(i): StillhouseError(faults=[self._no_class(int(i))]) for i in wrong}, len(self.labels), False)
         return names
+
+    def _no_class(self, i: int) -> Fault:
+        hint = f"labels are 0 to {len(self.class_names) - 1}"
+        hint += "" if getattr(self.datasets["train"], "classes", None) else ", by the training split"
+        return Fault(self.place(i), f"the label {self.labels[i]} is no class", hint)
 
 
 def as_label(target: Any, place: str) -> int:

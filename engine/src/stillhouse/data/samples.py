@@ -9,6 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from stillhouse.data.augment import TransformError
 from stillhouse.data.geometry import Geometry
 from stillhouse.data.images import Shaping
 from stillhouse.data.making import AsGiven, SampleMaker
@@ -202,6 +203,11 @@ class Samples:
     def _transformed(self, i: int, transforms: Callable[..., Any], *what: Any) -> Any:
         try:
             return transforms(*what)
+        except TransformError as error:
+            raise StillhouseError(
+                f"{error.name} fails on {self.source.place(i)}: {type(error.error).__name__}: {error.error}",
+                where=error.where,
+            ) from error.error
         except Exception as error:
             raise StillhouseError(
                 f"they fail on {self.source.place(i)}: {type(error).__name__}: {error}", where="data.transforms"
