@@ -138,10 +138,14 @@ def test_a_student_starts_from_a_file(tmp_path: Path) -> None:
 
 
 def test_what_does_not_go_together() -> None:
-    with pytest.raises(StillhouseError, match="checkpoint: comes with pretrained = true"):
+    with pytest.raises(
+        StillhouseError, match="checkpoint: comes with `pretrained`, and a model starts from one of them"
+    ):
         ModelSpec(model="torchvision:resnet18", pretrained=True, checkpoint="a.pt")
-    with pytest.raises(StillhouseError, match="replace_head: is for a checkpoint, and there is none"):
+    with pytest.raises(StillhouseError, match="replace_head: is for a checkpoint or a recipe, and there is none"):
         ModelSpec(model="torchvision:resnet18", replace_head=True)
+    with pytest.raises(StillhouseError, match="recipe: comes with `checkpoint`"):
+        ModelSpec(model="torchvision:resnet18", checkpoint="a.pt", recipe={"run": {"name": "first"}})
 
 
 # --- timm ----------------------------------------------------------------------------------------------------------

@@ -176,6 +176,7 @@ def test_the_digest_follows_what_decides_the_result_and_nothing_else():
         assert Recipe.from_dict(tables(**same)).digest() == base, same
     for other in (
         {"run__seed": 4},
+        {"run__test": False},
         {"optimizer": {"lr": 1e-3}},
         {"data__batch_size": 4},
         {"plugins": [{"use": "logits"}]},

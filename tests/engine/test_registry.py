@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillhouse import Plugin, StillhouseError, StillhouseWarning, plugin
+from stillhouse import Plugin, Recipe, StillhouseError, StillhouseWarning, plugin
 from stillhouse.ordering import Active, order
 from stillhouse.registry import activate, from_instances, installed, load, plugins_in_use
 
@@ -177,6 +178,41 @@ def test_a_broken_plugin_is_an_error_that_names_it_and_harms_no_other(fake_distr
     assert str(caught.value).startswith("plugins[0].use (bad): the plugin 'bad'")
     assert says in str(caught.value)
     assert load("logits")[1].use == "logits"
+
+
+def test_a_plugin_is_named_by_the_path_of_its_class_too(tmp_path: Path):
+    (tmp_path / "beside_it.py").write_text(GOOD.replace("Good", "GoodEnough"))
+    (tmp_path / "r.toml").write_text(
+        """
+        data.name = "sklearn:digits"
+        student.model = "stillhouse.models:mlp"
+        [[plugins]]
+        use = "beside_it:GoodEnough"
+        """
+    )
+    loaded = Recipe.load(tmp_path / "r.toml", overrides=["plugins.good_enough.size=5"])
+    (active,) = plugins_in_use(loaded.plugins, loaded.base)
+    assert (active.name, active.use, active.plugin.size) == ("good_enough", "beside_it:GoodEnough", 5)
+    # Nothing installed it: its file's content stands for the version, in the run's lock.
+    assert active.version.startswith("file ")
+    chosen = Recipe.load(tmp_path / "r.toml", plugins="good_enough,logits")
+    assert [table["use"] for table in chosen.plugins] == ["beside_it:GoodEnough", "logits"]
+
+
+@pytest.mark.parametrize(
+    ("use", "says"),
+    [
+        ("wrong_here:Good", "there is no module 'wrong_here'"),
+        ("right_here:God", "has no attribute 'God' (did you mean 'Good'?)"),
+        ("just_here:x", "is just_here:x, which is no subclass of stillhouse.Plugin"),
+    ],
+)
+def test_a_path_that_leads_to_no_plugin_is_an_error(tmp_path: Path, use: str, says: str):
+    (tmp_path / f"{use.partition(':')[0].replace('wrong', 'other')}.py").write_text(GOOD + "x = 1")
+    with pytest.raises(StillhouseError) as caught:
+        plugins_in_use([{"use": use}], tmp_path)
+    assert str(caught.value).startswith(f"plugins[0].use ({use})")
+    assert says in str(caught.value)
 
 
 def test_a_second_provider_stays_where_it_is_listed():

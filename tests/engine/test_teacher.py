@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 from safetensors.torch import save_file
 from support import FEATURES, TinyNet, recipe, same_state
 
-from stillhouse import StillhouseError, prepare, train
-from stillhouse.teacher import cache_folder
+from stillhouse import Recipe, StillhouseError, load_student, prepare, train
+from stillhouse.explain import describe
+from stillhouse.teacher import cache_folder, read_weights
 
 
 @pytest.fixture
@@ -136,3 +138,96 @@ def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("STILLHOUSE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert cache_folder() == Path("/somewhere/stillhouse")
+
+
+def started(**student: Any) -> Any:
+    """A recipe whose student starts from what another recipe, of seed 5, gives."""
+    first = recipe(run__name="first", run__seed=5, teacher=None)
+    return recipe(teacher=None, student={"model": "support:TinyNet", "recipe": first.to_dict(), **student})
+
+
+def test_a_student_starts_from_what_another_recipe_gives_and_is_measured_without_it(own_cache: Path, tmp_path: Path):
+    first = train(recipe(run__seed=5, teacher=None), write=False)
+    start = prepare(started(), write=False).run.student
+    assert same_state(start.state_dict(), first.student.state_dict())
+    (folder,) = [p for p in (own_cache / "teachers").iterdir() if p.is_dir()]
+    assert folder.name.startswith("first-")
+    stamp = (folder / "summary.json").stat().st_mtime_ns
+    ended = train(started(), out=tmp_path / "run")
+    assert (folder / "summary.json").stat().st_mtime_ns == stamp
+    assert not same_state(ended.student.state_dict(), first.student.state_dict())
+    shutil.rmtree(own_cache)
+    assert same_state(load_student(tmp_path / "run", weights="last").state_dict(), ended.student.state_dict())
+
+
+def test_the_start_of_another_task_keeps_all_but_the_head(own_cache: Path):
+    first = recipe(run__name="first", teacher=None, task={"name": "self-supervised", "args": {"dim": 8}})
+    tables = {"model": "support:TinyNet", "recipe": first.to_dict()}
+    with pytest.raises(StillhouseError, match=r"student.*another number of classes"):
+        prepare(recipe(teacher=None, student=tables), write=False)
+    start = prepare(recipe(teacher=None, student={**tables, "replace_head": True}), write=False).run.student
+    (folder,) = [p for p in (own_cache / "teachers").iterdir() if p.is_dir()]
+    kept = read_weights(folder)
+    own = start.state_dict()
+    differ = [key for key in own if own[key].shape != kept[key].shape]
+    assert 0 < len(differ) < len(own)
+    assert all(torch.equal(own[key], kept[key]) for key in own if key not in differ)
+
+
+def test_a_teachers_start_counts_for_what_it_is_found_by(own_cache: Path):
+    def teacher(seed: int) -> dict[str, Any]:
+        first = recipe(run__name="first", run__seed=seed, teacher=None)
+        student = {"model": "support:TinyNet", "recipe": first.to_dict()}
+        tuned = recipe(run__name="tuned", teacher=None, student=student)
+        return {"recipe": tuned.to_dict()}
+
+    one, two = (prepare(recipe(FEATURES, teacher=teacher(seed)), write=False).run.teacher for seed in (1, 2))
+    assert not same_state(one.state_dict(), two.state_dict())
+    names = sorted(p.name.partition("-")[0] for p in (own_cache / "teachers").iterdir() if p.is_dir())
+    assert names == ["first", "first", "tuned", "tuned"]
+
+
+def test_an_explanation_trains_no_start(own_cache: Path):
+    training = prepare(started(), write=False, train_teacher=False)
+    assert "from what the recipe 'first' gives" in describe(training)["student"]["model"]
+    assert not [p for p in (own_cache / "teachers").glob("*") if p.is_dir()]
+
+
+@pytest.mark.parametrize(
+    ("student", "said"),
+    [
+        ({"recipe": "nowhere.toml"}, r"student\.recipe.*no such file"),
+        ({"recipe": {"student": {"model": "support:TinyNet"}}}, r"student\.recipe"),
+        ({"recipe": 3}, r"student\.recipe.*neither a file nor a table"),
+    ],
+)
+def test_a_start_that_is_no_recipe_is_refused(student: dict[str, Any], said: str):
+    with pytest.raises(StillhouseError, match=said):
+        recipe(student={"model": "support:TinyNet", **student})
+
+
+def test_two_starts_are_one_too_many(own_cache: Path):
+    with pytest.raises(StillhouseError, match="comes with `checkpoint`"):
+        started(checkpoint="x.pt")
+
+
+def test_a_teacher_may_be_trained_on_the_students_own_labels(own_cache: Path):
+    def student(seed: int, **teacher: Any) -> Any:
+        tables = taught().to_dict()
+        tables["run"]["seed"] = seed
+        tables["data"]["per_class"] = 2
+        tables["teacher"] |= teacher
+        return Recipe.from_dict(tables)
+
+    one, two = (prepare(student(seed, same_labels=True), write=False).run.teacher for seed in (1, 2))
+    assert not same_state(one.state_dict(), two.state_dict())
+    folders = [p for p in (own_cache / "teachers").iterdir() if p.is_dir()]
+    assert sorted(Recipe.load(p / "recipe.toml").data.subset_seed for p in folders) == [1, 2]
+    assert {Recipe.load(p / "recipe.toml").data.per_class for p in folders} == {2}
+    plain = prepare(student(1), write=False).run.teacher
+    assert not same_state(plain.state_dict(), one.state_dict())
+
+
+def test_only_a_recipe_has_labels_of_its_own():
+    with pytest.raises(StillhouseError, match=r"teacher\.same_labels: is for a teacher given by a recipe"):
+        recipe(teacher={"model": "support:TinyNet", "random": True, "same_labels": True})

@@ -43,7 +43,7 @@ def describe(training: Training) -> dict[str, Any]:
         },
         "epochs": run.epochs,
         "steps": run.total_steps,
-        "student": {"model": recipe.student.model, "parameters": total, "trainable": trainable},
+        "student": {"model": _student_name(training), "parameters": total, "trainable": trainable},
         "teacher": None,
         "taps": assembly.taps,
         "plugins": [],
@@ -92,6 +92,12 @@ def describe(training: Training) -> dict[str, Any]:
             _term(term, active.name, weight, value, run.total_steps) for term, value in stage.terms.items()
         ]
     return description
+
+
+def _student_name(training: Training) -> str:
+    spec = training.recipe.student
+    start = "" if spec.recipe is None else f", from what the recipe {spec.recipe['run']['name']!r} gives"
+    return spec.model + start
 
 
 def _teacher_name(training: Training) -> str:

@@ -61,7 +61,7 @@ def build_student(saved: SavedRun, given: nn.Module | None = None, *, fill: bool
             where=str(saved.folder),
             hint=f"from Python again: stillhouse.load_student({str(saved.folder)!r}, student=module)",
         )
-    spec = attrs.evolve(spec, checkpoint=None, replace_head=False)
+    spec = attrs.evolve(spec, checkpoint=None, recipe=None, replace_head=False)
     # Published weights would be fetched to be written over at once. With them a few models are built otherwise:
     # inception_v3 scales its input, which no key of its weights shows; others' keys do, and those are built as written.
     fetched = spec.pretrained and fill  # without a look at the weights it stays as written
@@ -108,7 +108,7 @@ def plugins_with(saved: SavedRun, hook: str, given: Sequence[Plugin] | None = No
     Raises:
         StillhouseError: a plugin is not installed, or broken.
     """
-    actives = plugins_in_use(saved.recipe.plugins) if given is None else from_instances(given)
+    actives = plugins_in_use(saved.recipe.plugins, saved.recipe.base) if given is None else from_instances(given)
     actives = activate(actives, has_teacher=saved.recipe.teacher is not None)
     hooks = Hooks(actives)
     return actives if hooks.calls(hook) or hooks.calls("adapt") else []

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from stillhouse.errors import StillhouseError, did_you_mean
 from stillhouse.plugin import option_names
-from stillhouse.registry import load
+from stillhouse.registry import default_name, load
 
 __all__ = ["apply_override", "choose_plugins"]
 
@@ -48,12 +49,12 @@ def apply_override(data: dict[str, Any], override: str) -> None:
 
 def _enter(table: Any, part: str, override: str) -> Any:
     if isinstance(table, list):
-        named = [t for t in table if isinstance(t, dict) and part in (t.get("name"), t.get("use"))]
+        named = [t for t in table if isinstance(t, dict) and part in _names(t)]
         if named:
             return named[0]
         if re.fullmatch(r"\d+", part) and int(part) < len(table):
             return table[int(part)]
-        known = [str(t.get("name") or t.get("use")) for t in table if isinstance(t, dict)]
+        known = [str(t.get("name") or default_name(str(t.get("use")))) for t in table if isinstance(t, dict)]
         raise StillhouseError(
             f"{override!r}: the list has no item {part!r}", where="--set", hint=did_you_mean(part, known)
         )
@@ -62,11 +63,22 @@ def _enter(table: Any, part: str, override: str) -> Any:
     return table.setdefault(part, {})
 
 
-def choose_plugins(listed: Sequence[Mapping[str, Any]], text: str) -> list[dict[str, Any]]:
+def _names(table: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What the command line may call an item of a list."""
+    use = table.get("use")
+    return table.get("name"), use, default_name(use) if isinstance(use, str) else None
+
+
+def choose_plugins(listed: Sequence[Mapping[str, Any]], text: str, base: Path | None = None) -> list[dict[str, Any]]:
     """The plugin list that ``--plugins features,projector=linear`` means.
 
     Names that the recipe lists keep the options they have there; ``name=value`` sets the plugin's main option (its
     ``shorthand``: ``kind`` for a projector, ``distance`` for features). An empty text is the empty list.
+
+    Args:
+        listed: the recipe's tables.
+        text: the list.
+        base: the recipe's folder, beside which the module of ``module:Class`` may lie.
 
     Raises:
         StillhouseError: a name that is neither listed nor installed.
@@ -74,8 +86,8 @@ def choose_plugins(listed: Sequence[Mapping[str, Any]], text: str) -> list[dict[
     chosen = []
     for item in filter(None, (part.strip() for part in text.split(","))):
         name, _, value = item.partition("=")
-        table = next((dict(t) for t in listed if name in (t.get("name"), t.get("use"))), {"use": name})
-        cls, _ = load(str(table["use"]), "--plugins")
+        table = next((dict(t) for t in listed if name in _names(t)), {"use": name})
+        cls, _ = load(str(table["use"]), "--plugins", base)
         if value:
             if cls.shorthand not in option_names(cls):
                 raise StillhouseError(

@@ -25,6 +25,10 @@ from stillhouse.tasks import TaskSpec
 __all__ = ["CheckpointSpec", "DistributedSpec", "OptimizerSpec", "Recipe", "RunSpec", "TeacherSpec"]
 
 
+_WITH_RECIPES = ("student", "teacher")
+"""The tables that may name another recipe, to be trained before."""
+
+
 def _positive(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if value is not None and value <= 0:
         raise StillhouseError(f"{value} is not above 0", where=attribute.name)
@@ -52,6 +56,7 @@ class RunSpec:
         log_every: steps between two points in TensorBoard, and between two looks for non-finite losses.
         figures: draw the pictures of task and plugins for TensorBoard; a picture can take longer than a short epoch.
         threads: torch's CPU threads; None leaves torch's own choice.
+        test: measure the test split at the end; false for runs that choose a setting, which must not see it.
         base: folder that relative paths and modules of this recipe are found from; the recipe file's own by default.
     """
 
@@ -64,6 +69,7 @@ class RunSpec:
     log_every: int = attrs.field(default=50, validator=_positive)
     figures: bool = True
     threads: int | None = attrs.field(default=None, validator=_positive)
+    test: bool = True
     base: str = ""
 
 
@@ -76,6 +82,8 @@ class TeacherSpec:
         checkpoint: a file of weights for ``model``: a state dict (.pt, .safetensors) or a run's checkpoint.
         pretrained: the weights that ``model``'s source offers.
         random: ``model`` as it is initialised: a control.
+        same_labels: with ``recipe``: the recipe is trained on the samples that the student is trained on, so that it
+            knows no more labels: ``per_class``, ``limit`` and their seed are the student's. None: as the recipe says.
         model: what to build, as in ``[student]``; with ``recipe`` the recipe's student.
         args: its arguments.
     """
@@ -84,6 +92,7 @@ class TeacherSpec:
     checkpoint: str | None = None
     pretrained: bool = False
     random: bool = False
+    same_labels: bool | None = None
     model: str | None = None
     args: dict[str, Any] = attrs.field(factory=dict)
 
@@ -99,6 +108,8 @@ class TeacherSpec:
             raise StillhouseError("this key is missing", where="model", hint='such as "torchvision:resnet34"')
         if self.recipe is not None and (self.model or self.args):
             raise StillhouseError("has recipe and model at once", hint="the model is the recipe's student")
+        if self.same_labels and self.recipe is None:
+            raise StillhouseError("is for a teacher given by a recipe", where="same_labels")
 
 
 @attrs.frozen(kw_only=True)
@@ -201,7 +212,7 @@ class Recipe:
         """
         data = _read(Path(path))
         if plugins is not None:  # first, so that the overrides reach plugins that only this list names
-            data["plugins"] = choose_plugins(data.get("plugins", []), plugins)
+            data["plugins"] = choose_plugins(data.get("plugins", []), plugins, Path(path).parent)
         for override in overrides:
             apply_override(data, override)
         return cls.from_dict(data, base=Path(path).parent, file=str(path))
@@ -223,13 +234,14 @@ class Recipe:
         run = tables.setdefault("run", {})
         if isinstance(run, dict) and not run.get("base"):
             run["base"] = str((base or Path()).resolve())
-        teacher = tables.get("teacher")
-        if isinstance(teacher, dict) and "recipe" in teacher:
-            try:
-                teacher["recipe"] = _teacher_recipe(teacher["recipe"], Path(run["base"]))
-            except StillhouseError as error:
-                faults += error.within("teacher.recipe").faults
-                teacher["recipe"] = {}
+        for key in _WITH_RECIPES:
+            model = tables.get(key)
+            if isinstance(model, dict) and "recipe" in model:
+                try:
+                    model["recipe"] = _other_recipe(model["recipe"], Path(run["base"]))
+                except StillhouseError as error:
+                    faults += error.within(f"{key}.recipe").faults
+                    model["recipe"] = {}
         try:
             recipe: Recipe = structure(tables, cls)
         except StillhouseError as error:
@@ -253,9 +265,12 @@ class Recipe:
         tables = self.to_dict()
         for key in ("name", "base", "device", "log_every", "figures", "threads"):
             tables["run"].pop(key, None)
+        if tables["run"]["test"]:  # as runs from before this key have it
+            del tables["run"]["test"]
         tables.pop("checkpoints", None)
-        if "teacher" in tables and "recipe" in tables["teacher"]:
-            tables["teacher"]["recipe"] = Recipe.from_dict(tables["teacher"]["recipe"]).digest()
+        for key in _WITH_RECIPES:
+            if "recipe" in tables.get(key, {}):
+                tables[key]["recipe"] = Recipe.from_dict(tables[key]["recipe"]).digest()
         return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -276,7 +291,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise StillhouseError(f"is no TOML: {error}", where=str(path)) from None
 
 
-def _teacher_recipe(value: Any, base: Path) -> dict[str, Any]:
+def _other_recipe(value: Any, base: Path) -> dict[str, Any]:
     if isinstance(value, str):
         path = base / Path(value).expanduser()
         return Recipe.from_dict(_read(path), base=path.parent, file=str(path)).to_dict()

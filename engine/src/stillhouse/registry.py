@@ -6,11 +6,14 @@ for and nowhere else.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -18,13 +21,14 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, raise_faults
+from stillhouse.importing import import_object
 from stillhouse.keeping import once
 from stillhouse.ordering import Active, check_needs, order
 from stillhouse.plugin import Plugin, renamed
 from stillhouse.schedule import Schedule
 from stillhouse.structure import structure
 
-__all__ = ["GROUP", "Installed", "activate", "installed", "kind_of", "load", "plugins_in_use"]
+__all__ = ["GROUP", "Installed", "activate", "default_name", "installed", "kind_of", "load", "plugins_in_use"]
 
 GROUP = "stillhouse.plugins"
 
@@ -41,6 +45,7 @@ class Installed:
         distribution: the distribution that brings it.
         version: that distribution's version.
         summary: that distribution's one-line summary.
+        entry: the entry point; None for a class that a recipe names by its import path.
     """
 
     use: str
@@ -48,7 +53,7 @@ class Installed:
     distribution: str
     version: str
     summary: str
-    entry: EntryPoint = attrs.field(repr=False, eq=False)
+    entry: EntryPoint | None = attrs.field(repr=False, eq=False)
 
 
 def installed() -> list[Installed]:
@@ -73,13 +78,20 @@ def _find() -> list[Installed]:
     return sorted(found, key=lambda p: (p.use, p.distribution))
 
 
-def load(use: str, where: str = "") -> tuple[type[Plugin], Installed]:
-    """Import the plugin that recipes call ``use``.
+def load(use: str, where: str = "", base: Path | None = None) -> tuple[type[Plugin], Installed]:
+    """Import the plugin that recipes call ``use``: an installed one's name, or ``package.module:Class``.
+
+    Args:
+        use: the name or path.
+        where: the recipe's key, for the fault.
+        base: the recipe's folder, beside which the module of a path may lie.
 
     Raises:
         StillhouseError: unknown (with the nearest names), brought by two distributions, broken, or made for another
             version of the engine.
     """
+    if ":" in use:
+        return _load_path(use, where, base)
     every = installed()
     candidates = [p for p in every if p.use == use]
     if not candidates:
@@ -94,6 +106,7 @@ def load(use: str, where: str = "") -> tuple[type[Plugin], Installed]:
             f"the plugin {use!r} is brought by {owners}", where=where, hint="uninstall all but one of them"
         )
     found = candidates[0]
+    assert found.entry is not None  # only a path's has none
     try:
         cls = found.entry.load()
     except (Exception, SystemExit) as error:  # importing foreign code can raise anything; it is reported
@@ -106,6 +119,30 @@ def load(use: str, where: str = "") -> tuple[type[Plugin], Installed]:
     if fault:
         raise StillhouseError(f"the plugin {use!r} {fault}", where=where)
     return cls, found
+
+
+def _load_path(use: str, where: str, base: Path | None) -> tuple[type[Plugin], Installed]:
+    cls = import_object(use, where, base)
+    found = Installed(use, use, "", _source_version(cls), "", None)
+    fault = _class_fault(cls, found)
+    if fault:
+        raise StillhouseError(f"the plugin {use!r} {fault}", where=where)
+    return cls, found
+
+
+def _source_version(cls: Any) -> str:
+    """What stands for the version of a class that no distribution brings: a hash of its file, so that a lock tells edits."""
+    file = getattr(sys.modules.get(getattr(cls, "__module__", "")), "__file__", None)
+    return "file " + hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12] if file else ""
+
+
+def default_name(use: str) -> str:
+    """What a plugin is called that a recipe gives no name: its kind's name; of ``package.module:Class`` the class's."""
+    return _snake_case(use.rpartition(":")[2].rpartition(".")[2]) if ":" in use else use
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 def _not_installed(use: str, known: set[str]) -> str:
@@ -142,11 +179,15 @@ def kind_of(cls: type[Plugin]) -> tuple[str, str, str]:
         module, _, attribute = found.target.partition(":")
         if attribute == cls.__qualname__ and module.split(".")[0] == cls.__module__.split(".")[0]:
             return found.use, found.distribution, found.version
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower(), "", ""
+    return _snake_case(cls.__name__), "", ""
 
 
-def plugins_in_use(tables: Sequence[Mapping[str, Any]]) -> list[Active]:
+def plugins_in_use(tables: Sequence[Mapping[str, Any]], base: Path | None = None) -> list[Active]:
     """Load and structure the recipe's ``[[plugins]]`` tables; not ordered yet.
+
+    Args:
+        tables: as the recipe has them.
+        base: the recipe's folder.
 
     Raises:
         StillhouseError: with the faults of all tables together.
@@ -161,8 +202,8 @@ def plugins_in_use(tables: Sequence[Mapping[str, Any]]) -> list[Active]:
             faults.append(Fault(f"{where}.use", "this key is missing", "the plugin's name, such as 'features'"))
             continue
         try:
-            cls, found = load(use, f"{where}.use")
-            instance: Plugin = structure({**options, "name": options.get("name", use)}, cls, where)
+            cls, found = load(use, f"{where}.use", base)
+            instance: Plugin = structure({**options, "name": options.get("name", default_name(use))}, cls, where)
         except StillhouseError as error:
             faults += [attrs.evolve(f, where=f"{f.where} ({use})") for f in error.faults]
             continue

@@ -1,4 +1,4 @@
-"""Where the frozen model comes from: a recipe (trained once, found again by content), a checkpoint, a source's own weights, or chance."""
+"""Where models come from before a run: another recipe (trained once, found again by content), a file, their source's weights, chance."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from stillhouse.registry import plugins_in_use
 from stillhouse.tasks import build_task
 from stillhouse.teacher_inputs import fit_inputs
 
-__all__ = ["TrainRun", "build_teacher", "cache_folder", "load_weights", "read_weights"]
+__all__ = ["TrainRun", "build_student", "build_teacher", "cache_folder", "load_weights", "read_weights"]
 
 _EXPECTED = "a state dict (torch.save(model.state_dict(), ...)), a .safetensors file, or a run's folder or checkpoint"
 
@@ -75,34 +75,86 @@ def build_teacher(
     return teacher, True
 
 
+@attrs.frozen
+class _Trained:
+    """What a recipe gives to another one.
+
+    Attributes:
+        model: its student as it starts, on the CPU.
+        info: its data.
+        checkpoint: the trained weights; None where they are not there and nobody was to train them.
+    """
+
+    model: nn.Module
+    info: DataInfo
+    checkpoint: Path | None
+
+
+def build_student(recipe: Recipe, info: DataInfo, outputs: int, train_run: TrainRun | None) -> nn.Module:
+    """The student as ``recipe`` has it start, on the CPU.
+
+    Args:
+        recipe: the run.
+        info: its data.
+        outputs: how many numbers or channels its task wants of a model.
+        train_run: trains the recipe that the student starts from where that is not in the cache yet. None leaves the
+            student without that start: its architecture is all that an explanation needs.
+
+    Raises:
+        StillhouseError: a model, file or recipe that cannot be had.
+    """
+    spec = recipe.student
+    if spec.recipe is not None:
+        found = _trained(recipe, spec.recipe, "student", train_run).checkpoint
+        spec = attrs.evolve(
+            spec,
+            recipe=None,
+            checkpoint=None if found is None else str(found),
+            replace_head=spec.replace_head and found is not None,
+        )
+    return build_model(
+        spec, info, seed=rng.derive(recipe.run.seed, "student"), where="student", base=recipe.base, outputs=outputs
+    )
+
+
 def _from_recipe(
     recipe: Recipe, spec: TeacherSpec, info: DataInfo, train_run: TrainRun | None
 ) -> tuple[nn.Module, bool]:
     assert spec.recipe is not None
-    own = Recipe.from_dict(spec.recipe)
+    tables = spec.recipe
+    if spec.same_labels:
+        own = Recipe.from_dict(tables)
+        given = recipe.data
+        seed = recipe.run.seed if given.subset_seed is None else given.subset_seed
+        data = attrs.evolve(own.data, per_class=given.per_class, limit=given.limit, subset_seed=seed)
+        tables = attrs.evolve(own, data=data).to_dict()
+    found = _trained(recipe, tables, "teacher", train_run)
+    if found.checkpoint is not None:
+        load_weights(found.model, found.checkpoint)
+    fit_inputs(found.model, found.info, info)
+    return found.model, found.checkpoint is not None
+
+
+def _trained(recipe: Recipe, tables: Mapping[str, Any], where: str, train_run: TrainRun | None) -> _Trained:
+    """The recipe ``tables``, trained for ``recipe``: found by its content, or trained now where ``train_run`` is given."""
+    own = Recipe.from_dict(tables)
     # Where it runs is the student's business; what it computes is its own recipe's.
     own = attrs.evolve(own, run=attrs.evolve(own.run, device=recipe.run.device, threads=recipe.run.threads))
     task = build_task(own.task, own.base)
     data = load_data(own.data, task, seed=own.run.seed, base=own.base)
     try:
-        teacher = build_model(
-            own.student,
-            data.info,
-            seed=rng.derive(own.run.seed, "student"),
-            where="teacher.recipe.student",
-            base=own.base,
-            outputs=task.outputs(data.info),
-        )
-        key = _content_key(own, data.info, teacher)
+        model = build_student(own, data.info, task.outputs(data.info), train_run)
+        key = _content_key(own, data.info, model)
+    except StillhouseError as error:
+        raise error.within(f"{where}.recipe") from None
     finally:
         data.close()
     folder = cache_folder() / "teachers" / f"{own.run.name}-{key[:16]}"
     if train_run is None and not (folder / "summary.json").exists():
-        fit_inputs(teacher, data.info, info)
-        return teacher, False
+        return _Trained(model, data.info, None)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # Two runs that want the same teacher at once: the second waits and finds it trained.
+        # Two runs that want the same one at once: the second waits and finds it trained.
         # Of several processes of one run the first holds the lock, and all of them train.
         with FileLock(f"{folder}.lock") if parallel.is_first() else nullcontext():
             if not parallel.from_first((folder / "summary.json").exists()):
@@ -111,23 +163,21 @@ def _from_recipe(
             parallel.barrier()
     except OSError as error:
         raise StillhouseError(
-            f"the teacher's folder cannot be written: {error}",
+            f"the folder of the trained recipe cannot be written: {error}",
             where=str(folder),
             hint="set STILLHOUSE_CACHE to a folder that can",
         ) from error
     path = last_checkpoint(folder / "checkpoints")
     if path is None:
-        raise StillhouseError("the trained teacher has no checkpoint", where=str(folder), hint="delete this folder")
-    load_weights(teacher, path)
-    fit_inputs(teacher, data.info, info)
-    return teacher, True
+        raise StillhouseError("the trained recipe has no checkpoint", where=str(folder), hint="delete this folder")
+    return _Trained(model, data.info, path)
 
 
 def _content_key(recipe: Recipe, info: DataInfo, untrained: nn.Module) -> str:
     """A hash of everything the trained teacher follows from: recipe, data, plugins' versions, torch, the model's start."""
     from stillhouse import __version__
 
-    plugins = [(a.use, a.distribution, a.version) for a in plugins_in_use(recipe.plugins)]
+    plugins = [(a.use, a.distribution, a.version) for a in plugins_in_use(recipe.plugins, recipe.base)]
     text = json.dumps([recipe.digest(), info.fingerprint, plugins, __version__, torch.__version__])
     digest = hashlib.sha256(text.encode())
     for name, tensor in untrained.state_dict().items():

@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import nn
 
-from stillhouse import __version__, parallel, rng
+from stillhouse import __version__, parallel
 from stillhouse.assembly import assemble
 from stillhouse.checks import check_options
 from stillhouse.data import load_data
@@ -18,7 +18,7 @@ from stillhouse.errors import StillhouseError
 from stillhouse.failures import explained
 from stillhouse.fitting import Result, Training
 from stillhouse.folder import RunFolder, flat
-from stillhouse.models import ModelSpec, build_model
+from stillhouse.models import ModelSpec
 from stillhouse.ordering import Active
 from stillhouse.plugin import Plugin
 from stillhouse.progress import Progress
@@ -28,7 +28,7 @@ from stillhouse.run import Run
 from stillhouse.sharding import shard
 from stillhouse.structure import unstructure
 from stillhouse.tasks import build_task
-from stillhouse.teacher import build_teacher
+from stillhouse.teacher import build_student, build_teacher
 
 __all__ = ["GIVEN", "Result", "Training", "find_device", "prepare", "train"]
 
@@ -59,12 +59,12 @@ def prepare(
         write: False keeps the run in memory: no folder, no checkpoint, no TensorBoard.
         resume: go on in a folder that exists; start there if nothing was saved yet.
         progress: show progress bars and a summary on the terminal.
-        train_teacher: False leaves a teacher given by recipe untrained (to explain a run before it is trained).
+        train_teacher: False leaves what another recipe gives, a teacher or a start, untrained (to explain a run before it is trained).
 
     Raises:
         StillhouseError: all faults of the first stage that has any: plugins, folder, data, layers, shapes.
     """
-    actives = plugins_in_use(recipe.plugins) if plugins is None else from_instances(plugins)
+    actives = plugins_in_use(recipe.plugins, recipe.base) if plugins is None else from_instances(plugins)
     actives = activate(actives, has_teacher=recipe.teacher is not None or teacher is not None)
     recipe = _resolved(recipe, actives, student, teacher)
     folder = None
@@ -79,23 +79,15 @@ def prepare(
     if recipe.run.threads is not None:
         torch.set_num_threads(recipe.run.threads)
     shown = Progress(enabled=progress and parallel.is_first())
+    first = _first_trainer(shown) if train_teacher else None
     task = build_task(recipe.task, recipe.base)
     data = load_data(recipe.data, task, seed=recipe.run.seed, base=recipe.base, pin=device.type == "cuda")
     try:
         if student is None:
-            student = build_model(
-                recipe.student,
-                data.info,
-                seed=rng.derive(recipe.run.seed, "student"),
-                where="student",
-                base=recipe.base,
-                outputs=task.outputs(data.info),
-            )
+            student = build_student(recipe, data.info, task.outputs(data.info), first)
         trained = True
         if teacher is None:
-            teacher, trained = build_teacher(
-                recipe, data.info, task.outputs(data.info), _teacher_trainer(shown) if train_teacher else None
-            )
+            teacher, trained = build_teacher(recipe, data.info, task.outputs(data.info), first)
         _spread(recipe, device, student, teacher)
         run = Run(
             recipe=recipe,
@@ -172,9 +164,9 @@ def _resolved(
     return recipe
 
 
-def _teacher_trainer(shown: Progress) -> Any:
+def _first_trainer(shown: Progress) -> Any:
     def train_run(recipe: Recipe, folder: Path) -> Result:
-        shown.say(f"training the teacher {recipe.run.name!r} once; it is kept in {folder}")
+        shown.say(f"training {recipe.run.name!r} first, once; it is kept in {folder}")
         return train(recipe, out=folder, resume=True, progress=shown.enabled)
 
     return train_run

@@ -30,22 +30,31 @@ class ModelSpec:
         pretrained: with the published weights, and new last layers where the number of classes differs. A callable
             of your own gets ``pretrained=True``.
         checkpoint: a file of weights to start from: a state dict (.pt, .safetensors), a run's folder or checkpoint.
-        replace_head: a ``checkpoint`` of another number of classes: the layers that differ in it start anew.
+        recipe: another recipe to start from, by its file (or as a table): it is trained once, then found again by its
+            content, and the student starts with its student's weights. Fine-tuning, in other words.
+        replace_head: a ``checkpoint`` or ``recipe`` of another number of classes: the layers that differ in it start
+            anew.
     """
 
     model: str
     args: dict[str, Any] = attrs.field(factory=dict)
     pretrained: bool = False
     checkpoint: str | None = None
+    recipe: dict[str, Any] | None = None
     replace_head: bool = False
 
     def __attrs_post_init__(self) -> None:
         faults = []
-        if self.pretrained and self.checkpoint is not None:
-            faults.append(Fault("checkpoint", "comes with pretrained = true, and a model starts from one of them"))
-        if self.replace_head and self.checkpoint is None:
+        given = [n for n in ("pretrained", "checkpoint", "recipe") if getattr(self, n) not in (None, False)]
+        if len(given) > 1:
+            faults.append(Fault(given[1], f"comes with `{given[0]}`, and a model starts from one of them"))
+        if self.replace_head and self.checkpoint is None and self.recipe is None:
             faults.append(
-                Fault("replace_head", "is for a checkpoint, and there is none", "pretrained = true does so itself")
+                Fault(
+                    "replace_head",
+                    "is for a checkpoint or a recipe, and there is none",
+                    "pretrained = true does so itself",
+                )
             )
         raise_faults(faults)
 

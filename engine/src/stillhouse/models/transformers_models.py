@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def build_transformers(name: str, spec: ModelSpec, info: DataInfo, where: str, b
     config = _config(transformers, kind, spec, info, where, base)
     try:
         if spec.pretrained:
-            return kind.from_pretrained(_source(spec.args["source"], base), config=config, ignore_mismatched_sizes=True)
+            source = _source(spec.args["source"], base)
+            return _cached_first(kind.from_pretrained, source, config=config, ignore_mismatched_sizes=True)
         return kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
     except OSError as error:
         raise _unread(spec, where, error) from error
@@ -74,7 +76,7 @@ def _config(transformers: Any, kind: Any, spec: ModelSpec, info: DataInfo, where
     def make(**keys: Any) -> Any:
         try:
             if source is not None:
-                return transformers.AutoConfig.from_pretrained(_source(source, base), **keys)
+                return _cached_first(transformers.AutoConfig.from_pretrained, _source(source, base), **keys)
             return own(**keys) if own is not None else transformers.AutoConfig.for_model(model_type, **keys)
         except OSError as error:
             raise _unread(spec, where, error) from error
@@ -97,6 +99,14 @@ def _config(transformers: Any, kind: Any, spec: ModelSpec, info: DataInfo, where
     return make(**args)
 
 
+def _cached_first(read: Callable[..., Any], source: str, **keys: Any) -> Any:
+    """What ``read`` finds in a folder or the cache, else on the hub: without a connection it tries for half a minute."""
+    try:
+        return read(source, local_files_only=True, **keys)
+    except OSError:
+        return read(source, **keys)
+
+
 def _source(given: str, base: Path | None) -> str:
     """A folder beside the recipe, where there is one of that name; else a name on the hub."""
     folder = (base or Path()) / Path(given).expanduser()
@@ -107,7 +117,8 @@ def _unread(spec: ModelSpec, where: str, error: OSError) -> StillhouseError:
     return StillhouseError(
         f"{spec.args.get('source')!r} cannot be read: {_line(error)}",
         where=f"{where}.args.source",
-        hint="a folder that save_pretrained wrote, or a name on the hub and a connection to it",
+        hint="a folder that save_pretrained wrote, or a name on the hub and a connection to it; "
+        "HF_HUB_OFFLINE=1 looks into the cache alone, and waits for nothing",
     )
 
 

@@ -156,7 +156,8 @@ def _check_room(folder: Path, arrays: dict[str, Tensor], rows: int, spec: CacheS
     free = shutil.disk_usage(folder).free
     if needed + _SPARE > free:
         raise StillhouseError(
-            f"the teacher cache takes {needed / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free",
+            f"the teacher cache takes {needed / 2**20:,.1f} MiB, {_SPARE / 2**20:.0f} MiB are to stay free beside it, and "
+            f"{free / 2**20:,.1f} MiB are free",
             where=str(folder.parent),
             hint="make room, or set STILLHOUSE_CACHE to a folder on another disk",
         )
