@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -50,6 +52,12 @@ def test_terms_raw_and_weighted_metrics_rates_speed_texts_and_hparams_are_logged
     assert "[[plugins]]" in texts["recipe/text_summary"]
     assert "plugins, in order" in texts["composition/text_summary"]
     assert any(tag.startswith("_hparams_") for tag in seen.summary_metadata)
+
+
+def test_another_writer_of_events_is_not_used_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=None))  # ignite would call it
+    train(recipe(), out=tmp_path / "run")
+    assert any(tag.startswith("_hparams_") for tag in events(tmp_path / "run").summary_metadata)
 
 
 def test_the_total_is_the_sum_of_the_weighted_terms(tmp_path: Path):

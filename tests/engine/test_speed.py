@@ -265,7 +265,7 @@ def first_losses(precision: str, plugins: list[Any]) -> dict[str, float]:
     return VALUES[0]
 
 
-@pytest.mark.parametrize("normalizer", ["layer", "batch", "whiten", "l2"])
+@pytest.mark.parametrize("normalizer", ["layer", "batch", "whiten", "l2", "rms"])
 @pytest.mark.parametrize("projector", ["orthogonal", "mlp"])
 def test_methods_compute_in_float32_inside_autocast(normalizer: str, projector: str):
     plugins = [

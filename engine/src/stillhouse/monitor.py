@@ -48,15 +48,18 @@ class Monitor:
 
     def open(self, folder: Path, purge_step: int | None) -> None:
         """Write to TensorBoard in the run's ``folder``; events of a killed run from ``purge_step`` on are hidden."""
-        self.logger = TensorboardLogger(log_dir=str(folder / "tensorboard"), purge_step=purge_step)
+        self.logger = _Logger(log_dir=str(folder / "tensorboard"), purge_step=purge_step)
 
-    def look(self, step: Step) -> None:
-        """Called by the trainer at the end of every step; reads the scalars in those that are logged."""
+    def look(self, step: Step) -> int:
+        """Called by the trainer at the end of a step; reads the scalars where it is one that is logged.
+
+        Returns:
+            The iteration, from 1, at whose end the next one is.
+        """
         done = step.iteration + 1
-        for period in self._periods:
-            if done % period == 0:
-                self._read(step, done)
-                return
+        if any(done % period == 0 for period in self._periods):
+            self._read(step, done)
+        return min(done - done % period + period for period in self._periods)
 
     def restart_clock(self, iteration: int) -> None:
         """Count images a second from here on; an epoch's evaluation and checkpoints are not training."""
@@ -151,3 +154,12 @@ class Monitor:
         """Write what is buffered and close."""
         if self.logger is not None:
             self.logger.close()
+
+
+class _Logger(TensorboardLogger):
+    """ignite's logger with torch's writer: tensorboardX's, which ignite prefers where it is installed, takes no ``run_name``."""
+
+    def __init__(self, **options: Any) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(**options)

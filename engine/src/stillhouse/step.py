@@ -126,6 +126,8 @@ class Step:
         """
         return self.composition.modules_of[plugin.name]
 
+    # Before Python 3.12 a list comprehension is a call of its own, which these three make several times in each step.
+
     def tapped(self, model: Which, pattern: str) -> list[tuple[str, Tensor]]:
         """``(dotted path, output)`` of every tapped layer of ``model`` that the path or glob ``pattern`` matches."""
         side = self.student if model == "student" else self.teacher
@@ -135,23 +137,21 @@ class Step:
         if names is None:
             names = self.composition.match(model, pattern)
         features = side.features
-        return [(name, features[name]) for name in names]
+        return list(zip(names, map(features.__getitem__, names), strict=True))
 
     def match(self, pattern: str) -> list[Link]:
         """The links whose name matches the glob ``pattern`` (``*``, ``features/*``), in the order they were made."""
         names = self.composition.matched.get(("links", pattern))
         if names is None:
             names = self.composition.match("links", pattern)
-        links = self.links
-        return [links[name] for name in names]
+        return list(map(self.links.__getitem__, names))
 
     def links_of(self, plugin: Plugin) -> list[Link]:
         """The links that ``plugin`` itself made, in order: those whose distance is its own to take."""
         names = self.composition.matched.get(("links of", plugin.name))
         if names is None:
             names = self.composition.match("links of", plugin.name)
-        links = self.links
-        return [links[name] for name in names]
+        return list(map(self.links.__getitem__, names))
 
     def clear(self) -> None:
         """Let go of every tensor, so that this step's features do not live through the next."""

@@ -26,6 +26,23 @@ from stillhouse.stepping import Stepper, rows_of
 __all__ = ["Phase", "build_evaluator", "build_trainer", "evaluate"]
 
 
+class _Engine(Engine):
+    """ignite's engine, without the log line that it formats for each event, four a step, heard or not.
+
+    An event that nobody has attached to costs a look into a table here. One with handlers is fired as ignite does it.
+    """
+
+    def __init__(self, process_function: Callable[[Engine, Any], Any]) -> None:
+        super().__init__(process_function)
+        self.logger.disabled = True  # it would print errors that are raised and reported anyway
+
+    def _fire_event(self, event_name: Any, *event_args: Any, **event_kwargs: Any) -> None:
+        if self._event_handlers.get(event_name):
+            super()._fire_event(event_name, *event_args, **event_kwargs)
+        else:
+            self.last_event_name = event_name
+
+
 class Phase(EventEnum):
     """The phases inside a step, as events of the trainer: ``trainer.add_event_handler(Phase.BACKWARD_COMPLETED, f)``."""
 
@@ -55,13 +72,13 @@ def build_trainer(
     composition: Composition,
     optimizer: Optimizer,
     hooks: Hooks,
-    look: Callable[[Step], None],
+    look: Callable[[Step], int],
     stepper: Stepper,
 ) -> Engine:
     """The engine that trains. Its ``state.step`` is the current :class:`stillhouse.step.Step`, its ``state.output`` the total loss.
 
-    ``look`` is called with the step at its end. It is the monitor's, in every step, and an ignite handler would cost it
-    several times as much.
+    ``look`` is the monitor's, called with the step at its end; it returns the iteration at which it wants to be called next.
+    An ignite handler with a filter would be asked in every step.
 
     Where the ``stepper`` is plain, a step is what a loop written by hand would do. Otherwise it has a
     :class:`stillhouse.step.Step` for each part of the batch; ``FORWARD_COMPLETED`` and ``LOSSES_COMPUTED`` come with each
@@ -73,6 +90,7 @@ def build_trainer(
     # pass has two events for it.
     forward_step = composition.forward
     plain = stepper.plain
+    due = 0
 
     def begin(step: Step) -> None:
         state: Any = engine.state
@@ -101,11 +119,12 @@ def build_trainer(
             if stepped.calls or stepped.handlers.get(stepped.event):
                 stepped(step)
         optimizer.zero_grad(set_to_none=True)
-        look(step)
+        nonlocal due
+        if state.iteration >= due:
+            due = look(step)
         return total.detach()
 
-    engine = Engine(train_step)
-    engine.logger.disabled = True  # it would print errors that are raised and reported anyway
+    engine = _Engine(train_step)
     engine.register_events(*Phase)
     _state(engine).step = None
 
@@ -210,8 +229,7 @@ def build_evaluator(run: Run, composition: Composition, hooks: Hooks) -> Engine:
             output = {key: rows_of(value, 0, rows - 1, rows) for key, value in output.items()}
         return output
 
-    engine = Engine(evaluation_step)
-    engine.logger.disabled = True
+    engine = _Engine(evaluation_step)
     metrics: dict[str, Metric] = dict(run.task.metrics(run.data))
     for plugin, function in hooks.calls("metrics"):
         for name, metric in function(run).items():
