@@ -26,13 +26,14 @@ from stillhouse_normalizer import (
     layer_standardise,
     normalize,
     unit_length,
+    unit_rms,
     whiten,
 )
 
 torch.set_num_threads(1)
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=40)
-KINDS = ("layer", "batch", "whiten", "l2")
+KINDS = ("layer", "batch", "whiten", "l2", "rms")
 METHODS = ("cholesky", "zca")
 
 
@@ -79,6 +80,8 @@ def reference(rows: Tensor, kind: str, eps: float, method: str = "cholesky") -> 
         return (x - x.mean(0)) / np.sqrt(x.var(0, ddof=1) + eps)
     if kind == "l2":
         return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), eps)
+    if kind == "rms":
+        return x / np.sqrt((x**2).mean() + eps)
     shrunk = (1 - eps) * np.atleast_2d(np.cov(x, rowvar=False)) + eps * np.eye(x.shape[1])
     centred = x - x.mean(0)
     if method == "cholesky":
@@ -162,6 +165,7 @@ def test_constant_channels_and_zero_rows_become_zero() -> None:
     for method in METHODS:
         assert whiten(rows, 1e-3, method)[:, 1].abs().max() < 1e-12  # type: ignore[arg-type]
     assert torch.equal(unit_length(torch.zeros(2, 3)), torch.zeros(2, 3))
+    assert torch.equal(unit_rms(torch.zeros(2, 3)), torch.zeros(2, 3))
     assert torch.equal(layer_standardise(torch.full((2, 3), 7.0)), torch.zeros(2, 3))
 
 
@@ -285,7 +289,7 @@ def test_transform_rewrites_the_chosen_sides(kind: Any, side: Any) -> None:
     link = pair()
     student, teacher = link.student.requires_grad_(), link.teacher
     Normalizer(kind=kind, side=side).transform(make_step([link]))
-    eps = {"layer": 1e-5, "batch": 1e-5, "whiten": 1e-3, "l2": 1e-12}[kind]
+    eps = {"layer": 1e-5, "batch": 1e-5, "whiten": 1e-3, "l2": 1e-12, "rms": 1e-12}[kind]
     for name, before, after in (("student", student, link.student), ("teacher", teacher, link.teacher)):
         if side in (name, "both"):
             assert np.abs(after.detach().double().numpy() - reference(before, kind, eps)).max() < 1e-4
@@ -313,7 +317,7 @@ def test_one_row_is_refused_where_statistics_need_two() -> None:
         assert normalize(torch.randn(1, 4, 2, 1), kind, 1e-3).isfinite().all(), "two positions are two rows"
         with pytest.raises(StillhouseError, match=r"link 'features/a', teacher.*this batch has 1"):
             Normalizer(kind=kind).build(make_run([pair()], batch_size=1))
-    for kind in ("layer", "l2"):
+    for kind in ("layer", "l2", "rms"):
         assert normalize(torch.randn(1, 4), kind, 1e-3).isfinite().all()  # type: ignore[arg-type]
 
 

@@ -1,9 +1,9 @@
-"""Normalisation of features: per sample, per channel over the batch, whitening, unit length."""
+"""Normalisation of features: per sample, per channel over the batch, whitening, unit length, unit scale."""
 
 from __future__ import annotations
 
 from stillhouse_normalizer.plugin import Normalizer, normalize
-from stillhouse_normalizer.standardise import batch_standardise, layer_standardise, unit_length
+from stillhouse_normalizer.standardise import batch_standardise, layer_standardise, unit_length, unit_rms
 from stillhouse_normalizer.whiten import inverse_root, whiten
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "layer_standardise",
     "normalize",
     "unit_length",
+    "unit_rms",
     "whiten",
 ]

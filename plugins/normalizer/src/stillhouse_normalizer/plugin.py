@@ -11,15 +11,17 @@ from torch import Tensor
 from stillhouse import Fault, Plugin, Run, Step, StillhouseError, StillhouseWarning, hookimpl, parallel, plugin
 from stillhouse.errors import raise_faults
 from stillhouse.layout import channels, over_rows
-from stillhouse_normalizer.standardise import batch_standardise, layer_standardise, need_two_rows, unit_length
+from stillhouse_normalizer.standardise import batch_standardise, layer_standardise, need_two_rows, unit_length, unit_rms
 from stillhouse_normalizer.whiten import SINGULAR_EPS, whiten
 
 __all__ = ["DEFAULT_EPS", "Kind", "Normalizer", "Whitening", "normalize"]
 
-Kind = Literal["layer", "batch", "whiten", "l2"]
+Kind = Literal["layer", "batch", "whiten", "l2", "rms"]
+OF_THE_BATCH = ("batch", "whiten", "rms")
+"""Kinds with statistics of the whole batch."""
 Whitening = Literal["cholesky", "zca"]
 
-DEFAULT_EPS: dict[str, float] = {"layer": 1e-5, "batch": 1e-5, "whiten": 1e-3, "l2": 1e-12}
+DEFAULT_EPS: dict[str, float] = {"layer": 1e-5, "batch": 1e-5, "whiten": 1e-3, "l2": 1e-12, "rms": 1e-12}
 
 
 def normalize(x: Tensor, kind: Kind, eps: float, whitening: Whitening = "cholesky") -> Tensor:
@@ -39,6 +41,8 @@ def normalize(x: Tensor, kind: Kind, eps: float, whitening: Whitening = "cholesk
             return batch_standardise(rows, eps)
         if kind == "l2":
             return unit_length(rows, eps)
+        if kind == "rms":
+            return unit_rms(rows, eps)
         return whiten(rows, eps, whitening).to(dtype)
 
     with torch.autocast(device_type=x.device.type, enabled=False):
@@ -53,14 +57,14 @@ class Normalizer(Plugin):
     Statistics are those of the batch at hand: nothing is trained, nothing is kept, so there is no module.
 
     Options:
-        kind: ``layer`` (each row over its channels), ``batch`` (each channel over the batch's rows), ``whiten`` or
-            ``l2`` (each row to length 1).
+        kind: ``layer`` (each row over its channels), ``batch`` (each channel over the batch's rows), ``whiten``,
+            ``l2`` (each row to length 1) or ``rms`` (all rows by one number, so that their mean square is 1).
         side: which side is normalised: ``teacher``, ``student`` or ``both``.
         links: glob over link names.
         whitening: ``cholesky`` or ``zca``.
-        eps: what is added under the root (``layer``, ``batch``: 1e-5), the shrinkage (``whiten``: 1e-3), or the least
+        eps: what is added under the root (``layer``, ``batch``: 1e-5; ``rms``: 1e-12), the shrinkage (``whiten``: 1e-3), or the least
             length (``l2``: 1e-12).
-        gather: with several processes, statistics (``batch``, ``whiten``) are those of the whole batch, gathered with
+        gather: with several processes, statistics (``batch``, ``whiten``, ``rms``) are those of the whole batch, gathered with
             gradient, as in one process; false takes each process's own share.
     """
 
@@ -138,6 +142,6 @@ class Normalizer(Plugin):
                 link.student = self._normalized(link.student, eps)
 
     def _normalized(self, x: Tensor, eps: float) -> Tensor:
-        if self.gather and self.kind in ("batch", "whiten") and parallel.several():
+        if self.gather and self.kind in OF_THE_BATCH and parallel.several():
             return parallel.share(normalize(parallel.gather(x), self.kind, eps, self.whitening))
         return normalize(x, self.kind, eps, self.whitening)

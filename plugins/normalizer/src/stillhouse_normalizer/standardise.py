@@ -1,4 +1,4 @@
-"""Standardisation and length: the normalisations that need no matrix factorisation. All work on rows (R, C)."""
+"""Standardisation, length and scale: the normalisations that need no matrix factorisation. All work on rows (R, C)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from stillhouse import StillhouseError
 
-__all__ = ["batch_standardise", "layer_standardise", "need_two_rows", "unit_length"]
+__all__ = ["batch_standardise", "layer_standardise", "need_two_rows", "unit_length", "unit_rms"]
 
 
 def layer_standardise(rows: Tensor, eps: float = 1e-5) -> Tensor:
@@ -37,6 +37,14 @@ def batch_standardise(rows: Tensor, eps: float = 1e-5) -> Tensor:
 def unit_length(rows: Tensor, eps: float = 1e-12) -> Tensor:
     """Each row (R, C) divided by its Euclidean length, or by ``eps`` where it is shorter than that."""
     return F.normalize(rows, dim=-1, eps=eps)
+
+
+def unit_rms(rows: Tensor, eps: float = 1e-12) -> Tensor:
+    """All rows (R, C) divided by one number, so that their mean square is 1: directions and proportions stay.
+
+    x / sqrt(mean of x^2 over the batch and its channels + eps).
+    """
+    return rows * torch.rsqrt(rows.square().mean() + eps)
 
 
 def need_two_rows(rows: int, kind: str) -> None:
