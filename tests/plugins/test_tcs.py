@@ -6,22 +6,20 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
-from sklearn.datasets import load_wine
 from sklearn.linear_model import LogisticRegression
 from support import TESTS, TinyNet, command, recipe, same_state, tiny_data
 from torch import nn
-from torch.utils.data import TensorDataset
 
-from stillhouse import StillhouseError, StillhouseWarning, prepare, train
+from stillhouse import Recipe, StillhouseError, StillhouseWarning, prepare, train
 from stillhouse.loading import load_student
 from stillhouse.trainer import Phase, evaluate
-from stillhouse_tcs import TCS, CoordinateHead, axes_of, save_axes
+from stillhouse_tcs import TCS, CoordinateHead, axes_of, probe_teacher, save_axes
 
 BASE = {"use": "tcs", "layer": "dropout"}
 """The mean of ``body``, 6 numbers, is what the teacher's dropout is given and, in evaluation, gives."""
@@ -291,34 +289,42 @@ def test_axes_of_other_images_come_from_another_runs_cache(tmp_path: Path):
     assert training.fit().metrics["test"]
 
 
-def wine() -> TensorDataset:
-    """scikit-learn's wines: 13 measurements, three vineyards."""
-    loaded = load_wine()
-    x = torch.from_numpy((loaded.data - loaded.data.mean(0)) / loaded.data.std(0)).float()
-    return TensorDataset(x, torch.from_numpy(loaded.target).long())
-
-
 def test_it_works_on_what_is_no_image():
-    """Chemical measurements of wines; the teacher is any module that gives feature vectors."""
-    torch.manual_seed(0)
-    teacher = nn.Sequential(nn.Linear(13, 24), nn.Tanh())
-    plan = recipe(
-        {"use": "tcs", "weight": 1.0},
-        data={"name": "wines_for_tcs:wine", "batch_size": 16, "normalize": "none"},
-        student={"model": "stillhouse.models:mlp", "args": {"width": 8, "depth": 1}},
-        run__epochs=12,
-    )
-    result = train(plan, teacher=teacher, write=False)
+    """Chemical measurements of wines."""
+    result = train(Recipe.load(TESTS.parent / "docs" / "recipes" / "wines-tcs.toml"), write=False)
     assert isinstance(result.student.head, nn.Linear)
     assert result.metrics["test"]["accuracy"] > 0.8
 
 
-@pytest.fixture(autouse=True)
-def _wines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The data set above under a name that a recipe can say."""
-    module = ModuleType("wines_for_tcs")
-    module.wine = wine  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "wines_for_tcs", module)
+# What the teacher knows
+
+
+def test_the_teachers_probe_is_scikit_learns_on_its_features():
+    plan = recipe(BASE, data__per_class=4, run__seed=3)
+    found = probe_teacher(plan, "dropout")
+    training = prepare(plan, write=False)
+    teacher = prepare(recipe(run__seed=3), write=False).run.teacher
+    assert teacher is not None
+    teacher.eval()
+    rows: dict[str, tuple[Any, Any]] = {}
+    with torch.no_grad():
+        for split in ("train", "val", "test"):
+            batches = list(training.data.evaluation(split))
+            maps = [torch.relu(teacher.body(torch.relu(teacher.norm(teacher.stem(b.input))))) for b in batches]
+            rows[split] = torch.cat(maps).mean((2, 3)).numpy(), torch.cat([b.target for b in batches]).numpy()
+    x, y = rows["train"]
+    scale = np.sqrt(x.var(0, ddof=1).mean())
+    probe = LogisticRegression(C=1.0, max_iter=1000).fit(x / scale, y)
+    assert found == {
+        split: pytest.approx(probe.score(rows[split][0] / scale, rows[split][1])) for split in ("val", "test")
+    }
+
+
+def test_a_probe_needs_a_teacher_and_a_layer():
+    with pytest.raises(StillhouseError, match="teacher: there is no teacher"):
+        probe_teacher(recipe(teacher=None))
+    with pytest.raises(StillhouseError, match=r"no layer .dropput. .did you mean .dropout."):
+        probe_teacher(recipe(), "dropput")
 
 
 # Bad input

@@ -86,6 +86,22 @@ def test_a_share_takes_the_fewest_axes_that_hold_it(share: float, d: int, kind: 
     np.testing.assert_allclose(axes.vectors.T @ axes.vectors, np.eye(axes.k), atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["random", "identity"])
+@pytest.mark.parametrize("k", [2, 0.9])
+def test_control_axes_match_principal_ones_in_number_or_in_variance(kind: str, k: int | float):
+    moments = moments_of(rows_of(50, 8))
+    principal = axes_of(moments, "pca", k)
+    torch.manual_seed(1)
+    as_many = axes_of(moments, kind, k, match="number")
+    assert as_many.k == principal.k
+    assert as_many.explained < principal.explained
+    torch.manual_seed(1)
+    as_much = axes_of(moments, kind, k, match="variance")
+    assert as_much.explained >= principal.explained - 1e-9
+    torch.manual_seed(1)
+    assert axes_of(moments, kind, as_much.k - 1).explained < principal.explained
+
+
 def test_the_axes_of_identity_are_features_by_variance():
     rows = rows_of(40, 5)
     axes = axes_of(moments_of(rows), "identity", 2)

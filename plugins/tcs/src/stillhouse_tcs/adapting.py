@@ -51,7 +51,9 @@ def adapted(plugin: TCS, run: Run, student: nn.Module) -> nn.Module | None:
 
 def measured(plugin: TCS, run: Run, cache: TeacherCache) -> Axes:
     """The axes of the cached features."""
-    return axes_of(cache.moments, plugin.axes, plugin.k, precision=plugin.precision, base=run.recipe.base)
+    return axes_of(
+        cache.moments, plugin.axes, plugin.k, match=plugin.match, precision=plugin.precision, base=run.recipe.base
+    )
 
 
 def _new_head(plugin: TCS, linear: nn.Linear, axes: Axes) -> CoordinateHead:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Literal
 
 import attrs
 import torch
@@ -13,9 +14,12 @@ from stillhouse import StillhouseError, StillhouseWarning
 from stillhouse.errors import did_you_mean
 from stillhouse.teacher_cache import Moments
 
-__all__ = ["KINDS", "Axes", "axes_of", "load_axes", "save_axes"]
+__all__ = ["KINDS", "Axes", "Match", "axes_of", "load_axes", "save_axes"]
 
 KINDS = ("pca", "random", "identity")
+
+Match = Literal["number", "variance"]
+"""What control axes have in common with principal ones."""
 
 _EPS = {"float32": 8 * 2.0**-23, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 """Relative rounding noise of a teacher's features, by the precision it runs in."""
@@ -52,7 +56,13 @@ class Axes:
 
 
 def axes_of(
-    moments: Moments, kind: str, k: int | float, *, precision: str = "float32", base: Path | None = None
+    moments: Moments,
+    kind: str,
+    k: int | float,
+    *,
+    match: Match | None = None,
+    precision: str = "float32",
+    base: Path | None = None,
 ) -> Axes:
     """Find the axes of features whose moments were measured.
 
@@ -64,6 +74,8 @@ def axes_of(
         kind: ``pca``; ``random``: orthonormal, uniformly distributed (from torch's global generator); ``identity``: the
             features' own axes, by descending variance; or a file that :func:`save_axes` wrote.
         k: how many axes, or the share of the variance, above 0 to 1, that they are to hold.
+        match: of axes that are not principal: ``number``: as many as ``k`` would be principal ones; ``variance``: as few
+            as hold what those hold; None: ``k`` means what it says.
         precision: the teacher's, which its rounding noise follows from.
         base: the folder that a file's path starts from.
 
@@ -102,6 +114,9 @@ def axes_of(
         mean, vectors = (given[0] / scale, given[1]) if given[0] is not None else (mean, given[1])
         most = vectors.shape[1]
     shares = (vectors * (covariance @ vectors)).sum(0) / covariance.trace()
+    if match is not None and kind != "pca":
+        principals = _number(k, spectrum / variance, rank, d, moments.count, "pca")
+        k = principals if match == "number" else min(1.0, float(spectrum[:principals].sum()) / variance)
     n = _number(k, shares, most, d, moments.count, kind)
     vectors = vectors[:, :n]
     offset = vectors.T @ (moments.mean / scale - mean)

@@ -12,6 +12,7 @@ from stillhouse import Fault, Plugin, Run, Step, Tap, Weight, hookimpl, plugin
 from stillhouse.errors import raise_faults
 from stillhouse.teacher_cache import CacheSpec
 from stillhouse_tcs.adapting import adapted, checked_fold
+from stillhouse_tcs.axes import Match
 from stillhouse_tcs.building import built
 from stillhouse_tcs.figures import mask_figure, rounds_figure, spectrum_figure
 from stillhouse_tcs.head import CoordinateHead
@@ -40,6 +41,8 @@ class TCS(Plugin):
         preset: ``ours``, or ``paper``: ``mimic = "elsh"`` and ``select = "train"`` where they are not given.
         axes: ``pca``; the controls ``random`` (orthonormal) and ``identity``; or a file of axes, of other images say.
         k: how many axes, a whole number; or the share of the variance that they hold, up to 1.0.
+        match: of axes that are not principal: the same ``number`` as there would be principal ones, or as few as hold the
+            ``variance`` that those hold. Not given: by ``k``.
         path: ``coordinates``, or ``none``: the student stays as it is, and only ``mimic = "logits"`` can be used.
         init_head: W and b' start from a ``probe`` on the cached coordinates, or at ``random``.
         train_head: False leaves W and b' as they start.
@@ -70,6 +73,7 @@ class TCS(Plugin):
     preset: Literal["ours", "paper"] = "ours"
     axes: str = "pca"
     k: int | float = 0.99
+    match: Match | None = None
     path: Literal["coordinates", "none"] = "coordinates"
     init_head: Literal["probe", "random"] = "probe"
     train_head: bool = True

@@ -1,0 +1,64 @@
+"""What a teacher knows: the accuracy of a linear probe on its features, from a run's own labels."""
+
+from __future__ import annotations
+
+import attrs
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stillhouse import Recipe, Run, StillhouseError, prepare
+from stillhouse.teacher_cache import CacheSpec
+from stillhouse.teacher_cache.reading import reading, tap_name
+from stillhouse.teacher_cache.spec import Pool
+from stillhouse_tcs.probe import fit_probe
+
+__all__ = ["probe_teacher"]
+
+
+def probe_teacher(recipe: Recipe, layer: str = "", pool: Pool = "mean") -> dict[str, float]:
+    """The probe's accuracy by split (``val``, ``test``): what the recipe's teacher tells of its classes by itself.
+
+    The probe is a logistic regression on the evaluation features of the recipe's labelled training images, divided by
+    one scalar as the plugin divides them. Less the accuracy of a student that is trained on the same labels without a
+    teacher, it says whether there is anything to distil: where that is not positive, no comparison of methods means much.
+
+    Args:
+        recipe: a run's; its plugins are left out.
+        layer: the teacher's; empty: what the model itself returns.
+        pool: how that becomes a vector.
+
+    Raises:
+        StillhouseError: no teacher, no such layer, targets that are no classes, or as :func:`stillhouse.prepare`.
+    """
+    training = prepare(attrs.evolve(recipe, plugins=()), write=False)
+    try:
+        run = training.run
+        if run.teacher is None:
+            raise StillhouseError("there is no teacher to look at", where="teacher")
+        if run.data.target != "class":
+            raise StillhouseError(f"a probe tells classes, and the targets are {run.data.target!r}", where="data")
+        found = {
+            split: _features(run, split, layer, pool) for split in ("train", "val", "test") if split in run.data.sizes
+        }
+    finally:
+        training.close()
+    train, labels = found.pop("train")
+    scale = float(train.var(0).mean().sqrt())
+    weight, bias = fit_probe(train / scale, labels, run.data.classes)
+    return {
+        split: float((((x / scale) @ weight.T + bias).argmax(1).numpy() == y).mean()) for split, (x, y) in found.items()
+    }
+
+
+def _features(run: Run, split: str, layer: str, pool: Pool) -> tuple[Tensor, NDArray[np.int64]]:
+    """The teacher's features (N, d) of a split's images as in evaluation, and their labels (N,)."""
+    assert run.batches is not None  # prepare has loaded them
+    assert run.teacher is not None  # the caller has looked
+    rows, labels = [], []
+    with reading(run.teacher, run.task, CacheSpec(taps=(layer,), pool=pool), run.device) as read:
+        for batch in run.batches.evaluation(split):
+            rows.append(read(batch)[tap_name(layer)].cpu())
+            labels.append(batch.target)
+    return torch.cat(rows), torch.cat(labels).numpy()
