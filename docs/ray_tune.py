@@ -1,8 +1,11 @@
 """A sweep over many machines with Ray Tune: each trial is one run, trained as the command line would.
 
-This script has not been run: Ray is no dependency of Stillhouse (``pip install "ray[tune]"``). It is written against
-Ray 2.x's ``Tuner``. Run it from anywhere on the cluster: ``python ray_tune.py RECIPE FOLDER``; both must be on a file
-system that every machine sees. Afterwards ``stillhouse compare FOLDER`` makes the table, paired by seed.
+Ray is no dependency of Stillhouse: ``pip install "ray[tune]"``. Run it from anywhere on the cluster, with a recipe and a folder
+on a file system that every machine sees, and with the values to try, or those of ``SPACE``::
+
+    python ray_tune.py RECIPE FOLDER plugins.projector.kind=linear,orthogonal run.seed=0,1,2
+
+The same command goes on after an interruption. Afterwards ``stillhouse compare FOLDER`` makes the table, paired by seed.
 """
 
 from __future__ import annotations
@@ -34,18 +37,20 @@ def trial(config: dict[str, Any], recipe: str, folder: str) -> None:
     tune.report({f"{split}/{k}": v for split, found in result.metrics.items() for k, v in found.items()})
 
 
-def main(recipe: str, folder: str) -> None:
-    """Hand the trials to Ray."""
+def main(recipe: str, folder: str, *grid: str) -> int:
+    """Hand the trials to Ray; 1 where one of them failed."""
     from ray import tune
 
     # Ray starts trials in folders of its own: paths must not depend on where they start.
     where = {"recipe": str(Path(recipe).resolve()), "folder": str(Path(folder).resolve())}
     trainable = tune.with_resources(tune.with_parameters(trial, **where), SHARE)
-    space = {key: tune.grid_search(values) for key, values in SPACE.items()}
+    given = {key: values.split(",") for key, _, values in (axis.partition("=") for axis in grid)}
+    space = {key: tune.grid_search(values) for key, values in (given or SPACE).items()}
     results = tune.Tuner(trainable, param_space=space).fit()
     for error in results.errors:
         print(error, file=sys.stderr)
+    return 1 if results.errors else 0
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(main(*sys.argv[1:]))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 
@@ -145,7 +146,14 @@ def make_plan(
     return plan, known
 
 
-def run_plan(plan: Plan, *, jobs: int = 1, progress: bool = False, only: Sequence[int] | None = None) -> dict[int, str]:
+def run_plan(
+    plan: Plan,
+    *,
+    jobs: int = 1,
+    progress: bool = False,
+    only: Sequence[int] | None = None,
+    until: float | None = None,
+) -> dict[int, str]:
     """Train the plan's runs that are not finished.
 
     Teachers given by recipes are trained first, in this process, once.
@@ -155,6 +163,7 @@ def run_plan(plan: Plan, *, jobs: int = 1, progress: bool = False, only: Sequenc
         jobs: see :func:`ablate`.
         progress: likewise.
         only: the numbers of the runs to look at; None: all.
+        until: by ``time.monotonic()``, from when on no teacher and no run is begun; None: never.
 
     Returns:
         The errors of runs that failed, by the run's number.
@@ -169,14 +178,18 @@ def run_plan(plan: Plan, *, jobs: int = 1, progress: bool = False, only: Sequenc
     plan.write()
     asked = [run for run in runs if only is None or run.index in only]
     open_runs = [run for run in asked if run.summary() is None]
+
+    def in_time(runs: Iterable[PlannedRun]) -> Iterator[PlannedRun]:
+        return (run for run in runs if until is None or time.monotonic() < until)
+
     failed: dict[int, str] = {}
     told: list[str] = []
     counter = Counter(plan.recipe.run.name, len(asked), len(asked) - len(open_runs), enabled=progress)
-    _train_teachers(open_runs, progress)
+    _train_teachers(in_time(open_runs), progress)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch gives it no types
         torch.cuda.empty_cache()  # of the checks and the teacher, for the workers
     devices = _devices(plan.recipe.run.device)
-    todo = [Job.of(run, devices[run.index % len(devices)]) for run in open_runs]
+    todo = (Job.of(run, devices[run.index % len(devices)]) for run in in_time(open_runs))
     outcomes = run_here(todo) if jobs == 1 else run_in_workers(todo, jobs)
     with counter, closing(outcomes):
         for outcome in outcomes:
@@ -242,16 +255,18 @@ def _references(arm: Arm, arms: Sequence[Arm]) -> dict[str, str]:
     return found
 
 
-def _train_teachers(runs: Sequence[PlannedRun], progress: bool) -> None:
-    """Train what teachers there are once, so that no two workers begin the same one."""
+def _train_teachers(runs: Iterable[PlannedRun], progress: bool) -> None:
+    """Train once what teachers and starts other recipes give, so that no two workers begin the same one."""
     from stillhouse.training import prepare
 
     seen = set()
     for run in runs:
         teacher = run.recipe.teacher
-        if teacher is None or teacher.recipe is None:
+        first = [run.recipe.student.recipe, None if teacher is None else teacher.recipe]
+        if first == [None, None]:
             continue
-        key = json.dumps(teacher.recipe, sort_keys=True, default=repr)
+        own = run.seed if teacher is not None and teacher.same_labels else None
+        key = json.dumps([*first, own], sort_keys=True, default=repr)
         if key not in seen:
             seen.add(key)
             prepare(run.recipe, write=False, progress=progress).close()

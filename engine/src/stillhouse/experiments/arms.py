@@ -64,7 +64,7 @@ def resolved(recipe: Recipe) -> Recipe:
     Raises:
         StillhouseError: what is wrong with its plugin list.
     """
-    actives = plugins_in_use(recipe.plugins)
+    actives = plugins_in_use(recipe.plugins, recipe.base)
     activate(actives, has_teacher=recipe.teacher is not None)
     return _with(recipe, actives)
 
@@ -143,7 +143,7 @@ class _Parts:
 
     def __init__(self, recipe: Recipe, check: Check | None) -> None:
         self._recipe, self._check = recipe, check
-        self._actives = plugins_in_use(recipe.plugins)
+        self._actives = plugins_in_use(recipe.plugins, recipe.base)
         self._has_teacher = recipe.teacher is not None
 
     def without(self, name: str) -> Arm | None:

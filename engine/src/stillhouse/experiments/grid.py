@@ -9,6 +9,7 @@ import attrs
 
 from stillhouse.errors import Fault, did_you_mean, raise_faults
 from stillhouse.recipe import Recipe
+from stillhouse.registry import default_name
 
 __all__ = ["Axis", "cells", "parse_grid"]
 
@@ -50,7 +51,12 @@ def parse_grid(texts: Sequence[str], recipe: Recipe) -> list[Axis]:
         StillhouseError: every text that is of another form, names nothing of the recipe or sets the seed.
     """
     tables = [field.name for field in attrs.fields(Recipe)]
-    plugins = {str(name) for table in recipe.plugins for name in (table.get("name"), table.get("use")) if name}
+    plugins = {
+        str(name)
+        for table in recipe.plugins
+        for name in (table.get("name"), default_name(table.get("use", "")))
+        if name
+    }
     faults: list[Fault] = []
     axes: list[Axis] = []
     for text in texts:

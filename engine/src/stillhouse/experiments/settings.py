@@ -8,6 +8,7 @@ from typing import Any
 
 from stillhouse.folder import flat
 from stillhouse.recipe import Recipe
+from stillhouse.registry import default_name
 
 __all__ = ["differing", "flat_settings", "short_texts", "text_of"]
 
@@ -17,15 +18,15 @@ def flat_settings(recipe: Recipe) -> dict[str, Any]:
     tables = recipe.to_dict()
     plugins = tables.pop("plugins", [])
     found: dict[str, Any] = {}
-    for owner in (tables, tables.get("teacher", {}).get("recipe", {})):
+    for owner in (tables, *(tables.get(key, {}).get("recipe", {}) for key in ("student", "teacher"))):
         for key in ("name", "base", "device", "log_every", "figures", "threads"):
             owner.get("run", {}).pop(key, None)
         owner.pop("checkpoints", None)
     tables["run"].pop("seed", None)
     found |= flat(tables)
-    found["plugins"] = ", ".join(str(table.get("name") or table["use"]) for table in plugins) or "none"
+    found["plugins"] = ", ".join(str(table.get("name") or default_name(table["use"])) for table in plugins) or "none"
     for table in plugins:
-        name = str(table.get("name") or table["use"])
+        name = str(table.get("name") or default_name(table["use"]))
         options = {key: value for key, value in table.items() if key != "name" and (key, value) != ("use", name)}
         found |= {f"{name}.{key}": value for key, value in options.items()}
     return found

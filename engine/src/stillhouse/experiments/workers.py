@@ -6,8 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -21,7 +20,7 @@ __all__ = ["run_here", "run_in_workers"]
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def run_here(jobs: Sequence[Job]) -> Generator[Outcome]:
+def run_here(jobs: Iterable[Job]) -> Generator[Outcome]:
     """The jobs' outcomes, one after another, in this process."""
     from stillhouse.keeping import keeping
 
@@ -30,27 +29,29 @@ def run_here(jobs: Sequence[Job]) -> Generator[Outcome]:
             yield run_job(job)
 
 
-def run_in_workers(jobs: Sequence[Job], count: int) -> Generator[Outcome]:
+def run_in_workers(jobs: Iterable[Job], count: int) -> Generator[Outcome]:
     """The jobs' outcomes as they come, from up to ``count`` processes that live until the last job is done.
 
     When the generator is closed early (an interruption, say), the workers are ended; their runs go on from the last
     checkpoint another time.
 
     Args:
-        jobs: taken in order.
+        jobs: taken in order, each when a process is free for it.
         count: processes; several may share one GPU.
     """
-    waiting = deque(jobs)
+    waiting = iter(jobs)
     workers: list[_Worker] = []
     try:
-        while waiting or any(worker.job for worker in workers):
+        while True:
             for worker in workers:
-                if worker.job is None and waiting:
-                    worker.give(waiting.popleft())
-            while waiting and len(workers) < count:
+                if worker.job is None and (job := next(waiting, None)) is not None:
+                    worker.give(job)
+            while len(workers) < count and (job := next(waiting, None)) is not None:
                 workers.append(_Worker())
-                workers[-1].give(waiting.popleft())
+                workers[-1].give(job)
             busy = [worker for worker in workers if worker.job is not None]
+            if not busy:
+                return
             ready = wait([worker.connection for worker in busy])
             for worker in busy:
                 if worker.connection in ready:
