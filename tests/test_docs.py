@@ -193,7 +193,10 @@ def test_every_shipped_recipe_is_one(path: Path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs/experiments/plans").glob("*.toml")), ids=lambda path: path.stem)
-def test_every_experiments_arms_are_different_runs_and_have_a_page(path: Path, tmp_path: Path):
+def test_every_experiments_arms_are_different_runs_and_have_a_page(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(str(ROOT / "docs/experiments"))
     spec = importlib.util.spec_from_file_location("run_experiments", ROOT / "docs/experiments/run.py")
     assert spec is not None
     assert spec.loader is not None
@@ -201,9 +204,9 @@ def test_every_experiments_arms_are_different_runs_and_have_a_page(path: Path, t
     spec.loader.exec_module(module)
     experiment = module.read(path.stem, tmp_path, None, [])
     names = [arm.name for arm in experiment.plan.arms]
-    assert experiment.reference in names
+    assert {experiment.reference_of(arm) for arm in experiment.plan.arms} <= set(names)
     assert len(names) == len(set(names)) > 1
-    assert len(experiment.plan.seeds) >= 8
+    assert len(experiment.plan.seeds) >= 5
     pages = [page.read_text(encoding="utf-8") for page in (ROOT / "docs/experiments").glob("*.md")]
     assert sum(f"<!-- results: {path.stem} -->" in page for page in pages) == 1
 

@@ -1,228 +1,149 @@
 """Run experiments and write their tables and plots: ``python docs/experiments/run.py cross-depth --jobs 2``.
 
-An experiment is a file in ``plans/``: a recipe, the arms that change it, and the seeds. Runs go to ``runs/experiments``
-(``--out``) and are not repeated when they are there; tables and plots go to ``results/``, beside this script.
+An experiment is a file in ``plans/`` (``_plan.py`` says what stands in it). What it leaves open is chosen first, on the
+validation split and on seeds that are not reported. Runs go to ``runs/experiments`` (``--out``) and are not repeated when
+they are there; tables go into the page that has a place for them, plots and numbers to ``results/``.
+
+``--tier full`` runs the plans as ``full.toml`` changes them, on a GPU, in its order. No run is begun when ``--minutes`` are
+over; the same command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import sys
-import tomllib
+import time
 from pathlib import Path
-from typing import Any
 
 import attrs
-import matplotlib as mpl
 import torch
+from _full import picked, table
+from _page import HERE, compared, into_pages, write
+from _plan import PLANS, Experiment, read
+from _teacher import make_axes
+from _tuning import Choice, UnfinishedError, taken, tuned
 
-from stillhouse import Recipe, StillhouseError
-from stillhouse.errors import did_you_mean
-from stillhouse.experiments.ablation import run_plan, table_of
-from stillhouse.experiments.arms import Arm, identity, resolved
-from stillhouse.experiments.comparison import Comparison
+from stillhouse import StillhouseError
+from stillhouse.experiments.ablation import run_plan
 from stillhouse.experiments.plan import Plan
-from stillhouse.experiments.statistics import paired_difference
-from stillhouse.experiments.tables import to_markdown
-from stillhouse.overrides import apply_override
-
-mpl.use("agg")
-HERE = Path(__file__).parent
-PLANS = HERE / "plans"
 
 
-@attrs.frozen
-class Experiment:
-    """One file of ``plans/``.
-
-    Attributes:
-        name: the file's stem.
-        title: what the table is of.
-        plan: arms and seeds.
-        metric: ``SPLIT/NAME`` that is compared.
-        reference: the arm that the others are compared with.
-        pairs: further pairs of arms to compare, the second taken from the first.
-    """
-
-    name: str
-    title: str
-    plan: Plan
-    metric: str
-    reference: str
-    pairs: tuple[tuple[str, str], ...] = ()
-
-
-def read(name: str, out: Path, seeds: int | None, overrides: list[str]) -> Experiment:
-    """The experiment of ``plans/NAME.toml``.
-
-    Its keys: ``title``; ``recipe``, a file below ``plans/``; ``metric``; ``seeds``; ``reference``, an arm's name; ``pairs``, further pairs of
-    arms; and ``[[arms]]``, each with a ``name`` and what it changes: ``set`` (as ``--set`` takes it), ``plugins`` (a list instead
-    of the recipe's) and ``teacher`` (a table instead of the recipe's, or false).
-    """
-    path = PLANS / f"{name}.toml"
-    if not path.exists():
-        raise StillhouseError(
-            f"there is no experiment {name!r}", hint=did_you_mean(name, [p.stem for p in PLANS.glob("*.toml")])
-        )
-    tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    base = Recipe.load(PLANS / tables["recipe"], overrides=[*tables.get("set", []), *overrides])
-    arms = tuple(arm_of(base, table) for table in tables["arms"])
-    seen: dict[str, str] = {}
-    for arm in arms:
-        other = seen.setdefault(identity(arm.recipe), arm.name)
-        if other != arm.name:
-            raise StillhouseError(f"the arms {other!r} and {arm.name!r} are the same run", where=str(path))
-    numbers = tuple(range(base.run.seed, base.run.seed + (seeds or tables["seeds"])))
-    pairs = tuple((first, second) for first, second in tables.get("pairs", []))
-    plan = Plan(base, arms, numbers, out / name)
-    return Experiment(name, tables["title"], plan, tables["metric"], tables["reference"], pairs)
-
-
-def arm_of(base: Recipe, table: dict[str, Any]) -> Arm:
-    """An arm: the recipe with one table's changes."""
-    changed = base.to_dict()
-    if "plugins" in table:
-        changed["plugins"] = table["plugins"]
-    teacher = table.get("teacher")
-    if teacher is False:
-        changed.pop("teacher", None)
-    elif teacher is not None:
-        changed["teacher"] = teacher
-    for override in table.get("set", []):
-        apply_override(changed, override)
-    recipe = Recipe.from_dict(changed, base=base.base)
-    if not recipe.plugins and "teacher" not in table:
-        recipe = attrs.evolve(recipe, teacher=None)  # nobody would look at it
-    return Arm(table["name"], "grid", resolved(recipe))
-
-
-def compared(experiment: Experiment, failed: dict[int, str]) -> Comparison:
-    """The table of all arms against the reference."""
-    from stillhouse.experiments import comparison
-
-    found = table_of(experiment.plan, metric=experiment.metric, failed=failed)
-    groups = [
-        attrs.evolve(row.group, columns={}, against={experiment.reference: experiment.reference}) for row in found.rows
-    ]
-    return comparison.compare_groups(experiment.metric, groups, (), found.missing)
-
-
-def pair_lines(experiment: Experiment, comparison: Comparison) -> list[str]:
-    """The plan's further pairs as a table; nothing where there are none."""
-    values = {row.group.name: row.group.values for row in comparison.rows}
-    lines = []
-    for first, second in experiment.pairs:
-        seeds = sorted(values[first].keys() & values[second].keys())
-        if len(seeds) > 1:
-            found = paired_difference([values[first][s] for s in seeds], [values[second][s] for s in seeds])
-            lines.append(f"| {first} | {second} | {found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}] |")
-    return ["| arm | less | paired [95%] |", "|---|---|---|", *lines, ""] if lines else []
-
-
-def plot(experiment: Experiment, comparison: Comparison, path: Path) -> None:
-    """Paired differences to the reference, with their intervals, one line an arm."""
-    import matplotlib.pyplot as plt
-
-    rows = [row for row in comparison.rows if row.differences.get(experiment.reference) is not None]
-    if not rows:
-        return
-    figure, axes = plt.subplots(figsize=(7, 0.7 + 0.36 * len(rows)), layout="constrained")
-    for place, row in enumerate(reversed(rows)):
-        found = row.differences[experiment.reference]
-        assert found is not None
-        for seed, value in row.group.values.items():
-            other = next(r for r in comparison.rows if r.group.name == experiment.reference).group.values.get(seed)
-            if other is not None:
-                axes.plot(value - other, place, ".", color="0.7", markersize=4, zorder=1)
-        if found.low is not None and found.high is not None:
-            axes.plot([found.low, found.high], [place, place], color="tab:green", linewidth=2, zorder=2)
-        axes.plot(found.mean, place, "o", color="tab:green", markersize=6, zorder=3)
-    axes.axvline(0, color="0.3", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [row.group.name for row in reversed(rows)])
-    label = f"{experiment.metric} less {experiment.reference!r},\npaired by seed; mean and 95% interval"
-    axes.set_xlabel(label, fontsize="small")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def machine() -> str:
-    """What ran."""
-    sys.path.insert(0, str(HERE.parents[1] / "tests" / "benchmarks"))
-    from _bench import machine as cpu
-
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, Python {sys.version.split()[0]}, torch {torch.__version__}"
-    return cpu().replace("one thread used", "one thread a run")
-
-
-def write(experiment: Experiment, comparison: Comparison, jobs: int, command: str) -> None:
-    """The table into its page, its numbers as JSON, and the plot."""
-    results = HERE / "results"
-    results.mkdir(exist_ok=True)
-    seeds = experiment.plan.seeds
-    spent = [run.summary() for run in experiment.plan.runs()]
-    trained = sum(summary["seconds"] for summary in spent if summary is not None)
-    lines = [
-        f"### {experiment.title}",
-        "",
-        f"Command: `{command}`. Seeds {seeds[0]} to {seeds[-1]}. Machine: {machine()}. "
-        f"{len([s for s in spent if s])} runs, {trained / 60:.1f} minutes of training in all, {jobs} at a time.",
-        "",
-        to_markdown(comparison),
-        *pair_lines(experiment, comparison),
-    ]
-    into_pages(experiment.name, "\n".join(lines))
-    (results / f"{experiment.name}.json").write_text(json.dumps(comparison.to_dict(), indent=1), encoding="utf-8")
-    plot(experiment, comparison, results / f"{experiment.name}.png")
-    print("\n".join(lines))
-
-
-def into_pages(name: str, text: str) -> None:
-    """Put a table and its plot where a page has ``<!-- results: NAME -->`` and ``<!-- end -->``."""
-    block = re.compile(rf"(<!-- results: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
-    picture = f"![Differences by arm, paired by seed](results/{name}.png)"
-    for page in HERE.glob("*.md"):
-        before = page.read_text(encoding="utf-8")
-        after = block.sub(lambda match: f"{match[1]}\n{text}\n\n{picture}\n\n{match[2]}", before)
-        if after != before:
-            page.write_text(after, encoding="utf-8")
-
-
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="experiments; none: all of them")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--tier", choices=("small", "full"), default="small", help="full: as full.toml says, on a GPU")
+    parser.add_argument("--minutes", type=float, help="begin no run after so many (full: 7.5, or else no limit)")
+    parser.add_argument("--jobs", type=int, help="runs at a time (full: as full.toml says, or else 2)")
     parser.add_argument("--seeds", type=int, help="instead of the plan's")
     parser.add_argument("--out", type=Path, default=Path("runs") / "experiments", help="where the runs go")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="full: where the data sets lie, if not in ~/datasets")
+    parser.add_argument("--pages", type=Path, default=HERE, metavar="DIR", help="where pages and results/ are")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--list", action="store_true", help="list the experiments")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
+    try:
+        return _full(arguments) if arguments.tier == "full" else _small(arguments)
+    except StillhouseError as error:
+        return _told(error, "")
+
+
+def _small(arguments: argparse.Namespace) -> int:
     names = arguments.names or sorted(p.stem for p in PLANS.glob("*.toml"))
     if arguments.list:
-        for name in names:
-            print(name)
+        print("\n".join(names))
         return 0
-    code = 0
+    until, jobs, code = _until(arguments.minutes), arguments.jobs or 2, 0
     for name in names:
         try:
             experiment = read(name, arguments.out, arguments.seeds, arguments.overrides)
-            failed = run_plan(experiment.plan, jobs=arguments.jobs, progress=True)
-            for index, error in failed.items():
-                print(f"run {index}: {error}", file=sys.stderr)
-            command = f"python docs/experiments/run.py {name} --jobs {arguments.jobs}"
-            command += f" --seeds {arguments.seeds}" if arguments.seeds else ""
-            write(experiment, compared(experiment, failed), arguments.jobs, command)
-            code = 2 if failed else code
+            code = max(code, _run(experiment, jobs, until, arguments, f"{name} --jobs {jobs}"))
         except StillhouseError as error:
-            for fault in error.faults:
-                print(f"error: {name}: {fault}", file=sys.stderr)
-            code = 2
+            code = _told(error, name)
     return code
+
+
+def _full(arguments: argparse.Namespace) -> int:
+    entries = picked(arguments.names)
+    if arguments.list:
+        into_pages("full-tier", table(), arguments.pages)
+        print(table())
+        return 0
+    minutes = 7.5 if arguments.minutes is None else arguments.minutes
+    until, code = _until(minutes), 0
+    for entry in entries:
+        try:
+            experiment = entry.experiment(arguments.out, arguments.seeds, arguments.overrides, arguments.data)
+            jobs = arguments.jobs or entry.jobs
+            found = taken(experiment, HERE / "results" / f"{entry.name}.json")
+            command = f"--tier full {entry.name}" + (f" --jobs {jobs}" if arguments.jobs else "")
+            code = max(code, _run(experiment, jobs, until, arguments, command, found))
+        except StillhouseError as error:
+            code = _told(error, entry.name)
+    return code
+
+
+def _run(
+    experiment: Experiment,
+    jobs: int,
+    until: float | None,
+    arguments: argparse.Namespace,
+    command: str,
+    found: tuple[Experiment, list[Choice]] | None = None,
+) -> int:
+    """Train what is missing until time is over, and write what there is."""
+    choices: list[Choice] = []
+    tuning: list[Plan] = []
+    note = ""
+    make_axes(experiment)
+    if found is not None:
+        experiment, choices = found
+        note = "What was open is as the small tier chose it."
+    else:
+        try:
+            experiment, choices, tuning = tuned(experiment, jobs=jobs, until=until)
+        except UnfinishedError:
+            _left(experiment, "values are still being chosen", arguments.pages)
+            return 0
+    failed = run_plan(experiment.plan, jobs=jobs, progress=True, until=until)
+    for index, error in failed.items():
+        print(f"run {index}: {error}", file=sys.stderr)
+    code = 2 if failed else 0
+    runs = experiment.plan.runs()
+    missing = {run.seed for run in runs if run.summary() is None and run.index not in failed}
+    if missing:
+        # Whole seeds alone: an arm that has fewer than its reference would be compared on other pairs.
+        whole = tuple(seed for seed in experiment.plan.seeds if seed not in missing)
+        done = sum(run.summary() is not None for run in runs)
+        _left(experiment, f"{done} of {len(runs)} runs are finished", arguments.pages if len(whole) < 2 else None)
+        if len(whole) < 2:
+            return code
+        note = f"{note} Not finished yet: {len(experiment.plan.seeds)} seeds are planned.".strip()
+        experiment = attrs.evolve(experiment, plan=attrs.evolve(experiment.plan, seeds=whole))
+        failed = {}  # their numbers are those of the whole plan; the next call tries them again
+    command += f" --seeds {arguments.seeds}" if arguments.seeds else ""
+    command = f"python docs/experiments/run.py {command}" + "".join(f" --set '{o}'" for o in arguments.overrides)
+    comparison = compared(experiment, failed)
+    write(experiment, comparison, choices, tuning, jobs, command, note=note, to=arguments.pages)
+    return code
+
+
+def _left(experiment: Experiment, what: str, pages: Path | None) -> None:
+    """Say that time was over, and into its page too where there is no table yet."""
+    print(f"{experiment.name}: time is over, and {what}; the same command goes on", file=sys.stderr)
+    if pages is not None and not (pages / "results" / f"{experiment.name}.json").exists():
+        into_pages(experiment.name, f"Not run to an end yet: {what}.", pages)
+
+
+def _until(minutes: float | None) -> float | None:
+    return None if minutes is None else time.monotonic() + 60 * minutes
+
+
+def _told(error: StillhouseError, name: str) -> int:
+    for fault in error.faults:
+        print(f"error: {name}: {fault}" if name else f"error: {fault}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

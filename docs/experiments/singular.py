@@ -1,0 +1,119 @@
+"""Does a projection become low-rank while it is trained? ``python docs/experiments/singular.py``, after ``run.py cross-segmentation``.
+
+Reads what the observer of ``plans/recipes/watching.py`` wrote in that experiment's runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _page import HERE, into_pages
+from _plan import read
+
+from stillhouse.experiments.plan import PlannedRun, finished_summary
+from stillhouse.experiments.statistics import t_interval
+
+PLAN = "cross-segmentation"
+FILE = "singular-values.jsonl"
+SHOWN = {"before": "features before", "map": "P", "projected": "features after P"}
+
+Lines = list[dict[str, Any]]
+"""A run's lines, by step."""
+
+
+def effective_rank(values: list[float]) -> float:
+    """exp of the entropy of the singular values, as shares of their sum (Roy and Vetterli, 2007)."""
+    shares = np.asarray(values) / np.sum(values)
+    shares = shares[shares > 0]
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def head(values: list[float], count: int = 8) -> float:
+    """The share of the energy (squares) in the first ``count`` directions."""
+    energy = np.square(values)
+    return float(energy[:count].sum() / energy.sum())
+
+
+def collected(runs: list[PlannedRun]) -> dict[str, list[Lines]]:
+    """The lines of every run that was watched, by arm."""
+    found: dict[str, list[Lines]] = {}
+    for run in runs:
+        path = run.folder / FILE
+        if path.exists() and finished_summary(run.folder) is not None:
+            found.setdefault(run.arm, []).append([json.loads(line) for line in path.read_text().splitlines()])
+    return found
+
+
+def row(arm: str, runs: list[Lines], key: str) -> str:
+    """Effective rank and head at the start and the end, and the rank's change with its interval over seeds."""
+    start, end = ([effective_rank(run[i][key]) for run in runs] for i in (0, -1))
+    change = np.subtract(end, start)
+    low, high = t_interval(change.tolist()) or (float("nan"), float("nan"))
+    heads = [np.mean([head(run[i][key]) for run in runs]) for i in (0, -1)]
+    return (
+        f"| {arm} | {SHOWN[key]} | {len(runs[0][0][key])} | {np.mean(start):.1f} | {np.mean(end):.1f} "
+        f"| {change.mean():+.2f} [{low:+.2f}, {high:+.2f}] | {heads[0]:.3f} | {heads[1]:.3f} |"
+    )
+
+
+def plot(found: dict[str, list[Lines]], path: Path) -> None:
+    """Effective rank through training, and the spectra of P at both ends."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+    for number, (arm, runs) in enumerate(found.items()):
+        steps = [line["step"] for line in runs[0]]
+        for place, key in ((axes[0], "map"), (axes[1], "projected")):
+            place.plot(steps, np.mean([[effective_rank(li[key]) for li in run] for run in runs], axis=0), label=arm)
+        for i, style in ((0, ":"), (-1, "-")):
+            mean = np.mean([np.asarray(run[i]["map"]) / run[i]["map"][0] for run in runs], axis=0)
+            axes[2].semilogy(np.arange(1, len(mean) + 1), mean, style, color=f"C{number}", linewidth=1.2)
+    axes[0].set(title="P", xlabel="step", ylabel="effective rank, mean of the seeds")
+    axes[1].set(title="features after P", xlabel="step")
+    axes[2].set(title="singular values of P / the largest\n(dotted: start, line: end)", xlabel="number")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    for place in axes:
+        place.spines[["top", "right"]].set_visible(False)
+        place.title.set_fontsize("medium")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> int:
+    """Write the table and the plot."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs") / "experiments", help="where the runs are")
+    arguments = parser.parse_args()
+    found = collected(read(PLAN, arguments.out, None, []).plan.runs())
+    if not found:
+        print(f"error: no finished run of {PLAN} in {arguments.out}", file=sys.stderr)
+        return 2
+    count = max(len(runs) for runs in found.values())
+    lines = [
+        f"Command: `python docs/experiments/singular.py`, on the {count} seeds of each arm of the experiment above, batch by "
+        "batch; uncentred rows, samples x positions. *head*: the share of the energy in the first 8 directions.",
+        "",
+        "| arm | of what | directions | effective rank, start | end | change [95%] | head, start | end |",
+        "|---|---|---|---|---|---|---|---|",
+        *(row(arm, runs, key) for arm, runs in found.items() for key in SHOWN),
+        "",
+        "![Effective rank through training](results/cross-singular.png)",
+    ]
+    into_pages("cross-singular", "\n".join(lines))
+    plot(found, HERE / "results" / "cross-singular.png")
+    ranks = {
+        arm: {key: [[effective_rank(line[key]) for line in run] for run in runs] for key in SHOWN}
+        for arm, runs in found.items()
+    }
+    (HERE / "results" / "cross-singular.json").write_text(json.dumps(ranks), encoding="utf-8")
+    print("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

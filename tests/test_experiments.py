@@ -1,0 +1,172 @@
+"""The script of the experiments: compact plans, what is chosen before anything is reported, pairs corrected together."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tomli_w
+from scipy import stats
+from support import FEATURES, tables
+
+from stillhouse import StillhouseError
+from stillhouse.experiments.comparison import Group, compare_groups
+
+ROOT = Path(__file__).parents[1]
+LINEAR = {"use": "projector", "kind": "linear"}
+PLAN: dict[str, Any] = {
+    "title": "Tiny",
+    "recipe": "tiny.toml",
+    "metric": "test/accuracy",
+    "seeds": 2,
+    "reference": "none",
+    "pairs": [["one", "none"]],
+    "lists": {"pair": [FEATURES]},
+    "teachers": {"narrow": {"model": "support:TinyNet", "args": {"width": 3}, "random": True}},
+    "settings": [{"name": "few", "set": ["data.limit=8"]}, {"name": "all"}],
+    "tuning": {"seeds": [1000, 1001], "shared": {"optimizer.lr": [1e-9, 5e-2]}},
+    "arms": [
+        {"name": "none", "plugins": []},
+        {"name": "one", "plugins": ["pair", LINEAR], "tune": {"plugins.features.weight": [0.1, 1.0]}},
+        {"name": "narrow", "plugins": ["pair", LINEAR], "teacher": "narrow"},
+    ],
+}
+
+
+@pytest.fixture
+def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The modules beside ``run.py``, by name, with their plans in ``tmp_path``."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs/experiments"))
+    found = {name: importlib.import_module(name) for name in ("_plan", "_tuning", "_page")}
+    monkeypatch.setattr(found["_plan"], "PLANS", tmp_path)
+    (tmp_path / "tiny.toml").write_text(tomli_w.dumps(tables(run__epochs=12)), encoding="utf-8")
+    return found
+
+
+def save(folder: Path, **changes: Any) -> None:
+    plan = {key: value for key, value in {**PLAN, **changes}.items() if value is not None}
+    (folder / "plan.toml").write_text(tomli_w.dumps(plan), encoding="utf-8")
+
+
+def test_a_plan_names_lists_and_teachers_and_runs_every_arm_in_every_setting(scripts: Any, tmp_path: Path):
+    save(tmp_path)
+    experiment = scripts["_plan"].read("plan", tmp_path / "out", None, [])
+    arms = {arm.name: arm for arm in experiment.plan.arms}
+    assert list(arms) == ["few: none", "few: one", "few: narrow", "all: none", "all: one", "all: narrow"]
+    assert arms["few: one"].plugins == ("features", "projector")
+    assert arms["few: one"].recipe.data.limit == 8
+    assert arms["all: one"].recipe.data.limit is None
+    assert arms["all: none"].recipe.teacher is None
+    assert arms["all: narrow"].recipe.teacher.args == {"width": 3}
+    assert experiment.pairs == (("few: one", "few: none"), ("all: one", "all: none"))
+    assert experiment.reference_of(arms["all: one"]) == "all: none"
+    assert experiment.plan.seeds == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metrics": "test/accuracy"}, "unknown key 'metrics'.*'metric'"),
+        ({"reference": "nine"}, "no arm 'nine'.*'one'|no arm 'nine'.*'none'"),
+        ({"pairs": [["one", "two"]]}, "no arm 'two'"),
+        ({"lists": None}, "nothing is named 'pair'"),
+        ({"arms": [{"name": "none", "tunes": {}}]}, "unknown key 'tunes'"),
+        ({"arms": [{"name": "none"}, {"name": "same"}], "pairs": []}, "are the same run"),
+        ({"tuning": {"seeds": [4, 5]}}, r"tuning.seeds.*\[4\] would both choose and be reported"),
+        ({"tuning": None}, r"`tune`.*no \[tuning\]"),
+    ],
+)
+def test_what_is_wrong_with_a_plan_is_named(scripts: Any, tmp_path: Path, changes: dict[str, Any], message: str):
+    save(tmp_path, **changes)
+    with pytest.raises(StillhouseError, match=message):
+        scripts["_plan"].read("plan", tmp_path / "out", None, [])
+
+
+def test_values_are_chosen_by_validation_on_seeds_of_their_own(
+    scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    save(tmp_path, settings=None)
+    experiment = scripts["_plan"].read("plan", tmp_path / "out", None, [])
+    tuned, choices, plans = scripts["_tuning"].tuned(experiment, jobs=1)
+    runs = [run for plan in plans for run in plan.runs()]
+    assert [len(plan.runs()) for plan in plans] == [4, 4], "two values, two seeds, at each stage"
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        summary = run.summary()
+        assert summary is not None
+        assert run.seed in (1000, 1001)
+        assert list(summary["metrics"]) == ["val"], "the test split is not measured"
+        found.setdefault(run.arm, []).append(summary["metrics"]["val"]["accuracy"])
+    shared, own = choices
+    assert (shared.arm, shared.shared, shared.metric) == ("none", True, "val/accuracy")
+    assert (own.arm, own.shared) == ("one", False)
+    assert shared.tried == [({"optimizer.lr": v}, np.mean(found[f"none, optimizer.lr={v}"])) for v in (1e-9, 5e-2)]
+    assert shared.chosen == max(shared.tried, key=lambda each: each[1])[0]
+    lr = shared.chosen["optimizer.lr"]
+    assert {arm.recipe.optimizer.lr for arm in tuned.plan.arms} == {lr}
+    assert {run.recipe.optimizer.lr for run in plans[1].runs()} == {lr}, "weights are chosen with the chosen rate"
+    weights = {arm.name: table.get("weight") for arm in tuned.plan.arms for table in arm.recipe.plugins[:1]}
+    assert weights["one"] == own.chosen["plugins.features.weight"]
+    assert all(arm.recipe.run.test for arm in tuned.plan.arms)
+    assert f"| one | `features.weight` | 0.1: {own.tried[0][1]:.4f}; 1.0: {own.tried[1][1]:.4f} | " in own.line()
+
+    before = {run.folder: (run.folder / "summary.json").read_text() for run in runs}
+    monkeypatch.setattr("stillhouse.training.train", None)  # nothing is trained again
+    again = scripts["_tuning"].tuned(experiment, jobs=1)
+    assert [choice.chosen for choice in again[1]] == [shared.chosen, own.chosen]
+    assert before == {folder: (folder / "summary.json").read_text() for folder in before}
+
+
+def test_a_score_where_less_is_better_chooses_the_least(scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from stillhouse.tasks.classification import Classification
+
+    save(tmp_path, settings=None)
+    monkeypatch.setattr(Classification, "score_mode", "min")
+    experiment = scripts["_plan"].read("plan", tmp_path / "out", None, [])
+    shared = scripts["_tuning"].tuned(experiment, jobs=1)[1][0]
+    assert shared.chosen == min(shared.tried, key=lambda each: each[1])[0]
+    assert len({mean for _, mean in shared.tried}) == 2
+
+
+def test_pairs_are_corrected_for_their_number(scripts: Any, tmp_path: Path):
+    save(tmp_path, pairs=[["one", "none"], ["narrow", "one"]], settings=None)
+    experiment = scripts["_plan"].read("plan", tmp_path / "out", None, [])
+    values = {"none": [0.5, 0.6, 0.55], "one": [0.6, 0.69, 0.66], "narrow": [0.61, 0.7, 0.64]}
+    groups = [Group(name, dict(enumerate(v))) for name, v in values.items()]
+    found = scripts["_page"].compared_pairs(experiment, compare_groups("test/accuracy", groups))
+    p = [stats.ttest_rel(values["one"], values["none"]).pvalue, stats.ttest_rel(values["narrow"], values["one"]).pvalue]
+    assert [each[2].p for each in found] == pytest.approx(p)
+    assert [each[3] for each in found] == pytest.approx([2 * p[0], p[1]]), "Holm: the smaller is doubled"
+    lines = scripts["_page"].pair_lines(found)
+    assert lines[2].endswith("] * | " + f"{found[0][2].detectable:.4f} |") is bool(2 * p[0] < 0.05)
+    assert " * |" not in lines[3]
+    assert "2 comparisons" in lines[-2]
+
+
+def test_an_experiments_page_has_what_its_numbers_file_has(scripts: Any, tmp_path: Path, monkeypatch: Any):
+    from stillhouse.experiments.ablation import run_plan
+
+    page = scripts["_page"]
+    monkeypatch.setattr(page, "HERE", tmp_path)
+    monkeypatch.setattr(page, "machine", lambda: "none")
+    (tmp_path / "page.md").write_text("before\n<!-- results: plan -->\nold\n<!-- end -->\nafter\n")
+    save(tmp_path, tuning=None, arms=[PLAN["arms"][0], {"name": "one", "plugins": ["pair", LINEAR]}])
+    experiment = scripts["_plan"].read("plan", tmp_path / "out", None, [])
+    failed = run_plan(experiment.plan)
+    comparison = page.compared(experiment, failed)
+    page.write(experiment, comparison, [], [], 1, "the command")
+    numbers = json.loads((tmp_path / "results/plan.json").read_text())
+    text = (tmp_path / "page.md").read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("<!-- end -->\nafter\n")
+    assert "old" not in text
+    assert "Command: `the command`. Seeds 3 to 4. Machine: none. 8 runs, " in text
+    for group in numbers["groups"]:
+        assert group["against"] == {"none": "few: none" if group["name"].startswith("few") else "all: none"}
+        assert f"| {group['name']} | 2 | {group['mean']:.4f} ± {group['deviation']:.4f} | " in text
+    assert [pair["arm"] for pair in numbers["pairs"]] == ["few: one", "all: one"]
+    assert (tmp_path / "results/plan.png").stat().st_size > 0
