@@ -18,6 +18,7 @@ import attrs
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import FEATURES, FIVE, TinyNet, recipe
@@ -305,6 +306,26 @@ def test_a_buffer_of_the_teacher_counts(root: Path, tmp_path: Path):
     assert len(folders) == 2
 
 
+class Attentive(TinyNet):
+    """The same weights and the same ``repr``, whatever the number of heads or the function."""
+
+    def __init__(self, heads: int, act: Callable[[torch.Tensor], torch.Tensor] = torch.relu) -> None:
+        super().__init__(width=6)
+        self.heads, self.act = heads, act
+
+
+def test_what_a_teacher_computes_with_counts_though_neither_its_weights_nor_its_repr_show_it(root: Path):
+    spec = attrs.evolve(SPEC, outputs=False)
+    folders = []
+    for heads, act in ((2, torch.relu), (2, torch.relu), (4, torch.relu), (2, torch.tanh)):
+        torch.manual_seed(0)
+        cache = _pass(Attentive(heads, act), spec)
+        folders.append(cache.folder)
+        assert cache.was_there == (folders.count(cache.folder) > 1)
+    assert len(set(folders)) == 3
+    assert folders[0] == folders[1]
+
+
 def test_a_named_folder_of_something_else_is_refused_with_what_differs(root: Path, tmp_path: Path):
     spec = attrs.evolve(SPEC, folder=str(tmp_path / "mine"))
     _, made = run_of(spec)
@@ -443,6 +464,19 @@ def test_what_a_killed_pass_left_is_cleared_by_the_next(root: Path):
     _, again = run_of()
     assert not again.was_there
     assert not left.exists()
+
+
+def test_what_a_killed_pass_of_another_teacher_left_is_cleared_unless_it_is_at_work(root: Path):
+    root.mkdir(parents=True)
+    dead, alive, foreign = root / ".0123.tmp1", root / ".4567.tmp2", root / ".notes.tmp3"
+    for folder in (dead, alive, foreign):
+        folder.mkdir()
+    (root / ".0123.lock").touch()
+    with FileLock(root / ".4567.lock"):
+        run_of()
+    assert not dead.exists()
+    assert alive.exists()
+    assert foreign.exists(), "nothing says that a pass made it"
 
 
 @contextmanager

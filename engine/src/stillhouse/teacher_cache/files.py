@@ -17,20 +17,22 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import Tensor
 
 from stillhouse.errors import StillhouseError
 from stillhouse.teacher_cache.moments import Moments
 
-__all__ = ["ArrayWriter", "TeacherCache", "cleared", "open_cache", "read_index", "write_index", "write_small"]
+__all__ = ["ArrayWriter", "TeacherCache", "clear_leftovers", "open_cache", "read_index", "write_index", "write_small"]
 
 INDEX = "index.json"
 _DELETE = "delete this folder: the cache is made anew"
@@ -106,11 +108,21 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def cleared(folder: Path, temporary: Callable[[Path], bool]) -> None:
-    """Remove what killed passes left beside ``folder``; called by whoever holds its lock."""
-    for left in folder.parent.iterdir() if folder.parent.is_dir() else ():
-        if temporary(left):
+def clear_leftovers(folder: Path) -> None:
+    """Remove what killed passes left: of ``folder``, whose lock the caller holds, and of any other beside it.
+
+    A pass holds its folder's lock while it works: where that can be had, nobody does.
+    """
+    for left in folder.parent.glob(".*.tmp*"):
+        found = re.fullmatch(r"\.(.+)\.tmp\d+", left.name)
+        if found is None:
+            continue
+        lock = folder.parent / f".{found[1]}.lock"
+        if found[1] == folder.name:
             shutil.rmtree(left, ignore_errors=True)
+        elif lock.exists():
+            with contextlib.suppress(Timeout), FileLock(lock, blocking=False):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def read_index(folder: Path) -> dict[str, Any]:

@@ -24,6 +24,9 @@ __all__ = ["cache_key", "differences", "digest_of", "provenance"]
 FORMAT = 1
 """Of the files; another one is another cache."""
 
+_OF_TORCH = {*vars(nn.Module()), "_compiled_call_impl"}
+"""What every module holds: it is in the weights, or none of the architecture."""
+
 _TRANSFORMING = ("torchvision", "pillow", "numpy")
 """What decodes, resizes and converts samples: another version may do so a little differently."""
 
@@ -116,8 +119,15 @@ def _path(kind: type) -> str:
 
 
 def _architecture(model: nn.Module) -> str:
-    """A hash of the modules' classes, their settings, and the code of classes that no library of a known version brings."""
+    """A hash of the modules' classes, their settings, and the code of classes that no library of a known version brings.
+
+    Settings are all that a module holds as plain data, whether its ``repr`` shows them or not: a transformer's number of
+    heads changes neither that nor a shape.
+    """
     digest = hashlib.sha256(repr(model).encode())
+    for name, module in model.named_modules():
+        held = {key: value for key, value in vars(module).items() if key not in _OF_TORCH}
+        digest.update(f"\0{name} {json.dumps(_plain(held), sort_keys=True)}".encode())
     kinds = {type(module) for module in model.modules()}
     for kind in sorted(kinds, key=_path):
         top = kind.__module__.partition(".")[0]
@@ -129,6 +139,22 @@ def _architecture(model: nn.Module) -> str:
             except (OSError, TypeError):
                 continue  # made in an interactive session
     return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as far as it is plain data, the same in every process: functions and classes by name, objects by class."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, set | frozenset):
+        return sorted(json.dumps(_plain(inner)) for inner in value)
+    if isinstance(value, torch.dtype | torch.device):
+        return str(value)
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{getattr(named, '__module__', '')}:{named.__qualname__}"
 
 
 def _weights(model: nn.Module) -> str:

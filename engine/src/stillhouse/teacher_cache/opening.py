@@ -15,7 +15,7 @@ from stillhouse.data.sampling import Ids
 from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.run import Run
 from stillhouse.teacher import cache_folder
-from stillhouse.teacher_cache.files import INDEX, TeacherCache, cleared, open_cache, read_index
+from stillhouse.teacher_cache.files import INDEX, TeacherCache, clear_leftovers, open_cache, read_index
 from stillhouse.teacher_cache.filling import fill, sample
 from stillhouse.teacher_cache.key import cache_key, differences, digest_of, provenance
 from stillhouse.teacher_cache.spec import CacheSpec
@@ -60,7 +60,7 @@ def _found_or_made(run: Run, spec: CacheSpec) -> TeacherCache:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder.parent / f".{folder.name}.lock")
         with lock:
-            cleared(folder, lambda path: path.name.startswith(f".{folder.name}.tmp"))
+            clear_leftovers(folder)
             there = folder.exists() and (not spec.folder or any(folder.iterdir()))
             if not there:
                 fill(run, passes, ids, spec, folder, key)
