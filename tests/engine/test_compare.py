@@ -69,11 +69,16 @@ def test_too_few_and_equal_values_have_no_interval_and_no_nan():
     assert t_interval([0.5]) is None
     one = paired_difference([0.5], [0.25])
     assert (one.mean, one.low, one.high, one.p, one.detectable) == (0.25, None, None, None, None)
-    same = paired_difference([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
-    assert (same.mean, same.low, same.high, same.p, same.detectable) == (0.0, 0.0, 0.0, 1.0, 0.0)
-    constant = paired_difference([1.5, 2.5], [1.0, 2.0])
-    assert (constant.low, constant.high, constant.p) == (0.5, 0.5, 0.0)
-    assert welch_difference([1.0, 1.0], [1.0, 1.0]).p == 1.0
+    # One image more in each of two seeds is no certainty, and rounding is no spread.
+    for a, b, mean in (
+        ([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], 0.0),
+        ([1.5, 2.5], [1.0, 2.0], 0.5),
+        ([0.9028, 0.8], [0.9, 0.7972], 0.0028),
+    ):
+        found = paired_difference(a, b)
+        assert found.mean == pytest.approx(mean)
+        assert (found.low, found.high, found.p, found.detectable) == (None, None, None, None)
+    assert welch_difference([1.0, 1.0], [2.0, 2.0]).p is None
     assert welch_difference([1.0], [2.0, 3.0]).low is None
     with pytest.raises(StillhouseError, match="2 and 1 measurements cannot be paired"):
         paired_difference([1.0, 2.0], [1.0])
@@ -117,6 +122,15 @@ def test_groups_are_paired_by_the_seeds_they_share():
     assert unpaired.mean == pytest.approx(0.85 - 0.6)
     assert rows["lone"].differences["base"] is None
     assert rows["lone"].mean == 0.8
+
+
+def test_differences_without_spread_have_no_star_and_a_line_that_says_why():
+    values = {"none": {0: 0.9, 1: 0.8}, "one": {0: 0.91, 1: 0.81}, "two": {0: 0.91, 1: 0.84}}
+    groups = [Group(name, found, against={"none": "none"}) for name, found in values.items()]
+    text = to_markdown(compare_groups("test/accuracy", groups))
+    assert "| one | 2 | 0.8600 ± 0.0707 | +0.0100 | \u2013 |" in text
+    assert "for the 1 comparisons of the column" in text
+    assert "A difference without an interval is the same for each pair of runs" in text
 
 
 def test_correction_counts_the_comparisons_of_a_column():

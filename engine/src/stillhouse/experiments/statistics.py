@@ -37,12 +37,13 @@ class Difference:
 
     Attributes:
         mean: of ``a - b``.
-        low: lower end of the t interval; None from fewer than two pairs (or runs on a side).
-        high: upper end.
+        low: lower end of the t interval; None from fewer than two pairs (or runs on a side), and where all of them
+            differ by the same amount: with no spread there is nothing to measure a difference by.
+        high: upper end; None likewise.
         n: pairs; for an unpaired difference, the runs of the smaller side.
-        p: two-sided p value of the t test against no difference; None from fewer than two.
+        p: two-sided p value of the t test against no difference; None likewise.
         detectable: the smallest true difference that this test would have found with probability 0.8, the spread
-            being the one seen and the level shared between ``comparisons``; None from fewer than two.
+            being the one seen and the level shared between ``comparisons``; None likewise.
         paired: whether runs were paired by seed.
     """
 
@@ -88,9 +89,9 @@ def paired_difference(a: Sequence[float], b: Sequence[float], level: float = LEV
     x = _numbers(a) - _numbers(b)
     n, mean = len(x), float(x.mean())
     interval = t_interval(x.tolist(), level)
-    if interval is None:
+    deviation = float(x.std(ddof=1)) if n > 1 else 0.0
+    if interval is None or _no_spread(deviation, a, b):
         return Difference(mean, None, None, n, None, None)
-    deviation = float(x.std(ddof=1))
     error = deviation / math.sqrt(n)
     p = _p_value(mean, error, n - 1)
     return Difference(mean, *interval, n, p, smallest_detectable(deviation, n, (1 - level) / max(1, comparisons)))
@@ -116,7 +117,9 @@ def welch_difference(a: Sequence[float], b: Sequence[float], level: float = LEVE
         return Difference(mean, None, None, n, None, None, paired=False)
     u, v = float(x.var(ddof=1)) / len(x), float(y.var(ddof=1)) / len(y)
     error = math.sqrt(u + v)
-    degrees = (u + v) ** 2 / (u**2 / (len(x) - 1) + v**2 / (len(y) - 1)) if error > 0 else n - 1.0
+    if _no_spread(error, a, b):
+        return Difference(mean, None, None, n, None, None, paired=False)
+    degrees = (u + v) ** 2 / (u**2 / (len(x) - 1) + v**2 / (len(y) - 1))
     half = float(stats.t.ppf((1 + level) / 2, degrees)) * error
     found = _noncentrality(degrees, (1 - level) / max(1, comparisons)) * error
     return Difference(mean, mean - half, mean + half, n, _p_value(mean, error, degrees), found, paired=False)
@@ -152,9 +155,13 @@ def _numbers(values: Sequence[float]) -> NDArray[np.float64]:
     return np.asarray(values, dtype=np.float64)
 
 
+def _no_spread(deviation: float, a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether a spread is none but the rounding of the numbers it is the spread of."""
+    largest = max(float(np.abs(_numbers(side)).max()) for side in (a, b))
+    return deviation <= 1e-12 * largest
+
+
 def _p_value(mean: float, error: float, degrees: float) -> float:
-    if error == 0:  # every pair differs by the same amount: the t statistic is 0/0 or infinite
-        return 1.0 if mean == 0 else 0.0
     return float(2 * stats.t.sf(abs(mean) / error, degrees))
 
 

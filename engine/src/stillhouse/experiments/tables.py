@@ -145,7 +145,10 @@ def _legend(comparison: Comparison) -> list[str]:
     lines = []
     found = [d for row in comparison.rows for d in row.differences.values() if d is not None]
     if any(d.p is not None for d in found):
-        counts = [sum(row.differences[title] is not None for row in comparison.rows) for title in comparison.references]
+        counts = [
+            sum((d := row.differences[title]) is not None and d.p is not None for row in comparison.rows)
+            for title in comparison.references
+        ]
         lines.append(
             f"[95%]: t interval of the differences by seed, for each comparison by itself. *: p < 0.05 after Holm's "
             f"correction for the {' and the '.join(map(str, dict.fromkeys(counts)))} comparisons of the column."
@@ -153,8 +156,12 @@ def _legend(comparison: Comparison) -> list[str]:
         lines.append(
             "detectable: the smallest true difference that the test, so corrected, finds with probability 0.8."
         )
-    elif found:
+    if any(d.n < 2 for d in found):
         lines.append("One pair of runs has no interval: more seeds give one.")
+    if any(d.n > 1 and d.p is None for d in found):
+        lines.append(
+            "A difference without an interval is the same for each pair of runs: it has no spread to be measured by."
+        )
     if any(not d.paired for d in found):
         lines.append("u: unpaired (Welch's interval): the two have fewer than two seeds in common.")
     shown = _shown(comparison)
