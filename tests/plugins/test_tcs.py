@@ -218,6 +218,23 @@ def test_selection_drops_the_lowest_and_is_seen(tmp_path: Path):
     assert {"tcs/spectrum", "tcs/mask", "tcs/rounds"} <= set(events.Tags()["images"])
 
 
+def test_no_epoch_before_the_last_round_is_the_best(tmp_path: Path):
+    options = {**BASE, "k": 6, "select": "train", "keep": 2}
+    training = prepare(recipe(options, teacher__args={"width": 12}, **{**FEW, "run__epochs": 10}), out=tmp_path / "run")
+    run = training.run
+    scores = iter([0.9, *[0.1] * 6, 0.3, 0.2, 0.2])  # the rounds end with the eighth epoch of ten
+    run.evaluator.add_event_handler(
+        Events.COMPLETED, lambda: run.evaluator.state.metrics.update(accuracy=next(scores, 0.5))
+    )
+    summary = training.fit().summary
+    assert run.settles_at == 8 * run.steps_per_epoch
+    assert [e["accuracy"] for e in summary["history"]] == [0.9, *[0.1] * 6, 0.3, 0.2, 0.2]
+    assert summary["best"] == {"epoch": 8, "val/accuracy": 0.3}
+    (best,) = (tmp_path / "run" / "checkpoints").glob("best_*.pt")
+    assert best.name == f"best_{run.settles_at}.pt"
+    assert load_student(tmp_path / "run", weights="best") is not None
+
+
 def test_views_reach_student_and_cache_alike():
     training = prepare(recipe({**BASE, "views": 2}, **FEW), write=False)
     assert training.data.views == 2

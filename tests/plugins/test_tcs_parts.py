@@ -418,6 +418,17 @@ def test_the_least_of_the_live_die_for_good():
     assert readout.scores.sum() > before.sum()
 
 
+@pytest.mark.parametrize("overflowed", [float("inf"), float("nan")])
+def test_a_step_whose_gradients_overflowed_counts_for_nothing(overflowed: float):
+    readout = Readout(4, 2, train_mask=True, train_head=True, rounds=5)
+    for gradient in ([1.0, 4.0, 2.0, 3.0], [overflowed, 1.0, overflowed, 1.0]):
+        readout.mask.grad = torch.tensor(gradient)
+        accumulate(readout)
+    assert readout.scores.tolist() == [1.0, 5.0, 2.0, 4.0]
+    drop(readout, 4, 0, keep=1)
+    assert readout.live.tolist() == [0.0, 1.0, 1.0, 1.0]
+
+
 def test_lowest_of_nothing_is_nothing():
     assert lowest(torch.ones(4), torch.ones(4), 0).tolist() == []
 

@@ -149,7 +149,8 @@ class Checkpoints:
             self._write(self._last)
 
     def _after_epoch(self) -> None:
-        if self._best is not None and self._run.task.score in self._run.metrics.get("val", {}):
+        settled = self._run.trainer.state.iteration >= self._run.settles_at
+        if self._best is not None and settled and self._run.task.score in self._run.metrics.get("val", {}):
             self._write(self._best)
         if self._spec.keep_every and self._run.trainer.state.epoch % self._spec.keep_every == 0:
             self._write(self._kept)

@@ -252,8 +252,9 @@ class Training:
 
     def _summary(self, metrics: dict[str, dict[str, float]], seconds: float, done: int) -> dict[str, Any]:
         run, score = self.run, self.run.task.score
-        values = [e[score] for e in self._measuring.epochs if score in e]
-        best = (max if run.task.score_mode == "max" else min)(values) if values else None
+        ended = enumerate(self._measuring.epochs, 1)
+        values = {n: e[score] for n, e in ended if score in e and n * run.steps_per_epoch >= run.settles_at}
+        best = (max if run.task.score_mode == "max" else min)(values, key=values.__getitem__) if values else None
         return {
             "name": self.recipe.run.name,
             "seed": run.seed,
@@ -262,7 +263,7 @@ class Training:
             "steps_done": run.trainer.state.iteration,
             "stopped": self._stopped,
             "metrics": metrics,
-            "best": None if best is None else {"epoch": values.index(best) + 1, f"val/{score}": best},
+            "best": None if best is None else {"epoch": best, f"val/{score}": values[best]},
             "student_parameters": sum(p.numel() for p in run.student.parameters()),
             "plugins": [a.name for a in self.actives],
             "device": str(run.device),

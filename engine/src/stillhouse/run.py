@@ -57,6 +57,7 @@ class Run:
         notes: lines that ``stillhouse explain`` shows, by plugin.
         released: the plugins that have no more use for the teacher: see :meth:`release_teacher`.
         caches: the teacher caches that are open, by what was asked for: see :mod:`stillhouse.teacher_cache`.
+        settles_at: the optimizer step from which on an epoch may be the best one: see :meth:`settle`.
     """
 
     recipe: Recipe
@@ -78,6 +79,7 @@ class Run:
     notes: dict[str, list[str]] = attrs.field(factory=dict)
     released: dict[str, bool] = attrs.field(factory=dict)
     caches: dict[CacheSpec, TeacherCache] = attrs.field(factory=dict)
+    settles_at: int = 0
     _composition: Composition | None = attrs.field(default=None, alias="composition")
     _trainer: Engine | None = attrs.field(default=None, alias="trainer")
     _evaluator: Engine | None = attrs.field(default=None, alias="evaluator")
@@ -143,6 +145,13 @@ class Run:
             for_all: it answers ``teacher_forward`` in every step, so that nobody else needs the teacher either.
         """
         self.released[plugin.name] = for_all
+
+    def settle(self, step: int) -> None:
+        """At assembly: until optimizer step ``step``, from 1, the student is not yet what the method makes of it.
+
+        No epoch that ends before counts as the best, whatever its score: its weights are another model's.
+        """
+        self.settles_at = max(self.settles_at, step)
 
     def module(self, plugin: Plugin) -> Any:
         """What ``plugin``'s ``build`` returned."""

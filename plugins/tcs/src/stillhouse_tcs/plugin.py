@@ -155,6 +155,8 @@ class TCS(Plugin):
         Raises:
             StillhouseError: a probe that cannot be fitted.
         """
+        if self.selecting == "train":
+            run.settle(max(drops_at(run.total_steps)))
         return built(self, run, _paths(run))
 
     @hookimpl

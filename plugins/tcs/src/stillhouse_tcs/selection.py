@@ -34,9 +34,13 @@ def drops_at(total_steps: int) -> Counter[int]:
 
 @torch.no_grad()
 def accumulate(readout: Readout) -> None:
-    """Add |m dL/dm| of the gradients that are there to the scores of the live dimensions."""
+    """Add |m dL/dm| of the gradients that are there to the scores of the live dimensions.
+
+    A float16 step whose gradients overflowed is left out by the optimizer, and counts for nothing here.
+    """
     if readout.mask.grad is not None:
-        readout.scores += (readout.mask * readout.mask.grad).abs() * readout.live
+        found = (readout.mask * readout.mask.grad).abs()
+        readout.scores += torch.nan_to_num(found, nan=0.0, posinf=0.0) * readout.live
 
 
 @torch.no_grad()
