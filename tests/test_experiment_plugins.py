@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import pairwise
 from support import FIVE, recipe, same_state
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -23,6 +24,12 @@ RECIPES = Path(__file__).parents[1] / "docs/experiments/plans/recipes"
 def kernels(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(RECIPES))
     return importlib.import_module("kernels")
+
+
+@pytest.fixture
+def characters(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(RECIPES))
+    return importlib.import_module("characters").characters
 
 
 @pytest.fixture
@@ -152,3 +159,35 @@ def test_the_cosine_of_two_terms_is_that_of_their_gradients_written_out(observin
     training.fit()
     assert len(found) == training.run.total_steps == 6
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def draw(root: Path, character: str, drawings: int) -> None:
+    """Black strokes on white, each drawing with ink of a place of its own."""
+    folder = root / "set" / character
+    folder.mkdir(parents=True)
+    for place in range(drawings):
+        pixels = np.full((8, 8), 255, np.uint8)
+        pixels[place, :] = 0
+        Image.fromarray(pixels).convert("1").save(folder / f"{place:02}.png")
+
+
+def test_characters_are_split_by_who_drew_them_and_alphabets_can_be_left_out(characters: Any, tmp_path: Path):
+    for name in ("Beta/b1", "Alpha/a2", "Alpha/a1", "Known/k1"):
+        draw(tmp_path, name, 4)
+    found = characters(str(tmp_path), "set", train=3, size=4, leave_out=["Known"])
+    assert found["train"].classes == ["Alpha/a1", "Alpha/a2", "Beta/b1"]
+    images, labels = found["train"].tensors
+    assert (images.shape, images.dtype) == ((9, 1, 4, 4), torch.uint8)
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    held_out, of = found["test"].tensors
+    assert of.tolist() == [0, 1, 2]
+    # Half of a pixel is ink, since two rows become one; the fourth drawing's is in the second row.
+    assert held_out[0, 0].tolist() == [[0] * 4, [127] * 4, [0] * 4, [0] * 4]
+
+
+def test_characters_that_are_not_there_or_too_few_are_named(characters: Any, tmp_path: Path):
+    draw(tmp_path, "Alpha/a1", 2)
+    with pytest.raises(StillhouseError, match=r"data.args.root: there is no folder .*/other"):
+        characters(str(tmp_path), "other", train=1, size=4)
+    with pytest.raises(StillhouseError, match="a1 has 2 drawings, and 2 and some to test on are wanted"):
+        characters(str(tmp_path), "set", train=2, size=4)

@@ -13,7 +13,7 @@ import tomli_w
 from scipy import stats
 from support import FEATURES, tables
 
-from stillhouse import StillhouseError
+from stillhouse import StillhouseError, prepare
 from stillhouse.experiments.comparison import Group, compare_groups
 
 ROOT = Path(__file__).parents[1]
@@ -170,3 +170,36 @@ def test_an_experiments_page_has_what_its_numbers_file_has(scripts: Any, tmp_pat
         assert f"| {group['name']} | 2 | {group['mean']:.4f} ± {group['deviation']:.4f} | " in text
     assert [pair["arm"] for pair in numbers["pairs"]] == ["few: one", "all: one"]
     assert (tmp_path / "results/plan.png").stat().st_size > 0
+
+
+def test_what_a_plan_has_called_after_its_runs_is_called_once_all_are_there(
+    scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = importlib.import_module("run")
+    monkeypatch.setattr(run, "HERE", tmp_path)
+    monkeypatch.setattr(scripts["_page"], "HERE", tmp_path)
+    monkeypatch.setattr(scripts["_page"], "machine", lambda: "none")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "note.py").write_text("import pathlib, sys; pathlib.Path(sys.argv[2], sys.argv[1]).touch()")
+    save(tmp_path, settings=None, tuning=None, arms=PLAN["arms"][::2], pairs=None, after=["note.py 'so far' {out}"])
+    assert run.main(["plan", "--jobs", "1", "--minutes", "0"]) == 0
+    noted = tmp_path / "runs" / "experiments" / "so far"
+    assert not noted.exists()
+    assert run.main(["plan", "--jobs", "1"]) == 0
+    assert noted.exists()
+
+
+def test_teachers_that_recipes_train_are_told_with_what_they_reach(
+    scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("STILLHOUSE_CACHE", str(tmp_path / "cache"))
+    wide = tables(run__name="wide", teacher=None, student={"model": "support:TinyNet", "args": {"width": 6}})
+    arm = {"name": "one", "plugins": ["pair", LINEAR], "teacher": {"recipe": wide}}
+    save(tmp_path, settings=None, tuning=None, arms=[PLAN["arms"][0], arm])
+    experiment = scripts["_plan"].read("plan", tmp_path / "out", None, [])
+    line = scripts["_page"].teachers_line
+    assert line(experiment) == "", "not trained yet"
+    prepare(experiment.plan.arms[1].recipe, write=False)
+    (folder,) = (path for path in (tmp_path / "cache" / "teachers").iterdir() if path.is_dir())
+    reached = json.loads((folder / "summary.json").read_text())["metrics"]["test"]["accuracy"]
+    assert line(experiment) == f"Teachers, on their own tasks: `wide` `test/accuracy` {reached:.4f}."

@@ -12,7 +12,7 @@ import attrs
 import matplotlib as mpl
 import torch
 from _plan import Experiment
-from _teacher import probed
+from _teacher import probed, teachers_line
 from _tuning import Choice
 
 from stillhouse.experiments.ablation import table_of
@@ -154,6 +154,7 @@ def write(
         "",
         f"Command: `{command}`. Seeds {seeds[0]} to {seeds[-1]}. Machine: {machine()}. {told}, {jobs} at a time.{note and f' {note}'}",
         "",
+        *([about, ""] if (about := teachers_line(experiment)) else []),
         *choice_lines(choices),
         to_markdown(comparison),
         *pair_lines(pairs),

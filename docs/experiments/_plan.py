@@ -12,7 +12,8 @@ A plan's keys:
 - ``[teachers]``, likewise, for an arm's ``teacher``;
 - ``[[settings]]``, each with ``name`` and ``set``: every arm runs under every one, as ``SETTING: ARM``, and is compared within it;
 - ``[tuning]``: ``seeds``, which are not reported; ``shared``, like ``tune``, chosen once on the reference and taken for all arms;
-- ``[[curves]]``, what ``curves.py`` draws of the scalars that were logged.
+- ``[[curves]]``, what ``curves.py`` draws of the scalars that were logged;
+- ``after``, scripts beside this one that ``run.py`` calls when all runs are there, ``{out}`` being the folder of the runs.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from stillhouse.overrides import apply_override
 PLANS = Path(__file__).parent / "plans"
 KEYS = (
     *("title", "recipe", "set", "metric", "seeds", "reference", "pairs"),
-    *("arms", "lists", "teachers", "settings", "tuning", "curves"),
+    *("arms", "lists", "teachers", "settings", "tuning", "curves", "after"),
 )
 ARM_KEYS = ("name", "set", "teacher", "plugins", "tune", "probe", "axes")
 
@@ -71,6 +72,7 @@ class Experiment:
         probes: arms that are no runs, and the teacher's layer that is probed.
         axes: files of axes that arms name, and the recipes that they come from.
         order: the names of all arms, as the tables have them.
+        after: what is called when all runs are there.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Experiment:
     probes: tuple[tuple[Arm, str], ...] = ()
     axes: dict[Path, Path] = attrs.field(factory=dict)
     order: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
 
     def reference_of(self, arm: Arm) -> str:
         """The name of the arm that ``arm`` is compared with."""
@@ -148,6 +151,7 @@ def _read(name: str, tables: dict[str, Any], out: Path, seeds: int | None, overr
         tuple(probes),
         axes,
         tuple(order),
+        tuple(tables.get("after", ())),
     )
 
 

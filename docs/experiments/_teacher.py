@@ -1,15 +1,21 @@
-"""What is asked of an experiment's teachers besides the runs: their probes, and axes of other images."""
+"""What is asked of an experiment's teachers besides the runs: how good they are, their probes, and axes of other images."""
 
 from __future__ import annotations
 
 import json
+import statistics
+from pathlib import Path
 
 import attrs
 from _plan import Experiment
 
 from stillhouse import Recipe, prepare
 from stillhouse.experiments.comparison import Group
+from stillhouse.teacher import teachers_run
 from stillhouse_tcs import probe_teacher, save_axes
+
+_SCORES = ("accuracy", "miou", "psnr", "abs_rel", "loss")
+"""What a teacher's quality is told by, the first that its task has."""
 
 
 def make_axes(experiment: Experiment) -> None:
@@ -21,6 +27,33 @@ def make_axes(experiment: Experiment) -> None:
             (cache,) = training.run.caches.values()
             save_axes(file, cache.moments)
             training.close()
+
+
+def teachers_line(experiment: Experiment) -> str:
+    """How good the teachers are that recipes train, by their own tasks' metric on their own data; empty where there are none."""
+    recipes = [run.recipe for run in experiment.plan.runs()] + [arm.recipe for arm, _ in experiment.probes]
+    asked: dict[str, Recipe] = {}
+    for recipe in recipes:
+        if recipe.teacher is not None and recipe.teacher.recipe is not None:
+            own = [recipe.data.per_class, recipe.data.limit, recipe.run.seed] if recipe.teacher.same_labels else None
+            asked.setdefault(json.dumps([recipe.teacher.recipe, own], default=str), recipe)
+    scores: dict[tuple[str, str], dict[Path, float]] = {}
+    for recipe in asked.values():
+        folder = teachers_run(recipe)
+        if folder is None:
+            continue
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        for split in ("test", "val"):
+            found = summary["metrics"].get(split, {})
+            name = next((n for n in _SCORES if n in found), None)
+            if name is not None:
+                scores.setdefault((summary["name"], f"{split}/{name}"), {})[folder] = found[name]
+                break
+    told = []
+    for (name, metric), values in scores.items():
+        several = f" (mean of {len(values)})" if len(values) > 1 else ""
+        told.append(f"`{name}` `{metric}` {statistics.mean(values.values()):.4f}{several}")
+    return f"Teachers, on their own tasks: {'; '.join(told)}." if told else ""
 
 
 def probed(experiment: Experiment) -> list[Group]:

@@ -70,20 +70,21 @@ def mean(seeds: Seeds) -> float:
 
 def lines_of(found: dict[Pair, Seeds]) -> list[str]:
     """The table: the mean of the run, of its first and of its last third, over seeds."""
-    lines = ["| terms | mean over the run [95%] | first third | last third |", "|---|---|---|---|"]
+    lines = ["| terms | mean over the run [95%] | first third [95%] | last third [95%] |", "|---|---|---|---|"]
     for (a, b), seeds in found.items():
-        over = [statistics.mean(values.values()) for values in seeds]
-        interval = t_interval(over) or (over[0], over[0])
-        thirds = []
+        columns: list[list[float]] = [[], [], []]
         for values in seeds:
             steps = sorted(values)
             third = max(1, len(steps) // 3)
-            thirds.append([statistics.mean(values[s] for s in part) for part in (steps[:third], steps[-third:])])
-        first, last = (statistics.mean(column) for column in zip(*thirds, strict=True))
-        lines.append(
-            f"| {a}, {b} | {statistics.mean(over):+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}] | {first:+.3f} | {last:+.3f} |"
-        )
+            for column, part in zip(columns, (steps, steps[:third], steps[-third:]), strict=True):
+                column.append(statistics.mean(values[s] for s in part))
+        lines.append(f"| {a}, {b} | {' | '.join(map(_told, columns))} |")
     return lines
+
+
+def _told(values: list[float]) -> str:
+    low, high = t_interval(values) or (values[0], values[0])
+    return f"{statistics.mean(values):+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def main() -> int:

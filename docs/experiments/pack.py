@@ -1,7 +1,7 @@
 """Pack what an experiment of the full tier reads, for a machine that has a GPU and not the data sets.
 
-    python docs/experiments/pack.py cross-depth --to cross-depth.tar.gz
-    python docs/experiments/pack.py --unpack cross-depth.tar.gz        # there; --root says where, if not ~/datasets
+    python docs/experiments/pack.py cross-depth-tuned --to depth.tar.gz
+    python docs/experiments/pack.py --unpack depth.tar.gz                # there; --root says where, if not ~/datasets
 
 The archive has the files that the runs and their teachers read, and the listing of the whole folders. Unpacked, a file that
 was not packed is there by name, size and time of change, and holds zeros: splits and subsets of labels are chosen from the

@@ -1,8 +1,9 @@
-"""Run experiments and write their tables and plots: ``python docs/experiments/run.py cross-depth --jobs 2``.
+"""Run experiments and write their tables and plots: ``python docs/experiments/run.py cross-depth-tuned --jobs 2``.
 
 An experiment is a file in ``plans/`` (``_plan.py`` says what stands in it). What it leaves open is chosen first, on the
 validation split and on seeds that are not reported. Runs go to ``runs/experiments`` (``--out``) and are not repeated when
-they are there; tables go into the page that has a place for them, plots and numbers to ``results/``.
+they are there; tables go into the page that has a place for them, plots and numbers to ``results/``. A plan may name scripts that come
+``after``: they measure more in the same runs and write that beside.
 
 ``--tier full`` runs the plans as ``full.toml`` changes them, on a GPU, in its order. No run is begun when ``--minutes`` are
 over; the same command goes on.
@@ -11,6 +12,8 @@ over; the same command goes on.
 from __future__ import annotations
 
 import argparse
+import shlex
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -59,6 +62,8 @@ def _small(arguments: argparse.Namespace) -> int:
         try:
             experiment = read(name, arguments.out, arguments.seeds, arguments.overrides)
             code = max(code, _run(experiment, jobs, until, arguments, f"{name} --jobs {jobs}"))
+            if arguments.pages == HERE:  # what follows writes there alone
+                code = max(code, _after(experiment, arguments.out))
         except StillhouseError as error:
             code = _told(error, name)
     return code
@@ -126,6 +131,18 @@ def _run(
     command = f"python docs/experiments/run.py {command}" + "".join(f" --set '{o}'" for o in arguments.overrides)
     comparison = compared(experiment, failed)
     write(experiment, comparison, choices, tuning, jobs, command, note=note, to=arguments.pages)
+    return code
+
+
+def _after(experiment: Experiment, out: Path) -> int:
+    """Call what the plan has called when all runs are there."""
+    if any(run.summary() is None for run in experiment.plan.runs()):
+        return 0
+    code = 0
+    for line in experiment.after:
+        script, *options = shlex.split(line.replace("{out}", shlex.quote(str(out))))
+        called = [sys.executable, str(HERE / script), *options]
+        code = max(code, subprocess.run(called, check=False).returncode)  # noqa: S603 - a script beside this one
     return code
 
 

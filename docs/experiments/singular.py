@@ -1,6 +1,6 @@
-"""Does a projection become low-rank while it is trained? ``python docs/experiments/singular.py``, after ``run.py cross-segmentation``.
+"""Does a projection become low-rank while it is trained? ``python docs/experiments/singular.py``, after ``run.py cross-start``.
 
-Reads what the observer of ``plans/recipes/watching.py`` wrote in that experiment's runs.
+Reads what the observer of ``plans/recipes/watching.py`` wrote in that experiment's runs, where every arm has the same weight.
 """
 
 from __future__ import annotations
@@ -16,11 +16,16 @@ from _page import HERE, into_pages
 from _plan import read
 
 from stillhouse.experiments.plan import PlannedRun, finished_summary
-from stillhouse.experiments.statistics import t_interval
+from stillhouse.experiments.statistics import holm, paired_difference, t_interval
 
-PLAN = "cross-segmentation"
+PLAN, SETTING = "cross-start", "20 pairs: "
 FILE = "singular-values.jsonl"
 SHOWN = {"before": "features before", "map": "P", "projected": "features after P"}
+PAIRS = (
+    ("inverted", "traditional"),
+    ("inverted", "inverted, random teacher"),
+    ("traditional", "traditional, random teacher"),
+)
 
 Lines = list[dict[str, Any]]
 """A run's lines, by step."""
@@ -44,15 +49,35 @@ def collected(runs: list[PlannedRun]) -> dict[str, list[Lines]]:
     found: dict[str, list[Lines]] = {}
     for run in runs:
         path = run.folder / FILE
-        if path.exists() and finished_summary(run.folder) is not None:
-            found.setdefault(run.arm, []).append([json.loads(line) for line in path.read_text().splitlines()])
+        if run.arm.startswith(SETTING) and path.exists() and finished_summary(run.folder) is not None:
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            found.setdefault(run.arm.removeprefix(SETTING), []).append(lines)
     return found
+
+
+def changes(runs: list[Lines], key: str) -> list[float]:
+    """How the effective rank changes from the first line to the last, by seed."""
+    return [effective_rank(run[-1][key]) - effective_rank(run[0][key]) for run in runs]
+
+
+def pair_rows(found: dict[str, list[Lines]]) -> list[str]:
+    """The changes of two arms compared, paired by seed, all corrected together."""
+    cases = [(a, b, key) for a, b in PAIRS if {a, b} <= found.keys() for key in ("map", "projected")]
+    differences = [
+        paired_difference(changes(found[a], key), changes(found[b], key), comparisons=len(cases)) for a, b, key in cases
+    ]
+    rows = ["| change of | arm | less | paired [95%] | detectable |", "|---|---|---|---|---|"]
+    for (a, b, key), d, p in zip(cases, differences, holm([d.p for d in differences]), strict=True):
+        star = " *" if p is not None and p < 0.05 else ""
+        interval = f" [{d.low:+.2f}, {d.high:+.2f}]" if d.low is not None else ""
+        rows.append(f"| {SHOWN[key]} | {a} | {b} | {d.mean:+.2f}{interval}{star} | {d.detectable or 0.0:.2f} |")
+    return [*rows, "", f"*: p < 0.05 after Holm's correction for the {len(cases)} comparisons of this table."]
 
 
 def row(arm: str, runs: list[Lines], key: str) -> str:
     """Effective rank and head at the start and the end, and the rank's change with its interval over seeds."""
     start, end = ([effective_rank(run[i][key]) for run in runs] for i in (0, -1))
-    change = np.subtract(end, start)
+    change = np.asarray(changes(runs, key))
     low, high = t_interval(change.tolist()) or (float("nan"), float("nan"))
     heads = [np.mean([head(run[i][key]) for run in runs]) for i in (0, -1)]
     return (
@@ -95,12 +120,14 @@ def main() -> int:
         return 2
     count = max(len(runs) for runs in found.values())
     lines = [
-        f"Command: `python docs/experiments/singular.py`, on the {count} seeds of each arm of the experiment above, batch by "
-        "batch; uncentred rows, samples x positions. *head*: the share of the energy in the first 8 directions.",
+        f"Command: `python docs/experiments/singular.py`, on the {count} seeds of each arm with 20 pairs of the experiment "
+        "above, batch by batch; uncentred rows, samples x positions. *head*: the share of the energy in the first 8 directions.",
         "",
         "| arm | of what | directions | effective rank, start | end | change [95%] | head, start | end |",
         "|---|---|---|---|---|---|---|---|",
         *(row(arm, runs, key) for arm, runs in found.items() for key in SHOWN),
+        "",
+        *pair_rows(found),
         "",
         "![Effective rank through training](results/cross-singular.png)",
     ]

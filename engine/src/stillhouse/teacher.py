@@ -26,7 +26,7 @@ from stillhouse.registry import plugins_in_use
 from stillhouse.tasks import build_task
 from stillhouse.teacher_inputs import fit_inputs
 
-__all__ = ["TrainRun", "build_student", "build_teacher", "cache_folder", "load_weights", "read_weights"]
+__all__ = ["TrainRun", "build_student", "build_teacher", "cache_folder", "load_weights", "read_weights", "teachers_run"]
 
 _EXPECTED = "a state dict (torch.save(model.state_dict(), ...)), a .safetensors file, or a run's folder or checkpoint"
 
@@ -120,19 +120,30 @@ def build_student(recipe: Recipe, info: DataInfo, outputs: int, train_run: Train
 def _from_recipe(
     recipe: Recipe, spec: TeacherSpec, info: DataInfo, train_run: TrainRun | None
 ) -> tuple[nn.Module, bool]:
-    assert spec.recipe is not None
-    tables = spec.recipe
-    if spec.same_labels:
-        own = Recipe.from_dict(tables)
-        given = recipe.data
-        seed = recipe.run.seed if given.subset_seed is None else given.subset_seed
-        data = attrs.evolve(own.data, per_class=given.per_class, limit=given.limit, subset_seed=seed)
-        tables = attrs.evolve(own, data=data).to_dict()
-    found = _trained(recipe, tables, "teacher", train_run)
+    found = _trained(recipe, _teachers_tables(recipe, spec), "teacher", train_run)
     if found.checkpoint is not None:
         load_weights(found.model, found.checkpoint)
     fit_inputs(found.model, found.info, info)
     return found.model, found.checkpoint is not None
+
+
+def teachers_run(recipe: Recipe) -> Path | None:
+    """The folder of the run that trained ``recipe``'s teacher; None where no recipe gives it, or it was not trained yet."""
+    if recipe.teacher is None or recipe.teacher.recipe is None:
+        return None
+    found = _trained(recipe, _teachers_tables(recipe, recipe.teacher), "teacher", None).checkpoint
+    return None if found is None else found.parent.parent
+
+
+def _teachers_tables(recipe: Recipe, spec: TeacherSpec) -> Mapping[str, Any]:
+    """The teacher's recipe, on the student's own labels where it asks for them."""
+    assert spec.recipe is not None
+    if not spec.same_labels:
+        return spec.recipe
+    own, given = Recipe.from_dict(spec.recipe), recipe.data
+    seed = recipe.run.seed if given.subset_seed is None else given.subset_seed
+    data = attrs.evolve(own.data, per_class=given.per_class, limit=given.limit, subset_seed=seed)
+    return attrs.evolve(own, data=data).to_dict()
 
 
 def _trained(recipe: Recipe, tables: Mapping[str, Any], where: str, train_run: TrainRun | None) -> _Trained:
