@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
+from urllib.error import URLError
 
 import attrs
 
@@ -76,8 +77,11 @@ def call(function: Callable[..., Any], args: Mapping[str, Any], where: str, know
         if isinstance(error, TypeError) and unexpected and unexpected[1] in args:
             known = list(known or parameters_of(function)[0])
             raise StillhouseError(faults=[_unknown(unexpected[1], known, where)]) from error
+        hint = "it wants to download something, and there is no connection: give a local source"
         raise StillhouseError(
-            f"calling {_name(function)} failed: {type(error).__name__}: {error}", where=where
+            f"calling {_name(function)} failed: {type(error).__name__}: {error}",
+            where=where,
+            hint=hint if isinstance(error, URLError) else "",
         ) from error
 
 
