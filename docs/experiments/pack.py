@@ -74,13 +74,14 @@ def files_read(experiment: Experiment, root: Path) -> set[str]:
     Found by opening: the data of every run are loaded and gone over once.
     """
     with keeping(), _noting(root) as noted:
-        seen = set()
+        seen, read = set(), set()
         for recipe in (each for run in _runs(experiment) for each in _recipes(run)):
             pool = any(str(table.get("use", "")).partition(":")[0] in KEEPERS for table in recipe.plugins)
             tables = recipe.to_dict()
-            key = json.dumps(
-                [tables["data"], tables.get("task"), recipe.run.seed, str(recipe.base), pool], default=repr
-            )
+            chosen = {k: v for k, v in tables["data"].items() if k not in ("batch_size", "eval_batch_size")}
+            source = {k: v for k, v in chosen.items() if k not in ("per_class", "limit", "subset_seed")}
+            about = [tables.get("task"), str(recipe.base)]
+            key = json.dumps([chosen, *about, recipe.run.seed, pool], default=repr)
             if key in seen:
                 continue
             seen.add(key)
@@ -89,8 +90,12 @@ def files_read(experiment: Experiment, root: Path) -> set[str]:
             data = load_data(spec, build_task(recipe.task, recipe.base), seed=recipe.run.seed, base=recipe.base)
             try:
                 for split in [*data.splits, *(["pool"] if pool else [])]:
-                    for _ in data.passes.once(data.passes.ids(split)):
-                        pass
+                    ids = data.passes.ids(split)
+                    samples = (json.dumps([source, *about], default=repr), ids.tobytes())
+                    if samples not in read:  # a test split is every seed's
+                        read.add(samples)
+                        for _ in data.passes.once(ids):
+                            pass
             finally:
                 data.close()
         return {Path(path).relative_to(root).as_posix() for path in noted if Path(path).is_file()}

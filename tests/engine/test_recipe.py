@@ -77,6 +77,7 @@ def test_every_fault_of_a_file_is_said_at_once_with_its_path_and_the_nearest_nam
         ({}, "says not where the teacher comes from"),
         ({"random": True}, "teacher.model: this key is missing"),
         ({"recipe": "missing.toml"}, "missing.toml: there is no such file"),
+        ({"recipe": ""}, "is a folder, and a recipe is a file"),
         ({"recipe": 3}, "3 is neither a file nor a table"),
         ({"recipe": {"data": {"name": "x:y"}}}, "teacher.recipe: student: this key is missing"),
     ],

@@ -285,6 +285,8 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         near = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
         raise StillhouseError("there is no such file", where=str(path), hint=did_you_mean(path.name, near)) from None
+    except IsADirectoryError:
+        raise StillhouseError("is a folder, and a recipe is a file", where=str(path), hint="RECIPE.toml") from None
     except (OSError, UnicodeDecodeError) as error:
         raise StillhouseError(f"cannot be read: {error}", where=str(path)) from None
     except tomllib.TOMLDecodeError as error:
