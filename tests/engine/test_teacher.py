@@ -30,6 +30,30 @@ def taught(**changes: Any) -> Any:
     return recipe(FEATURES, {"use": "projector"}, teacher={"recipe": teacher.to_dict()})
 
 
+def test_nothing_is_trained_for_a_run_that_cannot_be(own_cache: Path):
+    made = taught()
+    for table, said in (
+        ({"student": {"model": "support:TinyNet", "args": {"widht": 4}}}, "student.args.widht"),
+        ({"optimizer": {"name": "lbfgs"}}, "optimizer.name: lbfgs calls the model several times"),
+        (
+            {"optimizer": {"name": "sgd", "args": {"momentum": "abc"}}},
+            "optimizer: SGD with lr = 0.001, momentum = 'abc'",
+        ),
+        ({"plugins": [{**FEATURES, "links": [{"student": "bodi", "teacher": "body"}]}]}, "no layer 'bodi'"),
+    ):
+        with pytest.raises(StillhouseError) as caught:
+            prepare(Recipe.from_dict({**made.to_dict(), **table}), write=False)
+        assert said in str(caught.value)
+    assert not own_cache.exists() or not list(own_cache.rglob("*"))
+
+
+@pytest.mark.parametrize("plugins", [[], [{"use": "spectral", "layer": "body", "rank": 1}]])
+def test_a_teacher_that_no_plugin_reads_is_not_trained(own_cache: Path, plugins: list[dict[str, Any]]):
+    made = Recipe.from_dict({**taught().to_dict(), "plugins": plugins})
+    assert train(made, write=False).metrics["test"]["accuracy"] > 0
+    assert not list(own_cache.rglob("summary.json"))
+
+
 def test_a_teachers_recipe_is_trained_once_and_found_again_by_its_content(own_cache: Path):
     first = prepare(taught(), write=False)
     (folder,) = [p for p in (own_cache / "teachers").iterdir() if p.is_dir()]

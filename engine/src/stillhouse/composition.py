@@ -142,6 +142,8 @@ class Composition(nn.Module):
         needs = any("teacher" in a.plugin.requires for a in actives) or bool(taps.get("teacher"))
         own = self._run_teacher if teacher is not None and needs else _no_teacher
         self._teacher_forward = hooks.teacher_forward(own)
+        self.reads_teacher = needs or self.runs_teacher
+        """Whether some plugin asks for the teacher, before the run or in its steps."""
 
     @property
     def terms_switch_off(self) -> bool:

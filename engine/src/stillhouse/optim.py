@@ -26,6 +26,11 @@ _KNOWN: dict[str, type[Optimizer]] = {
     if inspect.isclass(cls) and issubclass(cls, Optimizer) and cls is not Optimizer
 }
 
+_UNFIT = {
+    "lbfgs": "calls the model several times in one step, and a step here has one forward pass",
+    "sparseadam": "takes sparse gradients alone, which the models' are not",
+}
+
 
 def find_optimizer(spec: OptimizerSpec, run: Run) -> type[Optimizer]:
     """The class that ``spec`` names.
@@ -33,6 +38,9 @@ def find_optimizer(spec: OptimizerSpec, run: Run) -> type[Optimizer]:
     Raises:
         StillhouseError: no such optimizer, or arguments it does not take.
     """
+    why_not = _UNFIT.get(spec.name.lower())
+    if why_not is not None:
+        raise StillhouseError(f"{spec.name} {why_not}", where="optimizer.name", hint="adamw, sgd, ...")
     cls: Any = _KNOWN.get(spec.name.lower())
     if cls is None and ":" in spec.name:
         cls = import_object(spec.name, "optimizer.name", run.recipe.base)
@@ -79,7 +87,8 @@ def build_optimizer(spec: OptimizerSpec, run: Run, composition: Composition, hoo
     try:
         return cls(groups, **args)
     except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: what `fused` or `foreach` cannot do
-        raise StillhouseError(first_line(error), where="optimizer") from error
+        given = ", ".join(f"{key} = {value!r}" for key, value in args.items())
+        raise StillhouseError(f"{cls.__name__} with {given}: {first_line(error)}", where="optimizer") from error
 
 
 def _known_only(own: dict[str, Any], cls: type[Optimizer], plugin: str) -> dict[str, Any]:

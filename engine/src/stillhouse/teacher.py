@@ -26,12 +26,23 @@ from stillhouse.registry import plugins_in_use
 from stillhouse.tasks import build_task
 from stillhouse.teacher_inputs import fit_inputs
 
-__all__ = ["TrainRun", "build_student", "build_teacher", "cache_folder", "load_weights", "read_weights", "teachers_run"]
+__all__ = ["First", "build_student", "build_teacher", "cache_folder", "load_weights", "read_weights", "teachers_run"]
 
 _EXPECTED = "a state dict (torch.save(model.state_dict(), ...)), a .safetensors file, or a run's folder or checkpoint"
 
-TrainRun = Callable[[Recipe, Path], object]
-"""Trains a recipe in a folder, going on where it was left; :func:`stillhouse.train` with ``resume``."""
+
+@attrs.frozen
+class First:
+    """How to train what another recipe gives, before the run that asks for it.
+
+    Attributes:
+        wanted: whether to train it at all; raises what is wrong with the run that asks, so that nothing is trained for one
+            that cannot be. The same answer in every process.
+        train: trains a recipe in a folder, going on where it was left; :func:`stillhouse.train` with ``resume``.
+    """
+
+    wanted: Callable[[], bool]
+    train: Callable[[Recipe, Path], object]
 
 
 def cache_folder() -> Path:
@@ -42,9 +53,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stillhouse"
 
 
-def build_teacher(
-    recipe: Recipe, info: DataInfo, outputs: int, train_run: TrainRun | None
-) -> tuple[nn.Module | None, bool]:
+def build_teacher(recipe: Recipe, info: DataInfo, outputs: int, first: First | None) -> tuple[nn.Module | None, bool]:
     """The teacher that ``recipe`` asks for, on the CPU, and whether it is as the recipe wants it.
 
     Args:
@@ -52,8 +61,8 @@ def build_teacher(
         info: the student's data.
         outputs: how many numbers or channels the student's task wants of a model; a teacher given by a recipe has its
             own task's.
-        train_run: trains a teacher's recipe where it is not in the cache yet. None leaves such a teacher untrained: its
-            architecture is all that an explanation needs. Then the second value is False.
+        first: trains a teacher's recipe where it is not in the cache yet. None leaves such a teacher untrained: its
+            architecture is all that an explanation needs. Then, and where nobody wants it, the second value is False.
 
     Raises:
         StillhouseError: a recipe, file or model that cannot be had.
@@ -62,7 +71,7 @@ def build_teacher(
     if spec is None:
         return None, True
     if spec.recipe is not None:
-        return _from_recipe(recipe, spec, info, train_run)
+        return _from_recipe(recipe, spec, info, first)
     assert spec.model is not None
     seed = rng.derive(recipe.run.seed, "teacher")
     model_spec = ModelSpec(model=spec.model, args=spec.args, pretrained=spec.pretrained)
@@ -90,14 +99,14 @@ class _Trained:
     checkpoint: Path | None
 
 
-def build_student(recipe: Recipe, info: DataInfo, outputs: int, train_run: TrainRun | None) -> nn.Module:
+def build_student(recipe: Recipe, info: DataInfo, outputs: int, first: First | None) -> nn.Module:
     """The student as ``recipe`` has it start, on the CPU.
 
     Args:
         recipe: the run.
         info: its data.
         outputs: how many numbers or channels its task wants of a model.
-        train_run: trains the recipe that the student starts from where that is not in the cache yet. None leaves the
+        first: trains the recipe that the student starts from where that is not in the cache yet. None leaves the
             student without that start: its architecture is all that an explanation needs.
 
     Raises:
@@ -105,7 +114,7 @@ def build_student(recipe: Recipe, info: DataInfo, outputs: int, train_run: Train
     """
     spec = recipe.student
     if spec.recipe is not None:
-        found = _trained(recipe, spec.recipe, "student", train_run).checkpoint
+        found = _trained(recipe, spec.recipe, "student", first).checkpoint
         spec = attrs.evolve(
             spec,
             recipe=None,
@@ -117,10 +126,8 @@ def build_student(recipe: Recipe, info: DataInfo, outputs: int, train_run: Train
     )
 
 
-def _from_recipe(
-    recipe: Recipe, spec: TeacherSpec, info: DataInfo, train_run: TrainRun | None
-) -> tuple[nn.Module, bool]:
-    found = _trained(recipe, _teachers_tables(recipe, spec), "teacher", train_run)
+def _from_recipe(recipe: Recipe, spec: TeacherSpec, info: DataInfo, first: First | None) -> tuple[nn.Module, bool]:
+    found = _trained(recipe, _teachers_tables(recipe, spec), "teacher", first)
     if found.checkpoint is not None:
         load_weights(found.model, found.checkpoint)
     fit_inputs(found.model, found.info, info)
@@ -146,22 +153,22 @@ def _teachers_tables(recipe: Recipe, spec: TeacherSpec) -> Mapping[str, Any]:
     return attrs.evolve(own, data=data).to_dict()
 
 
-def _trained(recipe: Recipe, tables: Mapping[str, Any], where: str, train_run: TrainRun | None) -> _Trained:
-    """The recipe ``tables``, trained for ``recipe``: found by its content, or trained now where ``train_run`` is given."""
+def _trained(recipe: Recipe, tables: Mapping[str, Any], where: str, first: First | None) -> _Trained:
+    """The recipe ``tables``, trained for ``recipe``: found by its content, or trained now where ``first`` is given."""
     own = Recipe.from_dict(tables)
     # Where it runs is the student's business; what it computes is its own recipe's.
     own = attrs.evolve(own, run=attrs.evolve(own.run, device=recipe.run.device, threads=recipe.run.threads))
     task = build_task(own.task, own.base)
     data = load_data(own.data, task, seed=own.run.seed, base=own.base)
     try:
-        model = build_student(own, data.info, task.outputs(data.info), train_run)
+        model = build_student(own, data.info, task.outputs(data.info), first)
         key = _content_key(own, data.info, model)
     except StillhouseError as error:
         raise error.within(f"{where}.recipe") from None
     finally:
         data.close()
     folder = cache_folder() / "teachers" / f"{own.run.name}-{key[:16]}"
-    if train_run is None and not (folder / "summary.json").exists():
+    if not parallel.from_first((folder / "summary.json").exists()) and (first is None or not first.wanted()):
         return _Trained(model, data.info, None)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -169,8 +176,8 @@ def _trained(recipe: Recipe, tables: Mapping[str, Any], where: str, train_run: T
         # Of several processes of one run the first holds the lock, and all of them train.
         with FileLock(f"{folder}.lock") if parallel.is_first() else nullcontext():
             if not parallel.from_first((folder / "summary.json").exists()):
-                assert train_run is not None  # or the summary was there a moment ago
-                train_run(own, folder)
+                assert first is not None  # or the summary was there a moment ago
+                first.train(own, folder)
             parallel.barrier()
     except OSError as error:
         raise StillhouseError(

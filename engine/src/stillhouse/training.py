@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from stillhouse.run import Run
 from stillhouse.sharding import shard
 from stillhouse.structure import unstructure
 from stillhouse.tasks import build_task
-from stillhouse.teacher import build_student, build_teacher
+from stillhouse.teacher import First, build_student, build_teacher
 
 __all__ = ["GIVEN", "Result", "Training", "find_device", "prepare", "train"]
 
@@ -79,15 +81,32 @@ def prepare(
     if recipe.run.threads is not None:
         torch.set_num_threads(recipe.run.threads)
     shown = Progress(enabled=progress and parallel.is_first())
-    first = _first_trainer(shown) if train_teacher else None
+    starts = reads = None
+    if train_teacher:
+
+        @cache
+        def look() -> bool:
+            """Go through all stages with what is not trained yet; whether some plugin reads the teacher."""
+            walked = prepare(
+                recipe,
+                student=copy.deepcopy(student),
+                teacher=copy.deepcopy(teacher),
+                plugins=plugins,
+                write=False,
+                train_teacher=False,
+            )
+            walked.close()
+            return walked.assembly.composition.reads_teacher
+
+        starts, reads = First(lambda: look() or True, _trainer(shown)), First(look, _trainer(shown))
     task = build_task(recipe.task, recipe.base)
     data = load_data(recipe.data, task, seed=recipe.run.seed, base=recipe.base, pin=device.type == "cuda")
     try:
         if student is None:
-            student = build_student(recipe, data.info, task.outputs(data.info), first)
+            student = build_student(recipe, data.info, task.outputs(data.info), starts)
         trained = True
         if teacher is None:
-            teacher, trained = build_teacher(recipe, data.info, task.outputs(data.info), first)
+            teacher, trained = build_teacher(recipe, data.info, task.outputs(data.info), reads)
         _spread(recipe, device, student, teacher)
         run = Run(
             recipe=recipe,
@@ -164,12 +183,12 @@ def _resolved(
     return recipe
 
 
-def _first_trainer(shown: Progress) -> Any:
-    def train_run(recipe: Recipe, folder: Path) -> Result:
+def _trainer(shown: Progress) -> Callable[[Recipe, Path], Result]:
+    def train_first(recipe: Recipe, folder: Path) -> Result:
         shown.say(f"training {recipe.run.name!r} first, once; it is kept in {folder}")
         return train(recipe, out=folder, resume=True, progress=shown.enabled)
 
-    return train_run
+    return train_first
 
 
 def find_device(name: str) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,7 +41,7 @@ def adapted(plugin: TCS, run: Run, student: nn.Module) -> nn.Module | None:
     linear = student.get_submodule(path)
     assert isinstance(linear, nn.Linear)  # find_head gives no other
     _check_head(run, student, path)
-    if plugin.keep > axes.k and plugin.selecting != "none":
+    if plugin.keep > axes.k and plugin.selecting != "none" and not _few(run, cache):
         raise StillhouseError(f"{plugin.keep} dimensions are to stay, and there are {axes.k}", where="keep")
     head = _new_head(plugin, linear, axes)
     if plugin.init_head == "probe" or plugin.selecting == "probe":
@@ -51,9 +52,21 @@ def adapted(plugin: TCS, run: Run, student: nn.Module) -> nn.Module | None:
 
 def measured(plugin: TCS, run: Run, cache: TeacherCache) -> Axes:
     """The axes of the cached features."""
-    return axes_of(
-        cache.moments, plugin.axes, plugin.k, match=plugin.match, precision=plugin.precision, base=run.recipe.base
+    asked = partial(
+        axes_of, cache.moments, k=plugin.k, match=plugin.match, precision=plugin.precision, base=run.recipe.base
     )
+    try:
+        return asked(kind=plugin.axes)
+    except StillhouseError as error:
+        if not _few(run, cache) or any(fault.where != "k" for fault in error.faults):
+            raise
+        # A few samples, or a teacher that is not trained yet, span fewer dimensions than there will be: as many as asked for.
+        return asked(kind="random")
+
+
+def _few(run: Run, cache: TeacherCache) -> bool:
+    """Whether these are samples to look at, and not all that the run will have."""
+    return run.dry and cache.folder is None
 
 
 def _new_head(plugin: TCS, linear: nn.Linear, axes: Axes) -> CoordinateHead:
