@@ -8,11 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from ignite.metrics import Accuracy
 from support import FEATURES, FIVE, recipe
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from stillhouse import Plugin, StillhouseError, Weight, hookimpl, plugin, prepare, train
+from stillhouse import Plugin, Step, StillhouseError, Weight, hookimpl, plugin, prepare, train
+from stillhouse_features import Features, LinkOptions
+from stillhouse_projector import Projector
 
 
 def events(folder: Path) -> EventAccumulator:
@@ -52,6 +55,40 @@ def test_terms_raw_and_weighted_metrics_rates_speed_texts_and_hparams_are_logged
     assert "[[plugins]]" in texts["recipe/text_summary"]
     assert "plugins, in order" in texts["composition/text_summary"]
     assert any(tag.startswith("_hparams_") for tag in seen.summary_metadata)
+
+
+PAIR = (
+    Features(links=[LinkOptions(student="body", teacher="body")]),
+    Projector(kind="linear"),
+)
+
+
+@plugin
+class Broken(Plugin):
+    """A term that is not a number, from its ``start`` on."""
+
+    weight: Weight = 1.0
+    start: int = 0
+
+    @hookimpl
+    def losses(self, step: Step) -> dict[str, torch.Tensor]:
+        return {"": step.student.output.sum() * (float("nan") if step.iteration >= self.start else 0.0)}
+
+
+def test_a_term_that_is_broken_from_the_start_is_named_alone_before_it_spreads(tmp_path: Path):
+    with pytest.raises(StillhouseError) as caught:
+        train(recipe(), plugins=[*PAIR, Broken()], out=tmp_path / "run")
+    (fault,) = caught.value.faults
+    assert (fault.where, fault.what) == ("step 1", "the loss term 'broken' of plugin 'broken' is not finite")
+    assert "checkpoint" not in fault.hint, "there is none yet"
+
+
+def test_terms_that_broke_between_two_looks_are_named_together_and_how_to_tell_them_apart(tmp_path: Path):
+    with pytest.raises(StillhouseError) as caught:
+        train(recipe(run__log_every=3), plugins=[*PAIR, Broken(start=4)], out=tmp_path / "run")
+    assert [fault.what.split("'")[1] for fault in caught.value.faults] == ["task", "features", "broken"]
+    assert all("run.log_every = 1 does" in fault.hint for fault in caught.value.faults)
+    assert all("the last good checkpoint is kept" in fault.hint for fault in caught.value.faults)
 
 
 def test_another_writer_of_events_is_not_used_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

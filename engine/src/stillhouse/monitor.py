@@ -14,12 +14,15 @@ from typing import Any
 
 import torch
 from ignite.handlers import TensorboardLogger
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stillhouse import parallel
+from stillhouse.checkpoint import last_checkpoint
 from stillhouse.errors import Fault, StillhouseError
 from stillhouse.hooks import Hooks
 from stillhouse.run import Run
+from stillhouse.sharding import local
 from stillhouse.step import Step
 from stillhouse.stepping import Stepper
 from stillhouse.tasks.preview import Preview
@@ -45,6 +48,7 @@ class Monitor:
         every = run.recipe.checkpoints.every_steps
         self._periods = [run.recipe.run.log_every, run.steps_per_epoch, *([every] if every else [])]
         self._mark: tuple[int, float] | None = None
+        self._looked = False
 
     def open(self, folder: Path, purge_step: int | None) -> None:
         """Write to TensorBoard in the run's ``folder``; events of a killed run from ``purge_step`` on are hidden."""
@@ -53,12 +57,18 @@ class Monitor:
     def look(self, step: Step) -> int:
         """Called by the trainer at the end of a step; reads the scalars where it is one that is logged.
 
+        After the first step of all the losses alone are looked at: a term that is not finite from the start has not spread to
+        the others yet.
+
         Returns:
             The iteration, from 1, at whose end the next one is.
         """
         done = step.iteration + 1
         if any(done % period == 0 for period in self._periods):
             self._read(step, done)
+        elif not self._looked:
+            self._refuse_non_finite(_copied(_losses(step)), done)
+        self._looked = True
         return min(done - done % period + period for period in self._periods)
 
     def restart_clock(self, iteration: int) -> None:
@@ -66,18 +76,13 @@ class Monitor:
         self._mark = (iteration, time.perf_counter())
 
     def _read(self, step: Step, iteration: int) -> None:
-        tensors = {("loss", name): value for name, value in step.losses.items()}
-        assert step.total is not None
-        tensors["total", "total"] = step.total
+        tensors = _losses(step)
         for plugin, scalars in self._hooks.calls("scalars"):
             for name, value in scalars(step).items():
                 tensors["plugin", f"{plugin.name}/{name}" if name else plugin.name] = value
         if self._stepper.gradient_norm is not None:
             tensors["gradient", "norm"] = self._stepper.gradient_norm
-        # One copy for everything: each .item() would wait for the device again.
-        stacked = torch.stack([v.detach().float().reshape(()) for v in tensors.values()])
-        values = parallel.mean_over_processes(stacked).tolist()
-        by_key = dict(zip(tensors, values, strict=True))
+        by_key = _copied(tensors)
         self._refuse_non_finite(by_key, iteration)
         self.latest = self._tags(by_key, step)
         if self._mark is not None and iteration > self._mark[0]:
@@ -109,7 +114,13 @@ class Monitor:
         bad = [name for (kind, name), value in values.items() if kind == "loss" and not math.isfinite(value)]
         if not bad and math.isfinite(values["total", "total"]):
             return
-        advice = "the last good checkpoint is kept; start another run with a lower learning rate or weight"
+        folder = self._run.folder
+        kept = folder is not None and last_checkpoint(folder / "checkpoints") is not None
+        advice = "start another run with a lower learning rate or weight"
+        if kept:
+            advice = f"the last good checkpoint is kept; {advice}"
+        if len(bad) > 1 and not _finite(self._run.student):
+            advice = f"nor are the student's weights, so that which term was first cannot be told: run.log_every = 1 does; {advice}"
         faults = []
         for name in bad:
             plugin = name.split("/")[0]
@@ -154,6 +165,22 @@ class Monitor:
         """Write what is buffered and close."""
         if self.logger is not None:
             self.logger.close()
+
+
+def _losses(step: Step) -> dict[tuple[str, str], Tensor]:
+    tensors = {("loss", name): value for name, value in step.losses.items()}
+    assert step.total is not None
+    return {**tensors, ("total", "total"): step.total}
+
+
+def _copied(tensors: Mapping[tuple[str, str], Tensor]) -> dict[tuple[str, str], float]:
+    """Their means over the processes, in one copy: each .item() would wait for the device again."""
+    stacked = torch.stack([v.detach().float().reshape(()) for v in tensors.values()])
+    return dict(zip(tensors, parallel.mean_over_processes(stacked).tolist(), strict=True))
+
+
+def _finite(model: nn.Module) -> bool:
+    return all(bool(p.isfinite().all()) for p in map(local, model.parameters()))
 
 
 class _Logger(TensorboardLogger):
