@@ -88,6 +88,18 @@ def test_what_is_wrong_with_a_teacher(teacher: dict[str, Any], says: str):
     assert says in str(caught.value)
 
 
+def test_values_out_of_range_are_said_together_and_beside_wrong_types():
+    with pytest.raises(StillhouseError) as caught:
+        Recipe.from_dict(tables(run__epochs=0, run__accumulate=-1, run__seed="abc", optimizer={"lr": 0.0, "name": 3}))
+    assert sorted(map(str, caught.value.faults)) == [
+        "optimizer.lr: 0.0 is not above 0",
+        "optimizer.name: 3 is not text",
+        "run.accumulate: -1 is not above 0",
+        "run.epochs: 0 is not above 0",
+        "run.seed: 'abc' is not a whole number",
+    ]
+
+
 def test_a_missing_file_names_its_neighbours(tmp_path: Path):
     write(tmp_path / "digits.toml", MINIMAL)
     with pytest.raises(StillhouseError, match=r"there is no such file \(did you mean 'digits.toml'\?\)"):

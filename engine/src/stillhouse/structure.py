@@ -7,7 +7,7 @@ exception group that turns it into faults.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import attrs
@@ -117,9 +117,33 @@ def _make_attrs_hook(cls: type) -> Callable[[Any, Any], Any]:
             return value
         if not isinstance(value, Mapping):
             raise _expect(value, cls)
-        return inner(value, kind)
+        outside = list(_outside(cls, value))
+        if not outside:
+            return inner(value, kind)
+        # attrs' own __init__ stops at the first of them, and is not reached where another key has a wrong type.
+        others: list[Exception] = []
+        try:
+            inner(value, kind)
+        except ClassValidationError as error:
+            others = [e for e in error.exceptions if not isinstance(e, StillhouseError)]
+        raise ClassValidationError(cls.__name__, [*others, *outside], cls)
 
     return hook
+
+
+def _outside(cls: type, value: Mapping[str, Any]) -> Iterator[Exception]:
+    """What the validators of single keys say of those that are there and of the right type."""
+    for attribute in attrs.fields(cls):
+        if attribute.validator is None or attribute.alias not in value:
+            continue
+        try:
+            given = _converter.structure(value[attribute.alias], attribute.type)
+        except Exception:  # noqa: BLE001, S112 - whatever a hook raises, it is said of this key already
+            continue
+        try:
+            attribute.validator(None, attribute, given)
+        except StillhouseError as error:
+            yield error
 
 
 def _sequence(value: Any, kind: Any) -> Any:

@@ -49,14 +49,18 @@ class Classification(Task):
         if not isinstance(output, Tensor):
             raise StillhouseError(
                 f"gives {type(output).__name__}, and classification needs logits (B, classes)",
+                where="student",
                 hint="wrap the model in one whose forward returns the logits",
             )
         if output.ndim != 2:
-            raise StillhouseError(f"gives {shape_text(output)}, and classification needs logits (B, classes)")
+            raise StillhouseError(
+                f"gives {shape_text(output)}, and classification needs logits (B, classes)", where="student"
+            )
         if output.shape[1] < data.classes:
             raise StillhouseError(
                 f"gives {output.shape[1]} logits, and the data has {data.classes} classes",
-                hint=f"args = {{ num_classes = {data.classes} }}",
+                where="student",
+                hint=f"student.args = {{ num_classes = {data.classes} }}",
             )
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
