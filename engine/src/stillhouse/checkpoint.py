@@ -38,7 +38,13 @@ class _Saver(DiskSaver):
         self._outdated: list[str] = []
 
     def __call__(self, checkpoint: Mapping[str, Any], filename: str, metadata: Mapping[str, Any] | None = None) -> None:
-        super().__call__(checkpoint, filename, metadata)
+        try:
+            super().__call__(checkpoint, filename, metadata)
+        except RuntimeError as error:
+            # torch's writer says so where the disk is full, and hides the system's own error.
+            if "PytorchStreamWriter" in str(error) or "inline_container" in str(error):
+                raise OSError(f"torch's writer failed, as on a full disk: {error}".splitlines()[0]) from error
+            raise
         while self._outdated and parallel.is_first():
             (Path(self.dirname) / self._outdated.pop()).unlink(missing_ok=True)
 

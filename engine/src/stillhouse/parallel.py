@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import ignite.distributed as idist
@@ -32,6 +33,9 @@ __all__ = [
 
 _TIMEOUT = datetime.timedelta(minutes=10)
 """A process that waits this long for another one gives up; one that has died is noticed by torchrun at once."""
+
+_LAST_WAIT = datetime.timedelta(seconds=10)
+"""For the others to have ended as well."""
 
 
 _joined = False
@@ -98,11 +102,19 @@ def _unreachable(error: Exception) -> StillhouseError:
     )
 
 
-def leave() -> None:
-    """Take leave of the other processes."""
+def leave(*, done: bool = False) -> None:
+    """Take leave of the other processes.
+
+    Args:
+        done: all went well here. Then gloo's processes wait a moment for one another: one that tears its connections down
+            while another still uses them can end that one.
+    """
     global _joined
     _joined = False
     if dist.is_initialized():
+        if done and dist.get_backend() == "gloo":
+            with suppress(RuntimeError):  # the other one has failed, and says so itself
+                dist.monitored_barrier(timeout=_LAST_WAIT)
         idist.finalize()
 
 

@@ -53,8 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 shown(message, category, *rest, **more)
 
         warnings.showwarning = show
+        code = None
         try:
-            return int(parsed.function(parsed))
+            code = int(parsed.function(parsed))
+            return code
         except StillhouseError as error:
             for fault in error.faults:
                 errors.print(Text.assemble(said_by, ("error: ", "bold red"), str(fault)), soft_wrap=True)
@@ -71,4 +73,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             joined = sys.modules.get("stillhouse.parallel")  # imported by a command that trains, if at all
             if joined is not None:
-                joined.leave()
+                joined.leave(done=code == 0)
