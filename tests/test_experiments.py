@@ -181,7 +181,7 @@ def test_what_a_plan_has_called_after_its_runs_is_called_once_all_are_there(
     monkeypatch.setattr(scripts["_page"], "machine", lambda: "none")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "note.py").write_text("import pathlib, sys; pathlib.Path(sys.argv[2], sys.argv[1]).touch()")
-    save(tmp_path, settings=None, tuning=None, arms=PLAN["arms"][::2], pairs=None, after=["note.py 'so far' {out}"])
+    save(tmp_path, settings=None, arms=PLAN["arms"][:2], after=["note.py 'so far' {out}"])
     assert run.main(["plan", "--jobs", "1", "--minutes", "0"]) == 0
     noted = tmp_path / "runs" / "experiments" / "so far"
     assert not noted.exists()

@@ -62,8 +62,6 @@ def _small(arguments: argparse.Namespace) -> int:
         try:
             experiment = read(name, arguments.out, arguments.seeds, arguments.overrides)
             code = max(code, _run(experiment, jobs, until, arguments, f"{name} --jobs {jobs}"))
-            if arguments.pages == HERE:  # what follows writes there alone
-                code = max(code, _after(experiment, arguments.out))
         except StillhouseError as error:
             code = _told(error, name)
     return code
@@ -131,13 +129,15 @@ def _run(
     command = f"python docs/experiments/run.py {command}" + "".join(f" --set '{o}'" for o in arguments.overrides)
     comparison = compared(experiment, failed)
     write(experiment, comparison, choices, tuning, jobs, command, note=note, to=arguments.pages)
+    if (
+        arguments.tier == "small" and arguments.pages == HERE and not missing and not code
+    ):  # what follows writes there alone
+        code = _after(experiment, arguments.out)
     return code
 
 
 def _after(experiment: Experiment, out: Path) -> int:
     """Call what the plan has called when all runs are there."""
-    if any(run.summary() is None for run in experiment.plan.runs()):
-        return 0
     code = 0
     for line in experiment.after:
         script, *options = shlex.split(line.replace("{out}", shlex.quote(str(out))))
