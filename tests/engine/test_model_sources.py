@@ -16,7 +16,7 @@ from torchvision.models._api import WeightsEnum
 from stillhouse import Recipe, train
 from stillhouse.checkpoint import load_state
 from stillhouse.data import DataInfo
-from stillhouse.errors import StillhouseError
+from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.models import ModelSpec, build_model
 from stillhouse.models.heads import put_new_heads
 from stillhouse.nets import convnet, unet
@@ -196,6 +196,46 @@ def test_timm_models_on_both_sides(
         learns(digits(CONVNET, {**model, "random": True}, {**link, "student": "stage3"}))
 
 
+def test_timm_models_of_one_size_get_the_datas(monkeypatch: pytest.MonkeyPatch) -> None:
+    timm = pytest.importorskip("timm")
+    small = {key: value for key, value in SMALL_VIT.items() if key != "img_size"}
+    vit = "timm:vit_tiny_patch16_224"
+    for shape in ((3, 32, 32), (1, 32, 48)):
+        model = build(vit, info(shape), args=small)
+        assert model.patch_embed.img_size == shape[1:]
+        assert tuple(model(torch.rand(2, *shape)).shape) == (2, 7)
+    learns(digits({"model": vit, "args": small}, {**CONVNET, "random": True}, {"student": "blocks.1", "teacher": "stage3", "pool": "mean", "student_prefix": 1}))  # fmt: skip
+    given: list[dict[str, Any]] = []
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda **options: given.append(options) or create(**options))
+    assert build(vit, args={**small, "img_size": 64}).patch_embed.img_size == (64, 64)
+    assert build(vit, args={**small, "dynamic_img_size": True}).patch_embed.img_size == (224, 224)
+    assert build(vit, info((3, 224, 224)), args=small).patch_embed.img_size == (224, 224)
+    build("timm:resnet10t")  # which takes any
+    assert [options.get("img_size") for options in given] == [64, None, None, None]
+
+
+def test_a_timm_model_without_the_argument_is_built_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    timm = pytest.importorskip("timm")
+
+    def create_model(model_name: str, pretrained: bool, num_classes: int, in_chans: int, **more: Any) -> nn.Module:
+        if more:
+            raise TypeError(f"ResNet.__init__() got an unexpected keyword argument {next(iter(more))!r}")
+        model: Any = nn.Linear(in_chans, num_classes)
+        model.pretrained_cfg = {"fixed_input_size": True, "input_size": (3, 224, 224)}
+        return model
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    assert build("timm:vit_tiny_patch16_224").out_features == 7
+    assert "student.args.drop: there is no argument 'drop'" in fault_of("timm:vit_tiny_patch16_224", args={"drop": 1})
+    with pytest.warns(
+        StillhouseWarning,
+        match=r"student\.args\.img_size: 'timm:hf-hub:some/one' takes images of 224x224, and the data's are 32x48: "
+        r"args = \{ img_size = \[32, 48\] \}",
+    ):
+        build("timm:hf-hub:some/one", info((3, 32, 48)))
+
+
 def test_timm_weights_from_a_file(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     files = pytest.importorskip("safetensors.torch")
@@ -277,7 +317,7 @@ def test_transformers_that_cannot_be_had(transformers: Any) -> None:
 
 def test_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
-    assert "(pip install transformers)" in fault_of("transformers:ViTForImageClassification")
+    assert "(pip install stillhouse[huggingface])" in fault_of("transformers:ViTForImageClassification")
 
 
 def test_transformers_train_with_features(transformers: Any) -> None:

@@ -147,7 +147,7 @@ def test_a_failed_download_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_timm_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    assert "(pip install timm)" in fault_of("timm:vit_tiny_patch16_224")
+    assert "(pip install stillhouse[timm])" in fault_of("timm:vit_tiny_patch16_224")
     fake = types.ModuleType("timm")
     calls: list[dict[str, Any]] = []
 
@@ -159,7 +159,11 @@ def test_timm_models(monkeypatch: pytest.MonkeyPatch) -> None:
             raise ConnectionError("no hub")
         return nn.Linear(kwargs["in_chans"], kwargs["num_classes"])
 
-    vars(fake).update(create_model=create_model, list_models=lambda: ["vit_tiny_patch16_224", "resnet18"])
+    vars(fake).update(
+        create_model=create_model,
+        list_models=lambda: ["vit_tiny_patch16_224", "resnet18"],
+        get_pretrained_cfg=lambda name: None,
+    )
     monkeypatch.setitem(sys.modules, "timm", fake)
     build("timm:vit_tiny_patch16_224.augreg", info((1, 8, 8)), args={"img_size": 8})
     assert calls == [

@@ -61,6 +61,20 @@ class Flat(nn.Sequential):
         super().__init__(nn.Flatten(), nn.Linear(36, num_classes))
 
 
+def photographs() -> dict[str, list[tuple[Tensor, None]]]:
+    """Noise of uint8 (1, 18, 18)."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (12, 1, 18, 18), generator=generator).to(torch.uint8)
+    return {"train": [(image, None) for image in images], "val": [(image, None) for image in images[:4]]}
+
+
+class Enlarging(nn.Sequential):
+    """A picture ``factor`` times as large."""
+
+    def __init__(self, num_classes: int, factor: int) -> None:
+        super().__init__(nn.Conv2d(1, num_classes * factor**2, 1), nn.PixelShuffle(factor))
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "told"
@@ -223,6 +237,27 @@ def test_a_table_for_the_terminal(
     text = capsys.readouterr().out
     assert "logits" in text
     assert str(tmp_path / "out" / "b.png") in text
+
+
+@pytest.mark.parametrize("upscale", [True, False])
+def test_a_picture_made_of_an_image_has_a_size_of_its_own(
+    upscale: bool, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    data = {"name": "test_predict:photographs", "args": {"target": "none"}, "batch_size": 8, "normalize": "none"}
+    whole = recipe(
+        data=data,
+        task={"name": "super-resolution", "args": {"factor": 3, "upscale": upscale}},
+        student={"model": "test_predict:Enlarging", "args": {"factor": 1 if upscale else 3}},
+        run__epochs=1,
+    )
+    train(whole, out=tmp_path / "run")
+    Image.fromarray(np.zeros((8, 9), dtype=np.uint8)).save(tmp_path / "small.png")
+    (said,) = predict(tmp_path / "run", [tmp_path / "small.png"], out=None)
+    assert (said.size, said.prediction["output_size"]) == ((8, 9), [24, 27])
+    assert main(["predict", str(tmp_path / "run"), str(tmp_path / "small.png"), "--no-pictures"]) == 0
+    title, *rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert title == ["image", "size", "output_size", "mean"]
+    assert ["8x9", "24,", "27"] in [row[1:4] for row in rows]
 
 
 def test_the_engines_own_classification(tmp_path: Path, images: list[Path]):

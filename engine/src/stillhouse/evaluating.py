@@ -36,7 +36,7 @@ class Measured:
         device: where it was measured.
         samples: how many, by split.
         metrics: the metrics that are single numbers, by split.
-        class_names: by label.
+        class_names: the task's classes: see :meth:`stillhouse.tasks.Task.class_names`.
         per_class: the metrics that are one number a class, by split, in the order of ``class_names``.
     """
 
@@ -101,10 +101,11 @@ def evaluate(
             saved, read, actives, device=place, precision=precision, student=student, teacher=teacher
         )
         made._evaluator = build_evaluator(made, assembly.composition, assembly.hooks)
+        names = saved.task.class_names(read.info)
         metrics, per_class = {}, {}
         for name in splits:
             metrics[name] = run_evaluator(made, read.evaluation(name), name)
-            per_class[name] = _vectors(made.evaluator.state.metrics, read.info.classes)
+            per_class[name] = _vectors(made.evaluator.state.metrics, len(names))
         return Measured(
             run=str(saved.folder),
             weights=saved.weights,
@@ -113,7 +114,7 @@ def evaluate(
             device=str(place),
             samples={name: read.info.sizes[name] for name in splits},
             metrics=metrics,
-            class_names=read.info.class_names,
+            class_names=names,
             per_class=per_class,
         )
     finally:

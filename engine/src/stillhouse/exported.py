@@ -40,7 +40,7 @@ def metadata_of(
 
     recipe, info = saved.recipe, saved.info
     spec = recipe.student
-    outputs = saved.task.outputs(info)
+    outputs, names = saved.task.outputs(info), saved.task.class_names(info)
     return {
         "stillhouse": __version__,
         "torch": str(torch.__version__),
@@ -53,8 +53,8 @@ def metadata_of(
         "outputs": outputs,
         "task": {"name": recipe.task.name, "args": unstructure(saved.task)},
         "output": saved.task.output_text(),
-        "classes": info.classes,
-        "class_names": list(info.class_names),
+        "classes": len(names),
+        "class_names": list(names),
         "input_shape": list(info.input_shape),
         "batch": batch or "any",
         "mean": list(info.mean),

@@ -31,7 +31,8 @@ class Predicted:
 
     Attributes:
         image: the file.
-        size: height and width of the input that was made of it.
+        size: height and width that it was looked at with, its own or those it was resized to; a task may make an input
+            of another size of it.
         prediction: what the task says, as plain data.
         picture: the file that shows it; None where there is none.
     """
@@ -173,7 +174,8 @@ class _Look:
 
     def __call__(self, path: Path, shaping: Shaping, target: Path | None) -> tuple[Predicted, bytes | None]:
         """What is said of an image, and its picture as the content of a PNG file."""
-        image = self._task.input_of(_read(path, shaping, self._info.input_shape[0]))
+        read = _read(path, shaping, self._info.input_shape[0])
+        image = self._task.input_of(read)
         output = self._output(path, image)
         try:
             said = self._task.prediction(self._info, output)
@@ -186,7 +188,7 @@ class _Look:
         picture = self._task.picture(self._info, image, output) if target is not None else None
         predicted = Predicted(
             image=str(path),
-            size=(image.shape[1], image.shape[2]),
+            size=(read.shape[1], read.shape[2]),
             prediction=said,
             picture=str(target) if picture is not None else None,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -287,3 +288,22 @@ def test_images_of_two_sizes_name_both(tmp_path: Path) -> None:
         "(set size = [4, 6], or a crop, in [data])"
     )
     assert load(f"folder:{root}", size=(4, 6)).info.input_shape == (3, 4, 6)
+
+
+@pytest.mark.parametrize("options", [{}, {"skip_bad": True, "cache": "none"}, {"limit": 4}, {"workers": 2}], ids=str)
+def test_the_odd_image_is_named_where_it_is_the_first(tmp_path: Path, options: dict[str, Any]) -> None:
+    root = folder(tmp_path)
+    odd = image(root / "train" / "ant" / "0.png", size=(9, 7))
+    (text,) = faults_of(f"folder:{root}", **options)
+    named, other = re.fullmatch(
+        r"(.*): the input has shape \(3, 7, 9\), and (.*) has \(3, 4, 6\) \(set size = \[4, 6\], or a crop, in \[data\]\)",
+        text,
+    ).groups()  # type: ignore[union-attr]  # it matches
+    assert named == str(odd)
+    assert Image.open(other).size == (6, 4)
+    image(root / "val" / "bee" / "other.png", size=(5, 5))  # a third size
+    if "limit" not in options:
+        assert [fault.partition(": the input has shape ")[0] for fault in faults_of(f"folder:{root}", **options)] == [
+            str(odd),
+            str(root / "val" / "bee" / "other.png"),
+        ]

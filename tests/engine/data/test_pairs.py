@@ -379,6 +379,21 @@ def test_bad_samples_are_named_and_counted(tmp_path: Path, workers: int) -> None
     assert faults_of(name, args=MASKS)[-1] == "data: ... 5 of 18 samples cannot be used"
 
 
+def test_a_bad_sample_that_is_met_in_a_run_says_how_to_go_on_without_it(tmp_path: Path) -> None:
+    name = masked(tmp_path)
+    whole = {path: path.read_bytes() for path in (tmp_path / "train").glob("*.png")}
+    said = spoil(tmp_path)[2:]
+    for path, content in whole.items():
+        path.write_bytes(content)
+    data = load(name, args=MASKS, cache="none", workers=0)
+    for split, start in zip(("val", "test"), said, strict=True):
+        with pytest.raises(StillhouseError) as caught:
+            ids_of(data, split)
+        (fault,) = caught.value.faults
+        assert start in str(fault)
+        assert fault.hint.endswith("; --skip-bad leaves such samples out")
+
+
 @pytest.mark.parametrize("cache", ["memory", "none"])
 def test_skip_bad_leaves_them_out_with_one_warning(tmp_path: Path, cache: str) -> None:
     name = masked(tmp_path)

@@ -195,7 +195,7 @@ def test_a_target_that_changes_is_refused(given: Given) -> None:
         (Listed([(np.zeros((5, 6, 7), np.uint8), 0)] * 9), "sample 0: the input is an array (5, 6, 7)"),
         (
             Listed([*items(1), *[(torch.zeros(1, 4, 4).byte(), 0)] * 20]),
-            "the input is uint8, and the first one is float32",
+            "sample 0: the input is float32, and sh_given:make, split 'train', sample 1 is uint8",
         ),
     ],
 )
@@ -339,12 +339,49 @@ def test_classes_without_a_training_sample_are_warned_about(monkeypatch: pytest.
     from stillhouse.data import DataSpec, load_data
 
     module = ModuleType("odd_labels")
-    labels = torch.tensor([0, 1, 2, 9] * 10)
-    module.make = lambda: {"train": TensorDataset(torch.rand(40, 1, 4, 4), labels)}
+    labels = torch.tensor([0, 1, 2, 3, 4, 5, 9] * 6)
+    module.make = lambda: {"train": TensorDataset(torch.rand(42, 1, 4, 4), labels)}
     monkeypatch.setitem(sys.modules, "odd_labels", module)
-    with pytest.warns(StillhouseWarning, match="6 of 10 classes have no training sample"):
+    with pytest.warns(StillhouseWarning, match="3 of 10 classes have no training sample"):
         data = load_data(DataSpec(name="odd_labels:make", val_fraction=0.0), seed=0)
     assert data.info.classes == 10
+
+
+def test_the_first_sample_may_be_the_odd_one_in_channels(given: Given) -> None:
+    sizes = [(9, 9), (12, 8), (8, 7)] * 4
+    odd = [(torch.zeros(1, 8, 8), 0), *((torch.zeros(3, *size), k % 2) for k, size in enumerate(sizes))]
+    (text,) = faults_of(given({"train": Listed(odd), "val": Listed(odd[1:])}), crop=6, cache="memory")
+    assert text == (
+        "sh_given:make, split 'train', sample 0: the input has shape (1, 8, 8), and sh_given:make, split 'train', sample 1 "
+        "has (3, -1, -1) (set channels = 3 in [data])"
+    )
+
+
+@pytest.mark.parametrize("skip_bad", [True, False])
+def test_a_label_far_off_makes_no_classes(given: Given, skip_bad: bool) -> None:
+    odd = {"train": Listed([*items(20), *items(1, 1_000_000), *items(3)]), "val": Listed(items(4))}
+    (text,) = faults_of(given(odd), skip_bad=skip_bad)
+    assert text == (
+        "sh_given:make, split 'train', sample 20: by the label 1000000 there would be 1,000,001 classes, and 999,998 of "
+        "them have no sample (labels count from 0; or say which classes there are: classes = [...], or their number, in "
+        "the args of [data])"
+    )
+    with pytest.warns(StillhouseWarning, match="1 of 1 classes have no training sample"):
+        assert "the label -1 is no class" in faults_of(given(Listed(items(9, -1))))[0]
+    # Half of them is a matter of opinion, and a sample of another split is one.
+    with pytest.warns(StillhouseWarning, match="2 of 4 classes have no training sample"):
+        assert load(given(Listed(items(10, 0) + items(10, 3)))).info.classes == 4
+    with pytest.warns(StillhouseWarning, match="3 of 5 classes have no training sample"):
+        data = load(given({"train": Listed(items(10, 0) + items(10, 4)), "val": Listed(items(4, 2))}))
+    assert data.info.classes == 5
+
+
+def test_the_recipe_may_say_which_classes_there_are(given: Given) -> None:
+    few = given(Listed(items(10, 0) + items(10, 7)))
+    assert load(few, args={"classes": 9}).info.class_names == tuple("012345678")
+    assert load(few, args={"classes": list("abcdefgh")}).info.class_names == tuple("abcdefgh")
+    assert "the label 7 is no class (labels are 0 to 6)" in faults_of(few, args={"classes": 7})[0]
+    assert load(given(Listed(items(), classes=["a", "b"])), args={"classes": 3}).info.classes == 3
 
 
 def test_classes_may_lie_several_folders_down(tmp_path: Path):

@@ -12,7 +12,8 @@ import torch
 from ignite.engine import Engine
 from torch import Tensor, nn
 
-from stillhouse import Recipe, train
+from stillhouse import Recipe, evaluate, export, train
+from stillhouse.cli import main
 from stillhouse.data import DataInfo
 from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.models import ModelSpec, build_model, convnet
@@ -128,10 +129,17 @@ def test_options_are_checked(args: dict[str, Any], fault: str) -> None:
 Box = tuple[float, float, float, float]
 
 
-def measured(
-    images: list[tuple[list[tuple[Box, int, float]], list[tuple[Box, int]]]], batches: int = 1
-) -> dict[str, float]:
+Images = list[tuple[list[tuple[Box, int, float]], list[tuple[Box, int]]]]
+
+
+def measured(images: Images, batches: int = 1) -> dict[str, float]:
     """The metrics of images given as (found: box, label, score; true: box, label)."""
+    found = by_name(images, batches)
+    return {name: float(found[name]) for name in ("map", "map50", "recall")}
+
+
+def by_name(images: Images, batches: int = 1, task: Detection = TASK) -> dict[str, Any]:
+    """All of them."""
     states = []
     for found, true in images:
         output = {
@@ -147,10 +155,14 @@ def measured(
     size = math.ceil(len(states) / batches)
     parts = [states[k : k + size] for k in range(0, len(states), size)]
     engine = Engine(lambda _engine, part: {"output": [o for o, _ in part], "target": [t for _, t in part]})
-    for name, metric in TASK.metrics(INFO).items():
+    for name, metric in task.metrics(INFO).items():
         metric.attach(engine, name)
     engine.run(parts)
-    return {name: float(engine.state.metrics[name]) for name in ("map", "map50", "recall")}
+    once = dict(engine.state.metrics)
+    engine.run(parts[:1])
+    engine.run(parts)  # nothing of another split is left
+    np.testing.assert_equal({k: np.asarray(v) for k, v in engine.state.metrics.items()}, once)
+    return once
 
 
 A: Box = (0.0, 0.0, 10.0, 10.0)
@@ -202,6 +214,20 @@ def test_the_wrong_class_finds_nothing_and_classes_count_alike() -> None:
     # Class 1 is found in three images, class 2 missed in one: the mean of 1 and 0.
     images: list[Any] = [([(A, 1, 0.9)], [(A, 1)])] * 3 + [([], [(B, 2)])]
     assert measured(images)["map50"] == pytest.approx(0.5)
+
+
+def test_average_precision_by_class() -> None:
+    # Of class 1 one of two is found: 51 of 101 thresholds. Class 2 is found with IoU 0.72: five of ten.
+    images: list[Any] = [([(A, 1, 0.9)], [(A, 1), (B, 1)]), ([((0.0, 0.0, 10.0, 7.2), 2, 0.8)], [(A, 2)])]
+    for batches in (1, 2):
+        found = by_name(images, batches)
+        assert found["ap"].tolist() == pytest.approx([51 / 101, 0.5])
+        assert found["map"] == pytest.approx((51 / 101 + 0.5) / 2)
+    # A class that the split does not have is in no mean, whatever is found of it; one that is missed is.
+    (first, second) = by_name([([(A, 1, 0.9), (B, 2, 0.9)], [(A, 1)])])["ap"].tolist()
+    assert (first, math.isnan(second)) == (pytest.approx(1.0), True)
+    assert by_name([([(A, 1, 0.9)], [(A, 1), (B, 2)])])["ap"].tolist() == pytest.approx([1.0, 0.0])
+    assert "ap" not in by_name([([(A, 1, 0.9)], [(A, 1)])], task=Detection(classes={"square": 1}))
 
 
 def test_images_without_boxes() -> None:
@@ -331,6 +357,39 @@ def test_features_of_two_kinds_of_teachers_reach_a_detector(teacher: dict[str, A
     result = train(recipe(*method, teacher={**teacher, "random": True}), write=False)
     assert set(result.metrics["val"]) == {"map", "map50", "recall"}
     assert 0.0 <= result.metrics["val"]["map"] <= 1.0
+
+
+class Bright(nn.Module):
+    """Finds the bright square, always, and no bar."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, images: list[Tensor], targets: Any = None) -> Any:
+        if self.training:
+            return {"nothing": self.weight.square()}
+        found = [boxes_of_mask((image[0] > 0.8).long(), (1,), 16) for image in images]
+        return [{**boxes, "scores": torch.ones(len(boxes["labels"]))} for boxes in found]
+
+
+def test_a_run_is_measured_and_exported_with_the_tasks_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(recipe(student={"model": "test_detection:Bright"}), out=tmp_path / "run")
+    found = evaluate(tmp_path / "run")
+    assert found.class_names == ("square", "bar")
+    assert found.per_class == {"val": {"ap": pytest.approx([1.0, 0.0])}}
+    assert found.metrics["val"] == pytest.approx({"map": 0.5, "map50": 0.5, "recall": 0.5})
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row for row in rows if row[:1] in (["class"], ["square"], ["bar"])] == [
+        ["class", "ap"],
+        ["square", "1.0000"],
+        ["bar", "0.0000"],
+    ]
+    about = export(tmp_path / "run", tmp_path / "run.safetensors").metadata
+    assert (about["classes"], about["class_names"], about["outputs"]) == (2, ["square", "bar"], 3)
 
 
 @pytest.mark.slow

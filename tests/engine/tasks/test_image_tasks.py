@@ -152,7 +152,7 @@ def test_the_target_decides_how_many_channels_a_pair_needs():
 def test_prediction_and_pictures():
     task = Denoising()
     output = torch.stack([torch.full((8, 10), v) for v in (0.25, 0.5, 2.0)])
-    assert task.prediction(DATA, output) == {"size": [8, 10], "mean": [0.25, 0.5, 1.0]}
+    assert task.prediction(DATA, output) == {"output_size": [8, 10], "mean": [0.25, 0.5, 1.0]}
     assert task.picture(DATA, torch.rand(1, 8, 10), output).mode == "RGB"
     drawn = task.figures(DATA, torch.rand(3, 3, 4, 5), torch.rand(3, 3, 8, 10), torch.rand(3, 3, 8, 10))["samples"]
     assert [a.get_title() for a in drawn.axes] == ["input", "prediction", "target"] * 3

@@ -60,6 +60,7 @@ class DatasetSource(Source):
         self.pure = all(_is_pure(d) for d in self.datasets.values()) if pure is None else pure
         empty = [name for name, ids in self.splits.items() if len(ids) == 0]
         raise_faults(Fault("data.name", f"the split {name!r} of {origin} is empty") for name in empty)
+        self._told: tuple[str, ...] = ()
         self.spec = self._describe(dict(described or {}))
         self.target = self.spec.target if self.spec is not None else "class"
         if self.spec is None:
@@ -115,6 +116,7 @@ class DatasetSource(Source):
         if described["target"] in ("mask", "boxes") and isinstance(names, Sequence) and not isinstance(names, str):
             described.setdefault("classes", [_name(name) for name in names])
         spec: TargetSpec = structure(described, TargetSpec, "data.args")
+        self._told = spec.class_names
         return None if spec.target == "class" else spec
 
     def _first_item(self) -> tuple[Any, Any]:
@@ -175,30 +177,50 @@ class DatasetSource(Source):
             return labels
 
     def _class_names(self) -> tuple[str, ...]:
-        given = getattr(self.datasets["train"], "classes", None)
-        if isinstance(given, Sequence) and not isinstance(given, str) and given:
-            names = tuple(map(_name, given))
-        else:
-            seen = np.unique(self.labels[self.splits["train"]])
-            seen = seen[seen >= 0]
-            names = tuple(str(n) for n in range(int(seen.max(initial=0)) + 1))
-            empty = len(names) - len(seen)
-            if empty > 0:
-                warnings.warn(
-                    f"{empty} of {len(names)} classes have no training sample: the classes go by the greatest label, "
-                    f"{names[-1]}; a data set with `classes` says how many there are",
-                    StillhouseWarning,
-                    stacklevel=2,
-                )
+        names = self._told or self._own_names() or self._counted()
         self.class_names = names
         wrong = np.flatnonzero((self.labels < 0) | (self.labels >= len(names)))
         if not self._skip_bad:
             refuse({int(i): StillhouseError(faults=[self._no_class(int(i))]) for i in wrong}, len(self.labels), False)
         return names
 
+    def _own_names(self) -> tuple[str, ...]:
+        """What the data set says of its classes."""
+        given = getattr(self.datasets["train"], "classes", None)
+        return tuple(map(_name, given)) if isinstance(given, Sequence) and not isinstance(given, str) else ()
+
+    def _counted(self) -> tuple[str, ...]:
+        """A number for each class, by the greatest label of the training split.
+
+        Raises:
+            StillhouseError: most of these classes would have no sample, so that this label is none.
+        """
+        train = self.splits["train"]
+        greatest = int(train[self.labels[train].argmax()])
+        count = max(0, int(self.labels[greatest])) + 1
+        somewhere, seen = (
+            np.unique(labels[(labels >= 0) & (labels < count)]) for labels in (self.labels, self.labels[train])
+        )
+        if count > 1 and count - len(somewhere) > count / 2:
+            raise StillhouseError(
+                f"by the label {count - 1} there would be {count:,} classes, and {count - len(somewhere):,} of them have "
+                "no sample",
+                where=self.place(greatest),
+                hint="labels count from 0; or say which classes there are: classes = [...], or their number, in the args "
+                "of [data]",
+            )
+        if len(seen) < count:
+            warnings.warn(
+                f"{count - len(seen)} of {count} classes have no training sample: the classes go by the greatest label, "
+                f"{count - 1}; a data set with `classes`, or `classes` in the args of [data], says how many there are",
+                StillhouseWarning,
+                stacklevel=2,
+            )
+        return tuple(map(str, range(count)))
+
     def _no_class(self, i: int) -> Fault:
         hint = f"labels are 0 to {len(self.class_names) - 1}"
-        hint += "" if getattr(self.datasets["train"], "classes", None) else ", by the training split"
+        hint += "" if self._told or self._own_names() else ", by the training split"
         return Fault(self.place(i), f"the label {self.labels[i]} is no class", hint)
 
 

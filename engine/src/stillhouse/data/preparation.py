@@ -94,7 +94,7 @@ def fingerprint(choices: Mapping[str, Any], samples: Samples, splits: Mapping[st
         ids = np.sort(np.concatenate(list(source.splits.values())))
         for i in ids[np.linspace(0, len(ids) - 1, min(32, len(ids))).astype(np.int64)]:
             randomness.seed(mix(int(i)))
-            x, target = samples.pair_of(int(i))
+            x, target = samples.read(int(i))
             digest.update(x.numpy().tobytes())
             for part in target.values() if isinstance(target, Mapping) else [target]:
                 if isinstance(part, Tensor):

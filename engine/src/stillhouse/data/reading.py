@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -11,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stillhouse.data.samples import Memory, MisfitError, Samples
+from stillhouse.data.misfits import MisfitError, skippable
+from stillhouse.data.samples import Memory, Samples
 from stillhouse.data.sampling import Ids, Key, OrderedBatches, OwnRandomness, mix
 from stillhouse.data.streams import from_workers
 from stillhouse.data.targets import packed
@@ -101,9 +103,22 @@ def read_once(samples: Samples, splits: Mapping[str, Ids], workers: int, keep: b
         keep: whether to keep what was read.
 
     Returns:
-        What was read, where it is kept, and the error of each sample that cannot be used.
+        What was read, where it is kept, and the error of each sample that cannot be used. Where the first sample is
+        the odd one in shape or type, the errors are of those that differ from most.
     """
     ids = np.unique(np.concatenate(list(splits.values())))
+    memory, errors = _read(samples, ids, workers, keep)
+    forms = Counter(error.form for error in errors.values() if isinstance(error, MisfitError) and error.form)
+    form, times = forms.most_common(1)[0] if forms else (None, 0)
+    if form is None or times <= len(ids) - len(errors):
+        return memory, errors
+    of_most = [i for i, error in errors.items() if isinstance(error, MisfitError) and error.form == form]
+    most = attrs.evolve(samples, shape=form[0], dtype=form[1], first=min(of_most), memory=None)
+    rest = np.setdiff1d([*ids, samples.first], of_most)
+    return memory, _read(most, rest, workers, keep=False)[1] or errors
+
+
+def _read(samples: Samples, ids: Ids, workers: int, keep: bool) -> tuple[Memory | None, Errors]:
     inputs, targets = _Rows(len(ids)), _Rows(len(ids))
     held: list[int] = []
     errors: Errors = {}
@@ -136,10 +151,11 @@ def refuse(errors: Errors, of: int, skip_bad: bool) -> None:
     found = [error for error in errors.values() if not (skip_bad and not isinstance(error, MisfitError))]
     if not found:
         return
-    faults = [fault for error in found[:_NAMED] for fault in error.faults]
-    last, way = faults[-1], "--skip-bad leaves such samples out"
-    if not isinstance(found[0], MisfitError) and "--skip-bad" not in last.hint:
-        faults[-1] = attrs.evolve(last, hint=f"{last.hint}; {way}" if last.hint else way)
+    shown = found[:_NAMED]
+    bad = [k for k, error in enumerate(shown) if not isinstance(error, MisfitError)]
+    if bad:
+        shown[bad[-1]] = skippable(shown[bad[-1]])
+    faults = [fault for error in shown for fault in error.faults]
     if len(found) > _NAMED:
         faults.append(Fault("data", f"... {len(found)} of {of} samples cannot be used"))
     raise StillhouseError(faults=faults)

@@ -13,13 +13,14 @@ from stillhouse.data.augment import TransformError
 from stillhouse.data.geometry import Geometry
 from stillhouse.data.images import Shaping
 from stillhouse.data.making import AsGiven, SampleMaker
+from stillhouse.data.misfits import MisfitError, form_of, misfit, skippable
 from stillhouse.data.sampling import Ids, Key, OwnRandomness, mix
 from stillhouse.data.sources import Source
 from stillhouse.data.targets import finished, resized, spatial
 from stillhouse.errors import StillhouseError
 from stillhouse.layout import shape_text
 
-__all__ = ["AsGiven", "Batch", "Memory", "MisfitError", "SampleMaker", "Samples", "shaped"]
+__all__ = ["AsGiven", "Batch", "Memory", "SampleMaker", "Samples", "shaped"]
 
 
 class Batch(NamedTuple):
@@ -34,10 +35,6 @@ class Batch(NamedTuple):
     input: Tensor
     target: Any
     id: Tensor
-
-
-class MisfitError(StillhouseError):
-    """A sample that can be read, and differs from the others in shape or type."""
 
 
 @attrs.frozen(eq=False)
@@ -112,7 +109,7 @@ class Samples:
         """Sample ``i`` as read and shaped: see :meth:`pair_of`."""
         if self.memory is not None and self.memory.row_of[i] >= 0:
             return self.memory.rows[self.memory.row_of[i]]
-        return self.pair_of(i)[0]
+        return self.read(i)[0]
 
     def pair_of(self, i: int) -> tuple[Tensor, Any]:
         """Sample ``i``'s input and target as read and shaped, before augmentation and normalisation.
@@ -126,17 +123,9 @@ class Samples:
                 return self.memory.rows[row], None if self.source.target == "none" else int(self.source.labels[i])
             return self.memory.rows[row], targets[row]
         x, target = shaped(self.source, self.shaping, i)
-        if len(x.shape) != len(self.shape) or any(n not in (-1, m) for n, m in zip(self.shape, x.shape, strict=True)):
-            first = self.source.place(self.first)
-            raise MisfitError(
-                f"the input has shape {shape_text(x)}, and {first} has {self.shape}",
-                where=self.source.place(i),
-                hint=_way_to_one_shape(tuple(x.shape), self.shape),
-            )
-        if x.dtype != self.dtype:
-            raise MisfitError(
-                f"the input is {_name(x.dtype)}, and the first one is {_name(self.dtype)}", where=self.source.place(i)
-            )
+        form = form_of(x, self.shape)
+        if form != (self.shape, self.dtype):
+            raise misfit(x, form, self.source.place(i), (self.shape, self.dtype), self.source.place(self.first))
         if -1 in self.shape and (x.shape[1] < self.read_shape[1] or x.shape[2] < self.read_shape[2]):
             raise MisfitError(
                 f"the input {shape_text(x)} is smaller than crop = {list(self.read_shape[1:])}",
@@ -144,6 +133,13 @@ class Samples:
                 hint="a smaller `crop`, or `size` to resize images first",
             )
         return x, target
+
+    def read(self, i: int) -> tuple[Tensor, Any]:
+        """:meth:`pair_of` where not all are read first: a fault says by itself how to go on without its sample."""
+        try:
+            return self.pair_of(i)
+        except StillhouseError as error:
+            raise skippable(error) from error.__cause__
 
     def batch(self, key: Key) -> Batch:
         """The batch of ``key``'s samples, in its order.
@@ -217,7 +213,7 @@ class Samples:
         assert self.maker is not None
         kind = self.source.target
         randomness.seed(mix(i) if self.evaluation else mix(self.seed, epoch, i))
-        x, target = self.pair_of(i)
+        x, target = self.read(i)
         if self.transforms is not None:
             before = x
             x, target = self._transformed(i, Geometry(self.transforms, kind), x, target)
@@ -312,15 +308,3 @@ def _check_length(source: Source, target: Tensor) -> None:
 
 def _size(size: tuple[int, ...]) -> str:
     return f"{size[1]}x{size[0]}" if len(size) == 2 else str(size)
-
-
-def _way_to_one_shape(shape: tuple[int, ...], first: tuple[int, ...]) -> str:
-    if len(shape) != 3 or len(first) != 3:
-        return "all samples need one shape"
-    size = f"size = [{first[1]}, {first[2]}], or a crop," if shape[1:] != first[1:] and -1 not in first else ""
-    channels = f"channels = {max(first[0], shape[0])}" if shape[0] != first[0] else ""
-    return "set " + " and ".join(filter(None, (channels, size))) + " in [data]"
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -30,7 +30,7 @@ class TargetSpec:
 
     Attributes:
         target: their kind: ``class``, ``mask``, ``depth``, ``image``, ``vector``, ``boxes`` or ``none``.
-        classes: of masks and boxes: the names by index, or how many there are.
+        classes: of classes, masks and boxes: the names by index, or how many there are.
         ignore: of masks: a value beside the classes that marks pixels without a label.
         scale: of depths: metres in one unit; None: 0.001 for whole numbers (millimetres), 1 for floats.
         holes: of depths: values, as stored, that mean that nothing was measured; they become 0. So does what is not

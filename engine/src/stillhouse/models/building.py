@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,11 @@ from torch import nn
 from stillhouse.arguments import call, parameters_of
 from stillhouse.data import DataInfo
 from stillhouse.data.sampling import OwnRandomness
-from stillhouse.errors import StillhouseError, did_you_mean
+from stillhouse.errors import StillhouseError
 from stillhouse.importing import import_object
 from stillhouse.models.heads import load_but_heads
-from stillhouse.models.spec import ModelSpec, fetched, filled
+from stillhouse.models.spec import ModelSpec, filled
+from stillhouse.models.timm_models import build_timm
 from stillhouse.models.torchvision_models import build_torchvision
 from stillhouse.models.transformers_models import build_transformers
 
@@ -53,7 +53,7 @@ def build_model(
         if scheme == "torchvision":
             model = build_torchvision(name, spec, info, where)
         elif scheme == "timm":
-            model = _timm(name, spec, info, where)
+            model = build_timm(name, spec, info, where)
         elif scheme == "transformers":
             model = build_transformers(name, spec, info, where, base)
         else:
@@ -87,22 +87,3 @@ def _own(spec: ModelSpec, info: DataInfo, where: str, base: Path | None) -> Any:
         )
     more = {"pretrained": True} if spec.pretrained else {}
     return call(function, {**filled(spec.args, takes, info), **more}, f"{where}.args")
-
-
-def _timm(name: str, spec: ModelSpec, info: DataInfo, where: str) -> Any:
-    try:
-        timm = importlib.import_module("timm")
-    except ImportError as error:
-        raise StillhouseError(
-            f"{spec.model!r} needs timm: {error}", where=f"{where}.model", hint="pip install timm"
-        ) from None
-    known = timm.list_models()
-    plain = name.partition(".")[0]  # `vit_tiny_patch16_224.augreg_in21k` names weights of a model
-    if plain not in known and not name.startswith("hf-hub:"):
-        raise StillhouseError(f"timm has no model {name!r}", where=f"{where}.model", hint=did_you_mean(plain, known))
-    args = {"num_classes": info.classes, "in_chans": info.input_shape[0], **spec.args}
-
-    def create() -> Any:
-        return call(timm.create_model, {"model_name": name, "pretrained": spec.pretrained, **args}, f"{where}.args")
-
-    return fetched(create, spec, where) if spec.pretrained else create()

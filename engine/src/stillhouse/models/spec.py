@@ -25,8 +25,9 @@ class ModelSpec:
             ``:mlp``, for maps ``:unet``, ``:dense_vit``, for boxes ``:detector`` are ours).
         args: its arguments. ``num_classes``, ``in_channels`` (``in_chans``), ``in_features``, ``image_size``
             (``img_size``, ``input_size``) and ``input_shape`` come from data and task when the callable takes them and
-            they are not given here. For ``transformers``: the keys of the model's config, and ``source``, a folder or a
-            name on the hub to take them from.
+            they are not given here; for ``timm``, ``img_size`` where the model takes images of one size. For
+            ``transformers``: the keys of the model's config, and ``source``, a folder or a name on the hub to take them
+            from.
         pretrained: with the published weights, and new last layers where the number of classes differs. A callable
             of your own gets ``pretrained=True``.
         checkpoint: a file of weights to start from: a state dict (.pt, .safetensors), a run's folder or checkpoint.

@@ -33,7 +33,9 @@ def build_transformers(name: str, spec: ModelSpec, info: DataInfo, where: str, b
         transformers: Any = importlib.import_module("transformers")
     except ImportError as error:
         raise StillhouseError(
-            f"{spec.model!r} needs transformers: {error}", where=f"{where}.model", hint="pip install transformers"
+            f"{spec.model!r} needs transformers: {error}",
+            where=f"{where}.model",
+            hint="pip install stillhouse[huggingface]",
         ) from None
     known = [n for n in dir(transformers) if n.endswith("Model") or "For" in n]
     if name not in known:

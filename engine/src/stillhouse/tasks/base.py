@@ -28,8 +28,8 @@ class TaskSpec:
 
     Attributes:
         name: ``classification``, ``segmentation``, ``depth``, ``image-to-image``, ``colourisation``, ``denoising``,
-            ``super-resolution``, ``multi-label``, ``regression``, ``detection``, or ``package.module:Class`` of a
-            :class:`Task` of your own.
+            ``super-resolution``, ``multi-label``, ``regression``, ``detection``, ``self-supervised``, or
+            ``package.module:Class`` of a :class:`Task` of your own.
         args: the task's options.
     """
 
@@ -101,6 +101,10 @@ class Task:
         """How many numbers (vectors) or channels (maps) the model must give: a recipe's models get it as ``num_classes``."""
         return data.classes
 
+    def class_names(self, data: DataInfo) -> tuple[str, ...]:
+        """The names of the classes that it tells apart: the data's, unless it has others; () where there are none."""
+        return data.class_names
+
     def call(self, model: nn.Module, inputs: Any, targets: Any) -> Any:
         """Run ``model`` on a batch; ``targets`` is None for the teacher and for predictions."""
         return model(inputs)
@@ -123,7 +127,7 @@ class Task:
     def metrics(self, data: DataInfo) -> dict[str, Metric]:
         """ignite metrics by name, fed with ``{"output": ..., "target": ..., "input": ...}``.
 
-        A metric whose value is a vector of ``data.classes`` numbers is shown by class.
+        A metric whose value is a vector, a number for each of :meth:`class_names`, is shown by class.
         """
         raise NotImplementedError  # nor is one that measures nothing
 

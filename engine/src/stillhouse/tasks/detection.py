@@ -69,8 +69,8 @@ class Detection(Task):
             faults.append(Fault("min_score", f"{self.min_score} is outside 0 to 1"))
         raise_faults(faults)
 
-    def names(self, data: DataInfo) -> tuple[str, ...]:
-        """The classes' names: ``names(data)[label - 1]``."""
+    def class_names(self, data: DataInfo) -> tuple[str, ...]:
+        """The objects' classes, without the background: ``class_names(data)[label - 1]``."""
         return tuple(self.classes) or data.class_names
 
     def sample(self, image: Tensor, target: Any) -> tuple[Tensor, Boxes]:
@@ -95,7 +95,7 @@ class Detection(Task):
 
     def outputs(self, data: DataInfo) -> int:
         """The classes and the background."""
-        return len(self.names(data)) + 1
+        return len(self.class_names(data)) + 1
 
     def call(self, model: nn.Module, inputs: Tensor, targets: list[Boxes] | None) -> Any:
         """A detector gets lists, and in training the targets; any other model the batch (B, C, H, W)."""
@@ -148,12 +148,13 @@ class Detection(Task):
 
         ``map`` is the mean over the IoU thresholds 0.5, 0.55, ..., 0.95, ``map50`` at 0.5, ``recall`` the greatest
         recall with at most 100 boxes of each class an image, the mean over those thresholds. NaN where the split has no
-        box at all.
+        box at all. Of several classes there is also ``ap``: ``map`` by class, NaN for one that the split has no box of.
         """
         # Not unrolled: otherwise ignite takes two lists for the outputs and targets of several heads.
         given: Any = {"num_classes": self.outputs(data), "output_transform": _for_coco, "skip_unrolling": True}
         many, half = _AveragePrecision(**given), _AveragePrecision(iou_thresholds=[0.5], **given)
-        return {"map": many[0], "map50": half[0], "recall": many[1]}
+        found: dict[str, Metric] = {"map": many[0], "map50": half[0], "recall": many[1]}
+        return {**found, "ap": many[2]} if len(self.class_names(data)) > 1 else found
 
     def figures(self, data: DataInfo, inputs: Tensor, output: Any, targets: list[Boxes]) -> dict[str, Figure]:
         """Found and true boxes of each sample."""
@@ -184,7 +185,7 @@ class Detection(Task):
 
     def prediction(self, data: DataInfo, output: Boxes) -> dict[str, Any]:
         """The boxes of at least ``min_score``, the surest first: class, score and x1, y1, x2, y2 in pixels."""
-        kept, names = self._kept(output), self.names(data)
+        kept, names = self._kept(output), self.class_names(data)
         order = kept["scores"].argsort(descending=True, stable=True).tolist()
         return {
             "objects": [
@@ -222,7 +223,7 @@ class Detection(Task):
         picture = picture.expand(3, -1, -1) if picture.shape[0] == 1 else picture
         labels = boxes["labels"].tolist()
         if labels:
-            names, colours = self.names(data), (palette(len(self.names(data))) * 255).astype(np.uint8)
+            names, colours = self.class_names(data), (palette(len(self.class_names(data))) * 255).astype(np.uint8)
             scores = [f" {s:.2f}" for s in boxes["scores"].tolist()] if "scores" in boxes else [""] * len(labels)
             picture = draw_bounding_boxes(
                 picture,
@@ -236,13 +237,20 @@ class Detection(Task):
 
 
 class _AveragePrecision(ObjectDetectionAvgPrecisionRecall):
-    """ignite's metric, without torch's warning about the way ignite slices what it gathered."""
+    """ignite's metric with its values by class, without torch's warning about the way ignite slices what it gathered."""
 
-    def compute(self) -> tuple[float, float]:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Using a non-tuple sequence for multidimensional indexing")
-            # ignite says -1 where the split has no box at all.
-            return tuple(math.nan if value < 0 else float(value) for value in super().compute())  # type: ignore[return-value]  # two
+    _result: tuple[float, float, Tensor] | None = None
+    """What was computed, as several metrics read it; ignite empties it when samples are added."""
+
+    def compute(self) -> tuple[float, float, Tensor]:  # type: ignore[override]  # one more than ignite's
+        """Average precision, recall, and the average precision of each label from 1 on (classes,); NaN without a box."""
+        if self._result is None:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Using a non-tuple sequence for multidimensional indexing")
+                found = self._compute()  # (2, labels, thresholds); -1 for labels that the split has no box of
+            precision, recall = found.where(found >= 0, math.nan)
+            self._result = (float(precision.nanmean()), float(recall.nanmean()), precision[1:].mean(1))
+        return self._result
 
 
 def boxes_of_mask(mask: Tensor, classes: tuple[int, ...], min_area: int = 1) -> Boxes:

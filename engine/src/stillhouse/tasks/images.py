@@ -93,9 +93,9 @@ class ImageTask(Task):
         return "images (B, C, H, W), 0 to 1"
 
     def prediction(self, data: DataInfo, output: Tensor) -> dict[str, Any]:
-        """The image's height and width, and the mean of each channel; ``output`` is (C, H, W)."""
+        """Height and width of the picture that was made, and the mean of each channel; ``output`` is (C, H, W)."""
         means = output.float().clamp(0, 1).mean((1, 2)).tolist()
-        return {"size": list(output.shape[-2:]), "mean": [round(m, 4) for m in means]}
+        return {"output_size": list(output.shape[-2:]), "mean": [round(m, 4) for m in means]}
 
     def picture(self, data: DataInfo, image: Tensor, output: Tensor) -> Image:
         """The input beside the image made of it."""

@@ -1,0 +1,92 @@
+"""timm's models, by name, for images of the data's size."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from stillhouse.arguments import call
+from stillhouse.data import DataInfo
+from stillhouse.errors import StillhouseError, StillhouseWarning, did_you_mean
+from stillhouse.models.spec import ModelSpec, fetched, filled
+
+__all__ = ["build_timm"]
+
+_SIZES = ("img_size", "dynamic_img_size", "strict_img_size")
+"""Arguments that say how a model of one size is to take another: whoever gives one has chosen."""
+
+
+def build_timm(name: str, spec: ModelSpec, info: DataInfo, where: str) -> Any:
+    """The model ``name`` of timm's. A model that takes images of one size gets the data's as ``img_size``.
+
+    Args:
+        name: ``vit_tiny_patch16_224``, perhaps with the name of its weights, or ``hf-hub:...``.
+        spec: its arguments, and whether it comes with published weights.
+        info: the data's classes and the shape of one input.
+        where: the recipe's table, for faults.
+
+    Raises:
+        StillhouseError: timm is missing, no such model, an argument it does not take, weights that cannot be fetched.
+    """
+    try:
+        timm: Any = importlib.import_module("timm")
+    except ImportError as error:
+        raise StillhouseError(
+            f"{spec.model!r} needs timm: {error}", where=f"{where}.model", hint="pip install stillhouse[timm]"
+        ) from None
+    known = timm.list_models()
+    plain = name.partition(".")[0]  # `vit_tiny_patch16_224.augreg_in21k` names weights of a model
+    if plain not in known and not name.startswith("hf-hub:"):
+        raise StillhouseError(f"timm has no model {name!r}", where=f"{where}.model", hint=did_you_mean(plain, known))
+    args = {"num_classes": info.classes, "in_chans": info.input_shape[0], **spec.args}
+
+    def create(**more: Any) -> Any:
+        given = {"model_name": name, "pretrained": spec.pretrained, **args, **more}
+        build = partial(call, timm.create_model, given, f"{where}.args")
+        return fetched(build, spec, where) if spec.pretrained else build()
+
+    if name.startswith("hf-hub:"):  # what its size is lies there, and comes with it
+        model = create()
+        _warn_of_size(model, spec, info, where)
+        return model
+    size = {} if plain.startswith("crossvit") else _other_size(_default(timm, name), spec, info)  # it resizes itself
+    try:
+        return create(**size)
+    except StillhouseError as error:
+        if size and error.faults[0].where == f"{where}.args.img_size":  # it has no such argument
+            return create()
+        raise
+
+
+def _default(timm: Any, name: str) -> Mapping[str, Any] | None:
+    """What timm says of a model. Its builders take ``img_size`` by ``**kwargs``, so that no signature tells of it."""
+    try:
+        found = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # no such weights: building it says so
+        return None
+    return None if found is None else found.to_dict()
+
+
+def _other_size(default: Mapping[str, Any] | None, spec: ModelSpec, info: DataInfo) -> dict[str, Any]:
+    """``img_size`` for a model that takes images of one size, where this is not the data's and none is given."""
+    if not default or not default.get("fixed_input_size") or any(key in spec.args for key in _SIZES):
+        return {}
+    if len(info.input_shape) != 3 or tuple(default["input_size"][1:]) == info.input_shape[1:]:
+        return {}
+    return filled({}, ["img_size"], info)
+
+
+def _warn_of_size(model: Any, spec: ModelSpec, info: DataInfo, where: str) -> None:
+    default = getattr(model, "pretrained_cfg", None) or {}
+    if _other_size(default, spec, info):
+        own = "x".join(map(str, default["input_size"][1:]))
+        height, width = info.input_shape[1:]
+        warnings.warn(
+            f"{where}.args.img_size: {spec.model!r} takes images of {own}, and the data's are {height}x{width}: "
+            f"args = {{ img_size = [{height}, {width}] }} if it cannot take them",
+            StillhouseWarning,
+            stacklevel=2,
+        )
