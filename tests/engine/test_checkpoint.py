@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import pickle
 import resource
 import signal
 import subprocess
@@ -257,10 +258,14 @@ def pickled(path: Path) -> None:
             "is of another model: other shapes student.stem.weight: (5, 1, 3, 3) in the file, (4, 1, 3, 3) here",
         ),
         (pickled, "carries pickled objects, which are code: it is not loaded"),
+        (
+            lambda p: p.write_bytes(pickle.dumps({"model": {"weight": [1.0]}, "made": Path})),
+            "carries pickled objects, which are code: it is not loaded",
+        ),
         (lambda p: torch.save([1], p), "holds list, not a table of tensors"),
         (lambda p: torch.save({"x": torch.zeros(1)}, p), "lacks model, optimizer"),
     ],
-    ids=["cut", "empty", "text", "another model", "pickle", "list", "other table"],
+    ids=["cut", "empty", "text", "another model", "pickle", "plain pickle", "list", "other table"],
 )
 def test_a_spoilt_checkpoint_is_refused_with_its_reason_and_left_as_it_is(spoil: Any, says: str, tmp_path: Path):
     train(recipe(), out=tmp_path / "run")

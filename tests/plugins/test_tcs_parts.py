@@ -471,3 +471,4 @@ def test_no_warning_reaches_the_user_of_a_probe():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit_probe(torch.from_numpy(generator.normal(size=(30, 40)) * 1e3), generator.integers(0, 3, 30), 3)
+        fit_probe(torch.from_numpy(generator.normal(size=(12, 40))), np.arange(12), 12)

@@ -10,6 +10,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +239,7 @@ def read_checkpoint(path: Path, advice: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise StillhouseError("there is no such file", where=str(path)) from None
     except Exception as error:  # noqa: BLE001 - damaged bytes make torch.load raise almost anything
-        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+        if (isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error)) or _is_plain_pickle(path):
             raise StillhouseError(
                 "carries pickled objects, which are code: it is not loaded",
                 where=str(path),
@@ -248,6 +249,13 @@ def read_checkpoint(path: Path, advice: str) -> dict[str, Any]:
     if not isinstance(found, Mapping):
         raise StillhouseError(f"holds {type(found).__name__}, not a table of tensors", where=str(path), hint=advice)
     return dict(found)
+
+
+def _is_plain_pickle(path: Path) -> bool:
+    """Whether a file that torch does not load begins as pickle.dump writes, and not as the archive that torch.save writes."""
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(1) == b"\x80"
+    return False
 
 
 def load_state(module: nn.Module, state: Mapping[str, Any], where: str) -> None:

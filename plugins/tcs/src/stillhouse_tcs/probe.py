@@ -38,6 +38,7 @@ def fit_probe(features: Tensor, labels: NDArray[np.int64], outputs: int) -> tupl
     model = LogisticRegression(C=1.0, max_iter=1000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a probe that is nearly there serves as well
+        warnings.filterwarnings("ignore", "The number of unique classes")  # one label a class is what few-shot means
         model.fit(features.double().numpy(), labels)
     coefficients, intercepts = model.coef_, model.intercept_
     if len(model.classes_) == 2:  # scikit-learn gives one row, for the second class against the first
