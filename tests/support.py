@@ -103,7 +103,7 @@ class FakeComposition:
     def __init__(self, links: Sequence[str] = (), module: Any = None, taps: Sequence[str] = ()) -> None:
         self._links, self._taps = list(links), list(taps)
         self.modules_of: Mapping[str, Any] = defaultdict(lambda: module)
-        self.matched: dict[tuple[str, str], list[str]] = {}
+        self.matched: dict[str, dict[str, list[str]]] = defaultdict(dict)
 
     def match(self, what: str, pattern: str) -> list[str]:
         """Names by glob."""

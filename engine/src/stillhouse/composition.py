@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -133,12 +134,14 @@ class Composition(nn.Module):
         self._student_taps = self._taps["student"]
         self._teacher_taps = self._taps.get("teacher", self._student_taps)
         self._link_specs: list[tuple[str, LinkSpec]] = []
-        self.matched: dict[tuple[str, str], list[str]] = {}
+        self.matched: dict[str, dict[str, list[str]]] = defaultdict(dict)
         """What :meth:`match` found before; a step looks here first."""
         self._forward_completed = self._losses_computed = Announcer("", [], {}, None)
         self._transforms = hooks.calls("transform")
-        self._losses = hooks.calls("losses")
-        self._weights = {plugin.name: _weight_of(plugin, total_steps, steps_per_epoch) for plugin, _ in self._losses}
+        self._terms = [
+            (plugin, plugin.name, function, _weight_of(plugin, total_steps, steps_per_epoch))
+            for plugin, function in hooks.calls("losses")
+        ]
         needs = any("teacher" in a.plugin.requires for a in actives) or bool(taps.get("teacher"))
         own = self._run_teacher if teacher is not None and needs else _no_teacher
         self._teacher_forward = hooks.teacher_forward(own)
@@ -148,7 +151,7 @@ class Composition(nn.Module):
     @property
     def terms_switch_off(self) -> bool:
         """Whether some loss term has a schedule and may be left out of a step."""
-        return any(isinstance(weight, Schedule) for weight in self._weights.values())
+        return any(isinstance(weight, Schedule) for _, _, _, weight in self._terms)
 
     @property
     def teacher(self) -> nn.Module | None:
@@ -226,7 +229,7 @@ class Composition(nn.Module):
             module = self.student if which == "student" else self.teacher
             names = self._gone if module is None else [name for name, _ in module.named_modules()]
             found = [layer for layer in match_layers(names, which, pattern) if layer in tapped]
-        self.matched[what, pattern] = found
+        self.matched[what][pattern] = found
         return found
 
     def taps(self, model: Which) -> Taps:
@@ -306,15 +309,14 @@ class Composition(nn.Module):
             share = step.share
             if share is not None:
                 total = total * share[0]
-            for plugin, function in self._losses:
-                weight = self._weights[plugin.name]
+            for plugin, owner, function, weight in self._terms:  # noqa: B007 - the except clause names it
                 if isinstance(weight, Schedule):
                     weight = weight.at(step.iteration, self._total_steps)
                 if weight == 0.0:
                     continue
                 factor = weight if share is None else weight * share[1]
                 for term, value in function(step).items():
-                    name = f"{plugin.name}/{term}" if term else plugin.name
+                    name = f"{owner}/{term}" if term else owner
                     losses[name], weights[name] = value, weight
                     # Two kernels less, forward and backward, where the weight is the default.
                     total = total + (value if factor == 1.0 else factor * value)

@@ -47,10 +47,10 @@ class Logits(Plugin):
         """
         student = step.student.output
         teacher: Any = step.teacher.output if step.teacher is not None else None
-        for side, output in (("student", student), ("teacher", teacher)):
-            if not isinstance(output, Tensor):
-                raise StillhouseError(
-                    f"the {side}'s output is {type(output).__name__}, not a tensor of logits",
-                    hint="wrap the model so that its forward returns logits",
-                )
+        if not (isinstance(student, Tensor) and isinstance(teacher, Tensor)):
+            side, output = ("teacher", teacher) if isinstance(student, Tensor) else ("student", student)
+            raise StillhouseError(
+                f"the {side}'s output is {type(output).__name__}, not a tensor of logits",
+                hint="wrap the model so that its forward returns logits",
+            )
         return {"": soft_target_divergence(student, teacher, self.temperature)}

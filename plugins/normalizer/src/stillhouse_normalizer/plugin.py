@@ -93,7 +93,7 @@ class Normalizer(Plugin):
 
     @property
     def _eps(self) -> float:
-        return DEFAULT_EPS[self.kind] if self.eps is None else self.eps
+        return self.eps or DEFAULT_EPS[self.kind]  # 0 is refused
 
     @hookimpl
     def build(self, run: Run) -> None:
@@ -134,7 +134,7 @@ class Normalizer(Plugin):
     @hookimpl
     def transform(self, step: Step) -> None:
         """Replace the chosen sides of each link by their normalised features."""
-        eps = self._eps
+        eps = self.eps or DEFAULT_EPS[self.kind]
         for link in step.match(self.links):
             if self.side != "student":
                 link.teacher = self._normalized(link.teacher, eps)

@@ -93,12 +93,15 @@ class Spectral(Plugin):
     @hookimpl
     def losses(self, step: Step) -> Mapping[str, Tensor]:
         """The tail energy per element: ``""`` for one layer, else by the layer's path."""
+        terms = {}
         layers = step.tapped("student", self.layer)
-        if self.method == "exact" or self.rank == 0:
-            terms = {layer: tail_energy(self._rows(x), self.rank) for layer, x in layers}
-        else:
-            terms = {layer: self._warm_term(step, layer, x) for layer, x in layers}
-        return {"": terms[layers[0][0]]} if len(layers) == 1 else terms
+        for layer, x in layers:
+            if self.method == "exact" or self.rank == 0:
+                term = tail_energy(self._rows(x), self.rank)
+            else:
+                term = self._warm_term(step, layer, x)
+            terms["" if len(layers) == 1 else layer] = term
+        return terms
 
     @hookimpl
     def scalars(self, step: Step) -> Mapping[str, Tensor]:
@@ -115,7 +118,7 @@ class Spectral(Plugin):
 
     def _rows(self, x: Tensor) -> Tensor:
         rows = feature_rows(x, self.pool)
-        return parallel.gather(rows) if self.gather else rows
+        return parallel.gather(rows) if self.gather and parallel.several() else rows
 
     def _warm_term(self, step: Step, layer: str, x: Tensor) -> Tensor:
         rows = self._rows(x)
