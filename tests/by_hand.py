@@ -16,16 +16,20 @@ from stillhouse_spectral import tail_energy
 from stillhouse_spectral.rows import feature_rows
 
 
-def by_hand(training: Any, student_layer: str, teacher_layer: str, rank: int) -> Callable[[Any, Batch], Any]:
+def by_hand(
+    training: Any, student_layer: str, teacher_layer: str, rank: int, clear: Callable[[], None] | None = None
+) -> Callable[[Any, Batch], Any]:
     """A training step on the very modules of ``training``, forward hooks included; it returns the total loss.
 
-    The same modules, because where a model lies in memory moves a step's time by more than the engine does.
+    The same modules, because where a model lies in memory moves a step's time by more than the engine does. ``clear`` lets
+    go of the gradients; the optimizer's ``zero_grad`` if it is None.
     """
     run = training.run
     student, teacher, optimizer = run.student, run.teacher, training.optimizer
     projector = run.module("projector")
     link = f"features/{student_layer}"
     loss = run.task.loss
+    clear = clear or optimizer.zero_grad
     options = run.plugins[0].links[0]
     student_taps, teacher_taps = run.composition.all_taps()
 
@@ -44,7 +48,7 @@ def by_hand(training: Any, student_layer: str, teacher_layer: str, rank: int) ->
         optimizer.step()
         with torch.no_grad():
             projector.retract()
-        optimizer.zero_grad(set_to_none=True)
+        clear()
         return total.detach()
 
     return step

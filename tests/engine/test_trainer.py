@@ -263,6 +263,27 @@ def test_the_step_holds_no_tensor_after_the_epoch():
     assert held == [({}, {}, None)] * 2
 
 
+class Zeroing(torch.optim.SGD):
+    """An optimizer with a way of its own to clear gradients: it counts, and keeps them as zeros."""
+
+    cleared = 0
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Count, and put zeros there."""
+        Zeroing.cleared += 1
+        super().zero_grad(set_to_none=False)
+
+
+def test_no_gradient_is_left_over_after_a_step_and_an_optimizers_own_clearing_is_called():
+    plain = prepare(recipe(), write=False)
+    plain.fit()
+    assert [p.grad for p in plain.run.student.parameters() if p.grad is not None] == []
+    own = prepare(recipe(optimizer__name=f"{__name__}:Zeroing", optimizer__lr=0.1), write=False)
+    own.fit()
+    assert Zeroing.cleared == own.run.trainer.state.iteration > 0
+    assert all(p.grad is not None and not p.grad.any() for p in own.run.student.parameters())
+
+
 def test_two_runs_in_one_process_do_not_share_taps():
     first = prepare(recipe(FEATURES, {"use": "projector"}), write=False)
     second = prepare(recipe(FEATURES, {"use": "projector"}), write=False)

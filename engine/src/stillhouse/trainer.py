@@ -18,6 +18,7 @@ from stillhouse.composition import Announcer, Composition
 from stillhouse.data import Batch
 from stillhouse.errors import StillhouseError
 from stillhouse.hooks import Call, Hooks
+from stillhouse.optim import clearing
 from stillhouse.run import Run
 from stillhouse.sharding import reshard
 from stillhouse.step import Step
@@ -88,7 +89,7 @@ def build_trainer(
     """
     # Not through nn.Module.__call__, which looks for hooks at the price of a plugin: what wants to hear of this forward
     # pass has two events for it.
-    forward_step = composition.forward
+    forward_step, clear_gradients = composition.forward, clearing(optimizer)
     plain = stepper.plain
     due = 0
 
@@ -118,7 +119,7 @@ def build_trainer(
         with torch.no_grad():
             if stepped.calls or stepped.handlers.get(stepped.event):
                 stepped(step)
-        optimizer.zero_grad(set_to_none=True)
+        clear_gradients()
         nonlocal due
         if state.iteration >= due:
             due = look(step)
