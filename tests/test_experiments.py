@@ -67,6 +67,15 @@ def test_a_plan_names_lists_and_teachers_and_runs_every_arm_in_every_setting(scr
     assert experiment.plan.seeds == (3, 4)
 
 
+def test_what_an_arm_sets_in_a_named_list_is_that_arms_alone(scripts: Any, tmp_path: Path):
+    one = {"name": "one", "plugins": ["pair", LINEAR], "set": ["plugins.features.weight=7"]}
+    save(tmp_path, arms=[PLAN["arms"][0], one, PLAN["arms"][2]], settings=None, tuning=None)
+    experiment = scripts["_plan"].read("plan", tmp_path / "out", None, [])
+    weights = {arm.name: table.get("weight") for arm in experiment.plan.arms for table in arm.recipe.plugins[:1]}
+    assert weights["one"] == 7
+    assert weights["narrow"] != 7
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -18,6 +18,7 @@ A plan's keys:
 
 from __future__ import annotations
 
+import copy
 import json
 import tomllib
 from pathlib import Path
@@ -175,6 +176,7 @@ def _arm(base: Recipe, table: dict[str, Any], setting: dict[str, Any], named: di
         tables.pop("teacher", None)
     elif teacher is not None:
         tables["teacher"] = teacher
+    tables = copy.deepcopy(tables)  # other arms name the same lists: what `set` changes here is this arm's alone
     for override in [*setting.get("set", []), *table.get("set", [])]:
         apply_override(tables, override)
     recipe = Recipe.from_dict(tables, base=base.base)
