@@ -148,7 +148,7 @@ def gather(x: Tensor) -> Tensor:
     For what has to see the whole batch: statistics, singular values. Gradients of several processes are averaged, so a
     loss of gathered rows, which every process computes alike, has the gradient it would have in one process.
     """
-    return _Gather.apply(x) if several() else x
+    return _Gather.apply(x) if _joined else x  # asked in every step, so not by a call
 
 
 def share(x: Tensor) -> Tensor:

@@ -135,13 +135,14 @@ class Normalizer(Plugin):
     def transform(self, step: Step) -> None:
         """Replace the chosen sides of each link by their normalised features."""
         eps = self.eps or DEFAULT_EPS[self.kind]
+        function = _over_processes if self.gather and self.kind in OF_THE_BATCH else normalize
         for link in step.match(self.links):
             if self.side != "student":
-                link.teacher = self._normalized(link.teacher, eps)
+                link.teacher = function(link.teacher, self.kind, eps, self.whitening)
             if self.side != "teacher":
-                link.student = self._normalized(link.student, eps)
+                link.student = function(link.student, self.kind, eps, self.whitening)
 
-    def _normalized(self, x: Tensor, eps: float) -> Tensor:
-        if self.gather and self.kind in OF_THE_BATCH and parallel.several():
-            return parallel.share(normalize(parallel.gather(x), self.kind, eps, self.whitening))
-        return normalize(x, self.kind, eps, self.whitening)
+
+def _over_processes(x: Tensor, kind: Kind, eps: float, whitening: Whitening) -> Tensor:
+    """This process's share of the whole batch's features, normalised."""
+    return parallel.share(normalize(parallel.gather(x), kind, eps, whitening))

@@ -96,10 +96,11 @@ class Spectral(Plugin):
         terms = {}
         layers = step.tapped("student", self.layer)
         for layer, x in layers:
-            if self.method == "exact" or self.rank == 0:
-                term = tail_energy(self._rows(x), self.rank)
-            else:
-                term = self._warm_term(step, layer, x)
+            rows = feature_rows(x, self.pool)
+            if self.gather:
+                rows = parallel.gather(rows)
+            exact = self.method == "exact" or self.rank == 0
+            term = tail_energy(rows, self.rank) if exact else self._warm_term(step, layer, rows)
             terms["" if len(layers) == 1 else layer] = term
         return terms
 
@@ -116,12 +117,7 @@ class Spectral(Plugin):
                 found["tail_fraction" if len(layers) == 1 else f"{layer}/tail_fraction"] = share
         return found
 
-    def _rows(self, x: Tensor) -> Tensor:
-        rows = feature_rows(x, self.pool)
-        return parallel.gather(rows) if self.gather and parallel.several() else rows
-
-    def _warm_term(self, step: Step, layer: str, x: Tensor) -> Tensor:
-        rows = self._rows(x)
+    def _warm_term(self, step: Step, layer: str, rows: Tensor) -> Tensor:
         module: WarmBases = step.module(self)
         buffer = module.basis(layer)
         if self.rank >= min(rows.shape):
