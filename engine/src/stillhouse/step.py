@@ -79,10 +79,6 @@ class Side:
     features: dict[str, Tensor] = attrs.field(factory=dict)
 
 
-_EMPTY = Side()
-"""Before the forward pass and after the step; nobody writes into it."""
-
-
 @attrs.define(eq=False)
 class Step:
     """One iteration. The engine fills it phase by phase, and when the next one begins empties it and fills it again.
@@ -111,7 +107,7 @@ class Step:
     iteration: int
     epoch: int
     composition: Composition
-    student: Side = _EMPTY
+    student: Side = attrs.field(factory=Side)
     teacher: Side | None = None
     links: dict[str, Link] = attrs.field(factory=dict)
     losses: dict[str, Tensor] = attrs.field(factory=dict)
@@ -164,14 +160,16 @@ class Step:
         """
         self.batch, self.ids, self.inputs, self.targets = batch, batch.id, batch.input, batch.target
         self.iteration, self.epoch = iteration, epoch
-        self.student, self.teacher = _EMPTY, None
+        self.student.output, self.student.features = None, {}
+        if self.teacher is not None:
+            self.teacher.output, self.teacher.features = None, {}
         self.links, self.losses, self.weights = {}, {}, {}
         self.total = self.share = None
 
     def clear(self) -> None:
         """Let go of every tensor, so that this step's features do not live through the next."""
         self.batch = self.inputs = self.targets = None
-        self.student = _EMPTY
+        self.student = Side()
         self.teacher = None
         self.links = {}
         self.losses = {}
