@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 import sys
+import threading
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -26,6 +27,9 @@ FORMAT = 1
 
 _OF_TORCH = {*vars(nn.Module()), "_compiled_call_impl"}
 """What every module holds: it is in the weights, or none of the architecture."""
+
+_PARSING = threading.Lock()
+"""inspect parses the source, and CPython 3.11's parser fails now and then where two threads do so at once (gh-106905)."""
 
 _TRANSFORMING = ("torchvision", "pillow", "numpy")
 """What decodes, resizes and converts samples: another version may do so a little differently."""
@@ -135,7 +139,8 @@ def _architecture(model: nn.Module) -> str:
         digest.update(f"\0{_path(kind)}\0{known}".encode())
         if top not in ("torch", "torchvision", "timm", "transformers"):
             try:
-                digest.update(inspect.getsource(kind).encode())
+                with _PARSING:
+                    digest.update(inspect.getsource(kind).encode())
             except (OSError, TypeError):
                 continue  # made in an interactive session
     return digest.hexdigest()
