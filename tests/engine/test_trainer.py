@@ -12,6 +12,7 @@ from torch import nn
 
 from stillhouse import LinkSpec, Plugin, StillhouseError, Tap, Weight, hookimpl, plugin, prepare, train
 from stillhouse.hookspecs import ObservingHooks
+from stillhouse.step import Side
 from stillhouse.trainer import Phase
 
 OBSERVING = [name for name in vars(ObservingHooks) if not name.startswith("_")]
@@ -261,6 +262,26 @@ def test_the_step_holds_no_tensor_after_the_epoch():
     )
     training.fit()
     assert held == [({}, {}, None)] * 2
+
+
+def test_what_a_plugin_gives_as_the_teachers_side_stays_the_plugins():
+    given = Side(torch.ones(4, 3), {"body": torch.ones(4, 5)})
+
+    @plugin
+    class Keeping(Plugin):
+        """Gives the same features in every step."""
+
+        requires = ("teacher",)
+
+        @hookimpl
+        def teacher_forward(self, step):
+            step.teacher = given
+            return True
+
+    training = prepare(recipe(), plugins=[Keeping()], write=False)
+    training.fit()
+    assert given.output is not None
+    assert list(given.features) == ["body"]
 
 
 class Zeroing(torch.optim.SGD):

@@ -127,19 +127,13 @@ def assemble(run: Run, actives: Sequence[Active], batch: Batch, precision: torch
     return Assembly(composition, hooks, taps, stages, task_loss, size, gone)
 
 
-def moved(batch: Batch, device: torch.device, composition: Composition) -> Batch:
-    """``batch`` on ``device``, with targets of any kind, laid out as the models want it; the ids stay on the CPU."""
+def new_step(batch: Batch, device: torch.device, composition: Composition, iteration: int, epoch: int) -> Step:
+    """A step for ``batch``, moved to ``device`` with targets of any kind; the ids stay on the CPU."""
     if device.type != "cpu":
         inputs, targets = over_tensors(lambda x: x.to(device, non_blocking=True), (batch.input, batch.target))
         batch = Batch(inputs, targets, batch.id)
     if composition.channels_last and batch.input.ndim == 4:
         batch = batch._replace(input=batch.input.contiguous(memory_format=torch.channels_last))
-    return batch
-
-
-def new_step(batch: Batch, device: torch.device, composition: Composition, iteration: int, epoch: int) -> Step:
-    """A step for ``batch``, :func:`moved` to ``device``."""
-    batch = moved(batch, device, composition)
     return Step(batch, batch.id, batch.input, batch.target, iteration, epoch, composition)
 
 

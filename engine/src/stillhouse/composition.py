@@ -131,6 +131,8 @@ class Composition(nn.Module):
         self._taps: dict[Which, Taps] = {"student": Taps(student, "student", taps.get("student", ()))}
         if teacher is not None:
             self._taps["teacher"] = Taps(teacher, "teacher", taps.get("teacher", ()))
+        self._student_taps = self._taps["student"]
+        self._teacher_taps = self._taps.get("teacher", self._student_taps)
         self._link_specs: list[tuple[str, LinkSpec]] = []
         self.matched: dict[str, dict[str, list[str]]] = defaultdict(dict)
         """What :meth:`match` found before; a step looks here first."""
@@ -243,7 +245,7 @@ class Composition(nn.Module):
         teacher = self.teacher
         assert teacher is not None  # it goes once
         self._gone = [name for name, _ in teacher.named_modules()]
-        self._taps["teacher"].remove()
+        self._teacher_taps.remove()
         self._teacher = (None,)
         self._teacher_forward = hooks.teacher_forward(_teacher_is_gone if served else _no_teacher)
 
@@ -260,23 +262,19 @@ class Composition(nn.Module):
         read = self._readers[which]
         return output if read is None else read(output)
 
-    def _fill(self, side: Side, model: nn.Module, which: Which, step: Step) -> None:
-        """Call a model and take its tapped features."""
-        side.output = model(step.inputs) if self._plain[which] else self._call(model, which, step)
-        side.features = self._taps[which].take()
-
     def run_student(self, step: Step) -> None:
         """Call the student and take its tapped features."""
-        self._fill(step.student, self._student[0], "student", step)
+        student = self._student[0]
+        output = student(step.inputs) if self._plain["student"] else self._call(student, "student", step)
+        step.student = Side(output, self._student_taps.take())
 
     def _run_teacher(self, step: Step) -> bool:
-        teacher, side = self._teacher[0], step.teacher
-        assert teacher is not None  # this forward is chosen only with one
-        if side is None:
-            side = step.teacher = Side()
         # no_grad and not inference_mode: a trainable projection of the teacher's features saves them for backward.
         with torch.no_grad():
-            self._fill(side, teacher, "teacher", step)
+            teacher = self._teacher[0]
+            assert teacher is not None  # this forward is chosen only with one
+            output = teacher(step.inputs) if self._plain["teacher"] else self._call(teacher, "teacher", step)
+        step.teacher = Side(output, self._teacher_taps.take())
         return True
 
     def run_teacher(self, step: Step) -> None:
@@ -294,7 +292,7 @@ class Composition(nn.Module):
 
     def forward(self, step: Step) -> Tensor:
         """Fill ``step`` and return its total loss, a scalar on the device."""
-        self._fill(step.student, self._student[0], "student", step)
+        self.run_student(step)
         self._teacher_forward(step)
         self.read_links(step)
         told = self._forward_completed

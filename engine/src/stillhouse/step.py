@@ -12,7 +12,6 @@ from stillhouse.taps import Which
 
 if TYPE_CHECKING:
     from stillhouse.composition import Composition
-    from stillhouse.data import Batch
     from stillhouse.plugin import Plugin
 
 __all__ = ["Link", "LinkSpec", "Side", "Step", "Tap"]
@@ -79,9 +78,13 @@ class Side:
     features: dict[str, Tensor] = attrs.field(factory=dict)
 
 
+_EMPTY = Side()
+"""Before the forward pass and after the step; nobody writes into it."""
+
+
 @attrs.define(eq=False)
 class Step:
-    """One iteration. The engine fills it phase by phase, and when the next one begins empties it and fills it again.
+    """One iteration. The engine fills it phase by phase and clears it when the next one begins.
 
     Attributes:
         batch: the batch as the loader gave it, on the run's device.
@@ -107,7 +110,7 @@ class Step:
     iteration: int
     epoch: int
     composition: Composition
-    student: Side = attrs.field(factory=Side)
+    student: Side = _EMPTY
     teacher: Side | None = None
     links: dict[str, Link] = attrs.field(factory=dict)
     losses: dict[str, Tensor] = attrs.field(factory=dict)
@@ -153,23 +156,10 @@ class Step:
             names = self.composition.match("links of", plugin.name)
         return [self.links[names[0]]] if len(names) == 1 else list(map(self.links.__getitem__, names))
 
-    def begin(self, batch: Batch, iteration: int, epoch: int) -> None:
-        """Let go of what the last iteration left and be the step of ``batch``, which is on the run's device already.
-
-        One call instead of a new object: around torch's kernels each call costs a microsecond or two.
-        """
-        self.batch, self.ids, self.inputs, self.targets = batch, batch.id, batch.input, batch.target
-        self.iteration, self.epoch = iteration, epoch
-        self.student.output, self.student.features = None, {}
-        if self.teacher is not None:
-            self.teacher.output, self.teacher.features = None, {}
-        self.links, self.losses, self.weights = {}, {}, {}
-        self.total = self.share = None
-
     def clear(self) -> None:
         """Let go of every tensor, so that this step's features do not live through the next."""
         self.batch = self.inputs = self.targets = None
-        self.student = Side()
+        self.student = _EMPTY
         self.teacher = None
         self.links = {}
         self.losses = {}

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from stillhouse import parallel
-from stillhouse.assembly import moved
+from stillhouse.assembly import new_step
 from stillhouse.composition import Composition
 from stillhouse.data import Batch
 from stillhouse.run import Run
@@ -77,13 +77,13 @@ class Stepper:
             The last part's step, whose losses are those of the whole batch, and their weighted sum; both are this
             process's own contribution to the mean over processes.
         """
-        batch = moved(batch, self._run.device, self._composition)
+        batch = new_step(batch, self._run.device, self._composition, iteration, epoch).batch
         parts = list(split(batch, self._parts))
         shares = self._shares(batch, parts)
         reported: dict[str, Tensor] = {}
         total = None
         for index, (part, (task_share, terms_share)) in enumerate(zip(parts, shares, strict=True)):
-            step = Step(part, part.id, part.input, part.target, iteration, epoch, self._composition)
+            step = new_step(part, self._run.device, self._composition, iteration, epoch)
             step.share = (task_share, terms_share)
             begin(step)
             with self._unsynchronised(last=index == len(parts) - 1):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from stillhouse import parallel, rng
-from stillhouse.assembly import moved, new_step
+from stillhouse.assembly import new_step
 from stillhouse.composition import Announcer, Composition
 from stillhouse.data import Batch
 from stillhouse.errors import StillhouseError
@@ -91,7 +91,6 @@ def build_trainer(
     # pass has two events for it.
     forward_step, clear_gradients = composition.forward, clearing(optimizer)
     plain = stepper.plain
-    moves = run.device.type != "cpu" or composition.channels_last
     due = 0
 
     def begin(step: Step) -> None:
@@ -103,12 +102,10 @@ def build_trainer(
     def train_step(engine: Engine, batch: Batch) -> Tensor:
         state: Any = engine.state
         if plain:
-            step = state.step
-            if step is None:
-                step = state.step = new_step(batch, run.device, composition, state.iteration - 1, state.epoch - 1)
-            else:
-                batch = moved(batch, run.device, composition) if moves else batch
-                step.begin(batch, state.iteration - 1, state.epoch - 1)
+            if state.step is not None:
+                state.step.clear()
+            step = new_step(batch, run.device, composition, state.iteration - 1, state.epoch - 1)
+            state.step = step
             total = forward_step(step)
             total.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
         else:

@@ -97,7 +97,7 @@ class Spectral(Plugin):
         layers = step.tapped("student", self.layer)
         for layer, x in layers:
             rows = feature_rows(x, self.pool)
-            if self.gather and step.share is not None:  # one process with its batch in one piece has nothing to gather
+            if self.gather:
                 rows = parallel.gather(rows)
             exact = self.method == "exact" or self.rank == 0
             term = tail_energy(rows, self.rank) if exact else self._warm_term(step, layer, rows)
