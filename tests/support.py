@@ -11,7 +11,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from ignite.engine import Events
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -112,6 +114,34 @@ class FakeComposition:
         if what == "links of":
             return [name for name in self._links if name.startswith(f"{pattern}/")]
         return self._taps
+
+
+class Killed(BaseException):
+    """What a run that is killed dies of."""
+
+
+def interrupted(training: Any, at: int) -> None:
+    """Fit ``training`` and stop dead after step ``at``."""
+
+    def stop() -> None:
+        raise Killed
+
+    training.run.trainer.add_event_handler(Events.ITERATION_STARTED(once=at + 1), stop)
+    with pytest.raises(Killed):
+        training.fit()
+
+
+def with_scores(training: Any, scores: list[float]) -> None:
+    """Have the epochs' validation accuracy be ``scores``, whatever the student does."""
+    measure = training._measuring.measure
+
+    def measured(split: str) -> None:
+        measure(split)
+        if split == "val":
+            epoch = training.run.trainer.state.epoch
+            training.run.metrics["val"] = {**training.run.metrics["val"], "accuracy": scores[epoch - 1]}
+
+    training._measuring.measure = measured
 
 
 def same_state(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:

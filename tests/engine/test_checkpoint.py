@@ -18,26 +18,10 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Events
-from support import FEATURES, FIVE, TESTS, TinyNet, command, recipe, same_state, tables
+from support import FEATURES, FIVE, TESTS, Killed, TinyNet, command, interrupted, recipe, same_state, tables
 
 from stillhouse import Plugin, Recipe, StillhouseError, StillhouseWarning, Weight, hookimpl, plugin, prepare, train
 from stillhouse.checkpoint import last_checkpoint, read_checkpoint
-
-
-class Killed(BaseException):
-    """Stands for a kill: nobody handles it."""
-
-
-def interrupted(training: Any, at: int) -> None:
-    """Fit ``training`` and stop dead after step ``at``."""
-
-    def stop() -> None:
-        raise Killed
-
-    training.run.trainer.add_event_handler(Events.ITERATION_STARTED(once=at + 1), stop)
-    with pytest.raises(Killed):
-        training.fit()
-
 
 AUGMENTED = {
     "data__transforms": [{"use": "RandomCrop", "size": 6, "padding": 1}, {"use": "RandomHorizontalFlip"}],

@@ -7,24 +7,11 @@ from typing import Any
 
 import pytest
 from ignite.engine import Events
-from support import FIVE, TESTS, recipe, same_state
+from support import FIVE, TESTS, recipe, same_state, with_scores
 
 from stillhouse import StillhouseError, prepare, train
 from stillhouse.cli import main
 from stillhouse.stopping import Stopping
-
-
-def with_scores(training: Any, scores: list[float]) -> None:
-    """Have the epochs' validation accuracy be ``scores``, whatever the student does."""
-    measure = training._measuring.measure
-
-    def measured(split: str) -> None:
-        measure(split)
-        if split == "val":
-            epoch = training.run.trainer.state.epoch
-            training.run.metrics["val"] = {**training.run.metrics["val"], "accuracy": scores[epoch - 1]}
-
-    training._measuring.measure = measured
 
 
 def stopped_after(scores: list[float], **spec: Any) -> int:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from ignite.engine import Events
 from sklearn.linear_model import LogisticRegression
-from support import TESTS, TinyNet, command, recipe, same_state, tiny_data
+from support import TESTS, TinyNet, command, interrupted, recipe, same_state, tiny_data
 from torch import nn
 
 from stillhouse import Recipe, StillhouseError, StillhouseWarning, prepare, train
@@ -43,19 +43,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 FEW = {"data__per_class": 4, "data__transforms": [{"use": "RandomCrop", "size": 6, "padding": 1}], "run__epochs": 4}
-
-
-class Killed(BaseException):
-    """Stands for a kill."""
-
-
-def interrupted(training: Any, at: int) -> None:
-    def stop() -> None:
-        raise Killed
-
-    training.run.trainer.add_event_handler(Events.ITERATION_STARTED(once=at + 1), stop)
-    with pytest.raises(Killed):
-        training.fit()
 
 
 def head_of(training: Any) -> CoordinateHead:

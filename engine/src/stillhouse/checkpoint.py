@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ignite.distributed as idist
 import torch
@@ -27,6 +27,9 @@ from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.recipe import CheckpointSpec
 from stillhouse.run import Run
 from stillhouse.sharding import fit_state, local, spread_optimizer_state, whole
+
+if TYPE_CHECKING:
+    from stillhouse.measuring import Measuring
 
 __all__ = ["Checkpoints", "last_checkpoint", "load_state", "read_checkpoint"]
 
@@ -92,7 +95,7 @@ class Checkpoints:
         optimizer: saved with the models.
         scheduler: likewise, if there is one.
         spec: when to write.
-        history: whatever else has ``state_dict`` and ``load_state_dict`` and belongs to the run.
+        measuring: whose history goes into the file, and which knows whether the epoch's weights were measured.
         more: further such objects by name; ``ema`` goes into the best checkpoint as well.
     """
 
@@ -102,20 +105,21 @@ class Checkpoints:
         optimizer: Optimizer,
         scheduler: LRScheduler | None,
         spec: CheckpointSpec,
-        history: Any,
+        measuring: Measuring,
         more: Mapping[str, Any] | None = None,
     ) -> None:
         assert run.folder is not None
         self.folder = run.folder / "checkpoints"
         self._run = run
         self._spec = spec
+        self._measuring = measuring
         self._saver = _Saver(self.folder)
         self._state: dict[str, Any] = {
             "model": _Whole(run.composition),
             "optimizer": _Whole(optimizer),
             "trainer": run.trainer,
             "generators": _Generators(),
-            "history": history,
+            "history": measuring,
             **(more or {}),
         }
         if scheduler is not None:
@@ -156,8 +160,8 @@ class Checkpoints:
             self._write(self._last)
 
     def _after_epoch(self) -> None:
-        settled = self._run.trainer.state.iteration >= self._run.settles_at
-        if self._best is not None and settled and self._run.task.score in self._run.metrics.get("val", {}):
+        may_be_best = self._measuring.is_fresh and self._run.trainer.state.iteration >= self._run.settles_at
+        if self._best is not None and may_be_best and self._run.task.score in self._run.metrics["val"]:
             self._write(self._best)
         if self._spec.keep_every and self._run.trainer.state.epoch % self._spec.keep_every == 0:
             self._write(self._kept)

@@ -52,7 +52,7 @@ class Result:
             with ``[ema] evaluate = "instead"`` its averaged weights.
         metrics: of the last weights, by split: ``{"val": {"accuracy": ...}, "test": {...}}``; with ``[ema]`` also
             ``val_ema`` and ``test_ema``.
-        history: the validation metrics after each epoch.
+        history: the validation metrics after each epoch; empty for one that ``run.validate_every`` leaves out.
         summary: what summary.json holds.
         folder: the run's folder; None where nothing was written.
     """
@@ -236,7 +236,7 @@ class Training:
 
     def _after_epoch(self) -> None:
         self._measuring.after_epoch()
-        if self._stopping is not None:
+        if self._stopping is not None and self._measuring.is_fresh:
             self._stopping.after_epoch()
         self._monitor.figures(self._preview)
 

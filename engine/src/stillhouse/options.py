@@ -81,7 +81,8 @@ class EarlyStoppingSpec:
     """The recipe's ``[early_stopping]``: end the run when the validation score no longer improves.
 
     Attributes:
-        patience: so many epochs without improvement end the run.
+        patience: so many measurements of the validation split without improvement end the run: epochs, unless
+            ``run.validate_every`` leaves some out.
         min_delta: an epoch counts as improvement when the score is better by more than this than before.
         cumulative: compare with the last improvement, so that many small ones count; else with the best so far.
     """

@@ -54,6 +54,8 @@ class RunSpec:
         accumulate: parts that each batch goes through the models in, one after the other, before the optimizer steps:
             less memory for the same gradient. Batch statistics are those of a part.
         log_every: steps between two points in TensorBoard, and between two looks for non-finite losses.
+        validate_every: epochs between two measurements of the validation split, for epochs that are short beside it; it
+            is measured after the last epoch in any case. Only epochs that are measured can be the best one.
         figures: draw the pictures of task and plugins for TensorBoard; a picture can take longer than a short epoch.
         threads: torch's CPU threads; None leaves torch's own choice.
         test: measure the test split at the end; false for runs that choose a setting, which must not see it.
@@ -67,6 +69,7 @@ class RunSpec:
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     accumulate: int = attrs.field(default=1, validator=_positive)
     log_every: int = attrs.field(default=50, validator=_positive)
+    validate_every: int = attrs.field(default=1, validator=_positive)
     figures: bool = True
     threads: int | None = attrs.field(default=None, validator=_positive)
     test: bool = True
@@ -265,8 +268,9 @@ class Recipe:
         tables = self.to_dict()
         for key in ("name", "base", "device", "log_every", "figures", "threads"):
             tables["run"].pop(key, None)
-        if tables["run"]["test"]:  # as runs from before this key have it
-            del tables["run"]["test"]
+        for key, default in (("test", True), ("validate_every", 1)):  # as runs from before these keys have it
+            if tables["run"][key] == default:
+                del tables["run"][key]
         tables.pop("checkpoints", None)
         for key in _WITH_RECIPES:
             if "recipe" in tables.get(key, {}):

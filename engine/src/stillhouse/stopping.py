@@ -30,7 +30,7 @@ def check_stopping(spec: EarlyStoppingSpec | None, run: Run) -> None:
 
 
 class Stopping:
-    """Ends the training when the validation score has not improved for ``patience`` epochs.
+    """Ends the training when the validation score has not improved in ``patience`` measurements of it.
 
     Args:
         spec: when.
@@ -65,11 +65,12 @@ class Stopping:
         if self._handler.counter >= self._spec.patience:
             score, state = self._run.task.score, self._run.trainer.state
             better = f" by more than {self._spec.min_delta:g}" if self._spec.min_delta else ""
-            epochs = f"{self._spec.patience} epochs" if self._spec.patience > 1 else "1 epoch"
+            unit = "epoch" if self._run.recipe.run.validate_every == 1 else "measurement"
+            waited = f"{self._spec.patience} {unit}{'s' if self._spec.patience > 1 else ''}"
             self.stopped = {
                 "epoch": state.epoch,
                 "step": state.iteration,
-                "reason": f"val/{score} has not improved{better} for {epochs}",
+                "reason": f"val/{score} has not improved{better} for {waited}",
             }
 
     def state_dict(self) -> dict[str, Any]:
