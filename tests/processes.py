@@ -64,14 +64,16 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--stop", type=int, default=0)
+    code = None
     try:
-        return work(parser.parse_args())
+        code = work(parser.parse_args())
     except StillhouseError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        code = 2
     finally:
-        parallel.leave()
+        parallel.leave(done=code == 0)
+    return code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parallel.end(main())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -196,6 +198,32 @@ def test_what_a_plan_has_called_after_its_runs_is_called_once_all_are_there(
     assert not noted.exists()
     assert run.main(["plan", "--jobs", "1"]) == 0
     assert noted.exists()
+
+
+def test_the_time_by_the_clock_is_told_where_all_of_it_was_measured(
+    scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = importlib.import_module("run")
+    monkeypatch.setattr(run, "HERE", tmp_path)
+    monkeypatch.setattr(scripts["_page"], "HERE", tmp_path)
+    monkeypatch.setattr(scripts["_page"], "machine", lambda: "none")
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text("<!-- results: plan -->\n<!-- end -->\n")
+    save(tmp_path, settings=None, arms=PLAN["arms"][:2])
+
+    def told(*more: str) -> float | None:
+        assert run.main(["plan", "--jobs", "1", *more]) == 0
+        found = re.search(r"1 at a time: (\d+\.\d) minutes by the clock", page.read_text())
+        return None if found is None else float(found[1])
+
+    seconds = iter(range(0, 6000, 600))
+    monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    assert told() == 10.0
+    assert told() == 10.0, "it trained nothing"
+    assert told("--seeds", "3") == 20.0
+    (tmp_path / "runs" / "experiments" / "plan" / "clock.json").unlink()
+    assert told("--seeds", "4") is None
 
 
 def test_teachers_that_recipes_train_are_told_with_what_they_reach(

@@ -7,10 +7,12 @@ single process every function here does nothing or gives its argument back.
 from __future__ import annotations
 
 import datetime
+import logging
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import ignite.distributed as idist
 import torch
@@ -22,9 +24,11 @@ from stillhouse.errors import Fault, StillhouseError, raise_faults
 __all__ = [
     "agree",
     "barrier",
+    "end",
     "gather",
     "is_first",
     "join",
+    "leave",
     "mean_over_processes",
     "same_everywhere",
     "several",
@@ -116,6 +120,21 @@ def leave(*, done: bool = False) -> None:
             with suppress(RuntimeError):  # the other one has failed, and says so itself
                 dist.monitored_barrier(timeout=_LAST_WAIT)
         idist.finalize()
+
+
+def end(code: int) -> NoReturn:
+    """End this process as ``sys.exit`` does; where it was one of several, at once, with all said that it had to say.
+
+    Threads of gloo outlive their process group. Now and then the interpreter's own end meets one and is aborted: exit
+    code -6 of a process in which all went well, at which torchrun ends the others too.
+    """
+    if launched_with() == 1:
+        sys.exit(code)
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # whoever read it has had enough, or it was closed
+            stream.flush()
+    os._exit(code)
 
 
 def barrier() -> None:

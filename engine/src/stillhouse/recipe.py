@@ -22,11 +22,22 @@ from stillhouse.schedule import Schedule
 from stillhouse.structure import structure, unstructure
 from stillhouse.tasks import TaskSpec
 
-__all__ = ["CheckpointSpec", "DistributedSpec", "OptimizerSpec", "Recipe", "RunSpec", "TeacherSpec"]
+__all__ = [
+    "BESIDE_THE_RESULT",
+    "CheckpointSpec",
+    "DistributedSpec",
+    "OptimizerSpec",
+    "Recipe",
+    "RunSpec",
+    "TeacherSpec",
+]
 
 
 _WITH_RECIPES = ("student", "teacher")
 """The tables that may name another recipe, to be trained before."""
+
+BESIDE_THE_RESULT = ("name", "base", "device", "log_every", "figures", "threads")
+"""The keys of ``[run]`` that do not decide what a run comes to."""
 
 
 def _positive(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -266,7 +277,7 @@ class Recipe:
     def digest(self) -> str:
         """A hash of everything that decides the result: all but the run's name, folder, device and logging."""
         tables = self.to_dict()
-        for key in ("name", "base", "device", "log_every", "figures", "threads"):
+        for key in BESIDE_THE_RESULT:
             tables["run"].pop(key, None)
         for key, default in (("test", True), ("validate_every", 1)):  # as runs from before these keys have it
             if tables["run"][key] == default:

@@ -10,7 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.text import Text
@@ -19,7 +19,7 @@ from stillhouse import __version__
 from stillhouse.cli import ablate, compare, evaluate, export, plugins, predict, train
 from stillhouse.errors import StillhouseError, StillhouseWarning
 
-__all__ = ["main"]
+__all__ = ["command", "main"]
 
 _MODULES = (train, evaluate, predict, export, ablate, compare, plugins)
 """Each has ``add(commands)``, which adds its commands to the parser, in the order in which the help shows them."""
@@ -34,6 +34,15 @@ def _parser() -> argparse.ArgumentParser:
     for module in _MODULES:
         module.add(commands)
     return parser
+
+
+def command() -> NoReturn:
+    """The process ``stillhouse``: :func:`main`, and then the end."""
+    code = main()
+    parallel = sys.modules.get("stillhouse.parallel")  # imported by a command that trains, if at all
+    if parallel is not None:
+        parallel.end(code)
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stillhouse.folder import flat
-from stillhouse.recipe import Recipe
+from stillhouse.recipe import BESIDE_THE_RESULT, Recipe
 from stillhouse.registry import default_name
 
 __all__ = ["differing", "flat_settings", "short_texts", "text_of"]
@@ -19,7 +19,7 @@ def flat_settings(recipe: Recipe) -> dict[str, Any]:
     plugins = tables.pop("plugins", [])
     found: dict[str, Any] = {}
     for owner in (tables, *(tables.get(key, {}).get("recipe", {}) for key in ("student", "teacher"))):
-        for key in ("name", "base", "device", "log_every", "figures", "threads"):
+        for key in BESIDE_THE_RESULT:
             owner.get("run", {}).pop(key, None)
         owner.pop("checkpoints", None)
     tables["run"].pop("seed", None)
