@@ -128,6 +128,7 @@ def write(
     jobs: int,
     command: str,
     *,
+    minutes: float | None = None,
     note: str = "",
     to: Path | None = None,
 ) -> None:
@@ -140,6 +141,7 @@ def write(
         tuning: the plans of the runs that chose it.
         jobs: how many ran at a time.
         command: that made it.
+        minutes: how long that took by the clock, with all that is around the training; None where that is not known.
         note: what else is to be known of these runs.
         to: the folder of the pages; by default this one.
     """
@@ -149,10 +151,13 @@ def write(
     told = f"{_spent([experiment.plan])} of training in all"
     if tuning:
         told += f", and {_spent(tuning)} to choose values"
+    told += f", {jobs} at a time"
+    if minutes is not None:
+        told += f": {minutes:.1f} minutes by the clock, with all that is around it"
     lines = [
         f"### {experiment.title}",
         "",
-        f"Command: `{command}`. Seeds {seeds[0]} to {seeds[-1]}. Machine: {machine()}. {told}, {jobs} at a time.{note and f' {note}'}",
+        f"Command: `{command}`. Seeds {seeds[0]} to {seeds[-1]}. Machine: {machine()}. {told}.{note and f' {note}'}",
         "",
         *([about, ""] if (about := teachers_line(experiment)) else []),
         *choice_lines(choices),

@@ -11,6 +11,7 @@ from _plan import Experiment
 
 from stillhouse import Recipe, prepare
 from stillhouse.experiments.comparison import Group
+from stillhouse.keeping import keeping
 from stillhouse.teacher import teachers_run
 from stillhouse_tcs import probe_teacher, save_axes
 
@@ -58,10 +59,11 @@ def teachers_line(experiment: Experiment) -> str:
 
 def probed(experiment: Experiment) -> list[Group]:
     """The accuracies of the teachers' probes, by seed; kept beside the experiment's runs."""
-    return [
-        Group(arm.name, {seed: _accuracy(experiment, arm.recipe, layer, seed) for seed in experiment.plan.seeds})
-        for arm, layer in experiment.probes
-    ]
+    with keeping():  # the data are read once for all of them
+        return [
+            Group(arm.name, {seed: _accuracy(experiment, arm.recipe, layer, seed) for seed in experiment.plan.seeds})
+            for arm, layer in experiment.probes
+        ]
 
 
 def _accuracy(experiment: Experiment, recipe: Recipe, layer: str, seed: int) -> float:

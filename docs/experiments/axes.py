@@ -18,6 +18,7 @@ from _plan import read
 from _teacher import make_axes
 
 from stillhouse import Recipe, StillhouseError, prepare
+from stillhouse.keeping import keeping
 from stillhouse_tcs import CoordinateHead
 
 ASKED = ("axes", "k", "match", "mimic_on", "layer", "pool")
@@ -47,17 +48,18 @@ def main() -> int:
     try:
         experiment = read(arguments.name, arguments.out, arguments.seeds, [])
         make_axes(experiment)
-        for run in experiment.plan.runs():
-            (options,) = [t for t in run.recipe.plugins if t["use"] == "tcs"] or [None]
-            if options is None or options.get("path") == "none":
-                continue
-            setting = [run.recipe.data.per_class, run.recipe.student.args, run.recipe.teacher]
-            asked = json.dumps([{name: options.get(name) for name in ASKED}, setting], default=str)
-            names = alike.setdefault(asked, [])
-            if run.arm not in names:
-                names.append(run.arm)
-            if names[0] == run.arm and (seen := looked_at(run.recipe)) is not None:
-                found.setdefault(asked, []).append(seen)
+        with keeping():  # the data are read once for all of them
+            for run in experiment.plan.runs():
+                (options,) = [t for t in run.recipe.plugins if t["use"] == "tcs"] or [None]
+                if options is None or options.get("path") == "none":
+                    continue
+                setting = [run.recipe.data.per_class, run.recipe.student.args, run.recipe.teacher]
+                asked = json.dumps([{name: options.get(name) for name in ASKED}, setting], default=str)
+                names = alike.setdefault(asked, [])
+                if run.arm not in names:
+                    names.append(run.arm)
+                if names[0] == run.arm and (seen := looked_at(run.recipe)) is not None:
+                    found.setdefault(asked, []).append(seen)
     except StillhouseError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -12,10 +12,12 @@ over; the same command goes on.
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -99,6 +101,7 @@ def _run(
     choices: list[Choice] = []
     tuning: list[Plan] = []
     note = ""
+    clock = _Clock(experiment.plan.folder)
     make_axes(experiment)
     if found is not None:
         experiment, choices = found
@@ -108,6 +111,7 @@ def _run(
             experiment, choices, tuning = tuned(experiment, jobs=jobs, until=until)
         except UnfinishedError:
             _left(experiment, "values are still being chosen", arguments.pages)
+            clock.minutes()
             return 0
     failed = run_plan(experiment.plan, jobs=jobs, progress=True, until=until)
     for index, error in failed.items():
@@ -121,6 +125,7 @@ def _run(
         done = sum(run.summary() is not None for run in runs)
         _left(experiment, f"{done} of {len(runs)} runs are finished", arguments.pages if len(whole) < 2 else None)
         if len(whole) < 2:
+            clock.minutes()
             return code
         note = f"{note} Not finished yet: {len(experiment.plan.seeds)} seeds are planned.".strip()
         experiment = attrs.evolve(experiment, plan=attrs.evolve(experiment.plan, seeds=whole))
@@ -128,12 +133,41 @@ def _run(
     command += f" --seeds {arguments.seeds}" if arguments.seeds else ""
     command = f"python docs/experiments/run.py {command}" + "".join(f" --set '{o}'" for o in arguments.overrides)
     comparison = compared(experiment, failed)
-    write(experiment, comparison, choices, tuning, jobs, command, note=note, to=arguments.pages)
+    tell = partial(write, experiment, comparison, choices, tuning, jobs, command, note=note, to=arguments.pages)
+    tell()
     if (
         arguments.tier == "small" and arguments.pages == HERE and not missing and not code
-    ):  # what follows writes there alone
+    ):  # what follows writes there alone, and may read the numbers
         code = _after(experiment, arguments.out)
+    if (minutes := clock.minutes()) is not None:
+        tell(minutes=minutes)
     return code
+
+
+class _Clock:
+    """How long an experiment takes, over all the calls that it was trained in.
+
+    Args:
+        folder: of its runs, beside that of the runs that choose values.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._begun, self._before = folder, time.monotonic(), self._runs(folder)
+
+    def minutes(self) -> float | None:
+        """With this call; None where some of the runs are from a call that was not timed."""
+        file, runs = self._folder / "clock.json", self._runs(self._folder)
+        told = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"runs": 0, "minutes": 0.0}
+        if runs > self._before:
+            spent = (time.monotonic() - self._begun) / 60
+            told = {"runs": told["runs"] + runs - self._before, "minutes": told["minutes"] + spent}
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(told), encoding="utf-8")
+        return told["minutes"] if told["runs"] == runs else None
+
+    @staticmethod
+    def _runs(folder: Path) -> int:
+        return sum(1 for where in (folder, Path(f"{folder}-tuning")) for _ in where.rglob("summary.json"))
 
 
 def _after(experiment: Experiment, out: Path) -> int:
