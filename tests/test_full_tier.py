@@ -7,6 +7,7 @@ import itertools
 import json
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,7 @@ def test_no_run_is_begun_when_time_is_over_and_the_next_call_goes_on(
         # No teacher is trained here: time is looked at once for each of the 6 runs by the teachers' walk, then by the runs'.
         clock = itertools.count()
         monkeypatch.setattr(scripts["run"], "_until", lambda minutes: 6 + runs)
-        monkeypatch.setattr(ablation.time, "monotonic", lambda: next(clock))
+        monkeypatch.setattr(ablation, "time", SimpleNamespace(monotonic=lambda: next(clock)))
 
     monkeypatch.setattr(ablation, "_train_teachers", lambda runs, progress: list(runs))
     with monkeypatch.context() as patch:
