@@ -54,6 +54,16 @@ def save(folder: Path, **changes: Any) -> None:
     (folder / "plan.toml").write_text(tomli_w.dumps(plan), encoding="utf-8")
 
 
+def run_in(folder: Path, scripts: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module ``run``, with pages and runs in ``folder``."""
+    run = importlib.import_module("run")
+    monkeypatch.setattr(run, "HERE", folder)
+    monkeypatch.setattr(scripts["_page"], "HERE", folder)
+    monkeypatch.setattr(scripts["_page"], "machine", lambda: "none")
+    monkeypatch.chdir(folder)
+    return run
+
+
 def test_a_plan_names_lists_and_teachers_and_runs_every_arm_in_every_setting(scripts: Any, tmp_path: Path):
     save(tmp_path)
     experiment = scripts["_plan"].read("plan", tmp_path / "out", None, [])
@@ -186,11 +196,7 @@ def test_an_experiments_page_has_what_its_numbers_file_has(scripts: Any, tmp_pat
 def test_what_a_plan_has_called_after_its_runs_is_called_once_all_are_there(
     scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    run = importlib.import_module("run")
-    monkeypatch.setattr(run, "HERE", tmp_path)
-    monkeypatch.setattr(scripts["_page"], "HERE", tmp_path)
-    monkeypatch.setattr(scripts["_page"], "machine", lambda: "none")
-    monkeypatch.chdir(tmp_path)
+    run = run_in(tmp_path, scripts, monkeypatch)
     (tmp_path / "note.py").write_text("import pathlib, sys; pathlib.Path(sys.argv[2], sys.argv[1]).touch()")
     save(tmp_path, settings=None, arms=PLAN["arms"][:2], after=["note.py 'so far' {out}"])
     assert run.main(["plan", "--jobs", "1", "--minutes", "0"]) == 0
@@ -203,11 +209,7 @@ def test_what_a_plan_has_called_after_its_runs_is_called_once_all_are_there(
 def test_the_time_by_the_clock_is_told_where_all_of_it_was_measured(
     scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    run = importlib.import_module("run")
-    monkeypatch.setattr(run, "HERE", tmp_path)
-    monkeypatch.setattr(scripts["_page"], "HERE", tmp_path)
-    monkeypatch.setattr(scripts["_page"], "machine", lambda: "none")
-    monkeypatch.chdir(tmp_path)
+    run = run_in(tmp_path, scripts, monkeypatch)
     page = tmp_path / "page.md"
     page.write_text("<!-- results: plan -->\n<!-- end -->\n")
     save(tmp_path, settings=None, arms=PLAN["arms"][:2])

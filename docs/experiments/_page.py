@@ -131,7 +131,7 @@ def write(
     minutes: float | None = None,
     note: str = "",
     to: Path | None = None,
-) -> None:
+) -> str:
     """The tables into their page, the numbers as JSON, and the plot.
 
     Args:
@@ -144,6 +144,9 @@ def write(
         minutes: how long that took by the clock, with all that is around the training; None where that is not known.
         note: what else is to be known of these runs.
         to: the folder of the pages; by default this one.
+
+    Returns:
+        What went into the page.
     """
     results = (to or HERE) / "results"
     results.mkdir(exist_ok=True)
@@ -165,13 +168,14 @@ def write(
         *pair_lines(pairs),
     ]
     picture = f"![Differences by arm, paired by seed](results/{experiment.name}.png)"
-    into_pages(experiment.name, "\n".join([*lines, picture]), to)
+    text = "\n".join([*lines, picture])
+    into_pages(experiment.name, text, to)
     tables: dict[str, Any] = comparison.to_dict()
     tables["pairs"] = [{"arm": a, "less": b, **attrs.asdict(d), "p_adjusted": p} for a, b, d, p in pairs]
     tables["chosen"] = [attrs.asdict(choice) for choice in choices]
     (results / f"{experiment.name}.json").write_text(json.dumps(tables, indent=1), encoding="utf-8")
     plot(experiment, comparison, results / f"{experiment.name}.png")
-    print("\n".join(lines))
+    return text
 
 
 def _spent(plans: list[Plan]) -> str:

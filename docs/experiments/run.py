@@ -134,13 +134,14 @@ def _run(
     command = f"python docs/experiments/run.py {command}" + "".join(f" --set '{o}'" for o in arguments.overrides)
     comparison = compared(experiment, failed)
     tell = partial(write, experiment, comparison, choices, tuning, jobs, command, note=note, to=arguments.pages)
-    tell()
+    text = tell()
     if (
         arguments.tier == "small" and arguments.pages == HERE and not missing and not code
     ):  # what follows writes there alone, and may read the numbers
         code = _after(experiment, arguments.out)
     if (minutes := clock.minutes()) is not None:
-        tell(minutes=minutes)
+        text = tell(minutes=minutes)
+    print(text)
     return code
 
 

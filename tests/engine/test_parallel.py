@@ -259,3 +259,24 @@ def test_in_one_process_gathering_gives_the_batch_itself():
     assert parallel.gather(x) is x
     assert parallel.share(x) is x
     assert isinstance(PlainNet(3)(torch.randn(2, 1, 6, 6)), torch.Tensor)
+
+
+@pytest.mark.parametrize(("processes", "said"), [("1", "so far, and at exit"), ("2", "so far")])
+def test_a_process_of_several_ends_at_once_with_its_code_and_all_that_it_said(processes: str, said: str):
+    """What the interpreter does at its end comes too late to abort it; a process by itself ends as any other."""
+    program = """
+import atexit
+from stillhouse import parallel
+atexit.register(print, ", and at exit", end="")
+print("so far", end="")
+parallel.end(3)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "WORLD_SIZE": processes},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (3, said)
