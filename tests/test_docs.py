@@ -27,17 +27,17 @@ import torch
 
 from stillhouse import Recipe, prepare, train
 from stillhouse.cli import _parser, main
+from stillhouse.config.recipe import CheckpointSpec, DistributedSpec, OptimizerSpec, RunSpec, TeacherSpec
+from stillhouse.config.run_options import CompileArgs, EarlyStoppingSpec, EmaSpec, SpeedSpec
+from stillhouse.config.structure import type_text, unstructure
+from stillhouse.contract.hookspecs import SPECIFICATIONS, hook_arguments
 from stillhouse.data import DataSpec
-from stillhouse.explain import describe, render_text
-from stillhouse.hookspecs import SPECIFICATIONS, hook_arguments
 from stillhouse.models import ModelSpec
-from stillhouse.options import CompileArgs, EarlyStoppingSpec, EmaSpec, SpeedSpec
-from stillhouse.recipe import CheckpointSpec, DistributedSpec, OptimizerSpec, RunSpec, TeacherSpec
-from stillhouse.registry import plugins_in_use
+from stillhouse.registry.plugins import plugins_in_use
+from stillhouse.registry.tasks import TASKS
 from stillhouse.schedule import Schedule
-from stillhouse.structure import type_text, unstructure
 from stillhouse.tasks import Classification, TaskSpec
-from stillhouse.tasks.base import TASKS
+from stillhouse.training.explanation import describe, render_text
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -422,8 +422,8 @@ def test_the_functions_of_the_export_page_run_each_format(tmp_path: Path):
 
 
 def test_every_plugins_main_option_is_on_the_commands_page():
-    from stillhouse.plugin import option_names
-    from stillhouse.registry import installed, load
+    from stillhouse.contract.plugin import option_names
+    from stillhouse.registry.plugins import installed, load
 
     text = " ".join((ROOT / "docs/commands.md").read_text(encoding="utf-8").split())
     listed = text.partition("sets the plugin's main option: ")[2].partition(". ")[0]

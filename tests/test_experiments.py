@@ -136,7 +136,7 @@ def test_values_are_chosen_by_validation_on_seeds_of_their_own(
     assert f"| one | `features.weight` | 0.1: {own.tried[0][1]:.4f}; 1.0: {own.tried[1][1]:.4f} | " in own.line()
 
     before = {run.folder: (run.folder / "summary.json").read_text() for run in runs}
-    monkeypatch.setattr("stillhouse.training.train", None)  # nothing is trained again
+    monkeypatch.setattr("stillhouse.training.preparation.train", None)  # nothing is trained again
     again = scripts["_tuning"].tuned(experiment, jobs=1)
     assert [choice.chosen for choice in again[1]] == [shared.chosen, own.chosen]
     assert before == {folder: (folder / "summary.json").read_text() for folder in before}

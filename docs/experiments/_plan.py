@@ -27,10 +27,10 @@ from typing import Any
 import attrs
 
 from stillhouse import Recipe, StillhouseError
+from stillhouse.config.overrides import apply_override
 from stillhouse.errors import did_you_mean
 from stillhouse.experiments.arms import Arm, identity, resolved
 from stillhouse.experiments.plan import Plan
-from stillhouse.overrides import apply_override
 
 PLANS = Path(__file__).parent / "plans"
 KEYS = (

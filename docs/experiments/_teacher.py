@@ -11,8 +11,8 @@ from _plan import Experiment
 
 from stillhouse import Recipe, prepare
 from stillhouse.experiments.comparison import Group
-from stillhouse.keeping import keeping
-from stillhouse.teacher import teachers_run
+from stillhouse.memo import keeping
+from stillhouse.teachers.sources import teachers_run
 from stillhouse_tcs import probe_teacher, save_axes
 
 _SCORES = ("accuracy", "miou", "psnr", "abs_rel", "loss")

@@ -18,7 +18,7 @@ from _plan import read
 from _teacher import make_axes
 
 from stillhouse import Recipe, StillhouseError, prepare
-from stillhouse.keeping import keeping
+from stillhouse.memo import keeping
 from stillhouse_tcs import CoordinateHead
 
 ASKED = ("axes", "k", "match", "mimic_on", "layer", "pool")

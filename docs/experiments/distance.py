@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from stillhouse.experiments.arms import Arm
-from stillhouse.training import prepare
+from stillhouse.training.preparation import prepare
 
 PLAN = "cross-distance"
 RANDOM, SAME = "untrained", "same task"

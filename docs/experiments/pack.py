@@ -28,7 +28,7 @@ from _plan import Experiment, changed
 
 from stillhouse import Recipe, StillhouseError
 from stillhouse.data import load_data
-from stillhouse.keeping import keeping
+from stillhouse.memo import keeping
 from stillhouse.tasks import build_task
 
 LIMIT = 45 * 2**20

@@ -17,8 +17,8 @@ from _gpu_loop import by_hand, own_loader
 from ignite.engine import Events
 
 from stillhouse import prepare
-from stillhouse.compiling import graph_breaks
 from stillhouse.data import Batch
+from stillhouse.loop.compilation import graph_breaks
 
 __all__ = ["Effort", "measure"]
 

@@ -14,8 +14,8 @@ from _bench import report
 from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from by_hand import by_hand
 from overhead import small_cnn
+from support.by_hand import by_hand
 
 from stillhouse import prepare
 from stillhouse.data import Batch

@@ -20,12 +20,12 @@ from _bench import interleaved, ratio, report
 from ignite.engine import Engine, Events
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from by_hand import by_hand
 from support import FIVE, recipe
+from support.by_hand import by_hand
 
 from stillhouse import Recipe, prepare
 from stillhouse.data import Batch
-from stillhouse.optim import clearing
+from stillhouse.loop.optimizers import clearing
 
 PROCESSES = 5
 TARGET = 30

@@ -16,9 +16,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from stillhouse import Recipe, prepare, rng
+from stillhouse import Recipe, prepare
+from stillhouse import seeds as rng
 from stillhouse.data import load_data
-from stillhouse.data.splitting import few_per_class
+from stillhouse.data.splits import few_per_class
 from stillhouse.models import build_model
 from stillhouse.tasks import build_task
 

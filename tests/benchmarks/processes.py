@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from _bench import report
 
-from stillhouse import Recipe, parallel, train
+from stillhouse import Recipe, train
+from stillhouse.distributed import processes as parallel
 
 SEEDS = range(10)
 QUANTILE = 2.262

@@ -23,11 +23,11 @@ from torch.utils.data import TensorDataset
 
 from stillhouse import Recipe, Run, prepare
 from stillhouse.data import Batch
-from stillhouse.fitting import Training
-from stillhouse.teacher_cache import CacheSpec
-from stillhouse.teacher_cache.filling import fill
-from stillhouse.teacher_cache.key import cache_key
-from stillhouse.teacher_cache.reading import reading
+from stillhouse.teachers.cache import CacheSpec
+from stillhouse.teachers.cache.key import cache_key
+from stillhouse.teachers.cache.reader import reading
+from stillhouse.teachers.cache.writer import fill
+from stillhouse.training.session import Training
 
 ROWS, BATCH, SIDE, CLASSES = 768, 64, 32, 10
 D_S, D_T = 128, 384

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stillhouse.monitor import Monitor
+from stillhouse.training.monitor import Monitor
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # the loop by hand and its cases
 

@@ -9,8 +9,8 @@ import torch
 from _gpu_cases import SMALL_PAIRS, TARGET_SET, Case, recipe
 
 from stillhouse import prepare
-from stillhouse.compiling import graph_breaks
-from stillhouse.trainer import Phase
+from stillhouse.loop.compilation import graph_breaks
+from stillhouse.loop.engines import Phase
 
 pytestmark = pytest.mark.gpu
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 from _gpu_cases import SETS, SMALL_PAIRS, TARGET_SET, Case, cases, recipe
 from support import FIVE
-from task_support import TASKS, task_recipe
+from support.task_support import TASKS, task_recipe
 
 from stillhouse import prepare
-from stillhouse.trainer import Phase
+from stillhouse.loop.engines import Phase
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,10 +12,10 @@ import torch
 from support import FIVE, recipe, same_state
 
 from stillhouse import Plugin, prepare, train
-from stillhouse.hookspecs import hook_arguments
-from stillhouse.plugin import option_names
-from stillhouse.registry import load
-from stillhouse.structure import structure, unstructure
+from stillhouse.config.structure import structure, unstructure
+from stillhouse.contract.hookspecs import hook_arguments
+from stillhouse.contract.plugin import option_names
+from stillhouse.registry.plugins import load
 
 FIVE = {**FIVE, "tcs": {"use": "tcs", "layer": "dropout"}, "cache": {"use": "cache"}}
 ROOT = Path(__file__).parents[2] / "plugins"
@@ -91,7 +91,7 @@ def test_it_changes_training_and_the_same_seed_gives_the_same_run(name: str):
 def test_in_bfloat16_its_losses_are_float32_and_finite(name: str):
     training = prepare(recipe(*lists(name), run__precision="bfloat16"), write=False)
     seen: list = []
-    from stillhouse.trainer import Phase
+    from stillhouse.loop.engines import Phase
 
     training.run.trainer.add_event_handler(
         Phase.LOSSES_COMPUTED, lambda e: seen.extend(v.dtype for v in e.state.step.losses.values())

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stillhouse import StillhouseError
-from stillhouse.run import Run
-from stillhouse.step import Link, Step
+from stillhouse.contract.run import Run
+from stillhouse.contract.step import Link, Step
 from stillhouse_features import Features, LinkOptions, align, distance, pool, read_pair, resolve
 
 torch.set_num_threads(1)

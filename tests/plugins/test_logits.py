@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stillhouse import StillhouseError
-from stillhouse.step import Side, Step
+from stillhouse.contract.step import Side, Step
 from stillhouse_logits import Logits, soft_target_divergence
 
 torch.set_num_threads(1)

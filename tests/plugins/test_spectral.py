@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stillhouse import StillhouseError
-from stillhouse.run import Run
-from stillhouse.step import Side, Step
+from stillhouse.contract.run import Run
+from stillhouse.contract.step import Side, Step
 from stillhouse_spectral import (
     Spectral,
     WarmBases,

@@ -17,8 +17,8 @@ from support import TESTS, TinyNet, command, interrupted, recipe, same_state, ti
 from torch import nn
 
 from stillhouse import Recipe, StillhouseError, StillhouseWarning, prepare, train
-from stillhouse.loading import load_student
-from stillhouse.trainer import Phase, evaluate
+from stillhouse.loop.engines import Phase, evaluate
+from stillhouse.students.loader import load_student
 from stillhouse_tcs import TCS, CoordinateHead, axes_of, probe_teacher, save_axes
 
 BASE = {"use": "tcs", "layer": "dropout"}

@@ -17,7 +17,7 @@ from support import TinyNet
 from torch import nn
 
 from stillhouse import StillhouseError, StillhouseWarning
-from stillhouse.teacher_cache import Moments
+from stillhouse.teachers.cache import Moments
 from stillhouse_tcs import (
     Axes,
     CoordinateHead,
@@ -367,7 +367,7 @@ def test_soft_targets_are_the_tempered_divergence():
 
 @pytest.mark.parametrize("hashes", [1, 8, 13])
 def test_packed_bits_are_the_hashes_signs(hashes: int):
-    from stillhouse.teacher_cache import TeacherCache
+    from stillhouse.teachers.cache import TeacherCache
 
     generator = np.random.default_rng(0)
     features = generator.normal(size=(2, 30, 4)).astype(np.float32)

@@ -8,34 +8,34 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from stillhouse.contract.plugin import Plugin, hookimpl, plugin
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning
-from stillhouse.plugin import Plugin, hookimpl, plugin
 from stillhouse.schedule import Schedule, Weight
+from stillhouse.version import __version__
 
 if TYPE_CHECKING:
-    from stillhouse.evaluating import evaluate
-    from stillhouse.exporting import export
-    from stillhouse.loading import load_student
-    from stillhouse.recipe import Recipe
-    from stillhouse.run import Run
-    from stillhouse.step import Link, LinkSpec, Step, Tap
-    from stillhouse.training import Result, prepare, train
+    from stillhouse.config.recipe import Recipe
+    from stillhouse.contract.run import Run
+    from stillhouse.contract.step import Link, LinkSpec, Step, Tap
+    from stillhouse.students.evaluation import evaluate
+    from stillhouse.students.export import export
+    from stillhouse.students.loader import load_student
+    from stillhouse.training.preparation import Result, prepare, train
 
-__version__ = "0.1.0"
 
 _LAZY = {
-    "Link": "step",
-    "LinkSpec": "step",
-    "Recipe": "recipe",
-    "Result": "training",
-    "Run": "run",
-    "Step": "step",
-    "Tap": "step",
-    "evaluate": "evaluating",
-    "export": "exporting",
-    "load_student": "loading",
-    "prepare": "training",
-    "train": "training",
+    "Link": "contract.step",
+    "LinkSpec": "contract.step",
+    "Recipe": "config.recipe",
+    "Result": "training.preparation",
+    "Run": "contract.run",
+    "Step": "contract.step",
+    "Tap": "contract.step",
+    "evaluate": "students.evaluation",
+    "export": "students.export",
+    "load_student": "students.loader",
+    "prepare": "training.preparation",
+    "train": "training.preparation",
 }
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "StillhouseWarning",
     "Tap",
     "Weight",
+    "__version__",
     "evaluate",
     "export",
     "hookimpl",

@@ -12,7 +12,17 @@ from collections.abc import Iterable
 
 import attrs
 
-__all__ = ["Fault", "StillhouseError", "StillhouseWarning", "did_you_mean", "raise_faults"]
+__all__ = ["Fault", "StillhouseError", "StillhouseWarning", "did_you_mean", "first_line", "raise_faults"]
+
+
+def first_line(error: BaseException | str) -> str:
+    """The first line of a message that says something, with the next one where it ends in a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return "" if isinstance(error, str) else type(error).__name__
+    if lines[0].endswith(":") and len(lines) > 1:
+        return f"{lines[0]} {lines[1]}"
+    return lines[0]
 
 
 @attrs.frozen

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stillhouse import Plugin, StillhouseError, Weight, hookimpl, plugin
+from stillhouse.contract.step import Step
 from stillhouse.layout import to_rows
-from stillhouse.step import Step
 
 Kernel = Literal["inner", "cosine", "polynomial", "rbf"]
 

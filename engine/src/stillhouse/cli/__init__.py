@@ -15,9 +15,9 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.text import Text
 
-from stillhouse import __version__
 from stillhouse.cli import ablate, compare, evaluate, export, plugins, predict, train
 from stillhouse.errors import StillhouseError, StillhouseWarning
+from stillhouse.version import __version__
 
 __all__ = ["command", "main"]
 
@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
 def command() -> NoReturn:
     """The process ``stillhouse``: :func:`main`, and then the end."""
     code = main()
-    parallel = sys.modules.get("stillhouse.parallel")  # imported by a command that trains, if at all
+    parallel = sys.modules.get("stillhouse.distributed.processes")  # imported by a command that trains, if at all
     if parallel is not None:
         parallel.end(code)
     sys.exit(code)
@@ -80,6 +80,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             errors.print(f"interrupted{hint}", soft_wrap=True)
             return 130
         finally:
-            joined = sys.modules.get("stillhouse.parallel")  # imported by a command that trains, if at all
+            joined = sys.modules.get("stillhouse.distributed.processes")  # imported by a command that trains, if at all
             if joined is not None:
                 joined.leave(done=code == 0)

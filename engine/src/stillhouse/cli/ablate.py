@@ -58,8 +58,8 @@ def add(commands: Commands) -> None:
 
 
 def _ablate(arguments: argparse.Namespace) -> int:
+    from stillhouse.config.recipe import Recipe
     from stillhouse.experiments.ablation import ablate, make_plan, run_plan
-    from stillhouse.recipe import Recipe
 
     recipe = Recipe.load(arguments.recipe, overrides=overrides_of(arguments), plugins=arguments.plugins)
     what = {name: getattr(arguments, name) for name in _WHAT}

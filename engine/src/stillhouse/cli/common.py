@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-__all__ = ["Commands", "add_device", "add_recipe", "add_run", "add_skip_bad", "output", "overrides_of", "plain_table"]
+__all__ = ["Commands", "add_device", "add_recipe", "add_run", "add_skip_bad", "output", "overrides_of"]
 
 Commands = Any
 """What ``add_subparsers`` gives; argparse keeps its type to itself."""
@@ -71,16 +69,3 @@ def output() -> Console:
     """Standard output. What is no terminal has lines of any length: a log or a pipe loses nothing."""
     console = Console()
     return console if console.is_terminal else Console(width=_NO_LIMIT)
-
-
-def plain_table(*columns: str, title: str | None = None) -> Table:
-    """A table with a line under its head and nothing else."""
-    return Table(
-        *columns,
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        header_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )

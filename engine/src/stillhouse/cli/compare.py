@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from stillhouse.experiments.comparing import compare
+    from stillhouse.experiments.run_groups import compare
 
     found = compare(arguments.runs, metric=arguments.metric, baseline=arguments.baseline)
     print_comparison(found, as_json=arguments.json, as_markdown=arguments.markdown)

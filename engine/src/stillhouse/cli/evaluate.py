@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from stillhouse.cli.common import Commands, add_device, add_run, add_skip_bad, output, overrides_of, plain_table
+from stillhouse.cli.common import Commands, add_device, add_run, add_skip_bad, output, overrides_of
+from stillhouse.tables import plain_table
 
 if TYPE_CHECKING:
-    from stillhouse.evaluating import Measured
+    from stillhouse.students.evaluation import Measured
 
 __all__ = ["add"]
 
@@ -46,7 +47,7 @@ def add(commands: Commands) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from stillhouse.evaluating import evaluate
+    from stillhouse.students.evaluation import evaluate
 
     found = evaluate(
         arguments.run,

@@ -47,7 +47,7 @@ def _batch(text: str) -> int | None:
 def _export(arguments: argparse.Namespace) -> int:
     import attrs
 
-    from stillhouse.exporting import export
+    from stillhouse.students.export import export
 
     done = export(
         arguments.run,

@@ -7,8 +7,9 @@ import json
 
 from rich.text import Text
 
-from stillhouse.cli.common import Commands, output, plain_table
+from stillhouse.cli.common import Commands, output
 from stillhouse.errors import StillhouseError
+from stillhouse.tables import plain_table
 
 __all__ = ["add"]
 
@@ -22,7 +23,7 @@ def add(commands: Commands) -> None:
 
 
 def _plugins(arguments: argparse.Namespace) -> int:
-    from stillhouse.registry import installed, load
+    from stillhouse.registry.plugins import installed, load
 
     rows = []
     for found in installed():

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from stillhouse.cli.common import Commands, add_device, add_run, output, plain_table
+from stillhouse.cli.common import Commands, add_device, add_run, output
+from stillhouse.tables import plain_table
 
 if TYPE_CHECKING:
-    from stillhouse.predicting import Predicted
+    from stillhouse.students.prediction import Predicted
 
 __all__ = ["add"]
 
@@ -51,7 +52,7 @@ def _size(text: str) -> tuple[int, int] | str:
 def _predict(arguments: argparse.Namespace) -> int:
     import attrs
 
-    from stillhouse.predicting import predict
+    from stillhouse.students.prediction import predict
 
     found = predict(
         arguments.run,

@@ -10,8 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
-from stillhouse.cli.common import Commands, add_recipe, output, overrides_of, plain_table
+from stillhouse.cli.common import Commands, add_recipe, output, overrides_of
 from stillhouse.errors import StillhouseWarning
+from stillhouse.tables import plain_table
 
 __all__ = ["add"]
 
@@ -33,9 +34,9 @@ def add(commands: Commands) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from stillhouse import parallel
-    from stillhouse.recipe import Recipe
-    from stillhouse.training import train
+    from stillhouse.config.recipe import Recipe
+    from stillhouse.distributed import processes as parallel
+    from stillhouse.training.preparation import train
 
     recipe = Recipe.load(arguments.recipe, overrides=overrides_of(arguments), plugins=arguments.plugins)
     folder = Path(arguments.out or Path("runs") / recipe.run.name)
@@ -76,9 +77,9 @@ def _print_summary(summary: dict[str, Any], folder: str) -> None:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from stillhouse.explain import describe, render
-    from stillhouse.recipe import Recipe
-    from stillhouse.training import prepare
+    from stillhouse.config.recipe import Recipe
+    from stillhouse.training.explanation import describe, render
+    from stillhouse.training.preparation import prepare
 
     recipe = Recipe.load(arguments.recipe, overrides=overrides_of(arguments), plugins=arguments.plugins)
     training = prepare(recipe, write=False, train_teacher=False)

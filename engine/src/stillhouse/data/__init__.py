@@ -9,10 +9,9 @@ their images, and ``streams`` hands batches out.
 
 from __future__ import annotations
 
-from stillhouse.data.datasets import Data
-from stillhouse.data.loading import load_data
-from stillhouse.data.samples import Batch
-from stillhouse.data.spec import DataInfo, DataSpec
-from stillhouse.data.splitting import BlockSplit
+from stillhouse.config.data import BlockSplit, DataSpec
+from stillhouse.contract.batch import Batch, DataInfo
+from stillhouse.data.batches import Data
+from stillhouse.data.loader import load_data
 
 __all__ = ["Batch", "BlockSplit", "Data", "DataInfo", "DataSpec", "load_data"]

@@ -9,14 +9,14 @@ from typing import Any
 
 import attrs
 
-from stillhouse.arguments import call, parameters_of
+from stillhouse.config.references import import_object
+from stillhouse.config.signatures import call, parameters_of
 from stillhouse.data.imagefolder import ImageFolder
-from stillhouse.data.mapstyle import DatasetSource
+from stillhouse.data.map_style import DatasetSource
 from stillhouse.data.pairs import PairFolder
 from stillhouse.data.sources import Digits, Source
 from stillhouse.data.targets import TargetSpec
 from stillhouse.errors import StillhouseError, did_you_mean
-from stillhouse.importing import import_object
 
 __all__ = ["open_source"]
 

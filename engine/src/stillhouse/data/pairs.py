@@ -13,11 +13,11 @@ import attrs
 import numpy as np
 from torch import Tensor
 
+from stillhouse.config.structure import structure
 from stillhouse.data.images import Shaping, decode, gray_throughout, opened
 from stillhouse.data.sources import ALIASES, Source
 from stillhouse.data.targets import TargetSpec
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, raise_faults
-from stillhouse.structure import structure
 
 __all__ = ["PairFolder"]
 

@@ -3,38 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
-from stillhouse.data.augment import TransformError
+from stillhouse.contract.batch import Batch
+from stillhouse.contract.task import SampleMaker
+from stillhouse.data.augmentation import TransformError
 from stillhouse.data.geometry import Geometry
 from stillhouse.data.images import Shaping
-from stillhouse.data.making import AsGiven, SampleMaker
-from stillhouse.data.misfits import MisfitError, form_of, misfit, skippable
-from stillhouse.data.sampling import Ids, Key, OwnRandomness, mix
+from stillhouse.data.sample_errors import MisfitError, form_of, misfit, skippable
+from stillhouse.data.sample_maker import AsGiven
+from stillhouse.data.sampler import Ids, Key
 from stillhouse.data.sources import Source
 from stillhouse.data.targets import finished, resized, spatial
 from stillhouse.errors import StillhouseError
 from stillhouse.layout import shape_text
+from stillhouse.seeds import OwnRandomness, mix
 
-__all__ = ["AsGiven", "Batch", "Memory", "SampleMaker", "Samples", "shaped"]
-
-
-class Batch(NamedTuple):
-    """One batch.
-
-    Attributes:
-        input: float32, for images (B, C, H, W).
-        target: class indices (B,), int64, or what the task's ``collate`` makes of its targets.
-        id: the samples' ids (B,), int64: positions in their source, whatever the epoch, the split or the subset.
-    """
-
-    input: Tensor
-    target: Any
-    id: Tensor
+__all__ = ["AsGiven", "Memory", "SampleMaker", "Samples", "shaped"]
 
 
 @attrs.frozen(eq=False)

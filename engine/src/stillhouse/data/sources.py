@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stillhouse.data.splitting import hold_out
+from stillhouse.data.splits import hold_out
 from stillhouse.data.targets import Kind, TargetSpec
 from stillhouse.errors import Fault, raise_faults
 

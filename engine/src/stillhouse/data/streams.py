@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
 import attrs
@@ -11,25 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from stillhouse.data.samples import Batch, Samples
-from stillhouse.data.sampling import Key
+from stillhouse.contract.batch import Batch
+from stillhouse.data.sampler import Key
+from stillhouse.data.samples import Samples
 from stillhouse.errors import StillhouseError
+from stillhouse.nested import over_tensors
 
-__all__ = ["from_workers", "over_tensors", "stream"]
+__all__ = ["from_workers", "stream"]
 
 T = TypeVar("T")
-
-
-def over_tensors(function: Callable[[Any], Any], tree: Any, kind: type = Tensor) -> Any:
-    """``tree`` with every tensor (or ``kind``) in its tuples, lists and dicts replaced by ``function`` of it."""
-    if isinstance(tree, kind):
-        return function(tree)
-    if isinstance(tree, Mapping):
-        return {key: over_tensors(function, value, kind) for key, value in tree.items()}
-    if isinstance(tree, tuple | list):
-        made = [over_tensors(function, value, kind) for value in tree]
-        return type(tree)(*made) if hasattr(tree, "_fields") else type(tree)(made)
-    return tree
 
 
 def stream(samples: Samples, keys: Iterable[Key], workers: int, pin: bool, prefetch: int = 2) -> Generator[Batch]:

@@ -14,10 +14,10 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from stillhouse.config.fields import strict_fields
 from stillhouse.data.images import to_tensor
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.layout import shape_text
-from stillhouse.strict import strict_fields
 
 __all__ = ["Kind", "TargetSpec", "finished", "guess_kind", "packed", "resized", "spatial"]
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stillhouse.experiments.ablation import ablate
-    from stillhouse.experiments.comparing import compare
+    from stillhouse.experiments.run_groups import compare
     from stillhouse.experiments.statistics import Difference, holm, paired_difference, t_interval, welch_difference
 
 _LAZY = {
     "Difference": "statistics",
     "ablate": "ablation",
-    "compare": "comparing",
+    "compare": "run_groups",
     "holm": "statistics",
     "paired_difference": "statistics",
     "t_interval": "statistics",

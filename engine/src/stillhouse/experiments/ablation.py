@@ -13,20 +13,20 @@ from pathlib import Path
 import attrs
 import torch
 
+from stillhouse.config.recipe import Recipe
 from stillhouse.errors import StillhouseError, StillhouseWarning, did_you_mean
 from stillhouse.experiments.arms import Arm, make_arms, resolved
-from stillhouse.experiments.comparable import warn_of_versions
-from stillhouse.experiments.comparing import FinishedRun, default_metric, metric_of
 from stillhouse.experiments.comparison import Comparison, Group, compare_groups
-from stillhouse.experiments.counting import Counter
+from stillhouse.experiments.compatibility import warn_of_versions
 from stillhouse.experiments.grid import parse_grid
+from stillhouse.experiments.job import Job, collected
 from stillhouse.experiments.plan import Plan, PlannedRun
-from stillhouse.experiments.running import Job, collected
+from stillhouse.experiments.progress import Counter
+from stillhouse.experiments.run_groups import FinishedRun, default_metric, metric_of
 from stillhouse.experiments.tables import to_markdown
 from stillhouse.experiments.workers import run_here, run_in_workers
-from stillhouse.folder import write_json, write_text
-from stillhouse.keeping import keeping
-from stillhouse.recipe import Recipe
+from stillhouse.memo import keeping
+from stillhouse.training.folder import write_json, write_text
 
 __all__ = ["ablate", "make_plan", "run_plan", "table_of"]
 
@@ -106,7 +106,7 @@ def make_plan(
     Raises:
         StillhouseError: as :func:`ablate`.
     """
-    from stillhouse.training import prepare
+    from stillhouse.training.preparation import prepare
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise StillhouseError("an ablation's runs have one process each", hint="start it without torchrun; see --jobs")
@@ -257,7 +257,7 @@ def _references(arm: Arm, arms: Sequence[Arm]) -> dict[str, str]:
 
 def _train_teachers(runs: Iterable[PlannedRun], progress: bool) -> None:
     """Train once what teachers and starts other recipes give, so that no two workers begin the same one."""
-    from stillhouse.training import prepare
+    from stillhouse.training.preparation import prepare
 
     seen = set()
     for run in runs:

@@ -9,13 +9,13 @@ from typing import Literal
 
 import attrs
 
+from stillhouse.config.overrides import apply_override
+from stillhouse.config.recipe import Recipe
+from stillhouse.config.structure import unstructure
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, raise_faults
 from stillhouse.experiments.grid import Axis, cells
-from stillhouse.ordering import Active
-from stillhouse.overrides import apply_override
-from stillhouse.recipe import Recipe
-from stillhouse.registry import activate, plugins_in_use
-from stillhouse.structure import unstructure
+from stillhouse.registry.order import Active
+from stillhouse.registry.plugins import activate, plugins_in_use
 
 __all__ = ["Arm", "Check", "identity", "make_arms", "resolved"]
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import attrs
 
+from stillhouse.config.names import default_name
+from stillhouse.config.recipe import Recipe
 from stillhouse.errors import Fault, did_you_mean, raise_faults
-from stillhouse.recipe import Recipe
-from stillhouse.registry import default_name
 
 __all__ = ["Axis", "cells", "parse_grid"]
 

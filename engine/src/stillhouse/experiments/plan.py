@@ -11,10 +11,10 @@ from typing import Any
 
 import attrs
 
+from stillhouse.config.recipe import Recipe
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.experiments.arms import Arm, identity
-from stillhouse.folder import RunFolder, write_json
-from stillhouse.recipe import Recipe
+from stillhouse.training.folder import RunFolder, write_json
 
 __all__ = ["PLAN", "Plan", "PlannedRun", "finished_summary"]
 

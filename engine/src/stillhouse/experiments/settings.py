@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stillhouse.folder import flat
-from stillhouse.recipe import BESIDE_THE_RESULT, Recipe
-from stillhouse.registry import default_name
+from stillhouse.config.names import default_name
+from stillhouse.config.recipe import BESIDE_THE_RESULT, Recipe
+from stillhouse.training.folder import flat
 
 __all__ = ["differing", "flat_settings", "short_texts", "text_of"]
 

@@ -9,9 +9,9 @@ from rich.console import Console, ConsoleDimensions
 from rich.table import Table
 from rich.text import Text
 
-from stillhouse.cli.common import plain_table
 from stillhouse.experiments.comparison import Comparison, Row
 from stillhouse.experiments.statistics import Difference
+from stillhouse.tables import plain_table
 
 __all__ = ["show", "to_markdown"]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from stillhouse.experiments.running import Job, Outcome, run_job
+from stillhouse.experiments.job import Job, Outcome, run_job
 
 __all__ = ["run_here", "run_in_workers"]
 
@@ -22,7 +22,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 def run_here(jobs: Iterable[Job]) -> Generator[Outcome]:
     """The jobs' outcomes, one after another, in this process."""
-    from stillhouse.keeping import keeping
+    from stillhouse.memo import keeping
 
     with keeping():
         for job in jobs:
@@ -116,7 +116,7 @@ def _serve(connection: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
-    from stillhouse.keeping import keeping
+    from stillhouse.memo import keeping
 
     torch.set_num_threads(1)
     with keeping():

@@ -53,8 +53,10 @@ def load_but_heads(model: nn.Module, path: Path, replace_head: bool) -> None:
     Raises:
         StillhouseError: missing, damaged, pickled, or another model's.
     """
-    from stillhouse.checkpoint import load_state
-    from stillhouse.teacher import read_weights  # which imports this package
+    from stillhouse.models.weights import (
+        load_state,
+        read_weights,  # which imports this package
+    )
 
     state = dict(read_weights(path))
     if replace_head:

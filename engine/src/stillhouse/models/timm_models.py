@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from stillhouse.arguments import call
-from stillhouse.data import DataInfo
+from stillhouse.config.model import ModelSpec
+from stillhouse.config.signatures import call
+from stillhouse.contract.batch import DataInfo
 from stillhouse.errors import StillhouseError, StillhouseWarning, did_you_mean
-from stillhouse.models.spec import ModelSpec, fetched, filled
+from stillhouse.models.arguments import fetched, filled
 
 __all__ = ["build_timm"]
 

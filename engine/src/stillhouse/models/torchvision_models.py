@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, get_type_hints
 
-from stillhouse.arguments import call, parameters_of
-from stillhouse.data import DataInfo
+from stillhouse.config.model import ModelSpec
+from stillhouse.config.signatures import call, parameters_of
+from stillhouse.contract.batch import DataInfo
 from stillhouse.errors import StillhouseError, did_you_mean
+from stillhouse.models.arguments import fetched, filled
 from stillhouse.models.heads import put_new_heads
-from stillhouse.models.spec import ModelSpec, fetched, filled
 
 __all__ = ["build_torchvision"]
 

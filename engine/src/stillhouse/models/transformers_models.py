@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stillhouse.data import DataInfo
+from stillhouse.config.model import ModelSpec
+from stillhouse.contract.batch import DataInfo
 from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
-from stillhouse.models.spec import ModelSpec
 
 __all__ = ["build_transformers"]
 

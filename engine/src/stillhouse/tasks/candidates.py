@@ -25,7 +25,7 @@ class Candidates(nn.Module):
     ``scores[b, n, k]`` is that of label k for the box n; label 0 is the background, which SSD never finds.
 
     Args:
-        detector: torchvision's FCOS, RetinaNet or SSD; :func:`stillhouse.nets.detector` is an FCOS.
+        detector: torchvision's FCOS, RetinaNet or SSD; :func:`stillhouse.models.nets.detector` is an FCOS.
 
     Attributes:
         choice: what the detector chooses by, as plain data: of the scores above ``score_thresh`` the best

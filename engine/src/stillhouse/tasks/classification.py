@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from ignite.metrics import Accuracy, Loss, Metric, TopKCategoricalAccuracy
 from torch import Tensor
 
-from stillhouse.data import DataInfo
+from stillhouse.contract.batch import DataInfo
+from stillhouse.contract.task import Task
 from stillhouse.errors import StillhouseError
 from stillhouse.layout import shape_text
-from stillhouse.tasks.base import Task
 from stillhouse.tasks.maps import class_name
 from stillhouse.tasks.measures import class_recall
 
@@ -80,7 +80,7 @@ class Classification(Task):
 
     def figures(self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor) -> dict[str, Figure]:
         """The samples, each with the class found, its probability, and the true class."""
-        from stillhouse.tasks.drawing import Panel, draw, is_picture, unnormalised
+        from stillhouse.tasks.pictures import Panel, draw, is_picture, unnormalised
 
         if not is_picture(inputs):
             return {}
@@ -106,7 +106,7 @@ class Classification(Task):
 
     def picture(self, data: DataInfo, image: Tensor, output: Tensor) -> Image | None:
         """The image beside bars of the five most probable classes; None for inputs that are no images."""
-        from stillhouse.tasks.drawing import draw_bars, is_picture, to_picture
+        from stillhouse.tasks.pictures import draw_bars, is_picture, to_picture
 
         if not is_picture(image[None]):
             return None

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from ignite.metrics import Metric
 from torch import Tensor
 
-from stillhouse.data import DataInfo
+from stillhouse.contract.batch import DataInfo
+from stillhouse.contract.task import Task
 from stillhouse.errors import Fault, StillhouseError, raise_faults
-from stillhouse.tasks.base import Task
 from stillhouse.tasks.maps import require_map, to_size
 from stillhouse.tasks.measures import of_sums, summed, task_loss
 
@@ -162,7 +162,7 @@ class Depth(Task):
 
     def figures(self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor) -> dict[str, Figure]:
         """Input, prediction and target of each sample, the two on one scale; holes are grey."""
-        from stillhouse.tasks.drawing import Panel, draw, unnormalised
+        from stillhouse.tasks.pictures import Panel, draw, unnormalised
 
         found = self.metres(output, targets.shape[-2:])
         shown = torch.where(_known(targets), targets, math.nan)
@@ -189,7 +189,7 @@ class Depth(Task):
 
     def picture(self, data: DataInfo, image: Tensor, output: Tensor) -> Image:
         """The image beside its depths."""
-        from stillhouse.tasks.drawing import Panel, draw, to_picture
+        from stillhouse.tasks.pictures import Panel, draw, to_picture
 
         depth = self.metres(output[None], image.shape[-2:])[0, 0]
         return to_picture(draw([[Panel("input", image), Panel("depth", depth, unit="m")]]))

@@ -15,9 +15,9 @@ from ignite.metrics import Metric, ObjectDetectionAvgPrecisionRecall
 from scipy import ndimage
 from torch import Tensor, nn
 
-from stillhouse.data import DataInfo
+from stillhouse.contract.batch import DataInfo
+from stillhouse.contract.task import Program, Task
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, raise_faults
-from stillhouse.tasks.base import Program, Task
 from stillhouse.tasks.foreground import losses_of
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class Detection(Task):
 
     def figures(self, data: DataInfo, inputs: Tensor, output: Any, targets: list[Boxes]) -> dict[str, Figure]:
         """Found and true boxes of each sample."""
-        from stillhouse.tasks.drawing import Panel, draw, unnormalised
+        from stillhouse.tasks.pictures import Panel, draw, unnormalised
 
         rows = []
         for x, found, target in zip(inputs, output, targets, strict=True):
@@ -200,7 +200,7 @@ class Detection(Task):
 
     def picture(self, data: DataInfo, image: Tensor, output: Boxes) -> Image:
         """The image beside its boxes of at least ``min_score``."""
-        from stillhouse.tasks.drawing import Panel, draw, to_picture
+        from stillhouse.tasks.pictures import Panel, draw, to_picture
 
         drawn = self._drawn(image, self._kept(output), data)
         return to_picture(draw([[Panel("input", image), Panel("prediction", drawn)]]))
@@ -215,7 +215,7 @@ class Detection(Task):
         from torchvision.transforms.v2 import functional as F
         from torchvision.utils import draw_bounding_boxes
 
-        from stillhouse.tasks.drawing import palette
+        from stillhouse.tasks.pictures import palette
 
         factor = max(1, -(-480 // image.shape[-1]))
         size = [factor * image.shape[-2], factor * image.shape[-1]]

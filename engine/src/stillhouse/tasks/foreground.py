@@ -8,7 +8,7 @@ import ignite.distributed as idist
 import torch
 from torch import Tensor, nn
 
-from stillhouse import parallel
+from stillhouse.distributed import processes as parallel
 
 __all__ = ["losses_of"]
 

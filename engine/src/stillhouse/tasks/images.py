@@ -11,10 +11,10 @@ from ignite.metrics import PSNR, SSIM, Metric
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from stillhouse.data import DataInfo
+from stillhouse.contract.batch import DataInfo
+from stillhouse.contract.task import Task
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.layout import shape_text
-from stillhouse.tasks.base import Task
 from stillhouse.tasks.maps import require_map
 from stillhouse.tasks.measures import task_loss
 
@@ -80,7 +80,7 @@ class ImageTask(Task):
 
     def figures(self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor) -> dict[str, Figure]:
         """Input, prediction and target of each sample."""
-        from stillhouse.tasks.drawing import Panel, draw, unnormalised
+        from stillhouse.tasks.pictures import Panel, draw, unnormalised
 
         rows = [
             [Panel("input", unnormalised(x, data)), Panel("prediction", y.float()), Panel("target", t)]
@@ -99,7 +99,7 @@ class ImageTask(Task):
 
     def picture(self, data: DataInfo, image: Tensor, output: Tensor) -> Image:
         """The input beside the image made of it."""
-        from stillhouse.tasks.drawing import Panel, draw, to_picture
+        from stillhouse.tasks.pictures import Panel, draw, to_picture
 
         return to_picture(draw([[Panel("input", image), Panel("prediction", output.float())]]))
 

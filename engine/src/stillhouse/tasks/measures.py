@@ -13,9 +13,9 @@ from ignite.metrics import Metric, MetricsLambda, VariableAccumulation
 from ignite.metrics.metric import reinit__is_reduced
 from torch import Tensor
 
-from stillhouse.data import DataInfo
+from stillhouse.contract.batch import DataInfo
+from stillhouse.contract.task import Task
 from stillhouse.errors import StillhouseError
-from stillhouse.tasks.base import Task
 
 __all__ = ["AveragePrecision", "class_recall", "mean_present", "of_sums", "summed", "task_loss"]
 

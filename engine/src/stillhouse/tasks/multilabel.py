@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from ignite.metrics import Metric, MetricsLambda
 from torch import Tensor
 
-from stillhouse.data import DataInfo
+from stillhouse.contract.batch import DataInfo
+from stillhouse.contract.task import Task
 from stillhouse.errors import Fault, StillhouseError, raise_faults
-from stillhouse.tasks.base import Task
 from stillhouse.tasks.maps import check_ignored, class_name, require_vector
 from stillhouse.tasks.measures import AveragePrecision, mean_present, of_sums, summed, task_loss
 
@@ -113,7 +113,7 @@ class MultiLabel(Task):
 
     def figures(self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor) -> dict[str, Figure]:
         """The samples, each with the classes found and those there are."""
-        from stillhouse.tasks.drawing import Panel, draw, unnormalised
+        from stillhouse.tasks.pictures import Panel, draw, unnormalised
 
         def names(flags: Tensor) -> str:
             chosen = [class_name(data, i) for i in flags.nonzero().flatten().tolist()]
@@ -140,7 +140,7 @@ class MultiLabel(Task):
 
     def picture(self, data: DataInfo, image: Tensor, output: Tensor) -> Image:
         """The image beside bars of the classes' probabilities."""
-        from stillhouse.tasks.drawing import draw_bars, to_picture
+        from stillhouse.tasks.pictures import draw_bars, to_picture
 
         ranked = self.prediction(data, output)["probabilities"][:10]
         return to_picture(draw_bars(image, [(r["class"], r["probability"]) for r in ranked], "probability", 1.0))

@@ -9,9 +9,9 @@ import torch
 from ignite.metrics import Metric
 from torch import Tensor
 
-from stillhouse.data import DataInfo
+from stillhouse.contract.batch import DataInfo
+from stillhouse.contract.task import Task
 from stillhouse.errors import StillhouseError
-from stillhouse.tasks.base import Task
 from stillhouse.tasks.maps import class_name, require_vector
 from stillhouse.tasks.measures import of_sums, summed, task_loss
 
@@ -92,7 +92,7 @@ class Regression(Task):
 
     def figures(self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor) -> dict[str, Figure]:
         """The samples, each with the number found and the true one; up to three of several."""
-        from stillhouse.tasks.drawing import Panel, draw, unnormalised
+        from stillhouse.tasks.pictures import Panel, draw, unnormalised
 
         def text(values: Tensor) -> str:
             return ", ".join(f"{v:.3g}" for v in values.tolist()[:3]) + (" ..." if len(values) > 3 else "")
@@ -115,7 +115,7 @@ class Regression(Task):
 
     def picture(self, data: DataInfo, image: Tensor, output: Tensor) -> Image:
         """The image beside bars of the numbers."""
-        from stillhouse.tasks.drawing import draw_bars, to_picture
+        from stillhouse.tasks.pictures import draw_bars, to_picture
 
         values = list(self.prediction(data, output)["values"].items())[:10]
         return to_picture(draw_bars(image, values, "m" if data.target == "depth" else "value"))

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from ignite.metrics import ConfusionMatrix, Metric, MetricsLambda
 from torch import Tensor
 
-from stillhouse.data import DataInfo
+from stillhouse.contract.batch import DataInfo
+from stillhouse.contract.task import Task
 from stillhouse.errors import StillhouseError
-from stillhouse.tasks.base import Task
 from stillhouse.tasks.maps import check_ignored, class_name, require_map, to_size
 from stillhouse.tasks.measures import mean_present, task_loss
 
@@ -108,7 +108,7 @@ class Segmentation(Task):
 
     def figures(self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor) -> dict[str, Figure]:
         """Input, prediction and mask of each sample, with the classes' colours; ignored pixels are black."""
-        from stillhouse.tasks.drawing import Panel, draw, unnormalised
+        from stillhouse.tasks.pictures import Panel, draw, unnormalised
 
         found = to_size(output, targets.shape[-2:]).argmax(1)
         targets = torch.where(self._kept(targets, data.classes), targets, -1)
@@ -136,7 +136,7 @@ class Segmentation(Task):
 
     def picture(self, data: DataInfo, image: Tensor, output: Tensor) -> Image:
         """The image beside its classes."""
-        from stillhouse.tasks.drawing import Panel, draw, to_picture
+        from stillhouse.tasks.pictures import Panel, draw, to_picture
 
         found = to_size(output[None], image.shape[-2:])[0].argmax(0)
         return to_picture(draw([[Panel("input", image), Panel("prediction", found, classes=data.class_names)]]))

@@ -7,9 +7,9 @@ from typing import Literal
 from torch import nn
 
 from stillhouse import Plugin, Run, Step, StillhouseError, hookimpl, plugin
-from stillhouse.step import Side
-from stillhouse.teacher_cache import CacheSpec, TeacherCache, teacher_cache
-from stillhouse.teacher_cache.reading import OUTPUT, tap_name
+from stillhouse.contract.step import Side
+from stillhouse.teachers.cache import CacheSpec, TeacherCache, teacher_cache
+from stillhouse.teachers.cache.reader import OUTPUT, tap_name
 
 __all__ = ["Cache", "Served"]
 
@@ -74,7 +74,7 @@ class Cache(Plugin):
         """Find the cache, or make it.
 
         Raises:
-            StillhouseError: nothing is read of the teacher; or as :func:`stillhouse.teacher_cache.teacher_cache`.
+            StillhouseError: nothing is read of the teacher; or as :func:`stillhouse.teachers.cache.teacher_cache`.
         """
         if run.batches is None:
             return None

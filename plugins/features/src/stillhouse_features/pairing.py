@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import attrs
 
 from stillhouse import Fault, StillhouseError
+from stillhouse.contract.run import Run
 from stillhouse.errors import raise_faults
-from stillhouse.run import Run
 from stillhouse_features.options import LinkOptions
 
 __all__ = ["Pair", "resolve"]

@@ -9,9 +9,9 @@ from typing import Literal
 from torch import Tensor
 
 from stillhouse import Fault, Plugin, StillhouseError, Weight, hookimpl, plugin
+from stillhouse.contract.run import Run
+from stillhouse.contract.step import LinkSpec, Step, Tap
 from stillhouse.errors import raise_faults
-from stillhouse.run import Run
-from stillhouse.step import LinkSpec, Step, Tap
 from stillhouse_features.distances import distance
 from stillhouse_features.options import LinkOptions
 from stillhouse_features.pairing import resolve

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from stillhouse import Plugin, StillhouseError, Weight, hookimpl, plugin
-from stillhouse.step import Step
+from stillhouse.contract.step import Step
 from stillhouse_logits.divergence import soft_target_divergence
 
 __all__ = ["Logits"]

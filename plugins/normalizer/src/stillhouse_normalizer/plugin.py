@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stillhouse import Fault, Plugin, Run, Step, StillhouseError, StillhouseWarning, hookimpl, parallel, plugin
+from stillhouse import Fault, Plugin, Run, Step, StillhouseError, StillhouseWarning, hookimpl, plugin
+from stillhouse.distributed import processes as parallel
 from stillhouse.errors import raise_faults
 from stillhouse.layout import channels, over_rows
 from stillhouse_normalizer.standardise import batch_standardise, layer_standardise, need_two_rows, unit_length, unit_rms

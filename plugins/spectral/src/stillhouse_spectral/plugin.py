@@ -7,11 +7,12 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from stillhouse import Fault, Plugin, StillhouseError, Weight, hookimpl, parallel, plugin
+from stillhouse import Fault, Plugin, StillhouseError, Weight, hookimpl, plugin
+from stillhouse.contract.run import Run
+from stillhouse.contract.step import Step, Tap
+from stillhouse.distributed import processes as parallel
 from stillhouse.errors import raise_faults
 from stillhouse.layout import channels, shape_text
-from stillhouse.run import Run
-from stillhouse.step import Step, Tap
 from stillhouse_spectral.energy import tail_energy
 from stillhouse_spectral.rows import feature_rows
 from stillhouse_spectral.warm import WarmBases, follow, warm_tail_energy

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse import Run, StillhouseError
-from stillhouse.outputs import find_reader
-from stillhouse.teacher_cache import TeacherCache, teacher_cache
+from stillhouse.contract.outputs import find_reader
+from stillhouse.teachers.cache import TeacherCache, teacher_cache
 from stillhouse_tcs.axes import Axes, axes_of
 from stillhouse_tcs.head import CoordinateHead, find_head, folded
 from stillhouse_tcs.mimic import teacher_rows

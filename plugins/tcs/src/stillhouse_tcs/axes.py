@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stillhouse import StillhouseError, StillhouseWarning
 from stillhouse.errors import did_you_mean
-from stillhouse.teacher_cache import Moments
+from stillhouse.teachers.cache import Moments
 
 __all__ = ["KINDS", "Axes", "Match", "axes_of", "load_axes", "save_axes"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from stillhouse import Run
-from stillhouse.teacher_cache import teacher_cache
+from stillhouse.teachers.cache import teacher_cache
 from stillhouse_tcs.adapting import measured
 from stillhouse_tcs.head import CoordinateHead
 from stillhouse_tcs.mimic import Mimic, teacher_rows

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stillhouse import Recipe, Run, StillhouseError, prepare
-from stillhouse.teacher_cache import CacheSpec
-from stillhouse.teacher_cache.reading import reading, tap_name
-from stillhouse.teacher_cache.spec import Pool
+from stillhouse.teachers.cache import CacheSpec
+from stillhouse.teachers.cache.reader import reading, tap_name
+from stillhouse.teachers.cache.spec import Pool
 from stillhouse_tcs.probe import fit_probe
 
 __all__ = ["probe_teacher"]

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stillhouse.assembly import new_step
-from stillhouse.step import Side, Step
-from stillhouse.teacher_cache import TeacherCache
-from stillhouse.teacher_cache.reading import tap_name
+from stillhouse.contract.step import Side, Step
+from stillhouse.loop.step import new_step
+from stillhouse.teachers.cache import TeacherCache
+from stillhouse.teachers.cache.reader import tap_name
 from stillhouse_tcs.head import CoordinateHead, Fitting
 from stillhouse_tcs.losses import elsh, pca_mse, soft_targets
 from stillhouse_tcs.pool import PoolStream

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stillhouse import Fault, Plugin, Run, Step, Tap, Weight, hookimpl, plugin
 from stillhouse.errors import raise_faults
-from stillhouse.teacher_cache import CacheSpec
+from stillhouse.teachers.cache import CacheSpec
 from stillhouse_tcs.adapting import adapted, checked_fold
 from stillhouse_tcs.axes import Match
 from stillhouse_tcs.building import built

@@ -1,0 +1,1 @@
+"""The recipe as typed data, and how plain tables become it. Imports: the ground."""

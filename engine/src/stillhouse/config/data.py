@@ -1,0 +1,150 @@
+"""The recipe's ``[data]``, and what is known of the data once it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import attrs
+
+from stillhouse.config.fields import strict_fields
+from stillhouse.errors import Fault, raise_faults
+
+__all__ = ["BlockSplit", "DataSpec"]
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict_fields)
+class BlockSplit:
+    """The recipe's ``[data] split``: validation (and test) samples in contiguous blocks, as frames of a film need.
+
+    The training samples, in the order of their files, are cut into blocks of one size.
+
+    Attributes:
+        blocks: what each block is for, in order: ``["train", "val", "train", "train", "test", "train"]``; or how many
+            there are, of which ``val_fraction``, at least one, become validation and as many test where the data has no
+            test split, evenly spread.
+        gap: samples left out between blocks of different splits, from the training block where one is.
+    """
+
+    blocks: int | tuple[Literal["train", "val", "test"], ...]
+    gap: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        faults = [Fault("gap", f"{self.gap} is below 0", "at least 0")] if self.gap < 0 else []
+        if isinstance(self.blocks, int) and self.blocks < 3:
+            faults.append(Fault("blocks", f"{self.blocks} blocks are too few", "at least 3"))
+        if isinstance(self.blocks, tuple) and not {"train", "val"} <= set(self.blocks):
+            faults.append(Fault("blocks", "train or val has no block", '["train", "val", "train"]'))
+        raise_faults(faults)
+
+    def plan(self, val_fraction: float, held: Sequence[str]) -> tuple[str, ...]:
+        """What each block is for; ``held`` are the splits to make beside ``train``."""
+        if isinstance(self.blocks, tuple):
+            return self.blocks
+        each = max(1, round(self.blocks * val_fraction))
+        number = each * len(held)
+        at = [int((j + 0.5) * self.blocks / number) for j in range(number)]
+        names = {block: held[j % len(held)] for j, block in enumerate(at)}
+        return tuple(names.get(block, "train") for block in range(self.blocks))
+
+
+_LEAST = {
+    "batch_size": 1,
+    "eval_batch_size": 1,
+    "workers": 0,
+    "prefetch": 1,
+    "per_class": 1,
+    "limit": 1,
+    "size": 1,
+    "crop": 1,
+}
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict_fields)
+class DataSpec:
+    """The recipe's ``[data]``.
+
+    Attributes:
+        name: ``sklearn:digits``; ``folder:PATH``, with a folder for each class; ``pairs:PATH``, images with a file for each
+            one's target; ``photos:PATH``, images alone; ``torchvision:NAME`` or ``package.module:callable``, which
+            returns a map-style data set of (input, target) or a mapping from split to such data sets.
+        args: for ``folder:`` ``levels``, folders down to a class (1); for ``pairs:`` the patterns ``images`` and ``labels``, the ``target`` kind and what describes it; for
+            ``photos:`` the pattern ``images``; else the callable's arguments, and what describes its targets: ``target``,
+            ``classes``, ``ignore``, ``scale``, ``holes``.
+        batch_size: samples in a training batch, of all processes together.
+        eval_batch_size: samples in an evaluation batch; None: as many as in a training batch.
+        drop_last: leave out an epoch's last training batch when it is smaller than the others. One of a single sample
+            is left out always: batch statistics need two.
+        workers: processes that read and augment; 0: the training process does. The batches are the same.
+        prefetch: batches that each worker makes ahead.
+        per_class: train on so many samples of each class; None: on all. The validation split stays whole.
+        limit: train on so many samples, whatever their targets; None: on all.
+        subset_seed: which samples ``per_class`` and ``limit`` take; None: the run's seed. With one seed, fewer are a
+            subset of more.
+        val_fraction: share of each class held out where the source has no validation split; always the same samples.
+        split: validation and test in contiguous blocks of the training samples, with a gap: for frames of a film.
+        size: height and width that images, and targets with them, are resized to; one number for a square.
+        crop: height and width that images, which may differ in size, are cut to after that: at random in training, the
+            middle in evaluation; one number for a square.
+        channels: 1 or 3: convert images; None: as they are (folders: 1 if they look grey throughout, else 3).
+        normalize: ``data``: by mean and standard deviation of the training split's channels (up to 4,096 samples,
+            before ``per_class``); ``imagenet``: by ImageNet's; ``none``: images are 0 to 1.
+        transforms: augmentation of training samples: tables such as ``{ use = "RandomCrop", size = 32, padding = 4 }``
+            that name classes of torchvision.transforms.v2; they see the image before scaling and normalisation, and move
+            masks, depths, images and boxes along. Unless targets are class indices they may change the size: training
+            then has another than evaluation.
+        batch_transforms: augmentation of training batches on the run's device, likewise by classes of
+            torchvision.transforms.v2, ``MixUp`` and ``CutMix`` among them. Each draws once for the whole batch; images
+            are 0 to 1. Not together with a plugin that remembers the teacher's answers.
+        cache: keep what was read in memory: ``auto`` where that takes less than 1 GiB and reading has no randomness of
+            its own (a callable's data set may augment: it is kept when it is a TensorDataset or when you say
+            ``memory``).
+        skip_bad: leave out samples that cannot be read, or whose label is missing or does not fit, with a warning that
+            counts them; all are read once to find out. ``--skip-bad`` on the command line.
+    """
+
+    name: str
+    args: dict[str, Any] = attrs.field(factory=dict)
+    batch_size: int = 64
+    eval_batch_size: int | None = None
+    drop_last: bool = False
+    workers: int = 0
+    prefetch: int = 2
+    per_class: int | None = None
+    limit: int | None = None
+    subset_seed: int | None = None
+    val_fraction: float = 0.1
+    split: BlockSplit | None = None
+    size: int | tuple[int, int] | None = None
+    crop: int | tuple[int, int] | None = None
+    channels: int | None = None
+    normalize: Literal["none", "imagenet", "data"] = "data"
+    transforms: tuple[dict[str, Any], ...] = ()
+    batch_transforms: tuple[dict[str, Any], ...] = ()
+    cache: Literal["auto", "memory", "none"] = "auto"
+    skip_bad: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        faults = [
+            Fault(key, f"{value} is below {least}", f"at least {least}")
+            for key, least in _LEAST.items()
+            for value in [getattr(self, key)]
+            if value is not None and min(value if isinstance(value, tuple) else (value,)) < least
+        ]
+        if not 0.0 <= self.val_fraction < 0.5:
+            faults.append(Fault("val_fraction", f"{self.val_fraction} is out of range", "0 to below 0.5"))
+        if self.per_class is not None and self.limit is not None:
+            faults.append(Fault("limit", "`per_class` is set as well", "one of the two"))
+        if self.channels not in (None, 1, 3):
+            faults.append(Fault("channels", f"{self.channels} channels cannot be made", "1 or 3"))
+        raise_faults(faults)
+
+    @property
+    def height_and_width(self) -> tuple[int, int] | None:
+        """``size`` as a pair."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    @property
+    def crop_height_and_width(self) -> tuple[int, int] | None:
+        """``crop`` as a pair."""
+        return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop

@@ -1,0 +1,61 @@
+"""ModelSpec, a recipe's ``[student]``, and what the data decides of a model's arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from stillhouse.config.fields import strict_fields
+from stillhouse.errors import Fault, raise_faults
+
+__all__ = ["GIVEN", "ModelSpec"]
+
+
+GIVEN = "given:"
+"""Begins the name of a model that Python handed over: a recipe cannot build it again."""
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict_fields)
+class ModelSpec:
+    """Which model.
+
+    Attributes:
+        model: ``torchvision:resnet18``, ``timm:vit_tiny_patch16_224``, ``transformers:ViTForImageClassification`` or
+            ``package.module:callable``, whose call returns an nn.Module (``stillhouse.models:convnet``, ``:vit``,
+            ``:mlp``, for maps ``:unet``, ``:dense_vit``, for boxes ``:detector`` are ours).
+        args: its arguments. ``num_classes``, ``in_channels`` (``in_chans``), ``in_features``, ``image_size``
+            (``img_size``, ``input_size``) and ``input_shape`` come from data and task when the callable takes them and
+            they are not given here; for ``timm``, ``img_size`` where the model takes images of one size. For
+            ``transformers``: the keys of the model's config, and ``source``, a folder or a name on the hub to take them
+            from.
+        pretrained: with the published weights, and new last layers where the number of classes differs. A callable
+            of your own gets ``pretrained=True``.
+        checkpoint: a file of weights to start from: a state dict (.pt, .safetensors), a run's folder or checkpoint.
+        recipe: another recipe to start from, by its file (or as a table): it is trained once, then found again by its
+            content, and the student starts with its student's weights. Fine-tuning, in other words.
+        replace_head: a ``checkpoint`` or ``recipe`` of another number of classes: the layers that differ in it start
+            anew.
+    """
+
+    model: str
+    args: dict[str, Any] = attrs.field(factory=dict)
+    pretrained: bool = False
+    checkpoint: str | None = None
+    recipe: dict[str, Any] | None = None
+    replace_head: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        faults = []
+        given = [n for n in ("pretrained", "checkpoint", "recipe") if getattr(self, n) not in (None, False)]
+        if len(given) > 1:
+            faults.append(Fault(given[1], f"comes with `{given[0]}`, and a model starts from one of them"))
+        if self.replace_head and self.checkpoint is None and self.recipe is None:
+            faults.append(
+                Fault(
+                    "replace_head",
+                    "is for a checkpoint or a recipe, and there is none",
+                    "pretrained = true does so itself",
+                )
+            )
+        raise_faults(faults)

@@ -1,0 +1,16 @@
+"""What a plugin is called that a recipe gives no name."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["default_name"]
+
+
+def default_name(use: str) -> str:
+    """What a plugin is called that a recipe gives no name: its kind's name; of ``package.module:Class`` the class's."""
+    return _snake_case(use.rpartition(":")[2].rpartition(".")[2]) if ":" in use else use
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

@@ -1,0 +1,67 @@
+"""What the command line changes in a recipe: ``--set KEY=VALUE`` and ``--plugins LIST``."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+from stillhouse.config.names import default_name
+from stillhouse.errors import StillhouseError, did_you_mean
+
+__all__ = ["apply_override"]
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Set one key of a recipe's tables, in place.
+
+    Args:
+        data: the tables.
+        override: ``a.b=value``; an item of a list is named by its ``name`` or ``use`` or its number, and the value is
+            TOML, or else taken as text.
+
+    Raises:
+        StillhouseError: no such form, or a path that leads nowhere.
+    """
+    path, separator, text = override.partition("=")
+    if not separator or not path.strip():
+        raise StillhouseError(f"{override!r} is not KEY=VALUE", where="--set", hint="--set optimizer.lr=3e-4")
+    *parents, last = path.strip().split(".")
+    table: Any = data
+    for part in parents:
+        table = _enter(table, part, override)
+    if isinstance(table, list):
+        raise StillhouseError(f"{override!r} sets an item of a list", where="--set", hint="name one of its keys")
+    if not isinstance(table, dict):
+        raise StillhouseError(f"{override!r} goes into {table!r}, which is no table", where="--set")
+    table[last] = _value(text.strip())
+
+
+def _enter(table: Any, part: str, override: str) -> Any:
+    if isinstance(table, list):
+        named = [t for t in table if isinstance(t, dict) and part in _names(t)]
+        if named:
+            return named[0]
+        if re.fullmatch(r"\d+", part) and int(part) < len(table):
+            return table[int(part)]
+        known = [str(t.get("name") or default_name(str(t.get("use")))) for t in table if isinstance(t, dict)]
+        raise StillhouseError(
+            f"{override!r}: the list has no item {part!r}", where="--set", hint=did_you_mean(part, known)
+        )
+    if not isinstance(table, dict):
+        raise StillhouseError(f"{override!r} goes into {table!r}, which is no table", where="--set")
+    return table.setdefault(part, {})
+
+
+def _names(table: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What the command line may call an item of a list."""
+    use = table.get("use")
+    return table.get("name"), use, default_name(use) if isinstance(use, str) else None

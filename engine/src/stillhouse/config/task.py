@@ -1,0 +1,24 @@
+"""The recipe's ``[task]``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+__all__ = ["TaskSpec"]
+
+
+@attrs.frozen(kw_only=True)
+class TaskSpec:
+    """The recipe's ``[task]``.
+
+    Attributes:
+        name: ``classification``, ``segmentation``, ``depth``, ``image-to-image``, ``colourisation``, ``denoising``,
+            ``super-resolution``, ``multi-label``, ``regression``, ``detection``, ``self-supervised``, or
+            ``package.module:Class`` of a :class:`Task` of your own.
+        args: the task's options.
+    """
+
+    name: str = "classification"
+    args: dict[str, Any] = attrs.field(factory=dict)

@@ -1,0 +1,191 @@
+"""Every hook a plugin can implement, in the order in which a run meets them.
+
+A plugin takes the arguments it wants, by name. Hooks are called in the order of the plugin list after ``before`` and
+``after`` have been applied. ``run`` is :class:`stillhouse.contract.run.Run`, ``step`` is :class:`stillhouse.contract.step.Step`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from ignite.metrics import Metric
+    from matplotlib.figure import Figure
+    from torch import Tensor, nn
+
+    from stillhouse.contract.run import Run
+    from stillhouse.contract.step import LinkSpec, Step, Tap
+
+PROJECT = "stillhouse"
+"""The name under which pluggy knows this project."""
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+"""Marks a method of a plugin as the implementation of the hook of the same name."""
+
+
+class AssemblingHooks:
+    """Before training, once: which layers are read, which modules are added, which features are paired."""
+
+    @hookspec
+    def adapt(self, run: Run, student: nn.Module) -> nn.Module | None:
+        """Change the student before anything is attached to it: return it changed in place, or another module; None leaves it. The mirror image of ``export``, which takes the change back.
+
+        What is added is the student's: trained in the student's parameter group (``optimizer_options`` can take it out), measured with it, and saved under ``student.``. ``run.teacher`` and ``run.batches`` are there, for a pass of the teacher over the data; ``run.composition`` is not. In a run that is only looked at or loaded into (``run.dry``) do nothing that takes long and write nothing; there may be no teacher and no batches then. A module whose tensors' shapes follow from the data has a method ``fit_to(state)`` that gives them the shapes of its own state dict ``state``; it is called before a checkpoint is loaded.
+        """
+        raise AssertionError("a specification")
+
+    @hookspec
+    def add_taps(self, run: Run) -> Iterable[Tap]:
+        """Name the layers to read. No forward pass has happened yet; ``run.layers`` finds layers by path or glob."""
+        raise AssertionError("a specification")
+
+    @hookspec
+    def build(self, run: Run) -> nn.Module | None:
+        """Make the module that holds all of the plugin's tensors. ``run.links`` and ``run.features`` show the shapes that reach this plugin."""
+        raise AssertionError("a specification")
+
+    @hookspec
+    def add_links(self, run: Run) -> Iterable[LinkSpec]:
+        """Pair student with teacher features. The links belong to this plugin, which takes its distance on them alone."""
+        raise AssertionError("a specification")
+
+    @hookspec
+    def optimizer_options(self, run: Run) -> Mapping[str, Any]:
+        """Options of the optimizer's parameter group for this plugin's module, such as ``{"weight_decay": 0.0}``. The key ``student`` is a list of globs over the student's parameters that go into this group instead of the student's."""
+        raise AssertionError("a specification")
+
+
+class StepHooks:
+    """In every training step, between the forward passes and the backward pass."""
+
+    @hookspec(firstresult=True)
+    def teacher_forward(self, step: Step) -> Any:
+        """Fill ``step.teacher`` and return True. The first result that is not None wins and the engine's own forward comes last; a cache may wrap it (``@hookimpl(wrapper=True)``)."""
+        raise AssertionError("a specification")
+
+    @hookspec
+    def transform(self, step: Step) -> None:
+        """Rewrite ``link.student`` or ``link.teacher`` of the links it chooses by ``step.match``."""
+        raise AssertionError("a specification")
+
+    @hookspec
+    def losses(self, step: Step) -> Mapping[str, Tensor]:
+        """Give scalar loss terms by name, on the device, unweighted; ``""`` names the plugin's only term. The engine multiplies them by the plugin's ``weight`` and skips the call where that is 0."""
+        raise AssertionError("a specification")
+
+
+class ObservingHooks:
+    """Events: ignite's own under ignite's names, and four phases of the step. ``step`` is there from ``forward_completed`` on."""
+
+    @hookspec
+    def started(self, run: Run) -> None:
+        """The run begins, or goes on after a resume."""
+
+    @hookspec
+    def epoch_started(self, run: Run) -> None:
+        """An epoch begins."""
+
+    @hookspec
+    def get_batch_started(self, run: Run) -> None:
+        """A batch is about to be asked for."""
+
+    @hookspec
+    def get_batch_completed(self, run: Run) -> None:
+        """A batch has come."""
+
+    @hookspec
+    def iteration_started(self, run: Run) -> None:
+        """A step begins."""
+
+    @hookspec
+    def forward_completed(self, run: Run, step: Step) -> None:
+        """Student and teacher have been called; ``step.links`` are as read, before any ``transform``."""
+
+    @hookspec
+    def losses_computed(self, run: Run, step: Step) -> None:
+        """All terms and ``step.total`` are there; no gradient yet."""
+
+    @hookspec
+    def backward_completed(self, run: Run, step: Step) -> None:
+        """Every gradient is in ``.grad``; the optimizer has not moved yet."""
+
+    @hookspec
+    def optimizer_stepped(self, run: Run, step: Step) -> None:
+        """The optimizer has moved. Called without gradient: the place to put parameters back on a manifold."""
+
+    @hookspec
+    def iteration_completed(self, run: Run, step: Step) -> None:
+        """The step is done."""
+
+    @hookspec
+    def epoch_completed(self, run: Run) -> None:
+        """The epoch's steps are done; its evaluation and checkpoint come after."""
+
+    @hookspec
+    def completed(self, run: Run) -> None:
+        """The run is done."""
+
+    @hookspec
+    def dataloader_stop_iteration(self, run: Run) -> None:
+        """Ignite's event of an exhausted loader. Stillhouse's training stream has no end, so only a run driven by hand meets it."""
+
+    @hookspec
+    def terminate(self, run: Run) -> None:
+        """Somebody called ``run.trainer.terminate()``."""
+
+    @hookspec
+    def terminate_single_epoch(self, run: Run) -> None:
+        """Somebody called ``run.trainer.terminate_epoch()``."""
+
+    @hookspec
+    def interrupt(self, run: Run) -> None:
+        """Somebody called ``run.trainer.interrupt()``."""
+
+    @hookspec
+    def exception_raised(self, run: Run, error: BaseException) -> None:
+        """Training failed; called once, and ``error`` goes on upwards whatever the hook does."""
+
+
+class MeasuringHooks:
+    """What is measured and shown."""
+
+    @hookspec
+    def metrics(self, run: Run) -> Mapping[str, Metric]:
+        """ignite metrics for the evaluator, whose output is ``{"output": ..., "target": ..., "input": ...}``."""
+        raise AssertionError("a specification")
+
+    @hookspec
+    def scalars(self, step: Step) -> Mapping[str, Tensor]:
+        """Scalars to log; called only at steps that are logged. Leave them on the device: all are copied at once."""
+        raise AssertionError("a specification")
+
+    @hookspec
+    def figures(self, run: Run) -> Mapping[str, Figure]:
+        """matplotlib figures to show at the end of an epoch."""
+        raise AssertionError("a specification")
+
+
+class LeavingHooks:
+    """After training."""
+
+    @hookspec
+    def export(self, run: Run, student: nn.Module) -> nn.Module:
+        """Give the student with what training added folded away; the next plugin receives what this one returns. Called after training, and again whenever the run is loaded: ``run.teacher`` is None then, so take what is needed from the plugin's own module."""
+        raise AssertionError("a specification")
+
+
+SPECIFICATIONS = (AssemblingHooks, StepHooks, ObservingHooks, MeasuringHooks, LeavingHooks)
+
+
+def hook_arguments() -> dict[str, tuple[str, ...]]:
+    """Every hook's name and its arguments, in the order of this file."""
+    return {
+        name: tuple(a for a in spec.__code__.co_varnames[: spec.__code__.co_argcount] if a != "self")
+        for group in SPECIFICATIONS
+        for name, spec in vars(group).items()
+        if hasattr(spec, "stillhouse_spec")
+    }

@@ -1,0 +1,169 @@
+"""Plugin, the base of all plugins, and ``@plugin``, which makes a class of options of it and checks it."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar, cast, dataclass_transform
+
+import attrs
+
+from stillhouse.config.fields import strict_fields
+from stillhouse.contract.hookspecs import PROJECT, hook_arguments, hookimpl
+from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
+
+__all__ = ["Plugin", "hookimpl", "option_names", "plugin", "renamed"]
+
+C = TypeVar("C", bound="type[Plugin]")
+T = TypeVar("T")
+P = TypeVar("P", bound="Plugin")
+
+_IMPL = f"{PROJECT}_impl"
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, eq_default=False, field_specifiers=(attrs.field,))
+def _options(cls: type[T]) -> type[T]:
+    """attrs.frozen, said so that type checkers see the inherited ``name`` in every plugin."""
+    return attrs.frozen(kw_only=True, eq=False)(cls)
+
+
+@_options
+class Plugin:
+    """Base of all plugins: frozen options and hook implementations, no training state.
+
+    Every tensor a plugin owns lives in the module its ``build`` returns, so that the engine can move, optimise,
+    checkpoint and resume it. Subclasses are decorated with :func:`plugin`; their annotated fields are the options,
+    typed and checked both in a recipe and from Python.
+
+    Attributes:
+        name: what this instance is called in losses, logs and the checkpoint; the plugin's kind when left empty.
+    """
+
+    before: ClassVar[tuple[str, ...]] = ()
+    """Kinds that this plugin's hooks run before, whatever the list says; kinds that are not active don't matter."""
+    after: ClassVar[tuple[str, ...]] = ()
+    """Kinds that this plugin's hooks run after."""
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Capabilities that must be there: ``links``, ``teacher``, or a plugin's kind."""
+    provides: ClassVar[tuple[str, ...]] = ()
+    """Capabilities that this plugin brings for others."""
+    conflicts: ClassVar[tuple[str, ...]] = ()
+    """Kinds or capabilities that cannot be active together with this plugin."""
+    engine: ClassVar[str] = ""
+    """Engine versions it works with, as in a requirement: ``>=0.1,<2``. Empty: any."""
+    shorthand: ClassVar[str] = "kind"
+    """The option that ``--plugins projector=linear`` sets."""
+
+    name: str = ""
+
+
+_CLASS_VARIABLES = frozenset(name for name, kind in inspect.get_annotations(Plugin).items() if "ClassVar" in str(kind))
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, eq_default=False, field_specifiers=(attrs.field,))
+def plugin(cls: C) -> C:
+    """Make a subclass of :class:`Plugin` a frozen attrs class of strictly typed options, and check it.
+
+    Refused, because attrs and pluggy would let it pass in silence: a hook's name without ``@hookimpl``, a hook that
+    does not exist, arguments a hook does not have, an option without annotation, an annotated class variable, an
+    annotation that cannot be resolved, ``tryfirst``/``trylast``, wrappers elsewhere than on ``teacher_forward``, and
+    ``losses`` without a ``weight`` option (or the reverse).
+
+    Raises:
+        StillhouseError: with every fault of the class.
+    """
+    where = f"plugin class {cls.__name__}"
+    if not (inspect.isclass(cls) and issubclass(cls, Plugin)):
+        raise StillhouseError("@plugin is for subclasses of stillhouse.Plugin", where=where)
+    annotations = inspect.get_annotations(cls)
+    raise_faults(Fault(where, what, hint) for what, hint in _class_faults(cls, annotations))
+    made = attrs.frozen(kw_only=True, eq=False, field_transformer=strict_fields)(cls)
+    hooks = {n for n in dir(made) if hasattr(getattr(made, n, None), _IMPL)}
+    options = option_names(made)
+    if "losses" in hooks and "weight" not in options:
+        raise StillhouseError(
+            "a plugin that gives losses needs the option 'weight'",
+            where=where,
+            hint="add `weight: Weight = 1.0` (from stillhouse import Weight)",
+        )
+    if "weight" in options and "losses" not in hooks:
+        raise StillhouseError("'weight' scales losses, and this plugin gives none", where=where)
+    return made
+
+
+def option_names(cls: type[Plugin]) -> list[str]:
+    """The options of a plugin class, ``name`` among them, in the order of their declaration."""
+    fields: Any = attrs.fields(cast("Any", cls))
+    return [field.name for field in fields]
+
+
+def renamed(instance: P, name: str) -> P:
+    """The same options under another ``name``."""
+    made: P = attrs.evolve(cast("Any", instance), name=name)
+    return made
+
+
+def _class_faults(cls: type, annotations: dict[str, Any]) -> list[tuple[str, str]]:
+    hooks = hook_arguments()
+    found: list[tuple[str, str]] = []
+    for name, kind in annotations.items():
+        if name in _CLASS_VARIABLES and "ClassVar" not in str(kind):
+            found.append((f"{name!r} is a class variable and is annotated like an option", f"write `{name} = ...`"))
+        elif name in hooks:
+            found.append((f"the option {name!r} would hide the hook of that name", "choose another name"))
+    try:
+        typing.get_type_hints(cls)
+    except Exception as error:  # noqa: BLE001 - evaluating an annotation can raise anything
+        found.append(
+            (f"an annotation cannot be resolved: {error}", "import its names at run time, not for type checkers only")
+        )
+    for name, value in vars(cls).items():
+        if name.startswith("__"):
+            continue
+        function = inspect.unwrap(value) if callable(value) else value
+        options = getattr(value, _IMPL, None)
+        if options is not None:
+            found += _hook_faults(name, value, options, hooks)
+        elif name in hooks:
+            found.append((f"{name!r} is a hook's name, without @hookimpl", "decorate it with @hookimpl"))
+        elif inspect.isfunction(function) and not name.startswith("_"):
+            near = did_you_mean(name, hooks, 1).split("'")
+            arguments = set(inspect.signature(function).parameters) - {"self"}
+            if len(near) == 3 and arguments and arguments <= set(hooks[near[1]]):
+                found.append(
+                    (
+                        f"the method {name!r} looks like the hook {near[1]!r}, misspelt and without @hookimpl",
+                        "correct it, or begin a helper's name with an underscore",
+                    )
+                )
+        elif (
+            not name.startswith("_")
+            and name not in annotations
+            and name not in _CLASS_VARIABLES
+            and not callable(value)
+            and not isinstance(value, property | classmethod | staticmethod)
+        ):
+            found.append((f"the option {name!r} has no annotation", f"write `{name}: TYPE = ...`"))
+    return found
+
+
+def _hook_faults(
+    name: str, function: Callable[..., Any], options: dict[str, Any], hooks: dict[str, tuple[str, ...]]
+) -> list[tuple[str, str]]:
+    if name not in hooks and not options.get("specname"):
+        return [(f"there is no hook {name!r}", did_you_mean(name, hooks))]
+    if options.get("specname"):
+        return [(f"the hook {name!r} uses specname", "name the method as the hook")]
+    found = []
+    unknown = [a for a in inspect.signature(function).parameters if a != "self" and a not in hooks[name]]
+    if unknown:
+        takes = ", ".join(hooks[name])
+        found.append((f"the hook {name!r} has no argument {unknown[0]!r}", f"it offers: {takes}"))
+    if options.get("tryfirst") or options.get("trylast"):
+        found.append((f"the hook {name!r} asks for tryfirst or trylast", "order plugins with `before` and `after`"))
+    if (options.get("wrapper") or options.get("hookwrapper")) and name != "teacher_forward":
+        found.append((f"the hook {name!r} is a wrapper", "only teacher_forward can be wrapped"))
+    if options.get("hookwrapper"):
+        found.append((f"the hook {name!r} is an old-style hookwrapper", "write @hookimpl(wrapper=True)"))
+    return found

@@ -1,0 +1,165 @@
+"""What flows through one iteration: Step, the two Sides, Links; and what plugins declare at assembly: Tap, LinkSpec."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from torch import Tensor
+
+from stillhouse.contract.layers import Which
+
+if TYPE_CHECKING:
+    from stillhouse.contract.plugin import Plugin
+
+__all__ = ["Link", "LinkSpec", "Side", "Step", "Tap"]
+
+
+@attrs.frozen
+class Tap:
+    """One layer to read: the output of ``layer`` in ``model``.
+
+    Attributes:
+        model: ``student`` or ``teacher``.
+        layer: the dotted path as ``named_modules()`` has it (``layer4.1.conv2``), or a glob over those paths
+            (``stages.*``), which reads every layer it matches, in the model's order. The empty path is the model
+            itself.
+    """
+
+    model: Which
+    layer: str
+
+
+@attrs.frozen
+class LinkSpec:
+    """A pair of features to be matched, as a plugin's ``add_links`` declares it.
+
+    Attributes:
+        name: unique within the plugin; the run knows the link as ``plugin/name``.
+        student: the student's tap, a dotted path (no glob).
+        teacher: the teacher's tap.
+        read: what makes the pair from the two layers' outputs, ``(student, teacher) -> (student, teacher)``: pooling,
+            say, or interpolation to a common grid. None takes the outputs as they are.
+    """
+
+    name: str
+    student: str
+    teacher: str
+    read: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+
+
+@attrs.define(eq=False)
+class Link:
+    """One matched pair on its way through the plugins; ``transform`` hooks replace its two tensors in turn.
+
+    Attributes:
+        name: ``plugin/name``, such as ``features/stage3``.
+        student: vectors (B, C), tokens (B, N, C) or maps (B, C, H, W), with gradient.
+        teacher: the same layouts; without gradient until a trainable module transforms it.
+    """
+
+    name: str
+    student: Tensor
+    teacher: Tensor
+
+
+@attrs.define(eq=False)
+class Side:
+    """What one model gave for the batch.
+
+    Attributes:
+        output: what its ``forward`` returned.
+        features: the tapped layers' outputs by dotted path.
+    """
+
+    output: Any = None
+    features: dict[str, Tensor] = attrs.field(factory=dict)
+
+
+_EMPTY = Side()
+"""Before the forward pass and after the step; nobody writes into it."""
+
+
+@attrs.define(eq=False)
+class Step:
+    """One iteration. The engine fills it phase by phase and clears it when the next one begins.
+
+    Attributes:
+        batch: the batch as the loader gave it, on the run's device.
+        ids: the samples' ids (B,), int64, on the CPU: stable over epochs, whatever the order or augmentation.
+        inputs: what the models are called with, for images (B, C, H, W).
+        targets: what the task's loss compares with, for classification (B,), int64.
+        student: the student's output and features.
+        teacher: the teacher's; None in a run without one.
+        links: the matched pairs by name.
+        losses: the raw terms, scalars on the device: ``task`` and ``plugin`` or ``plugin/term``.
+        weights: the factor of each term in the total.
+        total: their weighted sum, from ``losses_computed`` on.
+        iteration: optimizer steps done before this one, from 0.
+        epoch: epochs begun before this one, from 0.
+        share: where the batch goes through in parts or is one of several processes': what the task's loss and the other
+            terms count for in the mean over parts and processes; None otherwise.
+    """
+
+    batch: Any
+    ids: Tensor
+    inputs: Any
+    targets: Any
+    iteration: int
+    epoch: int
+    composition: Any
+    student: Side = _EMPTY
+    teacher: Side | None = None
+    links: dict[str, Link] = attrs.field(factory=dict)
+    losses: dict[str, Tensor] = attrs.field(factory=dict)
+    weights: dict[str, float] = attrs.field(factory=dict)
+    total: Tensor | None = None
+    share: tuple[Tensor | float, float] | None = None
+
+    def module(self, plugin: Plugin) -> Any:
+        """What ``plugin``'s ``build`` returned, wherever the engine has moved or wrapped it.
+
+        Raises:
+            KeyError: the plugin built nothing.
+        """
+        return self.composition.modules_of[plugin.name]
+
+    # Plugins ask these three several times in each step, mostly for one thing, and between torch's kernels each call costs
+    # about a microsecond: before Python 3.12 a list comprehension is one.
+
+    def tapped(self, model: Which, pattern: str) -> list[tuple[str, Tensor]]:
+        """``(dotted path, output)`` of every tapped layer of ``model`` that the path or glob ``pattern`` matches."""
+        side = self.student if model == "student" else self.teacher
+        if side is None:
+            return []
+        names = self.composition.matched[model].get(pattern)
+        if names is None:
+            names = self.composition.match(model, pattern)
+        features = side.features
+        if len(names) == 1:
+            return [(names[0], features[names[0]])]
+        return list(zip(names, map(features.__getitem__, names), strict=True))
+
+    def match(self, pattern: str) -> list[Link]:
+        """The links whose name matches the glob ``pattern`` (``*``, ``features/*``), in the order they were made."""
+        names = self.composition.matched["links"].get(pattern)
+        if names is None:
+            names = self.composition.match("links", pattern)
+        return [self.links[names[0]]] if len(names) == 1 else list(map(self.links.__getitem__, names))
+
+    def links_of(self, plugin: Plugin) -> list[Link]:
+        """The links that ``plugin`` itself made, in order: those whose distance is its own to take."""
+        names = self.composition.matched["links of"].get(plugin.name)
+        if names is None:
+            names = self.composition.match("links of", plugin.name)
+        return [self.links[names[0]]] if len(names) == 1 else list(map(self.links.__getitem__, names))
+
+    def clear(self) -> None:
+        """Let go of every tensor, so that this step's features do not live through the next."""
+        self.batch = self.inputs = self.targets = None
+        self.student = _EMPTY
+        self.teacher = None
+        self.links = {}
+        self.losses = {}
+        self.total = None

@@ -1,0 +1,163 @@
+"""Training-time augmentation: tables that name classes of torchvision.transforms.v2."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+import torchvision.transforms.v2 as v2
+from torchvision import tv_tensors
+from torchvision.transforms import AutoAugmentPolicy, InterpolationMode
+
+from stillhouse.config.signatures import call, parameters_of
+from stillhouse.errors import Fault, StillhouseError, did_you_mean
+
+__all__ = ["TransformError", "build_transforms", "cropping", "in_order"]
+
+_OF_BATCHES = ("CutMix", "MixUp")
+_ENUMS: dict[str, type[enum.Enum]] = {"interpolation": InterpolationMode, "policy": AutoAugmentPolicy}
+
+
+def build_transforms(
+    tables: Sequence[Mapping[str, Any]],
+    where: str = "data.transforms",
+    kind: str = "class",
+    ignore: int | None = None,
+) -> Callable[..., Any] | None:
+    """One function (C, H, W) -> (C, H, W), or of an image and what goes with it, that applies the transforms in order.
+
+    Args:
+        tables: ``{ use = "RandomCrop", size = 32, padding = 4 }``: ``use`` names a class of torchvision.transforms.v2,
+            the rest are its arguments. ``interpolation``, ``policy`` and ``dtype`` are written as text, and a list of
+            such tables (``RandomApply``, ``RandomChoice``) as a list.
+        where: the key path of ``tables``.
+        kind: the targets' kind, which move along.
+        ignore: of masks, what the pixels get that come into the frame from outside.
+
+    Returns:
+        The function; None when there are no transforms.
+
+    Raises:
+        StillhouseError: every table that cannot be used, with the nearest names.
+    """
+    built = _build_all(tables, where, _Outside(kind, ignore))
+    return in_order(*(_Named(transform, f"{where}[{index}]") for index, transform in enumerate(built)))
+
+
+def in_order(*transforms: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    """``transforms`` one after the other; None when there are none."""
+    found = [t for t in transforms if t is not None]
+    if not found:
+        return None
+    apply: Callable[..., Any] = found[0] if len(found) == 1 else v2.Compose(found)
+    return apply
+
+
+def cropping(size: tuple[int, int]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """A random crop of height and width ``size`` for training, and the middle for evaluation."""
+    return v2.RandomCrop(list(size)), v2.CenterCrop(list(size))
+
+
+@attrs.frozen
+class _Outside:
+    """What pixels from outside the frame are in the target: ``ignore`` in a mask, a hole in depths."""
+
+    kind: str
+    ignore: int | None
+
+    def into(self, args: dict[str, Any], takes: Collection[str], name: str, where: str) -> dict[str, Any]:
+        """A transform's arguments with what it fills the target with."""
+        if self.kind not in ("mask", "depth") or "fill" not in takes:
+            return args
+        if name == "RandomCrop" and not (args.get("padding") or args.get("pad_if_needed")):
+            return args
+        if self.kind == "mask" and self.ignore is None:
+            raise StillhouseError(
+                f"{name} brings pixels into masks that have no label, and no value says so",
+                where=where,
+                hint="[data] args = { ignore = 255 }",
+            )
+        given = args.get("fill")
+        return {**args, "fill": {tv_tensors.Mask: self.ignore or 0, "others": 0 if given is None else given}}
+
+
+class TransformError(Exception):
+    """One transform failed.
+
+    Attributes:
+        where: its key, such as ``data.transforms[2]``.
+        name: its class.
+    """
+
+    def __init__(self, where: str, name: str, error: Exception) -> None:
+        super().__init__(f"{type(error).__name__}: {error}")
+        self.where, self.name, self.error = where, name, error
+
+
+@attrs.frozen(eq=False)
+class _Named:
+    """A transform that says which one it was when it fails."""
+
+    transform: Callable[..., Any]
+    where: str
+
+    def __call__(self, *inputs: Any) -> Any:
+        try:
+            return self.transform(*inputs)
+        except Exception as error:
+            raise TransformError(self.where, type(self.transform).__name__, error) from error
+
+
+def _build_all(tables: Sequence[Mapping[str, Any]], where: str, outside: _Outside) -> list[Any]:
+    built: list[Any] = []
+    faults: list[Fault] = []
+    for index, table in enumerate(tables):
+        try:
+            built.append(_build(table, f"{where}[{index}]", outside))
+        except StillhouseError as error:
+            faults += error.faults
+    if faults:
+        raise StillhouseError(faults=faults)
+    return built
+
+
+def _build(table: Mapping[str, Any], where: str, outside: _Outside) -> Any:
+    if "use" not in table:
+        raise StillhouseError("this key is missing", where=f"{where}.use", hint='{ use = "RandomCrop", ... }')
+    name = table["use"]
+    known = _classes()
+    if name not in known:
+        raise StillhouseError(
+            f"torchvision.transforms.v2 has no transform {name!r}",
+            where=f"{where}.use",
+            hint=did_you_mean(str(name), known),
+        )
+    if name in _OF_BATCHES:
+        raise StillhouseError(f"{name} mixes the samples of a batch, and these see one sample", where=f"{where}.use")
+    args = {key: _argument(key, value, f"{where}.{key}", outside) for key, value in table.items() if key != "use"}
+    transform = getattr(v2, name)
+    return call(transform, outside.into(args, parameters_of(transform)[0], name, where), where)
+
+
+def _classes() -> list[str]:
+    classes = {n: kind for n, kind in vars(v2).items() if isinstance(kind, type)}
+    return [n for n, kind in classes.items() if issubclass(kind, v2.Transform) and kind is not v2.Transform]
+
+
+def _argument(key: str, value: Any, where: str, outside: _Outside) -> Any:
+    if isinstance(value, str) and key in _ENUMS:
+        names = [member.value for member in _ENUMS[key]]
+        if value not in names:
+            raise StillhouseError(f"{value!r} is no {key}", where=where, hint=did_you_mean(value, names))
+        return _ENUMS[key](value)
+    if isinstance(value, str) and key == "dtype":
+        dtype = getattr(torch, value, None)
+        if not isinstance(dtype, torch.dtype):
+            raise StillhouseError(f"{value!r} is no dtype", where=where, hint="uint8 or float32")
+        return dtype
+    if isinstance(value, list | tuple) and value and all(isinstance(v, Mapping) and "use" in v for v in value):
+        return _build_all(value, where, outside)
+    return value

@@ -1,0 +1,225 @@
+"""Augmentation of whole batches on the run's device: torchvision's v2 transforms, mixing of samples among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+import torchvision.transforms.v2 as v2
+from torch import Tensor
+
+from stillhouse.config.signatures import call
+from stillhouse.contract.batch import Batch, DataInfo
+from stillhouse.data.augmentation import TransformError, build_transforms
+from stillhouse.data.geometry import Geometry
+from stillhouse.errors import Fault, StillhouseError, raise_faults
+from stillhouse.layout import shape_text
+from stillhouse.nested import over_tensors
+from stillhouse.seeds import OwnRandomness, mix
+
+__all__ = ["BatchTransforms", "build_batch_transforms", "transformed"]
+
+_WHERE = "data.batch_transforms"
+_MIXING = ("MixUp", "CutMix")
+_ANY_SCALE = {*_MIXING, "RandomHorizontalFlip", "RandomVerticalFlip"}
+"""These give the same whether images are normalised before or after."""
+_KEY = 0x6261746368
+"""Keeps a batch's random numbers apart from those of the sample that has the batch's number."""
+
+
+class _Erasing(v2.RandomErasing):  # type: ignore[misc]  # torchvision ships no types
+    """RandomErasing whose fill goes to the device without making the host wait for it."""
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """What is erased, and by what."""
+        params: dict[str, Any] = super().make_params(flat_inputs)
+        device = next((x.device for x in flat_inputs if isinstance(x, Tensor)), None)
+        if params["v"] is not None and device is not None and device.type == "cuda":
+            params["v"] = params["v"].pin_memory().to(device, non_blocking=True)
+        return params
+
+
+class BatchTransforms:
+    """What ``[data] batch_transforms`` does to a batch: made by :func:`build_batch_transforms`.
+
+    Every transform draws once for the whole batch: all its images are flipped, or none. Random numbers follow from
+    (seed, epoch, batch) and the process, whatever was drawn before; the global generators go on as if nothing had been
+    drawn. Nothing in here waits for the device, and neither do the transforms in most cases: see docs/speed.md.
+
+    Args:
+        transforms: by name, in order.
+        info: the data's: classes, normalisation, kind of target.
+        seed: the run's.
+    """
+
+    def __init__(self, transforms: Sequence[tuple[str, Any]], info: DataInfo, seed: int) -> None:
+        self._transforms = list(transforms)
+        self._kind, self._classes, self._seed = info.target, info.classes, seed
+        self._mixes = any(name in _MIXING for name, _ in transforms)
+        scaled = not all(name in _ANY_SCALE for name, _ in transforms)
+        self._normalisation = (info.mean, info.std) if scaled and info.mean else None
+        self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, batch: Batch, epoch: int, index: int) -> Batch:
+        """The batch after all transforms; its ids stay.
+
+        Args:
+            batch: on the run's device; images (B, C, H, W), normalised.
+            epoch: from 0.
+            index: which batch of the epoch, from 0.
+
+        Raises:
+            StillhouseError: a transform fails, or gives another shape or type.
+        """
+        x, target = batch.input, batch.target
+        if self._mixes:
+            target = self._one_hot(target)
+        if self._normalisation is not None:
+            mean, std = self._statistics(x.device)
+            x = x * std + mean
+        with OwnRandomness() as randomness, _own_cuda(x.device) as on_cuda:
+            seed = mix(self._seed, epoch, index, idist.get_rank(), _KEY)
+            randomness.seed(seed)
+            on_cuda(seed)
+            for place, (name, transform) in enumerate(self._transforms):
+                x, target = self._apply(f"{_WHERE}[{place}]", name, transform, x, target)
+        if self._normalisation is not None:
+            x = (x - mean) / std
+        return Batch(x, target, batch.id)
+
+    def _apply(self, where: str, name: str, transform: Any, x: Tensor, target: Any) -> tuple[Tensor, Any]:
+        try:
+            out = transform(x, target) if name in _MIXING else Geometry(transform, self._kind)(x, target)
+        except StillhouseError:
+            raise
+        except Exception as error:
+            cause = error.error if isinstance(error, TransformError) else error
+            raise StillhouseError(
+                f"{name} fails on a batch {shape_text(x)}: {type(cause).__name__}: {cause}", where=where
+            ) from error
+        image = out[0]
+        if not isinstance(image, Tensor) or image.shape != x.shape or image.dtype != x.dtype:
+            made = f"{image.dtype} {shape_text(image)}" if isinstance(image, Tensor) else type(image).__name__
+            raise StillhouseError(
+                f"{name} makes {made} of {x.dtype} {shape_text(x)}",
+                where=where,
+                hint="keep the batch's shape and type",
+            )
+        return image, out[1]
+
+    def _one_hot(self, target: Any) -> Tensor:
+        if not isinstance(target, Tensor) or target.ndim != 1 or target.is_floating_point():
+            got = shape_text(target) if isinstance(target, Tensor) else type(target).__name__
+            raise StillhouseError(f"mixing needs class indices (B,), and the task's targets are {got}", where=_WHERE)
+        soft = torch.zeros(len(target), self._classes, device=target.device)
+        return soft.scatter_(1, target[:, None], 1.0)
+
+    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        assert self._normalisation is not None
+        if device not in self._on_device:
+            mean, std = (torch.tensor(s, device=device)[:, None, None] for s in self._normalisation)
+            self._on_device[device] = (mean, std)
+        return self._on_device[device]
+
+
+@contextmanager
+def _own_cuda(device: torch.device) -> Iterator[Any]:
+    """Seed the GPU's generator at will; afterwards it is as before. Its state lies on the host: nothing waits."""
+    if device.type != "cuda":
+        yield lambda _seed: None
+        return
+    index = device.index if device.index is not None else torch.cuda.current_device()
+    generator = torch.cuda.default_generators[index]
+    state = generator.get_state()
+    try:
+        yield generator.manual_seed
+    finally:
+        generator.set_state(state)
+
+
+def build_batch_transforms(
+    tables: Sequence[Mapping[str, Any]], info: DataInfo, seed: int, example_of: Callable[[], Batch]
+) -> BatchTransforms | None:
+    """The transforms of ``tables``, tried on a small batch; None when there are none.
+
+    Args:
+        tables: ``{ use = "MixUp", alpha = 0.2 }``, as in ``[data] transforms``; their images are 0 to 1.
+        info: the data's.
+        seed: the run's.
+        example_of: gives two samples or more, on the CPU.
+
+    Raises:
+        StillhouseError: every table that cannot be used; data that cannot be mixed or have no images.
+    """
+    if not tables:
+        return None
+    faults: list[Fault] = []
+    example = example_of()
+    if example.input.ndim != 4 or info.target == "boxes":
+        what = "images (C, H, W)" if example.input.ndim != 4 else "targets of another kind than boxes"
+        got = shape_text(example.input[0]) if example.input.ndim != 4 else "boxes"
+        raise StillhouseError(f"they are for {what}, and the data gives {got}", where=_WHERE)
+    built: list[tuple[str, Any]] = []
+    for index, table in enumerate(tables):
+        where = f"{_WHERE}[{index}]"
+        try:
+            built.append((str(table.get("use")), _build(table, where, info)))
+        except StillhouseError as error:
+            # A single table is built as the first of its list.
+            faults += [_renumbered(fault, index) for fault in error.faults]
+    raise_faults(faults)
+    made = BatchTransforms(built, info, seed)
+    for trial in range(4):  # a transform that is applied now and then shows its fault in one of them
+        made(example, 0, trial)
+    return made
+
+
+def _build(table: Mapping[str, Any], where: str, info: DataInfo) -> Any:
+    name = table.get("use")
+    args = {key: value for key, value in table.items() if key != "use"}
+    if name in _MIXING:
+        if info.target != "class":
+            raise StillhouseError(
+                f"{name} mixes classes, and the data's targets are {info.target}", where=f"{where}.use"
+            )
+        if "num_classes" in args or "labels_getter" in args:
+            key = "num_classes" if "num_classes" in args else "labels_getter"
+            raise StillhouseError("this follows from the data", where=f"{where}.{key}", hint="leave it out")
+        alpha = args.get("alpha", 1.0)
+        if not (isinstance(alpha, int | float) and 0.0 < alpha < float("inf")):
+            raise StillhouseError(
+                f"{alpha!r} is no parameter of a Beta distribution", where=f"{where}.alpha", hint="above 0"
+            )
+        return call(getattr(v2, str(name)), args, where)
+    if name == "RandomErasing":
+        return call(_Erasing, args, where)
+    return build_transforms([table], _WHERE)
+
+
+def _renumbered(fault: Fault, index: int) -> Fault:
+    own = f"{_WHERE}[0]"
+    return (
+        Fault(f"{_WHERE}[{index}]{fault.where[len(own) :]}", fault.what, fault.hint)
+        if fault.where.startswith(own)
+        else fault
+    )
+
+
+def transformed(
+    stream: Iterable[Batch], transforms: BatchTransforms, device: torch.device, start_step: int, steps_per_epoch: int
+) -> Iterator[Batch]:
+    """The batches of ``stream`` on ``device``, transformed.
+
+    Args:
+        stream: training batches from global step ``start_step`` on.
+        transforms: what is done to each.
+        device: the run's.
+        start_step: batches that were taken before.
+        steps_per_epoch: batches in an epoch.
+    """
+    for step, batch in enumerate(stream, start_step):
+        inputs, targets = over_tensors(lambda x: x.to(device, non_blocking=True), (batch.input, batch.target))
+        yield transforms(Batch(inputs, targets, batch.id), *divmod(step, steps_per_epoch))

@@ -1,0 +1,124 @@
+"""Data: the streams of batches to train on and to measure on."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Generator, Iterable, Iterator
+
+import attrs
+import ignite.distributed as idist
+import numpy as np
+
+from stillhouse.config.data import DataSpec
+from stillhouse.contract.batch import Batch, DataInfo
+from stillhouse.data.by_id import Passes, RepeatedViews
+from stillhouse.data.sampler import EpochBatches, Ids, Key, OrderedBatches
+from stillhouse.data.samples import Samples
+from stillhouse.data.streams import stream
+from stillhouse.errors import StillhouseError, did_you_mean
+
+__all__ = ["Data"]
+
+
+class Data:
+    """Batches to train on and to measure on; made by :func:`stillhouse.data.load_data`.
+
+    Attributes:
+        info: what is known of the data.
+    """
+
+    def __init__(self, spec: DataSpec, info: DataInfo, samples: Samples, splits: dict[str, Ids], pin: bool) -> None:
+        self.info = info
+        self._spec, self._samples, self._splits, self._pin = spec, samples, splits, pin
+        self._plain = samples.plain
+        self._streams: weakref.WeakSet[Generator[Batch]] = weakref.WeakSet()
+        self._passes: Passes | None = None
+        self.views = 0
+        """How many different looks training gives a sample, by epoch modulo this; 0: another one each epoch."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """``train`` and those that can be measured on."""
+        return tuple(self._splits)
+
+    @property
+    def passes(self) -> Passes:
+        """Goes over samples by their ids: for a teacher's one pass, or an unlabelled pool."""
+        if self._passes is None:
+            self._passes = Passes(self)
+        return self._passes
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training batches in an epoch, at least 1."""
+        return self._training_keys(0).steps_per_epoch
+
+    def _training_keys(self, start_step: int) -> EpochBatches:
+        return EpochBatches(
+            ids=self._splits["train"],
+            batch_size=self._spec.batch_size,
+            drop_last=self._spec.drop_last,
+            seed=self._samples.seed,
+            start_step=start_step,
+            rank=idist.get_rank(),
+            world=idist.get_world_size(),
+        )
+
+    def example(self, n: int = 2) -> Batch:
+        """``n`` training samples, evenly spaced over the split; repeated when there are fewer.
+
+        They are not augmented, unless augmentation gives training another size than evaluation.
+        """
+        train = self._splits["train"]
+        rows = np.linspace(0, len(train) - 1, min(n, len(train))).astype(np.int64)
+        samples = self._plain if self.info.input_shape == self.info.eval_shape else self._samples
+        return samples.batch(Key(0, train[np.resize(rows, n)]))
+
+    def training(self, start_step: int = 0) -> Iterator[Batch]:
+        """Training batches without end, from global step ``start_step`` on, as if those before had been taken.
+
+        Raises:
+            StillhouseError: on the way, when a sample cannot be read or augmented.
+        """
+        keys = self._training_keys(start_step)
+        return self._stream(self._samples, RepeatedViews(keys, self.views) if self.views else keys)
+
+    def evaluation(self, split: str) -> Iterable[Batch]:
+        """Every sample of ``split`` once, in order, without augmentation; sized, and can be gone through again.
+
+        Raises:
+            StillhouseError: there is no such split.
+        """
+        if split not in self._splits:
+            raise StillhouseError(f"the data has no split {split!r}", hint=did_you_mean(split, self._splits))
+        size = self._spec.eval_batch_size or self._spec.batch_size
+        rank, world = idist.get_rank(), idist.get_world_size()
+        keys = OrderedBatches(ids=self._splits[split], batch_size=max(1, size // world), rank=rank, world=world)
+        return _Evaluation(self, keys)
+
+    def _stream(self, samples: Samples, keys: Iterable[Key]) -> Iterator[Batch]:
+        made = stream(samples, keys, self._spec.workers, self._pin, self._spec.prefetch)
+        self._streams.add(made)
+        return made
+
+    def close(self) -> None:
+        """End every stream and its workers."""
+        for made in list(self._streams):
+            made.close()
+
+
+@attrs.frozen(eq=False)
+class _Evaluation:
+    data: Data
+    keys: OrderedBatches
+
+    @property
+    def real(self) -> int:
+        """How many of this process's samples are its own: with several processes the last one may be there to fill up."""
+        return self.keys.real
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.data._stream(self.data._plain, self.keys)

@@ -1,0 +1,167 @@
+"""Going over samples by their ids, whatever the split: a teacher's one pass, an unlabelled pool, a fixed set of views."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import ignite.distributed as idist
+import numpy as np
+
+from stillhouse.contract.batch import Batch
+from stillhouse.data.memory import remembering
+from stillhouse.data.sampler import EpochBatches, Ids, Key, OrderedBatches
+from stillhouse.data.samples import Samples
+from stillhouse.errors import StillhouseError
+from stillhouse.seeds import OwnRandomness, mix
+
+if TYPE_CHECKING:
+    from stillhouse.data.batches import Data
+
+__all__ = ["Passes", "RepeatedViews"]
+
+_NO_PART_OF_AN_INPUT = frozenset(
+    [
+        "name",
+        "args",
+        "batch_size",
+        "eval_batch_size",
+        "drop_last",
+        "workers",
+        "prefetch",
+        "per_class",
+        "limit",
+        "subset_seed",
+        "val_fraction",
+        "split",
+        "transforms",
+        "batch_transforms",
+        "cache",
+        "skip_bad",
+    ]
+)
+"""Keys of ``[data]`` that don't change what a model is given in evaluation. A key not named here counts as one that does."""
+
+
+@attrs.frozen(eq=False)
+class RepeatedViews:
+    """Keys whose samples look in epoch e as they did in epoch e mod ``views``; their order is their own.
+
+    Attributes:
+        keys: the keys of training batches.
+        views: how many different looks a sample has.
+    """
+
+    keys: Iterable[Key]
+    views: int
+
+    def __iter__(self) -> Iterator[Key]:
+        return (Key(key.epoch % self.views, key.ids) for key in self.keys)
+
+
+class Passes:
+    """A run's samples by id. Made by :attr:`stillhouse.data.Data.passes`.
+
+    Args:
+        data: the run's data.
+    """
+
+    def __init__(self, data: Data) -> None:
+        self._data = data
+        self._held: dict[bytes, Samples] = {}
+
+    def ids(self, which: str) -> Ids:
+        """The ids (N,), sorted, of a split as it is used; ``pool`` is the whole training split, whatever ``per_class`` says."""
+        if which == "pool":
+            return self._data._samples.source.splits["train"]
+        return self._data._splits[which]
+
+    def once(self, ids: Ids, view: int | None = None) -> Iterable[Batch]:
+        """Every sample of ``ids`` once, in order, as in evaluation; with ``view``, augmented as in that epoch.
+
+        Raises:
+            StillhouseError: on the way, when a sample cannot be read.
+        """
+        spec, samples = self._data._spec, self._holding(ids)
+        samples = samples.plain if view is None else samples
+        keys = OrderedBatches(ids=ids, batch_size=spec.eval_batch_size or spec.batch_size)
+        return self._data._stream(samples, [Key(view or 0, key.ids) for key in keys])
+
+    def rotating(self, ids: Ids, start_step: int) -> Iterator[Batch]:
+        """Training batches of ``ids`` without end, in an order of their own, augmented, from ``start_step`` on."""
+        keys: Iterable[Key] = self._keys(ids, start_step)
+        if self._data.views:
+            keys = RepeatedViews(keys, self._data.views)
+        return self._data._stream(self._holding(ids), keys)
+
+    def rotation(self, ids: Ids) -> int:
+        """Batches in which :meth:`rotating` gives every sample of ``ids`` once."""
+        return self._keys(ids, 0).steps_per_epoch
+
+    def _keys(self, ids: Ids, start_step: int) -> EpochBatches:
+        return EpochBatches(
+            ids=ids,
+            batch_size=self._data._spec.batch_size,
+            drop_last=len(ids) >= self._data._spec.batch_size,
+            seed=mix(self._data._samples.seed, 0x9001),
+            start_step=start_step,
+            rank=idist.get_rank(),
+            world=idist.get_world_size(),
+        )
+
+    def labels(self, ids: Ids) -> Ids:
+        """The classes (N,) of ``ids``.
+
+        Raises:
+            StillhouseError: the targets are no classes.
+        """
+        if self._data.info.target != "class":
+            raise StillhouseError(
+                f"the data's targets are of kind {self._data.info.target!r}, and classes are needed", where="data.name"
+            )
+        return self._data._samples.source.labels[ids]
+
+    def content(self, ids: Ids) -> str:
+        """A hash of the ids in order and of each sample as it is stored."""
+        digest = hashlib.sha256(ids.tobytes())
+        samples = self._holding(ids)
+        with OwnRandomness() as randomness:
+            for i in ids:
+                stored = samples.source.stored(int(i))
+                if stored is None:
+                    randomness.seed(mix(int(i)))
+                    x = samples.input_of(int(i)).contiguous().numpy()
+                    stored = f"{x.dtype} {x.shape}".encode() + x.tobytes()
+                digest.update(hashlib.sha256(stored).digest())
+        return digest.hexdigest()
+
+    def transform(self) -> dict[str, Any]:
+        """What is done to a sample between reading and the model in evaluation, as plain data."""
+        spec, info = self._data._spec, self._data.info
+        made = {k: v for k, v in attrs.asdict(spec).items() if k not in _NO_PART_OF_AN_INPUT}
+        made |= {"input_shape": info.input_shape, "mean": info.mean, "std": info.std}
+        if self._data._samples.maker is not None:  # the task makes inputs of its own
+            made["task"] = self._data._samples.maker
+        plain: dict[str, Any] = json.loads(json.dumps(made, default=repr))
+        return plain
+
+    def augmentation(self) -> dict[str, Any]:
+        """What training adds to that, with the seed its randomness follows from."""
+        plain: dict[str, Any] = json.loads(
+            json.dumps({"transforms": self._data._spec.transforms, "seed": self._data._samples.seed}, default=repr)
+        )
+        return plain
+
+    def _holding(self, ids: Ids) -> Samples:
+        """Samples that either keep nothing in memory or all of ``ids``: a run on few labels keeps only its own."""
+        samples = self._data._samples
+        if samples.memory is None or bool((samples.memory.row_of[ids] >= 0).all()):
+            return samples
+        key = hashlib.sha256(np.ascontiguousarray(ids).tobytes()).digest()
+        if key not in self._held:
+            spec, bare = self._data._spec, attrs.evolve(samples, memory=None)
+            self._held[key] = remembering(bare, {"pool": ids}, spec.cache, spec.workers)
+        return self._held[key]

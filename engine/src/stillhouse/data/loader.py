@@ -1,0 +1,251 @@
+"""Loading: find, check, split and, where small, read what a recipe's ``[data]`` names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+from torch import Tensor
+
+from stillhouse.config.data import DataSpec
+from stillhouse.contract.batch import DataInfo
+from stillhouse.contract.task import SampleMaker
+from stillhouse.data.augmentation import build_transforms, cropping, in_order
+from stillhouse.data.batches import Data
+from stillhouse.data.catalogue import open_source
+from stillhouse.data.imagefolder import ImageFolder
+from stillhouse.data.images import Shaping
+from stillhouse.data.memory import fits_in_memory, read_once, refuse, warn_of
+from stillhouse.data.sample_maker import AsGiven
+from stillhouse.data.sampler import Ids, Key
+from stillhouse.data.samples import Samples, shaped
+from stillhouse.data.shared import KEPT, data_key, keep_memory, source_key, with_kept_memory
+from stillhouse.data.sources import Source
+from stillhouse.data.splits import by_blocks, few, few_per_class
+from stillhouse.data.statistics import fingerprint, normalisation
+from stillhouse.errors import Fault, StillhouseError, raise_faults
+from stillhouse.memo import once
+from stillhouse.seeds import OwnRandomness, mix
+
+__all__ = ["load_data"]
+
+_TRIED = 64
+
+Transform = Callable[..., Any] | None
+
+
+def load_data(
+    spec: DataSpec, task: SampleMaker | None = None, *, seed: int, base: Path | None = None, pin: bool = False
+) -> Data:
+    """Find, split and, where small, read the data of ``spec``.
+
+    Args:
+        spec: the recipe's ``[data]``.
+        task: what makes the samples' inputs and targets of what the data gives; None: class indices as they are.
+        seed: the run's seed: the order of samples and their augmentation. Splits don't depend on it.
+        base: the recipe's folder, which relative paths start from.
+        pin: put batches into page-locked memory, for copies to CUDA.
+
+    Raises:
+        StillhouseError: what is wrong with the data, where, and what would be right.
+    """
+    info, samples, splits = once(
+        lambda: data_key(spec, task, seed, base), lambda: _load(spec, task, seed, base), among=KEPT
+    )
+    return Data(spec, info, attrs.evolve(samples, seed=seed), dict(splits), pin)
+
+
+def _load(
+    spec: DataSpec, task: SampleMaker | None, seed: int, base: Path | None
+) -> tuple[DataInfo, Samples, dict[str, Ids]]:
+    source, (transforms, for_evaluation) = once(lambda: source_key(spec, base), lambda: _opened(spec, base), among=KEPT)
+    _check_taken(task, source)
+    maker = _maker(task, source)
+    shaping = Shaping(
+        channels=source.channels() if spec.channels is None else spec.channels, size=spec.height_and_width
+    )
+    first, pair = _first_readable(source, shaping)
+    read_shape = _read_shape(spec, tuple(pair[0].shape))
+    samples = Samples(
+        source=source,
+        shaping=shaping,
+        shape=tuple(pair[0].shape) if for_evaluation is None else (pair[0].shape[0], -1, -1),
+        dtype=pair[0].dtype,
+        first=first,
+        seed=seed,
+        read_shape=read_shape,
+        maker=maker,
+        for_evaluation=for_evaluation,
+    )
+    samples, splits = _examined(samples, spec, seed, pair)
+    made = read_shape if maker is None else _shape_of(samples.plain, splits["train"])
+    mean, std = normalisation(spec.normalize, samples, made) or (None, None)
+    samples = attrs.evolve(samples, mean=mean, std=std, transforms=transforms)
+    trained = _shape_of(samples, splits["train"])  # shows whether the transforms suit the samples
+    if len(trained) != len(made) or trained[0] != made[0]:
+        raise StillhouseError(
+            f"they make inputs of {trained}, and evaluation reads {made}",
+            where="data.transforms",
+            hint="keep the channels",
+        )
+    choices = {key: getattr(spec, key) for key in ("args", "normalize", "transforms")}
+    choices |= {key: getattr(spec, key) for key in ("crop",) if getattr(spec, key) is not None}
+    if source.stamp is None:  # a folder is known by its content, wherever it lies
+        choices["name"] = spec.name
+    if maker is not None:
+        choices["task"] = repr(maker) if attrs.has(type(maker)) else type(maker).__qualname__
+    described = source.spec
+    info = DataInfo(
+        classes=len(source.class_names),
+        class_names=source.class_names,
+        input_shape=trained,
+        sizes={name: len(ids) for name, ids in splits.items()},
+        fingerprint=fingerprint({**choices, "shaping": attrs.asdict(shaping)}, samples, splits),
+        mean=() if mean is None else tuple(mean.flatten().tolist()),
+        std=() if std is None else tuple(std.flatten().tolist()),
+        target=source.target,
+        target_shape=tuple(pair[1].shape) if isinstance(pair[1], Tensor) else (),
+        ignore=None if described is None else described.ignore,
+        eval_shape=made,
+    )
+    return info, samples, splits
+
+
+def _opened(spec: DataSpec, base: Path | None) -> tuple[Source, tuple[Transform, Transform]]:
+    """The source, split as the recipe says, and the transforms of training and of evaluation: faults of both at once."""
+    faults: list[Fault] = []
+    source = None
+    try:
+        build_transforms(spec.transforms)
+    except StillhouseError as error:
+        faults += error.faults
+    try:
+        fraction = spec.val_fraction if spec.split is None else 0.0
+        source = open_source(spec.name, spec.args, fraction, base, spec.skip_bad)
+    except StillhouseError as error:
+        if not faults:
+            raise
+        faults += error.faults
+    raise_faults(faults)
+    assert source is not None  # or there was a fault
+    if spec.split is not None:
+        if isinstance(source, ImageFolder):
+            raise StillhouseError(
+                "blocks of a folder of classes would hold out whole classes", where="data.split", hint="leave it out"
+            )
+        source.splits = by_blocks(source.splits, spec.split, spec.val_fraction)
+    own = build_transforms(
+        spec.transforms, kind=source.target, ignore=None if source.spec is None else source.spec.ignore
+    )
+    size = spec.crop_height_and_width
+    if size is None:
+        return source, (own, None)
+    at_random, middle = cropping(size)
+    return source, (in_order(at_random, own), middle)
+
+
+def _check_taken(task: SampleMaker | None, source: Source) -> None:
+    if task is None or source.target in task.takes:
+        return
+    name = type(task).__name__
+    raise StillhouseError(
+        f"{name} takes targets of kind {' or '.join(map(repr, task.takes))}, and the data gives {source.target!r}",
+        where="task.name",
+        hint="another task, or other data",
+    )
+
+
+def _maker(task: SampleMaker | None, source: Source) -> SampleMaker | None:
+    """What makes samples; None where they are inputs as they are and their class indices, which takes least time."""
+    from stillhouse.contract.task import Task  # which imports this package
+
+    if task is None:
+        return None if source.target == "class" else AsGiven()
+    own = any(getattr(type(task), name, None) is not getattr(Task, name) for name in ("sample", "collate"))
+    return task if own or source.target != "class" else None
+
+
+def _first_readable(source: Source, shaping: Shaping) -> tuple[int, tuple[Tensor, Any]]:
+    """The first training sample that can be read: its shape is the one that others must have.
+
+    Raises:
+        StillhouseError: none of the first few can.
+    """
+    first_error = None
+    with OwnRandomness() as randomness:
+        for i in map(int, source.splits["train"][:_TRIED]):
+            randomness.seed(mix(i))
+            try:
+                return i, shaped(source, shaping, i)
+            except StillhouseError as error:
+                first_error = first_error or error
+    assert first_error is not None  # a training split is never empty
+    tried = min(_TRIED, len(source.splits["train"]))
+    more = [Fault("data", f"nor can any other of the first {tried} training samples be used")] if tried > 1 else []
+    raise StillhouseError(faults=[*first_error.faults, *more])
+
+
+def _examined(samples: Samples, spec: DataSpec, seed: int, pair: tuple[Tensor, Any]) -> tuple[Samples, dict[str, Ids]]:
+    """Samples, in memory where they are kept, and the splits in use; with ``skip_bad`` the source loses bad samples first.
+
+    So a subset of few labels does not shrink by them, and what goes over the source later does not meet them.
+    """
+    source = samples.source
+    if spec.skip_bad:
+        total = sum(map(len, source.splits.values()))
+        keep = spec.per_class is None and spec.limit is None and fits_in_memory(samples, total, spec.cache, pair)
+        memory, errors = read_once(with_kept_memory(samples), source.splits, spec.workers, keep)
+        refuse(errors, total, skip_bad=True)
+        if errors:
+            _leave_out(source, errors)
+            warn_of(errors, total)
+        samples = attrs.evolve(samples, memory=memory)
+    splits = _in_use(source, spec, seed)
+    n = sum(map(len, splits.values()))
+    if samples.memory is None and fits_in_memory(samples, n, spec.cache, pair):
+        memory, errors = read_once(with_kept_memory(samples), splits, spec.workers, keep=True)
+        refuse(errors, n, skip_bad=False)
+        samples = attrs.evolve(samples, memory=memory)
+    keep_memory(samples)
+    return samples, splits
+
+
+def _leave_out(source: Source, errors: dict[int, StillhouseError]) -> None:
+    bad = list(errors)
+    source.splits = {name: ids[~np.isin(ids, bad)] for name, ids in source.splits.items()}
+    empty = [name for name, ids in source.splits.items() if len(ids) == 0]
+    if empty:
+        raise StillhouseError(
+            faults=[Fault("data.skip_bad", f"no sample of the split {name!r} can be used") for name in empty]
+            + [fault for error in list(errors.values())[:4] for fault in error.faults],
+        )
+
+
+def _in_use(source: Source, spec: DataSpec, seed: int) -> dict[str, Ids]:
+    splits = dict(source.splits)
+    subset_seed = seed if spec.subset_seed is None else spec.subset_seed
+    if spec.per_class is not None:
+        if source.target != "class":
+            raise StillhouseError(
+                f"the data's targets are of kind {source.target!r}, not classes", where="data.per_class", hint="`limit`"
+            )
+        splits["train"] = few_per_class(splits["train"], source.labels, source.class_names, spec.per_class, subset_seed)
+    elif spec.limit is not None:
+        splits["train"] = few(splits["train"], spec.limit, subset_seed)
+    return splits
+
+
+def _read_shape(spec: DataSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
+    size = spec.crop_height_and_width
+    if size is None:
+        return shape
+    if len(shape) != 3:
+        raise StillhouseError(f"inputs have shape {shape}, and only images are cropped", where="data.crop")
+    return (shape[0], *size)
+
+
+def _shape_of(samples: Samples, train: Ids) -> tuple[int, ...]:
+    return tuple(samples.batch(Key(0, train[:1])).input.shape[1:])

@@ -1,0 +1,189 @@
+"""Every sample is read once, before the first batch: to keep it in memory, and to find out which ones are bad."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from stillhouse.data.sample_errors import MisfitError, skippable
+from stillhouse.data.sampler import Ids, Key, OrderedBatches
+from stillhouse.data.samples import Memory, Samples
+from stillhouse.data.streams import from_workers
+from stillhouse.data.targets import packed
+from stillhouse.errors import Fault, StillhouseError, StillhouseWarning
+from stillhouse.seeds import OwnRandomness, mix
+
+__all__ = ["fits_in_memory", "read_once", "refuse", "remembering", "warn_of"]
+
+_MEMORY_LIMIT = 1 << 30
+_CHUNK = 256
+_NAMED = 4
+
+Errors = dict[int, StillhouseError]
+
+
+def fits_in_memory(
+    samples: Samples, n: int, cache: Literal["auto", "memory", "none"], first: tuple[Tensor, Any]
+) -> bool:
+    """Whether ``n`` samples as large as ``first`` (input and target) are kept: see :class:`stillhouse.data.DataSpec`."""
+    size = n * sum(t.numel() * t.itemsize for t in first if isinstance(t, Tensor))
+    return cache == "memory" or (cache == "auto" and size <= _MEMORY_LIMIT and samples.source.pure)
+
+
+class _Chunk(NamedTuple):
+    inputs: Any
+    targets: Any
+    ids: list[int]
+    errors: Errors
+
+
+@attrs.frozen
+class _Reader:
+    samples: Samples
+    keep: bool
+
+    def __call__(self, key: Key) -> _Chunk:
+        pairs: list[tuple[Tensor, Any]] = []
+        ids: list[int] = []
+        errors: Errors = {}
+        with OwnRandomness() as randomness:
+            for i in map(int, key.ids):
+                randomness.seed(mix(self.samples.seed, key.epoch, i))
+                try:
+                    pair = self.samples.pair_of(i)
+                except StillhouseError as error:
+                    errors[i] = error
+                    continue
+                if self.keep:
+                    pairs.append(pair)
+                    ids.append(i)
+        if not pairs:
+            return _Chunk(None, None, [], errors)
+        with_target = self.samples.source.target not in ("class", "none")
+        targets = packed([target for _, target in pairs]) if with_target else None
+        return _Chunk(packed([x for x, _ in pairs]), targets, ids, errors)
+
+
+class _Rows:
+    """Room for ``n`` values: one tensor while they have one shape, else a list."""
+
+    def __init__(self, n: int) -> None:
+        self._n, self._filled = n, 0
+        self._rows: Any = None
+
+    def add(self, values: Any) -> None:
+        if self._rows is None:
+            whole = isinstance(values, Tensor)
+            self._rows = torch.empty(self._n, *values.shape[1:], dtype=values.dtype) if whole else []
+        if isinstance(self._rows, Tensor):
+            if isinstance(values, Tensor) and values.shape[1:] == self._rows.shape[1:]:
+                self._rows[self._filled : self._filled + len(values)] = values
+                self._filled += len(values)
+                return
+            self._rows = list(self._rows[: self._filled])
+        self._rows += list(values)
+
+    def rows(self) -> Any:
+        return self._rows[: self._filled] if isinstance(self._rows, Tensor) else self._rows
+
+
+def read_once(samples: Samples, splits: Mapping[str, Ids], workers: int, keep: bool) -> tuple[Memory | None, Errors]:
+    """Read every sample of ``splits``.
+
+    Args:
+        samples: the samples.
+        splits: the ids in use.
+        workers: processes that decode, where that is worth starting them.
+        keep: whether to keep what was read.
+
+    Returns:
+        What was read, where it is kept, and the error of each sample that cannot be used. Where the first sample is
+        the odd one in shape or type, the errors are of those that differ from most.
+    """
+    ids = np.unique(np.concatenate(list(splits.values())))
+    memory, errors = _read(samples, ids, workers, keep)
+    forms = Counter(error.form for error in errors.values() if isinstance(error, MisfitError) and error.form)
+    form, times = forms.most_common(1)[0] if forms else (None, 0)
+    if form is None or times <= len(ids) - len(errors):
+        return memory, errors
+    of_most = [i for i, error in errors.items() if isinstance(error, MisfitError) and error.form == form]
+    most = attrs.evolve(samples, shape=form[0], dtype=form[1], first=min(of_most), memory=None)
+    rest = np.setdiff1d([*ids, samples.first], of_most)
+    return memory, _read(most, rest, workers, keep=False)[1] or errors
+
+
+def _read(samples: Samples, ids: Ids, workers: int, keep: bool) -> tuple[Memory | None, Errors]:
+    inputs, targets = _Rows(len(ids)), _Rows(len(ids))
+    held: list[int] = []
+    errors: Errors = {}
+    chunks = OrderedBatches(ids=ids, batch_size=_CHUNK // 8 if -1 in samples.shape else _CHUNK)
+    for chunk in from_workers(_Reader(samples, keep), chunks, workers if len(ids) > 8 * _CHUNK else 0):
+        errors |= chunk.errors
+        if chunk.ids:
+            inputs.add(chunk.inputs)
+            held += chunk.ids
+            if chunk.targets is not None:
+                targets.add(chunk.targets)
+    if not held:
+        return None, errors
+    row_of = np.full(len(samples.source.labels), -1, dtype=np.int64)
+    row_of[held] = np.arange(len(held))
+    return Memory(inputs.rows(), row_of, targets.rows()), errors
+
+
+def refuse(errors: Errors, of: int, skip_bad: bool) -> None:
+    """Raise for samples that cannot be used: named, counted, with the way to go on.
+
+    Args:
+        errors: by id.
+        of: how many samples were read.
+        skip_bad: leave out what cannot be read; what differs from the others in shape is refused all the same.
+
+    Raises:
+        StillhouseError: there is one.
+    """
+    found = [error for error in errors.values() if not (skip_bad and not isinstance(error, MisfitError))]
+    if not found:
+        return
+    shown = found[:_NAMED]
+    bad = [k for k, error in enumerate(shown) if not isinstance(error, MisfitError)]
+    if bad:
+        shown[bad[-1]] = skippable(shown[bad[-1]])
+    faults = [fault for error in shown for fault in error.faults]
+    if len(found) > _NAMED:
+        faults.append(Fault("data", f"... {len(found)} of {of} samples cannot be used"))
+    raise StillhouseError(faults=faults)
+
+
+def warn_of(errors: Errors, of: int) -> None:
+    """One warning for the samples that are left out."""
+    first = [error.faults[0] for error in list(errors.values())[:_NAMED]]
+    some = "; ".join(f"{fault.where}: {fault.what}" for fault in first)
+    more = "; ..." if len(errors) > _NAMED else ""
+    warnings.warn(f"{len(errors)} of {of} samples are left out: {some}{more}", StillhouseWarning, stacklevel=2)
+
+
+def remembering(
+    samples: Samples, splits: Mapping[str, Ids], cache: Literal["auto", "memory", "none"], workers: int
+) -> Samples:
+    """``samples`` with every sample of ``splits`` in memory; as they are when ``cache`` says so.
+
+    Raises:
+        StillhouseError: samples that cannot be read.
+    """
+    n = len(np.unique(np.concatenate(list(splits.values()))))
+    with OwnRandomness() as randomness:
+        randomness.seed(mix(samples.first))
+        first = samples.pair_of(samples.first)
+    if not fits_in_memory(samples, n, cache, first):
+        return samples
+    memory, errors = read_once(samples, splits, workers, keep=True)
+    refuse(errors, n, skip_bad=False)
+    return attrs.evolve(samples, memory=memory)

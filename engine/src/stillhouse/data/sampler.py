@@ -1,0 +1,150 @@
+"""Randomness that resumes exactly: what a sample looks like in an epoch depends on (seed, epoch, sample) alone.
+
+Nothing here has a state that a checkpoint would have to keep: the order of an epoch comes from (seed, epoch), a
+sample's augmentation from (seed, epoch, sample), so that a stream which starts at step N gives what an
+uninterrupted one gives from step N on, whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import attrs
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stillhouse.errors import StillhouseError
+from stillhouse.seeds import mix
+
+__all__ = ["EpochBatches", "Key", "OrderedBatches", "epoch_order"]
+
+Ids = NDArray[np.int64]
+"""Ids of samples: positions in their source."""
+
+
+def epoch_order(seed: int, epoch: int, n: int) -> Ids:
+    """A permutation of 0 ... n-1 from (seed, epoch)."""
+    generator = torch.Generator().manual_seed(mix(seed, epoch))
+    return torch.randperm(n, generator=generator).numpy()
+
+
+class Key(NamedTuple):
+    """What one batch is made from.
+
+    Attributes:
+        epoch: the epoch whose randomness its samples get.
+        ids: the samples (B,), in order.
+    """
+
+    epoch: int
+    ids: Ids
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class EpochBatches:
+    """The endless stream of training batches' keys, from step ``start_step`` on.
+
+    Attributes:
+        ids: the training samples (N,).
+        batch_size: samples in a batch.
+        drop_last: leave out an epoch's last batch when it is smaller. A last batch of one sample is left out always:
+            batch statistics need two. A training set smaller than one batch gives one batch of all its samples.
+        seed: the run's seed.
+        start_step: batches that were taken before.
+        rank: this process's number; it gets its share of every batch.
+        world: how many processes there are. All shares of a batch have one size: where an epoch's last batch cannot
+            be shared evenly, up to ``world - 1`` of its samples are left out, and the whole of it where a share would
+            be a single sample.
+
+    Raises:
+        StillhouseError: ``batch_size`` is no multiple of ``world``.
+    """
+
+    ids: Ids
+    batch_size: int
+    drop_last: bool
+    seed: int
+    start_step: int = 0
+    rank: int = 0
+    world: int = 1
+
+    def __attrs_post_init__(self) -> None:
+        if self.batch_size % self.world:
+            raise StillhouseError(
+                f"a batch of {self.batch_size} cannot be shared by {self.world} processes",
+                where="data.batch_size",
+                hint=f"a multiple of {self.world}",
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch, at least 1."""
+        whole, rest = divmod(len(self.ids), self.batch_size)
+        return max(1, whole if self.drop_last else whole + (rest // self.world > 1))
+
+    def __iter__(self) -> Iterator[Key]:
+        epoch, skip = divmod(self.start_step, self.steps_per_epoch)
+        while True:
+            order = self.ids[epoch_order(self.seed, epoch, len(self.ids))]
+            for step in range(skip, self.steps_per_epoch):
+                yield Key(epoch, self._share(order[step * self.batch_size : (step + 1) * self.batch_size]))
+            epoch, skip = epoch + 1, 0
+
+    def _share(self, ids: Ids) -> Ids:
+        # Every world-th sample: the first rows of all shares together are the first rows of the batch.
+        return ids[: len(ids) // self.world * self.world][self.rank :: self.world] if self.world > 1 else ids
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class OrderedBatches:
+    """Every sample once, in order: the keys of an evaluation.
+
+    Attributes:
+        ids: the samples (N,), of all processes.
+        batch_size: samples in a batch of this process; the last one holds the rest.
+        rank: this process's number; it gets every ``world``-th sample.
+        world: how many processes there are. All of them get the same number of batches of the same sizes; where
+            the samples cannot be shared evenly, the last row is one that another process has as well.
+
+    Raises:
+        StillhouseError: fewer samples than processes.
+    """
+
+    ids: Ids
+    batch_size: int
+    rank: int = 0
+    world: int = 1
+
+    def __attrs_post_init__(self) -> None:
+        if len(self.ids) < self.world:
+            raise StillhouseError(
+                f"a split of {len(self.ids)} samples cannot be shared by {self.world} processes",
+                where="data",
+                hint="start fewer processes",
+            )
+
+    @property
+    def real(self) -> int:
+        """This process's samples that count: all rows but one that only fills up."""
+        return len(range(self.rank, len(self.ids), self.world))
+
+    def _starts(self) -> list[int]:
+        rows = -(-len(self.ids) // self.world)
+        starts = list(range(0, rows, self.batch_size))
+        if self.world > 1 and len(starts) > 1 and rows - starts[-1] == 1:
+            starts.pop()  # a batch of nothing but a row that fills up would have nothing to measure
+        return starts
+
+    def __len__(self) -> int:
+        return len(self._starts())
+
+    def __iter__(self) -> Iterator[Key]:
+        own = self.ids[self.rank :: self.world]
+        rows = -(-len(self.ids) // self.world)
+        if len(own) < rows:
+            own = np.append(own, self.ids[-1])
+        starts = self._starts()
+        for start, end in zip(starts, [*starts[1:], rows], strict=True):
+            yield Key(0, own[start:end])

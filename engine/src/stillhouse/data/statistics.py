@@ -1,0 +1,103 @@
+"""What is measured of samples before the first batch: the statistics they are normalised by, and their fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stillhouse.data.sampler import Ids, Key
+from stillhouse.data.samples import Samples
+from stillhouse.errors import StillhouseError
+from stillhouse.seeds import OwnRandomness, mix
+
+__all__ = ["fingerprint", "normalisation"]
+
+_MEASURED = 4096
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def normalisation(
+    kind: Literal["none", "imagenet", "data"], samples: Samples, shape: tuple[int, ...]
+) -> tuple[Tensor, Tensor] | None:
+    """Mean and standard deviation by channel (C, 1, 1), float32, of inputs scaled to 0 ... 1; for vectors by component.
+
+    ``data`` measures the source's whole training split, or 4,096 samples of it evenly spaced, so that runs on few
+    labels see inputs on the same scale. A constant channel is divided by 1. The inputs are those that a task makes.
+
+    Args:
+        kind: see :class:`stillhouse.data.DataSpec`.
+        samples: the samples, not normalised yet.
+        shape: of an input.
+
+    Raises:
+        StillhouseError: ``imagenet`` on inputs without three channels.
+    """
+    like = (shape[0], *[1] * (len(shape) - 1))
+    if kind == "none":
+        return None
+    if kind == "imagenet":
+        if len(shape) != 3 or shape[0] != 3:
+            raise StillhouseError(
+                f"ImageNet's statistics are of 3 channels, and inputs have shape {shape}",
+                where="data.normalize",
+                hint="set channels = 3, or normalize = 'data'",
+            )
+        mean, std = (torch.tensor(values).reshape(like) for values in _IMAGENET)
+        return mean, std
+    train = samples.source.splits["train"]
+    some = train[np.linspace(0, len(train) - 1, min(_MEASURED, len(train))).astype(np.int64)]
+    # In float64 the sums over uint8 are exact, and so don't depend on their order or on threads.
+    first, second, count = np.zeros(shape[0]), np.zeros(shape[0]), 0
+    plain, made = samples.plain, samples.maker is not None
+    with OwnRandomness() as randomness:
+        for i in map(int, some):
+            randomness.seed(mix(i))
+            x = plain.made(Key(0, np.array([i])))[0][0] if made else samples.input_of(i)
+            values = x.numpy().astype(np.float64).reshape(shape[0], -1)
+            first += values.sum(1)
+            second += np.square(values).sum(1)
+            count += values.shape[1]
+    average = first / count
+    deviation = np.sqrt(np.maximum(second / count - np.square(average), 0))
+    scale = 255.0 if samples.dtype == torch.uint8 and not made else 1.0
+    deviation[deviation <= 1e-6 * np.maximum(1.0, np.abs(average))] = scale
+    return tuple(torch.from_numpy(v / scale).float().reshape(like) for v in (average, deviation))  # type: ignore[return-value]  # two, as annotated
+
+
+def fingerprint(choices: Mapping[str, Any], samples: Samples, splits: Mapping[str, Ids]) -> str:
+    """A hash of the content: labels, splits, normalisation, and the files' names, sizes and times or 32 samples' bytes.
+
+    Args:
+        choices: what was chosen about reading, as plain data.
+        samples: the samples, with their normalisation.
+        splits: the ids in use.
+    """
+    source = samples.source
+    digest = hashlib.sha256(json.dumps(choices, sort_keys=True, default=repr).encode())
+    digest.update("\0".join(source.class_names).encode(errors="surrogateescape"))
+    digest.update(source.labels.tobytes())
+    for name, ids in splits.items():
+        digest.update(f"\0{name}\0".encode())
+        digest.update(ids.tobytes())
+    for tensor in (samples.mean, samples.std):
+        if tensor is not None:
+            digest.update(tensor.numpy().tobytes())
+    if source.stamp is not None:
+        digest.update(source.stamp)
+        return digest.hexdigest()
+    with OwnRandomness() as randomness:
+        ids = np.sort(np.concatenate(list(source.splits.values())))
+        for i in ids[np.linspace(0, len(ids) - 1, min(32, len(ids))).astype(np.int64)]:
+            randomness.seed(mix(int(i)))
+            x, target = samples.read(int(i))
+            digest.update(x.numpy().tobytes())
+            for part in target.values() if isinstance(target, Mapping) else [target]:
+                if isinstance(part, Tensor):
+                    digest.update(part.numpy().tobytes())
+    return digest.hexdigest()

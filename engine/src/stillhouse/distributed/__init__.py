@@ -1,0 +1,1 @@
+"""Several processes. Imports: the ground."""

@@ -1,0 +1,152 @@
+"""Parameters spread over the processes with torch's FSDP2 (``fully_shard``), for models that one GPU cannot hold."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from stillhouse.distributed import processes as parallel
+from stillhouse.errors import StillhouseError
+
+__all__ = [
+    "clip",
+    "fit_state",
+    "gathered",
+    "is_sharded",
+    "local",
+    "reshard",
+    "shard",
+    "spread_optimizer_state",
+    "whole",
+]
+
+_COPY = "_stillhouse_whole"
+
+_BLOCK = 1 << 16
+"""Blocks of fewer parameters are not worth a gathering of their own; they go with what is around them."""
+
+
+def shard(model: nn.Module, device: torch.device, where: str) -> None:
+    """Spread ``model``'s parameters over all processes, in place; dotted paths stay as they are.
+
+    Every block (a child of a ``Sequential`` or ``ModuleList``) is gathered by itself when it is called, the rest with
+    the whole model.
+
+    Args:
+        model: on the CPU or on ``device``; its parameters move to ``device`` block by block.
+        device: this process's.
+        where: ``student`` or ``teacher``, for messages. Of a student a whole copy is kept on the CPU, for
+            :func:`gathered`.
+
+    Raises:
+        StillhouseError: there is one process only.
+    """
+    if not parallel.several():
+        raise StillhouseError(
+            "there is one process, and nothing to spread over",
+            where="distributed.shard",
+            hint=f"start several with torchrun, or leave the {where} whole",
+        )
+    if where == "student":
+        model.__dict__[_COPY] = (copy.deepcopy(model),)  # in a tuple, so that it is no submodule
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    for container in reversed(list(model.modules())):  # from the inside out, as fully_shard wants it
+        if isinstance(container, nn.Sequential | nn.ModuleList):
+            for block in container:
+                if sum(p.numel() for p in block.parameters()) >= _BLOCK:
+                    fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    model.to(device)  # buffers
+
+
+def is_sharded(model: nn.Module | None) -> bool:
+    """Whether ``model``'s parameters are spread over the processes."""
+    return isinstance(model, FSDPModule)
+
+
+def gathered(model: nn.Module) -> nn.Module:
+    """A spread student as the plain module that it was, with the weights it has now, on the CPU; others as they are."""
+    if not is_sharded(model):
+        return model
+    (plain,) = model.__dict__[_COPY]
+    plain.load_state_dict(whole(model.state_dict()))
+    return plain  # type: ignore[no-any-return]  # what shard() put there
+
+
+def reshard(model: nn.Module | None) -> None:
+    """Spread what a forward pass without a backward pass has left gathered.
+
+    FSDP2 keeps the outermost parameters whole until the backward pass: who takes ``parameters()`` in between, an
+    optimizer say, gets tensors whose memory is freed later.
+    """
+    if isinstance(model, FSDPModule):
+        for part in model.modules():
+            if isinstance(part, FSDPModule):
+                part.reshard()
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a spread tensor; any other tensor as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(value: Any) -> Any:
+    """``value`` with every spread tensor gathered, on the CPU; tables and lists are gone through. All processes take part."""
+    if isinstance(value, DTensor):
+        return value.full_tensor().cpu()
+    if isinstance(value, Mapping):
+        return {key: whole(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(whole(inner) for inner in value)
+    return value
+
+
+def fit_state(saved: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Whole tensors spread as ``own`` has them, by key; for ``load_state_dict``."""
+    fitted = dict(saved)
+    for key, tensor in own.items():
+        if isinstance(tensor, DTensor) and isinstance(saved.get(key), Tensor):
+            fitted[key] = _like(saved[key], tensor)
+    return fitted
+
+
+def _like(tensor: Tensor, other: DTensor) -> DTensor:
+    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)
+
+
+def spread_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
+    """After ``load_state_dict`` of whole tensors: spread each parameter's state as the parameter is."""
+    for parameter, state in optimizer.state.items():
+        if isinstance(parameter, DTensor):
+            for key, value in state.items():
+                if isinstance(value, Tensor) and not isinstance(value, DTensor) and value.shape == parameter.shape:
+                    state[key] = _like(value, parameter)
+
+
+def clip(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale the gradients of ``parameters`` down, in place, where their Euclidean norm is above ``max_norm``.
+
+    Returns:
+        The norm of all of them together before that, a scalar on the device; spread ones count whole.
+    """
+    with_gradient = [p for p in parameters if p.grad is not None]
+    # torch's functions take either kind, and not both at once.
+    kinds = [[p for p in with_gradient if isinstance(p, DTensor) is spread] for spread in (False, True)]
+    norms = []
+    for kind in filter(None, kinds):
+        norm = torch.nn.utils.get_total_norm([p.grad for p in kind if p.grad is not None])
+        norms.append(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+    if not norms:
+        return torch.zeros(())
+    total = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+    for kind in filter(None, kinds):
+        torch.nn.utils.clip_grads_with_norm_(kind, max_norm, total)
+    return total

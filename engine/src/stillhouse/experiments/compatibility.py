@@ -1,0 +1,103 @@
+"""Whether runs can be compared at all: of one task, measured on the same data, made alike."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stillhouse.errors import StillhouseError, StillhouseWarning
+from stillhouse.registry.tasks import TASKS
+from stillhouse.training.folder import RunFolder
+
+if TYPE_CHECKING:
+    from stillhouse.experiments.run_groups import FinishedRun
+
+__all__ = ["check_comparable", "warn_of_versions"]
+
+_SHOWN = 3
+"""Folders that are named of those that have something in common."""
+
+
+def check_comparable(runs: Sequence[FinishedRun], metric: str) -> None:
+    """Refuse runs of different tasks, and warn of runs that were measured on different data.
+
+    Args:
+        runs: those to be compared.
+        metric: ``SPLIT/NAME``.
+
+    Raises:
+        StillhouseError: the runs have different tasks; each is named with its runs.
+    """
+    tasks: dict[str, list[Path]] = {}
+    for run in runs:
+        tasks.setdefault(TASKS.get(run.recipe.task.name, run.recipe.task.name), []).append(run.folder)
+    if len(tasks) > 1:
+        names = {path: name for name, path in TASKS.items()}
+        raise StillhouseError(
+            "the runs have different tasks, whose metrics say nothing of one another: "
+            + _who({repr(names.get(task, task)): folders for task, folders in tasks.items()}),
+            where="task.name",
+            hint="compare the runs of one task",
+        )
+    differing: list[str] = []
+    for key in (facts := {run.folder: _data(run, metric) for run in runs})[runs[0].folder]:
+        seen: dict[str, list[Path]] = {}
+        for run in runs:
+            seen.setdefault(facts[run.folder][key], []).append(run.folder)
+        if len(seen) > 1:
+            differing.append(f"{key} is {_who(seen)}")
+    if differing:
+        warnings.warn(
+            "the runs were measured on different data, and so their differences may be the data's: "
+            + "; ".join(differing),
+            StillhouseWarning,
+            stacklevel=3,
+        )
+
+
+def _data(run: FinishedRun, metric: str) -> dict[str, str]:
+    """What a run was measured on."""
+    spec, split = run.recipe.data, metric.partition("/")[0].removesuffix("_ema")
+    info: Mapping[str, Any] = _lock(run.folder).get("data_info", {})
+    return {
+        "data.name": repr(spec.name),
+        "data.args": json.dumps(spec.args, sort_keys=True, default=str),
+        "the number of classes": str(info.get("classes", "unknown")),
+        f"the number of samples of the split {split!r}": str(info.get("sizes", {}).get(split, "unknown")),
+    }
+
+
+def _who(found: Mapping[str, Sequence[Path]]) -> str:
+    """``'a' in runs/1, runs/2 and 'b' in runs/3``."""
+    told = []
+    for value, folders in found.items():
+        more = f" and {len(folders) - _SHOWN} more" if len(folders) > _SHOWN else ""
+        told.append(f"{value} in {', '.join(map(str, folders[:_SHOWN]))}{more}")
+    return ", ".join(told[:-1]) + " and " + told[-1]
+
+
+def warn_of_versions(folders: Sequence[Path]) -> None:
+    """Warn of versions and devices that differ between runs: the difference may be theirs."""
+    seen: dict[str, set[str]] = {}
+    for folder in folders:
+        lock = _lock(folder)
+        if not lock:
+            continue
+        versions = {**lock.get("versions", {}), **{p["distribution"]: p["version"] for p in lock.get("plugins", [])}}
+        for name, version in {**versions, "device": lock.get("device_name", "")}.items():
+            seen.setdefault(name, set()).add(str(version))
+    texts = [f"{name}: {', '.join(sorted(values))}" for name, values in seen.items() if len(values) > 1]
+    if texts:
+        warnings.warn("the runs were not made alike: " + "; ".join(texts), StillhouseWarning, stacklevel=3)
+
+
+def _lock(folder: Path) -> dict[str, Any]:
+    """A run's lock; empty where it cannot be read."""
+    try:
+        lock = json.loads(RunFolder(folder).lock.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return lock if isinstance(lock, dict) else {}

@@ -1,0 +1,113 @@
+"""One run of a plan: trained where it is not finished yet, under a lock, with its error as a value."""
+
+from __future__ import annotations
+
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import attrs
+from filelock import FileLock
+
+from stillhouse.config.recipe import Recipe
+from stillhouse.errors import StillhouseError, StillhouseWarning
+from stillhouse.experiments.plan import PlannedRun, finished_summary
+from stillhouse.training.folder import write_text
+
+__all__ = ["Job", "Outcome", "collected", "run_job"]
+
+
+@attrs.frozen
+class Job:
+    """A run to do, as it travels to a worker.
+
+    Attributes:
+        index: the run's number in its plan.
+        arm: the arm's name.
+        seed: the run's seed.
+        folder: the run's folder.
+        recipe: the recipe's tables.
+    """
+
+    index: int
+    arm: str
+    seed: int
+    folder: str
+    recipe: dict[str, Any]
+
+    @classmethod
+    def of(cls, run: PlannedRun, device: str = "") -> Job:
+        """The job of ``run``, on ``device`` instead of its recipe's where one is named."""
+        recipe = run.recipe
+        if device:
+            recipe = attrs.evolve(recipe, run=attrs.evolve(recipe.run, device=device))
+        return cls(run.index, run.arm, run.seed, str(run.folder), recipe.to_dict())
+
+
+@attrs.frozen
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        job: the job.
+        summary: of the finished run; None where it failed.
+        error: why it failed, in a line or more; empty where it did not.
+        warnings: what was warned of on the way.
+    """
+
+    job: Job
+    summary: dict[str, Any] | None
+    error: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def run_job(job: Job) -> Outcome:
+    """Train the run, or go on with it, unless it is finished already.
+
+    Another process that is at the same run is waited for. An error is written to ``seed-K.error.txt`` beside the run's
+    folder, with its traceback, and returned; only an interruption is raised.
+    """
+    folder = Path(job.folder)
+    report = folder.with_name(f"{folder.name}.error.txt")
+    told: list[str] = []
+    try:
+        with collected(told):
+            recipe = Recipe.from_dict(job.recipe)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder.with_name(f".{folder.name}.lock")):
+                summary = finished_summary(folder, recipe)
+                if summary is None:
+                    from stillhouse.training.preparation import train
+
+                    summary = train(recipe, out=folder, resume=True).summary
+        report.unlink(missing_ok=True)
+    except Exception as error:  # noqa: BLE001 - one run's error must not end the others
+        if isinstance(error, StillhouseError):
+            text = "; ".join(str(fault) for fault in error.faults)
+        else:
+            text = f"{type(error).__name__}: {error}"
+        text = "\n".join([text, *getattr(error, "__notes__", [])])
+        with suppress(StillhouseError):  # a full disk: the text below says it
+            write_text(report, "".join(traceback.format_exception(error)))
+        return Outcome(job, None, text, tuple(told))
+    return Outcome(job, summary, "", tuple(told))
+
+
+@contextmanager
+def collected(told: list[str]) -> Iterator[None]:
+    """Put our own warnings into ``told``: shown once for all runs, and not by each."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", StillhouseWarning)
+        shown = warnings.showwarning
+
+        def keep(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
+            if issubclass(category, StillhouseWarning):
+                told.append(str(message))
+            else:
+                shown(message, category, *rest, **more)
+
+        warnings.showwarning = keep
+        yield

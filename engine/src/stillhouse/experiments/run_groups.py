@@ -1,0 +1,181 @@
+"""Comparing runs that are finished: groups that differ by the seed alone, the settings that differ as columns."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from stillhouse.config.recipe import Recipe
+from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, raise_faults
+from stillhouse.experiments.arms import identity
+from stillhouse.experiments.comparison import Comparison, Group, compare_groups
+from stillhouse.experiments.compatibility import check_comparable, warn_of_versions
+from stillhouse.experiments.plan import PLAN, finished_summary, read_plan
+from stillhouse.experiments.settings import differing, flat_settings, short_texts, text_of
+from stillhouse.training.folder import RunFolder
+
+__all__ = ["FinishedRun", "compare", "default_metric", "metric_of", "read_runs"]
+
+
+@attrs.frozen
+class FinishedRun:
+    """A run that was trained to its end.
+
+    Attributes:
+        folder: its folder.
+        recipe: as it ran.
+        summary: its summary.json.
+        arm: its arm in an ablation; empty for any other run.
+    """
+
+    folder: Path
+    recipe: Recipe
+    summary: Mapping[str, Any]
+    arm: str = ""
+
+
+def compare(
+    folders: Sequence[str | Path], *, metric: str | None = None, baseline: str | Path | None = None
+) -> Comparison:
+    """Compare runs: those whose recipes differ by the seed alone are one group.
+
+    Args:
+        folders: runs' folders, or folders of runs (an ablation's too), which are searched.
+        metric: ``SPLIT/NAME``; by default the task's score on the test split, or on the validation split.
+        baseline: one of the runs' folders: its group is what the others are compared with; the first group by default.
+
+    Raises:
+        StillhouseError: every folder that holds no finished run; runs of different tasks; a metric that no run has.
+    """
+    runs = read_runs([Path(f) for f in folders])
+    first = _find(runs, Path(baseline)) if baseline is not None else runs[0]
+    groups: dict[str, list[FinishedRun]] = {}
+    for run in [first, *(run for run in runs if run is not first)]:
+        groups.setdefault(identity(run.recipe), []).append(run)
+    metric = metric or default_metric(runs)
+    check_comparable(runs, metric)
+    settings = {key: flat_settings(members[0].recipe) for key, members in groups.items()}
+    columns = differing(list(settings.values()))
+    shown = {column: short_texts([each.get(column) for each in settings.values()]) for column in columns}
+    names = _names(list(groups.values()))
+    warn_of_versions([run.folder for run in runs])
+    made = []
+    for i, ((key, members), name) in enumerate(zip(groups.items(), names, strict=True)):
+        full = {column: text_of(settings[key].get(column)) for column in columns}
+        short = {column: texts[i] for column, texts in shown.items()}
+        made.append(Group(name, metric_of(members, metric, name), full, {names[0]: names[0]}, short=short))
+    return compare_groups(metric, made, columns)
+
+
+def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
+    """The finished runs in ``folders``; unfinished ones that were not named themselves are warned of and left out.
+
+    Raises:
+        StillhouseError: every folder in which there is none, and every named run that is not finished.
+    """
+    faults: list[Fault] = []
+    runs: dict[Path, FinishedRun] = {}
+    left: list[str] = []
+    for folder in folders:
+        if not folder.is_dir():
+            faults.append(Fault(str(folder), "there is no such folder"))
+            continue
+        named = RunFolder(folder).recipe.exists()
+        found = 0
+        for place, arm in [(folder, "")] if named else _runs_within(folder):
+            run = _read(place, arm, faults)
+            if run is not None:
+                found += 1
+                runs.setdefault(place.resolve(), run)
+            elif named:
+                faults.append(Fault(str(place), "the run is not finished", "stillhouse train ... --resume ends it"))
+            else:
+                left.append(str(place))
+        if not found and not named:
+            faults.append(
+                Fault(str(folder), "holds no finished run", "name the folder of a run, or one with runs in it")
+            )
+    raise_faults(faults)
+    if left:
+        warnings.warn(f"not finished, and left out: {', '.join(left)}", StillhouseWarning, stacklevel=3)
+    return list(runs.values())
+
+
+def _read(folder: Path, arm: str, faults: list[Fault]) -> FinishedRun | None:
+    summary = finished_summary(folder)
+    if summary is None:
+        return None
+    try:
+        return FinishedRun(folder, Recipe.load(RunFolder(folder).recipe), summary, arm)
+    except StillhouseError as error:
+        faults += error.faults
+        return None
+
+
+def _runs_within(folder: Path) -> list[tuple[Path, str]]:
+    """The runs in a folder with their arms, an ablation's in the order of its plan."""
+    if (folder / PLAN).exists():
+        plan = read_plan(folder) or {}
+        places = [
+            (folder / arm["folder"] / f"seed-{seed}", str(arm["name"]))
+            for arm in plan["arms"]
+            for seed in plan["seeds"]
+        ]
+        return [(place, arm) for place, arm in places if RunFolder(place).recipe.exists()]
+    return [(path.parent, "") for path in sorted(folder.rglob("recipe.toml"))]
+
+
+def _find(runs: Sequence[FinishedRun], folder: Path) -> FinishedRun:
+    for run in runs:
+        if run.folder.resolve() == folder.resolve() or run.folder.parent.resolve() == folder.resolve():
+            return run
+    raise StillhouseError(
+        f"{folder} is none of the runs compared",
+        where="--baseline",
+        hint=did_you_mean(str(folder), [str(r.folder) for r in runs]),
+    )
+
+
+def default_metric(runs: Sequence[FinishedRun]) -> str:
+    """The task's score on the test split where there is one, else on the validation split."""
+    from stillhouse.registry.tasks import build_task
+
+    recipe, metrics = runs[0].recipe, runs[0].summary["metrics"]
+    score = build_task(recipe.task, recipe.base).score
+    split = next((s for s in ("test", "val") if score in metrics.get(s, {})), None)
+    if split is None:
+        raise StillhouseError(f"{runs[0].folder} has no {score!r}", hint="name another metric with --metric")
+    return f"{split}/{score}"
+
+
+def metric_of(runs: Sequence[FinishedRun], metric: str, name: str) -> dict[int, float]:
+    """The metric by seed; several runs of one seed are averaged, with a warning.
+
+    Raises:
+        StillhouseError: a run has no such metric; with the nearest names.
+    """
+    found: dict[int, list[float]] = {}
+    for run in runs:
+        values = {f"{split}/{k}": v for split, metrics in run.summary["metrics"].items() for k, v in metrics.items()}
+        if metric not in values:
+            raise StillhouseError(
+                f"there is no metric {metric!r}", where=str(run.folder), hint=did_you_mean(metric, values)
+            )
+        found.setdefault(int(run.summary["seed"]), []).append(float(values[metric]))
+    for seed, values_of_seed in found.items():
+        if len(values_of_seed) > 1:
+            text = f"{name}: {len(values_of_seed)} runs have the seed {seed}; their mean counts as one"
+            warnings.warn(text, StillhouseWarning, stacklevel=3)
+    return {seed: sum(v) / len(v) for seed, v in sorted(found.items())}
+
+
+def _names(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
+    """A name for each group: its arm, its run's name, or else its first run's folder."""
+    names = [members[0].arm or members[0].recipe.run.name for members in groups]
+    return [
+        name if names.count(name) == 1 else str(members[0].folder) for name, members in zip(names, groups, strict=True)
+    ]

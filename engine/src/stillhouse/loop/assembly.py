@@ -1,0 +1,326 @@
+"""Assembly: the walk over the plugins with one small batch, before anything is trained or written.
+
+Taps are attached, a batch of two goes through student and teacher, then plugin by plugin: build, add_links, transform.
+So each ``build`` sees the shapes that really reach it, and what does not fit is named by plugin, link and shape.
+Afterwards every buffer, mode and generator is as it was before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from stillhouse import seeds as rng
+from stillhouse.contract.batch import Batch
+from stillhouse.contract.layers import Which
+from stillhouse.contract.run import Run
+from stillhouse.contract.step import LinkSpec, Step, Tap
+from stillhouse.distributed.fsdp import reshard
+from stillhouse.errors import Fault, StillhouseError, first_line, raise_faults
+from stillhouse.layout import shape_text
+from stillhouse.loop.adaptation import adapt_student, let_teacher_go
+from stillhouse.loop.composition import Composition
+from stillhouse.loop.failures import is_out_of_memory
+from stillhouse.loop.step import new_step
+from stillhouse.registry.hooks import Hooks
+from stillhouse.registry.order import Active
+
+__all__ = ["Assembly", "Stage", "assemble"]
+
+_UNFIT = (RuntimeError, ValueError, TypeError, AssertionError)
+"""What models raise on inputs that do not suit them; torch and timm assert."""
+
+Shapes = dict[str, tuple[str, str]]
+
+
+@attrs.frozen
+class Stage:
+    """What one plugin did at assembly.
+
+    Attributes:
+        plugin: its name; ``(models)`` for the layers as they were read.
+        links: ``{link: (student's shape, teacher's shape)}`` after its transform.
+        parameters: trainable numbers its module has.
+        terms: its loss terms with their value on the assembly's batch.
+    """
+
+    plugin: str
+    links: Shapes
+    parameters: int
+    terms: dict[str, float]
+
+
+@attrs.frozen(eq=False)
+class Assembly:
+    """The composition and what the walk saw.
+
+    Attributes:
+        composition: ready to train.
+        hooks: the plugins' resolved hooks.
+        taps: ``{"student": {layer: shape}, "teacher": {layer: shape}}``.
+        stages: one for each plugin, in order.
+        task_loss: the task's loss on the assembly's batch.
+        teacher_parameters: how many numbers the teacher has.
+        teacher_gone: whether it has left memory: see :meth:`stillhouse.contract.run.Run.release_teacher`.
+    """
+
+    composition: Composition
+    hooks: Hooks
+    taps: dict[str, dict[str, str]]
+    stages: list[Stage]
+    task_loss: float
+    teacher_parameters: int = 0
+    teacher_gone: bool = False
+
+
+def assemble(run: Run, actives: Sequence[Active], batch: Batch, precision: torch.dtype = torch.float32) -> Assembly:
+    """Walk over the plugins and make the composition.
+
+    Args:
+        run: with student, teacher, task and data; ``features``, ``links`` and ``composition`` are filled.
+        actives: the plugins, ordered.
+        batch: at least two samples, on the CPU.
+        precision: dtype of the models' forward passes.
+
+    Raises:
+        StillhouseError: with all faults of a stage: the layers, then the shapes.
+    """
+    hooks = Hooks(actives)
+    run.plugins = tuple(a.plugin for a in actives)
+    adapt_student(run, hooks)
+    speed = run.recipe.speed
+    composition = Composition(
+        run.student,
+        run.teacher,
+        run.task,
+        actives,
+        hooks,
+        _find_taps(run, hooks),
+        run.total_steps,
+        precision,
+        teacher_precision=None if speed.teacher_precision == "same" else getattr(torch, speed.teacher_precision),
+        channels_last=speed.channels_last,
+        steps_per_epoch=run.steps_per_epoch,
+    )
+    run._composition = composition
+    step = new_step(batch, run.device, composition, 0, 0)
+    with rng.preserved(), _unchanged(run.student, run.teacher) as snapshot, torch.no_grad():
+        rng.seed_everything(rng.derive(run.seed, "assembly"))
+        run.student.train()
+        task_loss = _first_forward(run, composition, step)
+        taps = {
+            model: {layer: shape_text(x) for layer, x in features.items()} for model, features in run.features.items()
+        }
+        stages = _walk(run, composition, hooks, actives, step, snapshot)
+    run.links, run.features = {}, {"student": {}, "teacher": {}}
+    step.clear()
+    size = sum(p.numel() for p in run.teacher.parameters()) if run.teacher is not None else 0
+    reshard(run.student)
+    reshard(run.teacher)
+    gone = let_teacher_go(run, composition, hooks, actives)
+    return Assembly(composition, hooks, taps, stages, task_loss, size, gone)
+
+
+def _find_taps(run: Run, hooks: Hooks) -> dict[Which, list[str]]:
+    layers: dict[Which, list[str]] = {"student": [], "teacher": []}
+    faults: list[Fault] = []
+    for plugin, add_taps in hooks.calls("add_taps"):
+        try:
+            for tap in add_taps(run):
+                if not isinstance(tap, Tap):
+                    raise StillhouseError(f"add_taps gave {tap!r}", hint="Tap('student', 'layer4')")
+                layers[tap.model] += run.layers(tap.model, tap.layer)
+        except StillhouseError as error:
+            faults += error.within(f"plugin {plugin.name!r}").faults
+    raise_faults(faults)
+    return layers
+
+
+def _first_forward(run: Run, composition: Composition, step: Step) -> float:
+    shape = shape_text(step.inputs)
+    for taps in composition.all_taps():
+        taps.watch()
+    try:
+        composition.run_student(step)
+    except _UNFIT as error:
+        raise _model_error("student", shape, error) from error
+    if step.student.output is not None:
+        step.student.output = composition.read_output("student", step.student.output)
+    run.task.check(step.student.output, step.targets, run.data)
+    try:
+        composition.run_teacher(step)
+    except _UNFIT as error:
+        raise _model_error("teacher", shape, error) from error
+    run.features = {"student": dict(step.student.features), "teacher": {}}
+    if step.teacher is not None and step.teacher.output is not None:
+        step.teacher.output = composition.read_output("teacher", step.teacher.output)
+    faults = composition.taps("student").check(step.student.features)
+    if step.teacher is not None:
+        run.features["teacher"] = dict(step.teacher.features)
+        faults += composition.taps("teacher").check(step.teacher.features)
+    raise_faults(faults)
+    loss = float(run.task.loss(step.student.output, step.targets))
+    if not math.isfinite(loss):
+        raise _not_finite(run, step, loss)
+    return loss
+
+
+def _not_finite(run: Run, step: Step, loss: float) -> StillhouseError:
+    """Where a task's loss that is not finite on the first two samples comes from, as far as it can be told."""
+    if isinstance(step.inputs, Tensor) and not bool(torch.isfinite(step.inputs).all()):
+        ids = ", ".join(map(str, step.ids.tolist()))
+        return StillhouseError(f"the inputs of the samples {ids} hold values that are not finite", where="data")
+    output = step.student.output
+    if isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
+        return StillhouseError("its output is not finite before anything is trained", where="student")
+    return StillhouseError(f"the task's loss on the first samples is {loss}", where="task")
+
+
+def _model_error(which: str, shape: str, error: Exception) -> StillhouseError:
+    if isinstance(error, StillhouseError):
+        return error
+    if is_out_of_memory(error):
+        raise error
+    return StillhouseError(
+        f"the {which} cannot take inputs of shape {shape}: {first_line(error)}",
+        where=which,
+        hint="see [data] channels and size, and the model's args",
+    )
+
+
+def _walk(
+    run: Run,
+    composition: Composition,
+    hooks: Hooks,
+    actives: Sequence[Active],
+    step: Step,
+    snapshot: _Snapshot,
+) -> list[Stage]:
+    faults: list[Fault] = []
+    calls = {name: {p.name: f for p, f in hooks.calls(name)} for name in ("build", "add_links", "transform", "losses")}
+    shapes: dict[str, Shapes] = {}
+    broken = False
+    for active in actives:
+        plugin = active.plugin
+        where = f"plugin {plugin.name!r}"
+        run.links = dict(step.links)
+        try:
+            if plugin.name in calls["build"]:
+                rng.seed_everything(rng.derive(run.seed, "build", plugin.name))
+                with torch.enable_grad():
+                    module = calls["build"][plugin.name](run)
+                if module is not None:
+                    if not isinstance(module, nn.Module):
+                        raise StillhouseError(f"build gave {type(module).__name__}", hint="an nn.Module, or None")
+                    composition.add_module_of(plugin, module.to(run.device).train())
+                    snapshot.add(module)
+            if plugin.name in calls["add_links"]:
+                specs = list(calls["add_links"][plugin.name](run))
+                names = composition.add_links(plugin, specs)
+                faults += _read(composition, step, where, list(zip(names, specs, strict=True)))
+            if plugin.name in calls["transform"] and not broken:
+                calls["transform"][plugin.name](step)
+        except StillhouseError as error:
+            faults += error.within(where).faults
+            broken = True
+        except Exception as error:
+            error.add_note(f"in {where}, at assembly; links: {_shapes(step)}")
+            raise
+        shapes[plugin.name] = _shapes(step)
+    raise_faults(faults)
+    terms = _first_losses(calls["losses"], actives, step)
+    return [Stage(a.name, shapes[a.name], _trainable(composition, a.name), terms.get(a.name, {})) for a in actives]
+
+
+def _read(composition: Composition, step: Step, where: str, specs: list[tuple[str, LinkSpec]]) -> list[Fault]:
+    faults: list[Fault] = []
+    for name, spec in specs:
+        try:
+            composition.read_links(step, [(name, spec)])
+        except StillhouseError as error:
+            assert step.teacher is not None
+            student, teacher = step.student.features[spec.student], step.teacher.features[spec.teacher]
+            place = f"link {name!r}, student {shape_text(student)}, teacher {shape_text(teacher)}"
+            faults += error.within(f"{where}: {place}").faults
+    return faults
+
+
+def _first_losses(calls: Mapping[str, Any], actives: Sequence[Active], step: Step) -> dict[str, dict[str, float]]:
+    faults: list[Fault] = []
+    found: dict[str, dict[str, float]] = {}
+    for active in actives:
+        if active.name not in calls:
+            continue
+        where = f"plugin {active.name!r}"
+        try:
+            terms = calls[active.name](step)
+            for term, value in _checked_terms(terms):
+                found.setdefault(active.name, {})[f"{active.name}/{term}" if term else active.name] = float(value)
+        except StillhouseError as error:
+            faults += error.within(where).faults
+        except Exception as error:
+            error.add_note(f"in {where}, hook 'losses', at assembly; links: {_shapes(step)}")
+            raise
+    raise_faults(faults)
+    return found
+
+
+def _checked_terms(terms: Any) -> Iterator[tuple[str, Tensor]]:
+    if not isinstance(terms, Mapping):
+        raise StillhouseError(f"losses gave {type(terms).__name__}", hint='a dict of scalar tensors: {"": loss}')
+    for term, value in terms.items():
+        if not isinstance(value, Tensor) or value.ndim:
+            got = f"a tensor of shape {shape_text(value)}" if isinstance(value, Tensor) else type(value).__name__
+            raise StillhouseError(f"the loss term {term!r} is {got}", hint="a scalar tensor, such as x.mean()")
+        yield term, value
+
+
+def _shapes(step: Step) -> Shapes:
+    return {name: (shape_text(link.student), shape_text(link.teacher)) for name, link in step.links.items()}
+
+
+def _trainable(composition: Composition, name: str) -> int:
+    try:
+        module = composition.plugin_module(name)
+    except KeyError:
+        return 0
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+class _Snapshot:
+    """Buffers (non-persistent ones too), gradients' absence and modes of modules, to be put back."""
+
+    def __init__(self) -> None:
+        self._buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = []
+        self._modes: list[tuple[nn.Module, bool]] = []
+
+    def add(self, module: nn.Module | None) -> None:
+        for part in module.modules() if module is not None else ():
+            self._modes.append((part, part.training))
+            for name, buffer in part.named_buffers(recurse=False):
+                self._buffers.append((part, name, buffer, buffer.clone()))
+
+    def put_back(self) -> None:
+        for module, name, buffer, before in self._buffers:
+            buffer.copy_(before)
+            setattr(module, name, buffer)
+        for module, training in self._modes:
+            module.training = training
+
+
+@contextmanager
+def _unchanged(*models: nn.Module | None) -> Iterator[_Snapshot]:
+    """Put ``models``, and what is added to the snapshot meanwhile, back as they were."""
+    snapshot = _Snapshot()
+    for model in models:
+        snapshot.add(model)
+    try:
+        yield snapshot
+    finally:
+        snapshot.put_back()

@@ -1,0 +1,101 @@
+"""What goes wrong in a step through no fault of the method, said so that it can be acted on: memory, compilation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from stillhouse.errors import StillhouseError, first_line
+from stillhouse.layout import shape_text
+
+if TYPE_CHECKING:
+    from stillhouse.config.recipe import Recipe
+    from stillhouse.contract.run import Run
+
+__all__ = ["explained", "is_out_of_memory", "out_of_memory"]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that memory is not enough: a GPU's or, as torch or Python say it, the machine's."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def out_of_memory(error: BaseException, run: Run) -> StillhouseError:
+    """The error for memory that is not enough: what was tried, and what to lower."""
+    recipe = run.recipe
+    shape = shape_text(torch.empty((recipe.data.batch_size, *run.data.input_shape), device="meta"))
+    teacher = "" if run.teacher is None else f", teacher {_model(recipe.teacher)} ({_millions(run.teacher)})"
+    peak = ""
+    if run.device.type == "cuda" and torch.cuda.is_available():
+        allocated, total = torch.cuda.max_memory_allocated(run.device), torch.cuda.mem_get_info(run.device)[1]
+        peak = f"; torch held up to {allocated / 2**30:.1f} of {total / 2**30:.1f} GiB"
+    return StillhouseError(
+        f"out of memory with batches of {shape} in {recipe.run.precision}, "
+        f"student {recipe.student.model} ({_millions(run.student)}){teacher}{peak}: {first_line(error)}",
+        where=str(run.device),
+        hint=_what_to_lower(recipe, teacher=run.teacher is not None),
+    )
+
+
+def _what_to_lower(recipe: Recipe, *, teacher: bool) -> str:
+    parts = getattr(recipe.run, "accumulate", 1)
+    ways = [f"[run] accumulate = {2 * parts} takes the same batch in smaller parts"]
+    if recipe.data.batch_size > 1:
+        ways.append(f"[data] batch_size = {max(1, recipe.data.batch_size // 2)}")
+    if recipe.run.precision == "float32":
+        ways.append('[run] precision = "bfloat16"')
+    if teacher and recipe.run.precision == "float32" and recipe.speed.teacher_precision in ("same", "float32"):
+        ways.append('[speed] teacher_precision = "bfloat16"')
+    ways.append("a smaller [data] size, or a narrower model")
+    return "; ".join(ways)
+
+
+def _model(spec: Any) -> str:
+    return getattr(spec, "model", None) or "of a recipe"
+
+
+def _millions(model: torch.nn.Module) -> str:
+    count = sum(p.numel() for p in model.parameters())
+    return f"{count / 1e6:.1f} M parameters" if count >= 1e6 else f"{count} parameters"
+
+
+@contextmanager
+def explained(run: Run) -> Iterator[None]:
+    """Turn an error of memory or of compilation that leaves the block into one that says what to do.
+
+    Raises:
+        StillhouseError: in place of either; other errors pass.
+    """
+    try:
+        yield
+    except StillhouseError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise _with_notes(out_of_memory(error, run), error) from error
+        if run.recipe.speed.compile != "none" and isinstance(error, torch._dynamo.exc.TorchDynamoException):
+            found = StillhouseError(
+                f"torch.compile failed for a batch of another size or in evaluation: {first_line(error)}",
+                where="speed.compile",
+                hint='compile = "none"; or drop_last = true and the same eval_batch_size',
+            )
+            raise _with_notes(found, error) from error
+        if isinstance(error, ValueError) and str(error).startswith("Expected more than 1 value per channel"):
+            found = StillhouseError(
+                f"a BatchNorm of the student has one value a channel to take statistics of: {first_line(error)}",
+                where="data.batch_size",
+                hint="2 samples or more in each process and part of a batch, or a student without BatchNorm",
+            )
+            raise _with_notes(found, error) from error
+        raise
+
+
+def _with_notes(found: StillhouseError, error: BaseException) -> StillhouseError:
+    for note in getattr(error, "__notes__", []):  # which plugin's hook, and in which step
+        found.add_note(note)
+    return found

@@ -1,0 +1,144 @@
+"""The optimizer and the learning rate's schedule, from torch by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from stillhouse.config.recipe import OptimizerSpec
+from stillhouse.config.references import import_object
+from stillhouse.contract.layers import match_names
+from stillhouse.contract.run import Run
+from stillhouse.errors import StillhouseError, did_you_mean, first_line
+from stillhouse.loop.composition import Composition
+from stillhouse.registry.hooks import Hooks
+from stillhouse.schedule import Schedule
+
+__all__ = ["build_optimizer", "build_scheduler", "clearing", "find_optimizer"]
+
+_KNOWN: dict[str, type[Optimizer]] = {
+    name.lower(): cls
+    for name, cls in vars(torch.optim).items()
+    if inspect.isclass(cls) and issubclass(cls, Optimizer) and cls is not Optimizer
+}
+
+_UNFIT = {
+    "lbfgs": "calls the model several times in one step, and a step here has one forward pass",
+    "sparseadam": "takes sparse gradients alone, which the models' are not",
+}
+
+
+def find_optimizer(spec: OptimizerSpec, run: Run) -> type[Optimizer]:
+    """The class that ``spec`` names.
+
+    Raises:
+        StillhouseError: no such optimizer, or arguments it does not take.
+    """
+    why_not = _UNFIT.get(spec.name.lower())
+    if why_not is not None:
+        raise StillhouseError(f"{spec.name} {why_not}", where="optimizer.name", hint="adamw, sgd, ...")
+    cls: Any = _KNOWN.get(spec.name.lower())
+    if cls is None and ":" in spec.name:
+        cls = import_object(spec.name, "optimizer.name", run.recipe.base)
+    if cls is None:
+        raise StillhouseError(
+            f"unknown optimizer {spec.name!r}", where="optimizer.name", hint=did_you_mean(spec.name, _KNOWN)
+        )
+    takes = [p for p in inspect.signature(cls).parameters if p not in ("params", "lr")]
+    given = {**spec.args, **({} if spec.weight_decay is None else {"weight_decay": spec.weight_decay})}
+    for key in given:
+        if key not in takes:
+            place = "optimizer.weight_decay" if key == "weight_decay" else f"optimizer.args.{key}"
+            raise StillhouseError(f"{spec.name} has no argument {key!r}", where=place, hint=did_you_mean(key, takes))
+    return cls  # type: ignore[no-any-return]  # a class imported by name
+
+
+def build_optimizer(spec: OptimizerSpec, run: Run, composition: Composition, hooks: Hooks) -> Optimizer:
+    """One parameter group for the student, one for each plugin's module with the plugin's own options.
+
+    Raises:
+        StillhouseError: an unknown optimizer or option, or nothing to train.
+    """
+    cls = find_optimizer(spec, run)
+    args: dict[str, Any] = {"lr": spec.lr, **spec.args}
+    if spec.weight_decay is not None:
+        args["weight_decay"] = spec.weight_decay
+    student = {name: p for name, p in composition.student.named_parameters() if p.requires_grad}
+    if not student:
+        raise StillhouseError("has no trainable parameter", where="student")
+    groups: list[dict[str, Any]] = [{"params": [], "name": "student"}]
+    options = {plugin.name: dict(function(run)) for plugin, function in hooks.calls("optimizer_options")}
+    for plugin in run.plugins:
+        key = f"plugin_{plugin.name}"
+        parameters = (
+            [p for p in composition.plugins[key].parameters() if p.requires_grad] if key in composition.plugins else []
+        )
+        own = options.get(plugin.name, {})
+        taken = [name for pattern in own.pop("student", ()) for name in match_names(pattern, student)]
+        parameters += [student.pop(name) for name in dict.fromkeys(taken)]
+        if not parameters:
+            continue
+        groups.append({"params": parameters, "name": plugin.name, **_known_only(own, cls, plugin.name)})
+    groups[0]["params"] = list(student.values())
+    try:
+        return cls(groups, **args)
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: what `fused` or `foreach` cannot do
+        given = ", ".join(f"{key} = {value!r}" for key, value in args.items())
+        raise StillhouseError(f"{cls.__name__} with {given}: {first_line(error)}", where="optimizer") from error
+
+
+def _known_only(own: dict[str, Any], cls: type[Optimizer], plugin: str) -> dict[str, Any]:
+    """What of a plugin's options this optimizer knows. torch takes any key of a group and ignores it in silence.
+
+    An option that other optimizers have is left out (SGD without weight decay has none to switch off); a key that no
+    parameter of the optimizer is near to is a mistake.
+    """
+    takes = set(inspect.signature(cls).parameters) - {"params"}
+    everywhere = {p for known in _KNOWN.values() for p in inspect.signature(known).parameters}
+    for key in own:
+        if key not in takes and key not in everywhere:
+            raise StillhouseError(
+                f"optimizer_options names {key!r}, which {cls.__name__} does not have",
+                where=f"plugin {plugin!r}",
+                hint=did_you_mean(key, takes),
+            )
+    return {key: value for key, value in own.items() if key in takes}
+
+
+def clearing(optimizer: Optimizer) -> Callable[[], None]:
+    """What lets go of the gradients as ``optimizer.zero_grad`` does, to be called in every step.
+
+    torch opens a profiler's range around it, which costs more than five plugins' hooks do. An optimizer with a
+    ``zero_grad`` of its own has that called.
+    """
+    if "zero_grad" in vars(optimizer) or type(optimizer).zero_grad is not Optimizer.zero_grad:
+        return optimizer.zero_grad
+
+    def clear() -> None:
+        for group in optimizer.param_groups:  # loading a state puts another list there
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    return clear
+
+
+def build_scheduler(
+    schedule: Schedule, optimizer: Optimizer, total_steps: int, steps_per_epoch: int
+) -> LambdaLR | None:
+    """torch's LambdaLR over ``schedule``, stepped after every optimizer step; None for a constant learning rate.
+
+    Raises:
+        StillhouseError: a warm-up that is longer than the run.
+    """
+    if schedule.constant and schedule.peak == 1.0:
+        return None
+    try:
+        schedule = schedule.in_steps(total_steps, steps_per_epoch)
+    except StillhouseError as error:
+        raise error.within("schedule") from None
+    return LambdaLR(optimizer, lambda step: schedule.at(min(step, total_steps - 1), total_steps))

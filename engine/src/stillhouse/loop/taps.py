@@ -1,0 +1,100 @@
+"""Reading layers: find them by dotted path or glob, hook them, collect what they gave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from stillhouse.contract.layers import Which
+from stillhouse.errors import Fault, StillhouseError
+
+__all__ = ["Taps"]
+
+
+class Taps:
+    """Forward hooks on named layers of one model.
+
+    Args:
+        model: the module to read.
+        which: ``student`` or ``teacher``, for messages.
+        layers: dotted paths.
+
+    Raises:
+        StillhouseError: the model is compiled already. A hook that is added after compilation is not called, until a
+            recompilation calls it.
+    """
+
+    def __init__(self, model: nn.Module, which: Which, layers: Iterable[str]) -> None:
+        self.layers = list(dict.fromkeys(layers))
+        self._which = which
+        self.seen: dict[str, Any] = {}
+        """What the layers gave in the forward pass just done; whoever takes it puts a new dict in its place."""
+        self._versions: dict[str, list[int]] | None = None
+        if self.layers and _is_compiled(model):
+            raise StillhouseError(
+                f"the {which} is compiled already, and a tap attached now would not be called",
+                hint="hand over the model as it is and let the run compile it after the taps are attached",
+            )
+        self._handles = [model.get_submodule(layer).register_forward_hook(self._reader(layer)) for layer in self.layers]
+
+    def _reader(self, layer: str) -> Any:
+        def read(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            self.seen[layer] = output
+            if self._versions is not None:
+                self._versions.setdefault(layer, []).append(output._version if isinstance(output, Tensor) else 0)
+
+        return read
+
+    def watch(self) -> None:
+        """Count calls and notice writes from now on, for :meth:`check`; a step need not bear that cost."""
+        self._versions = {}
+
+    def take(self) -> dict[str, Tensor]:
+        """What the layers gave in the forward pass just done; forgets it here."""
+        features, self.seen = self.seen, {}
+        return features
+
+    def check(self, features: dict[str, Tensor]) -> list[Fault]:
+        """After :meth:`watch` and one forward pass: the layers whose output is not what a method would want to read, and why."""
+        seen_versions, self._versions = self._versions or {}, None
+        faults = []
+        for layer in self.layers:
+            where = f"{self._which} layer {layer!r}"
+            versions, output = seen_versions.get(layer, []), features.get(layer)
+            if not versions and layer in features:
+                continue  # a plugin's teacher_forward gave it: the layer itself was not called
+            if len(versions) != 1:
+                times = f"{len(versions)} times" if versions else "not"
+                faults.append(Fault(where, f"is {times} called in a forward pass", "read a layer that is called once"))
+            elif not isinstance(output, Tensor):
+                faults.append(
+                    Fault(
+                        where,
+                        f"gives {type(output).__name__}, not a tensor",
+                        "read a layer inside it that gives a tensor",
+                    )
+                )
+            elif output._version != versions[0]:
+                faults.append(
+                    Fault(
+                        where,
+                        "is overwritten in place by a later layer, so its own output cannot be read",
+                        "read the later layer (an inplace ReLU, say), or make that one inplace=False",
+                    )
+                )
+        return faults
+
+    def remove(self) -> None:
+        """Take the hooks off again."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self.take()
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    if any(hasattr(m, "_orig_mod") for m in model.modules()):
+        return True
+    return any(getattr(m, "_compiled_call_impl", None) is not None for m in model.modules())

@@ -1,0 +1,95 @@
+"""A small detector for one CPU core: torchvision's FCOS on the stages that convnet has."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from stillhouse.errors import StillhouseError
+from stillhouse.models.nets.checks import at_least_one
+from stillhouse.models.nets.convolutional import ConvEncoder, Norm
+from stillhouse.models.nets.transformer import sides
+
+if TYPE_CHECKING:
+    from torchvision.models.detection import FCOS
+
+__all__ = ["Pyramid", "detector"]
+
+
+class Pyramid(nn.Module):
+    """The encoder's stages from the second on, brought to one number of channels from the coarsest down.
+
+    Attributes:
+        encoder: its stages are ``encoder.stage1``, ... as the ones of ``convnet``.
+        fpn: the feature pyramid (Lin et al. 2017) on ``stage2`` and those after it.
+        out_channels: of each map, where torchvision's detectors look for it.
+    """
+
+    def __init__(self, encoder: ConvEncoder, channels: int) -> None:
+        from torchvision.ops import FeaturePyramidNetwork
+
+        super().__init__()
+        self.encoder = encoder
+        self.fpn = FeaturePyramidNetwork(list(encoder.channels[1:]), channels)
+        self.out_channels = channels
+
+    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
+        """(B, in_channels, H, W) -> maps (B, channels, h, w), finest first."""
+        maps = self.encoder.maps(x)[1:]
+        found: OrderedDict[str, Tensor] = self.fpn(OrderedDict((f"stage{k}", m) for k, m in enumerate(maps, start=2)))
+        return found
+
+
+def detector(
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: int | tuple[int, int] = 128,
+    width: int = 16,
+    depth: int = 1,
+    stages: int = 4,
+    norm: Norm = "group",
+    channels: int = 64,
+) -> FCOS:
+    """A small one-stage detector without anchors (FCOS, Tian et al. 2019), for images of some 100 pixels.
+
+    It is called as torchvision's detectors are, and takes inputs from 0 to 1 (``[data] normalize = "none"``). Its features:
+    ``backbone.encoder.stage1``, ..., and ``backbone.fpn.layer_blocks.0``, ....
+
+    Args:
+        num_classes: the classes and the background.
+        in_channels: channels of the images.
+        image_size: height and width of the images; one number for a square.
+        width: channels of the encoder's first stage; each further stage has twice as many.
+        depth: convolutions in each encoder stage.
+        stages: encoder stages, of stride 2, 4, 8, ...; boxes are found on the second and those after it, small ones on
+            the finer maps.
+        norm: of the encoder: ``group``, ``batch`` (with some images in each batch only) or ``none``.
+        channels: of the maps that boxes are found on, a multiple of 32.
+
+    Raises:
+        StillhouseError: a number below 1, another ``norm``, a single stage, or channels that are no multiple of 32.
+    """
+    from torchvision.models.detection import FCOS
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+    at_least_one(num_classes=num_classes, channels=channels)
+    if stages < 2:
+        raise StillhouseError(f"{stages} is below 2", where="stages", hint="boxes are found from the second stage on")
+    if channels % 32:
+        raise StillhouseError(
+            f"{channels} is no multiple of 32", where="channels", hint="the head's GroupNorm has 32 groups"
+        )
+    pyramid = Pyramid(ConvEncoder(in_channels, width, depth, stages, 2, norm), channels)
+    strides = tuple((2**k,) for k in range(2, stages + 1))
+    size = sides(image_size)
+    return FCOS(
+        pyramid,
+        num_classes,
+        min_size=min(size),
+        max_size=max(size),
+        image_mean=[0.5] * in_channels,
+        image_std=[0.25] * in_channels,
+        anchor_generator=AnchorGenerator(strides, ((1.0,),) * len(strides)),
+    )

@@ -1,0 +1,1 @@
+"""What is installed, in which order it runs. Imports: contract and below."""

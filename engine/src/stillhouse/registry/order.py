@@ -1,0 +1,134 @@
+"""The order of plugins: the list's, corrected by ``before`` and ``after``; the same list gives the same order, with its reasons."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import attrs
+
+from stillhouse.contract.plugin import Plugin
+from stillhouse.errors import Fault, StillhouseError
+
+__all__ = ["Active", "check_needs", "order"]
+
+ENGINE_CAPABILITIES = ("teacher",)
+
+
+@attrs.frozen(eq=False)
+class Active:
+    """A plugin that takes part in a run.
+
+    Attributes:
+        plugin: the instance; its ``name`` is filled in.
+        use: its kind: the entry point's name.
+        listed: its place in the recipe's list, from 0.
+        distribution: what installed it, and ``version``; empty for a class handed over from Python.
+        reason: why it stands where it does, once ordered.
+    """
+
+    plugin: Plugin
+    use: str
+    listed: int
+    distribution: str = ""
+    version: str = ""
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """The instance's name."""
+        return self.plugin.name
+
+    def answers_to(self, kind: str) -> bool:
+        """Whether ``kind`` in somebody's ``before``, ``after`` or ``conflicts`` means this plugin."""
+        return kind in (self.use, self.name)
+
+
+def order(actives: Sequence[Active]) -> list[Active]:
+    """Sort by the list, moving a plugin back only as far as ``before``, ``after`` and ``requires`` demand.
+
+    Raises:
+        StillhouseError: the demands form a cycle; it is spelled out.
+    """
+    reasons: dict[tuple[int, int], str] = {}
+    for i, one in enumerate(actives):
+        for j, other in enumerate(actives):
+            if i == j:
+                continue
+            if any(other.answers_to(kind) for kind in one.plugin.before):
+                reasons[i, j] = f"{one.name} declares before = {other.use}"
+            if any(other.answers_to(kind) for kind in one.plugin.after):
+                reasons[j, i] = f"{one.name} declares after = {other.use}"
+        reasons |= _providers_first(actives, i)
+    remaining, result = list(range(len(actives))), []
+    while remaining:
+        free = [i for i in remaining if not any((j, i) in reasons for j in remaining)]
+        if not free:
+            raise StillhouseError(
+                "these plugins cannot be put in order: " + _cycle(actives, reasons, remaining),
+                where="plugins",
+                hint="leave one of them out",
+            )
+        result.append(free[0])
+        remaining.remove(free[0])
+    return [attrs.evolve(actives[i], reason=_reason(actives, reasons, i, place)) for place, i in enumerate(result)]
+
+
+def _providers_first(actives: Sequence[Active], i: int) -> dict[tuple[int, int], str]:
+    """A plugin that requires a capability and is listed before all that provide it comes after them."""
+    demands: dict[tuple[int, int], str] = {}
+    for need in actives[i].plugin.requires:
+        providers = [j for j, other in enumerate(actives) if j != i and need in other.plugin.provides]
+        if providers and min(providers) > i:
+            demands |= {
+                (j, i): f"{actives[i].name} requires {need}, which {actives[j].name} provides" for j in providers
+            }
+    return demands
+
+
+def _reason(actives: Sequence[Active], reasons: dict[tuple[int, int], str], i: int, place: int) -> str:
+    moved = [text for (a, b), text in sorted(reasons.items()) if b == i and a > i]
+    kept = [text for (a, b), text in sorted(reasons.items()) if b == i and a < i]
+    if moved:
+        return f"listed as number {i + 1}, moved: " + "; ".join(moved)
+    if i == place:
+        return f"listed as number {i + 1}" + (f" ({'; '.join(kept)}: holds)" if kept else "")
+    return f"listed as number {i + 1}, now {place + 1} because others moved"
+
+
+def _cycle(actives: Sequence[Active], reasons: dict[tuple[int, int], str], remaining: list[int]) -> str:
+    here, seen = remaining[0], list[int]()
+    while here not in seen:
+        seen.append(here)
+        here = next(j for j in remaining if (j, here) in reasons)
+    loop = [*seen[seen.index(here) :], here][::-1]
+    return ", ".join(
+        f"{actives[a].name} before {actives[b].name} ({reasons[a, b]})" for a, b in itertools.pairwise(loop)
+    )
+
+
+def check_needs(actives: Sequence[Active], *, has_teacher: bool) -> list[Fault]:
+    """Faults of ``requires`` and ``conflicts`` over the whole list."""
+    faults = []
+    provided = {"teacher"} if has_teacher else set()
+    for active in actives:
+        provided |= {active.use, active.name, *active.plugin.provides}
+    for active in actives:
+        where = f"plugins[{active.listed}] ({active.name})"
+        for need in active.plugin.requires:
+            if need in provided:
+                continue
+            if need == "teacher":
+                faults.append(Fault(where, "needs a teacher, and the run has none", "add a [teacher] table"))
+            else:
+                faults.append(
+                    Fault(
+                        where,
+                        f"needs {need!r}, which no active plugin provides",
+                        'add { use = "features", ... }' if need == "links" else f"add a plugin that provides {need!r}",
+                    )
+                )
+        for kind in active.plugin.conflicts:
+            against = [o.name for o in actives if o is not active and (o.answers_to(kind) or kind in o.plugin.provides)]
+            faults += [Fault(where, f"cannot be active together with {name!r}", "leave one out") for name in against]
+    return faults

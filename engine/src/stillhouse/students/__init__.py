@@ -1,0 +1,1 @@
+"""What a finished run gave: measured, shown, exported. Imports: runs and below."""

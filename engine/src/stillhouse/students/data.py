@@ -1,0 +1,182 @@
+"""The data that a finished run is measured on: its own or others, always normalised as in its training."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import attrs
+import torch
+from torch import Tensor
+
+from stillhouse.config.data import DataSpec
+from stillhouse.config.overrides import apply_override
+from stillhouse.config.recipe import Recipe
+from stillhouse.config.structure import structure, unstructure
+from stillhouse.contract.batch import Batch, DataInfo
+from stillhouse.data.batches import Data
+from stillhouse.data.loader import load_data
+from stillhouse.errors import StillhouseError, StillhouseWarning
+from stillhouse.students.saved_run import SavedRun
+
+__all__ = ["MeasuredData", "open_data"]
+
+
+class MeasuredData(Protocol):
+    """What measuring asks of data; :class:`stillhouse.data.Data` is one."""
+
+    @property
+    def info(self) -> DataInfo:
+        """What is known of the data."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits."""
+
+    def example(self, n: int = 2) -> Batch:
+        """``n`` samples."""
+
+    def evaluation(self, split: str) -> Iterable[Batch]:
+        """Every sample of a split once, in order."""
+
+    def close(self) -> None:
+        """End workers."""
+
+
+def open_data(
+    saved: SavedRun, other: str | None = None, *, pin: bool = False, overrides: Sequence[str] = ()
+) -> MeasuredData:
+    """The data of a run, or others for the same task.
+
+    Args:
+        saved: the run; keys of its ``recipe.data`` may have been changed.
+        other: a recipe's file, whose ``[data]`` is taken; or a data set's name, to be read as the run's recipe says
+            and, where it has no splits of its own, measured whole. The samples that the run was trained on are its
+            own choice: ``per_class``, ``limit``, ``val_fraction`` and ``split`` are not taken over.
+        pin: put batches into page-locked memory, for copies to CUDA.
+        overrides: ``data.KEY=VALUE`` each, of the other data.
+
+    Raises:
+        StillhouseError: the data cannot be had, or are no data for this student.
+    """
+    recipe = saved.recipe
+    spec, base = recipe.data, recipe.base
+    if other is not None:
+        spec, base = _other(spec, other, overrides)
+    elif saved.own_data:
+        data = load_data(spec, saved.task, seed=recipe.run.seed, base=base, pin=pin)
+        if data.info.fingerprint == saved.info.fingerprint:
+            return data
+        data.close()
+        warnings.warn(
+            f"{saved.folder}: the data have changed since the run was trained", StillhouseWarning, stacklevel=2
+        )
+    # The student knows inputs on the scale of its training, whatever these data's own mean would be.
+    plain = attrs.evolve(spec, normalize="none", transforms=(), batch_transforms=())
+    data = load_data(plain, saved.task, seed=recipe.run.seed, base=base, pin=pin)
+    try:
+        return _as_in_training(data, saved.info)
+    except BaseException:
+        data.close()
+        raise
+
+
+def _other(spec: DataSpec, other: str, overrides: Sequence[str]) -> tuple[DataSpec, Path]:
+    if other.endswith(".toml") or Path(other).is_file():
+        recipe = Recipe.load(other, overrides=overrides)
+        return recipe.data, recipe.base
+    # Another folder of pairs is taken to be laid out alike; a callable's arguments are its own.
+    alike = other.partition(":")[0] == spec.name.partition(":")[0] in ("pairs", "photos")
+    args = spec.args if alike else {}
+    plain = attrs.evolve(spec, name=other, args=args, per_class=None, limit=None, val_fraction=0.0, split=None)
+    tables = {"data": unstructure(plain)}
+    for override in overrides:
+        apply_override(tables, override)
+    return structure(tables["data"], DataSpec, "data"), Path()
+
+
+def _as_in_training(data: Data, known: DataInfo) -> MeasuredData:
+    info = data.info
+    if info.classes != known.classes:
+        raise StillhouseError(
+            f"they have {info.classes} classes, and the student knows {known.classes}",
+            where="data",
+            hint="a class is a label from 0: give the same classes in the same order, in folders an empty folder "
+            "in train for one without images"
+            if info.classes < known.classes
+            else "measure on data of the classes it was trained on",
+        )
+    if info.target != known.target:
+        raise StillhouseError(
+            f"their targets are of kind {info.target!r}, and the run's {known.target!r}", where="data"
+        )
+    differing = [
+        f"{i} is {new!r} here and was {old!r}"
+        for i, (new, old) in enumerate(zip(info.class_names, known.class_names, strict=False))
+        if new != old
+    ]
+    if differing:
+        more = f", and {len(differing) - 3} more" if len(differing) > 3 else ""
+        warnings.warn(
+            f"classes have other names than in training: {'; '.join(differing[:3])}{more}",
+            StillhouseWarning,
+            stacklevel=3,
+        )
+    if len(info.input_shape) != len(known.input_shape) or info.input_shape[0] != known.input_shape[0]:
+        channels = len(info.input_shape) == len(known.input_shape) == 3 and known.input_shape[0] in (1, 3)
+        raise StillhouseError(
+            f"an input has shape {info.input_shape}, and it was {known.input_shape} in training",
+            where="data",
+            hint=f"--set data.channels={known.input_shape[0]}" if channels else "",
+        )
+    info = attrs.evolve(info, class_names=known.class_names, mean=known.mean, std=known.std)
+    if not known.mean:
+        return _Normalised(data, info, torch.zeros(()), torch.ones(()))
+    shape = (len(known.mean), *[1] * (len(info.input_shape) - 1))
+    mean, std = (torch.tensor(values).reshape(shape) for values in (known.mean, known.std))
+    return _Normalised(data, info, mean, std)
+
+
+@attrs.frozen(eq=False)
+class _Normalised:
+    """Data whose inputs are 0 to 1, on the scale of a run."""
+
+    data: Data
+    info: DataInfo
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """See :attr:`stillhouse.data.Data.splits`."""
+        return self.data.splits
+
+    def example(self, n: int = 2) -> Batch:
+        """See :meth:`stillhouse.data.Data.example`."""
+        return self.normalised(self.data.example(n))
+
+    def evaluation(self, split: str) -> Iterable[Batch]:
+        """See :meth:`stillhouse.data.Data.evaluation`."""
+        return _Batches(self, self.data.evaluation(split))
+
+    def normalised(self, batch: Batch) -> Batch:
+        """``batch`` with its inputs normalised, as the data's own are."""
+        return batch._replace(input=batch.input.sub(self.mean).div_(self.std))
+
+    def close(self) -> None:
+        """See :meth:`stillhouse.data.Data.close`."""
+        self.data.close()
+
+
+@attrs.frozen(eq=False)
+class _Batches:
+    data: _Normalised
+    batches: Iterable[Batch]
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]  # evaluation's batches are sized
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self.data.normalised, self.batches)

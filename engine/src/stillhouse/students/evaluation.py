@@ -1,0 +1,151 @@
+"""Measuring a run's student again: on any split, on other data, with the numbers that its training gave."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from stillhouse.contract.plugin import Plugin
+from stillhouse.errors import StillhouseError, StillhouseWarning, did_you_mean
+from stillhouse.loop.engines import build_evaluator
+from stillhouse.loop.engines import evaluate as run_evaluator
+from stillhouse.registry.order import Active
+from stillhouse.students.data import open_data
+from stillhouse.students.loader import plugins_with, rebuild
+from stillhouse.students.saved_run import SavedRun, Weights, open_run
+from stillhouse.training.preparation import find_device
+
+__all__ = ["Measured", "evaluate"]
+
+
+@attrs.frozen
+class Measured:
+    """What :func:`evaluate` found.
+
+    Attributes:
+        run: the run's folder.
+        weights: ``best`` or ``last``.
+        step: the optimizer steps that had been done.
+        data: the data set's name.
+        device: where it was measured.
+        samples: how many, by split.
+        metrics: the metrics that are single numbers, by split.
+        class_names: the task's classes: see :meth:`stillhouse.tasks.Task.class_names`.
+        per_class: the metrics that are one number a class, by split, in the order of ``class_names``.
+    """
+
+    run: str
+    weights: str
+    step: int
+    data: str
+    device: str
+    samples: dict[str, int]
+    metrics: dict[str, dict[str, float]]
+    class_names: tuple[str, ...]
+    per_class: dict[str, dict[str, list[float]]]
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    split: str | None = None,
+    data: str | None = None,
+    overrides: Sequence[str] = (),
+    weights: Weights | None = None,
+    averaged: bool = False,
+    batch_size: int | None = None,
+    device: str | None = None,
+    student: nn.Module | None = None,
+    teacher: nn.Module | None = None,
+    plugins: Sequence[Plugin] | None = None,
+) -> Measured:
+    """Measure a run's student, as its training measured it: the same metrics, and on the same data the same numbers.
+
+    Args:
+        run: the run's folder.
+        split: a split's name, or ``all``; None: ``test``, else ``val``, else ``train``, whichever the data have.
+        data: other data: a recipe's file or a data set's name (:func:`stillhouse.students.data.open_data`). Inputs are
+            normalised as in training.
+        overrides: ``data.KEY=VALUE`` each, of the data that are measured.
+        weights: ``best`` or ``last``; None: the best where the run has kept them, else the last.
+        averaged: the averaged weights of a run with ``[ema]``, whatever it measured itself.
+        batch_size: samples in a batch; None: as the recipe says.
+        device: None: as the recipe says.
+        student: a module to fill, for a run that was given its student from Python.
+        teacher: one of the right shapes, for a run that was given its teacher and whose plugins give metrics.
+        plugins: for a run that was given its plugins from Python: the same again.
+
+    Raises:
+        StillhouseError: no run, no such weights, split or data, or data of other classes.
+    """
+    size = [] if batch_size is None else [f"data.eval_batch_size={batch_size}"]
+    changes = [*overrides, *size]
+    of_data = [change for change in changes if data is not None and change.startswith("data.")]
+    own = [change for change in changes if change not in of_data]
+    saved = open_run(run, weights=weights, averaged=averaged, overrides=own)
+    place = find_device(device or saved.recipe.run.device)
+    if saved.recipe.run.threads is not None:
+        torch.set_num_threads(saved.recipe.run.threads)
+    read = open_data(saved, data, pin=place.type == "cuda", overrides=of_data)
+    try:
+        splits = _splits(split, read.splits)
+        precision: torch.dtype = getattr(torch, saved.recipe.run.precision)
+        actives = _with_metrics(saved, plugins, teacher)
+        made, assembly = rebuild(
+            saved, read, actives, device=place, precision=precision, student=student, teacher=teacher
+        )
+        made._evaluator = build_evaluator(made, assembly.composition, assembly.hooks)
+        names = saved.task.class_names(read.info)
+        metrics, per_class = {}, {}
+        for name in splits:
+            metrics[name] = run_evaluator(made, read.evaluation(name), name)
+            per_class[name] = _vectors(made.evaluator.state.metrics, len(names))
+        return Measured(
+            run=str(saved.folder),
+            weights=saved.weights,
+            step=saved.step,
+            data=data or saved.recipe.data.name,
+            device=str(place),
+            samples={name: read.info.sizes[name] for name in splits},
+            metrics=metrics,
+            class_names=names,
+            per_class=per_class,
+        )
+    finally:
+        read.close()
+
+
+def _splits(wanted: str | None, there: Sequence[str]) -> list[str]:
+    if wanted == "all":
+        return list(there)
+    if wanted is None:
+        return [next((name for name in ("test", "val") if name in there), there[0])]
+    if wanted not in there:
+        raise StillhouseError(
+            f"the data have no split {wanted!r}", where="--split", hint=did_you_mean(wanted, [*there, "all"])
+        )
+    return [wanted]
+
+
+def _with_metrics(saved: SavedRun, given: Sequence[Plugin] | None, teacher: nn.Module | None) -> list[Active]:
+    """The plugins where one gives metrics; without them the student is measured all the same."""
+    try:
+        actives = plugins_with(saved, "metrics", given)
+        if actives and teacher is None and saved.teacher_given:
+            raise StillhouseError("this run was given its teacher from Python, and plugins are built on its shapes")
+    except StillhouseError as error:
+        warnings.warn(f"measured without the plugins' own metrics: {error}", StillhouseWarning, stacklevel=3)
+        return []
+    return actives
+
+
+def _vectors(values: Mapping[str, Any], classes: int) -> dict[str, list[float]]:
+    """The metrics of ``classes`` numbers, where that is more than one."""
+    found = {name: value for name, value in values.items() if isinstance(value, Tensor) and value.ndim == 1}
+    return {name: [float(v) for v in value.tolist()] for name, value in found.items() if 1 < len(value) == classes}

@@ -1,0 +1,244 @@
+"""The student of a run's folder, as it was trained or as the plugins leave it.
+
+The teacher is neither trained nor loaded: to measure or to leave, the student needs it for nothing. Where a plugin
+takes part (it gives metrics, or folds something away), the whole composition is built as it was at the start, with a
+teacher of the right shapes and no particular weights, and then filled from the checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import nn
+
+from stillhouse import seeds as rng
+from stillhouse.config.model import GIVEN, ModelSpec
+from stillhouse.contract.plugin import Plugin
+from stillhouse.contract.run import Run
+from stillhouse.contract.task import Task
+from stillhouse.errors import StillhouseError
+from stillhouse.loop.assembly import Assembly, assemble
+from stillhouse.loop.export import fold
+from stillhouse.models.builder import build_model
+from stillhouse.models.weights import averaged_state, load_state, model_state, read_checkpoint
+from stillhouse.registry.hooks import Hooks
+from stillhouse.registry.order import Active
+from stillhouse.registry.plugins import activate, from_instances, plugins_in_use
+from stillhouse.students.data import MeasuredData, open_data
+from stillhouse.students.saved_run import SavedRun, Weights, open_run
+from stillhouse.teachers.sources import build_teacher
+
+__all__ = ["build_student", "folded_student", "load_student", "plugins_with", "rebuild"]
+
+_UNREADABLE = "train the run again, or take the other one with --weights"
+
+
+def build_student(saved: SavedRun, given: nn.Module | None = None, *, fill: bool = True) -> nn.Module:
+    """The student as it was trained, without what plugins fold away: on the CPU, with the run's weights.
+
+    Args:
+        saved: the run.
+        given: a module to fill, for a run whose student was handed over from Python.
+        fill: False leaves the weights for later: a plugin's ``adapt`` changes the student first.
+
+    Raises:
+        StillhouseError: the model cannot be built, or the weights are another one's.
+    """
+    if given is not None:
+        if fill:
+            load_state(given, _student_state(saved), str(saved.checkpoint))
+        return given
+    spec = saved.recipe.student
+    if spec.model.startswith(GIVEN):
+        raise StillhouseError(
+            f"this run was given its student ({spec.model.removeprefix(GIVEN)}) from Python",
+            where=str(saved.folder),
+            hint=f"from Python again: stillhouse.load_student({str(saved.folder)!r}, student=module)",
+        )
+    spec = attrs.evolve(spec, checkpoint=None, recipe=None, replace_head=False)
+    # Published weights would be fetched to be written over at once. With them a few models are built otherwise:
+    # inception_v3 scales its input, which no key of its weights shows; others' keys do, and those are built as written.
+    fetched = spec.pretrained and fill  # without a look at the weights it stays as written
+    if fetched and spec.model.partition(":")[0] in ("torchvision", "timm") and "inception_v3" not in spec.model:
+        try:
+            return _filled(saved, attrs.evolve(spec, pretrained=False), fill=fill)
+        except StillhouseError:
+            pass
+    return _filled(saved, spec, fill=fill)
+
+
+def _filled(saved: SavedRun, spec: ModelSpec, *, fill: bool) -> nn.Module:
+    student = build_model(
+        spec,
+        saved.info,
+        seed=rng.derive(saved.recipe.run.seed, "student"),
+        where="student",
+        base=saved.recipe.base,
+        outputs=saved.task.outputs(saved.info),
+    )
+    if fill:
+        load_state(student, _student_state(saved), str(saved.checkpoint))
+    return student
+
+
+def _state(saved: SavedRun) -> dict[str, Any]:
+    """The composition's state dict; with the student's averaged weights, where the run was measured with those."""
+    found = read_checkpoint(saved.checkpoint, _UNREADABLE)
+    if saved.averaged:
+        averaged_state(found, str(saved.checkpoint))  # says so where there are none
+    return dict(model_state(found, averaged=saved.averaged or None, where=str(saved.checkpoint)))
+
+
+def _student_state(saved: SavedRun) -> dict[str, Any]:
+    state = _state(saved)
+    return {key.removeprefix("student."): value for key, value in state.items() if key.startswith("student.")}
+
+
+def plugins_with(saved: SavedRun, hook: str, given: Sequence[Plugin] | None = None) -> list[Active]:
+    """The run's plugins in order where any of them implements ``hook`` or ``adapt``; none where no plugin has a say.
+
+    Without what ``adapt`` did to it there is no student to fill.
+
+    Raises:
+        StillhouseError: a plugin is not installed, or broken.
+    """
+    actives = plugins_in_use(saved.recipe.plugins, saved.recipe.base) if given is None else from_instances(given)
+    actives = activate(actives, has_teacher=saved.recipe.teacher is not None)
+    hooks = Hooks(actives)
+    return actives if hooks.calls(hook) or hooks.calls("adapt") else []
+
+
+def rebuild(
+    saved: SavedRun,
+    data: MeasuredData,
+    actives: Sequence[Active],
+    *,
+    device: torch.device,
+    precision: torch.dtype = torch.float32,
+    student: nn.Module | None = None,
+    teacher: nn.Module | None = None,
+) -> tuple[Run, Assembly]:
+    """The run's student, and the modules of ``actives``, filled from the checkpoint; ``run.teacher`` is None.
+
+    Args:
+        saved: the run.
+        data: what is measured on; two of its samples go through the models.
+        actives: the run's plugins, or none where they have no say.
+        device: where the models go.
+        precision: dtype of the student's forward passes.
+        student: a module to fill, for a run that was given its student.
+        teacher: one of the right shapes, for a run that was given its teacher.
+
+    Raises:
+        StillhouseError: a model cannot be built, or the weights are another composition's.
+    """
+    task = saved.task
+    student = build_student(saved, student, fill=not Hooks(actives).calls("adapt"))
+    if teacher is None and actives:
+        teacher = _stand_in(saved, task)
+    recipe = saved.recipe
+    run = Run(
+        recipe=recipe,
+        seed=recipe.run.seed,
+        device=device,
+        student=student.to(device),
+        teacher=teacher.to(device) if teacher is not None else None,
+        task=task,
+        data=data.info,
+        epochs=recipe.run.epochs,
+        steps_per_epoch=max(1, math.ceil(saved.info.sizes.get("train", 1) / recipe.data.batch_size)),
+        folder=saved.folder,
+        dry=True,
+    )
+    assembly = assemble(run, actives, data.example(), precision)
+    if actives:
+        load_state(assembly.composition, _state(saved), str(saved.checkpoint))
+    # Its weights are nobody's. What a plugin needs of a teacher after training, its own module has.
+    run.teacher = None
+    return run, assembly
+
+
+def _stand_in(saved: SavedRun, task: Task) -> nn.Module | None:
+    spec = saved.recipe.teacher
+    if spec is None:
+        return None
+    if saved.teacher_given:
+        raise StillhouseError(
+            "this run was given its teacher from Python, and its plugins are built on the teacher's shapes",
+            where=str(saved.folder),
+            hint=f"from Python again: stillhouse.load_student({str(saved.folder)!r}, teacher=module)",
+        )
+    if spec.recipe is None:
+        spec = attrs.evolve(spec, checkpoint=None, pretrained=False, random=True)
+    recipe = attrs.evolve(saved.recipe, teacher=spec)
+    return build_teacher(recipe, saved.info, task.outputs(saved.info), None)[0]
+
+
+def load_student(
+    run: str | Path,
+    *,
+    weights: Weights | None = None,
+    averaged: bool = False,
+    student: nn.Module | None = None,
+    teacher: nn.Module | None = None,
+    plugins: Sequence[Plugin] | None = None,
+    fold_plugins: bool = True,
+) -> nn.Module:
+    """A run's trained student, as :func:`stillhouse.train` gave it: plugins' ``export`` done, in eval mode, on the CPU.
+
+    Args:
+        run: the run's folder; or a .safetensors file that ``stillhouse export`` wrote, of which only models of
+            torchvision, timm and our own are built by name, and any other is given as ``student``.
+        weights: ``best`` or ``last``; None: the best where the run has kept them, else the last.
+        averaged: the averaged weights of a run with ``[ema]``, whatever it measured itself.
+        student: a module to fill, for a run that was given its student from Python.
+        teacher: for a run that was given its teacher from Python and whose plugins fold something away: one of the
+            same shapes.
+        plugins: for a run that was given its plugins from Python: the same again.
+        fold_plugins: False leaves the plugins out: the student alone, as it was trained.
+
+    Raises:
+        StillhouseError: no run, no checkpoint, a plugin or model that is not there any more.
+    """
+    if Path(run).suffix == ".safetensors":
+        from stillhouse.students.reconstruction import filled, rebuilt
+
+        return rebuilt(Path(run)) if student is None else filled(Path(run), student)
+    saved = open_run(run, weights=weights, averaged=averaged)
+    return folded_student(saved, student=student, teacher=teacher, plugins=plugins, fold_plugins=fold_plugins)
+
+
+def folded_student(
+    saved: SavedRun,
+    *,
+    data: MeasuredData | None = None,
+    student: nn.Module | None = None,
+    teacher: nn.Module | None = None,
+    plugins: Sequence[Plugin] | None = None,
+    fold_plugins: bool = True,
+) -> nn.Module:
+    """:func:`load_student` of a run that is open; ``data`` are the run's, where they are read already."""
+    try:
+        actives = plugins_with(saved, "export" if fold_plugins else "adapt", plugins)
+    except StillhouseError as error:
+        if fold_plugins:
+            error.add_note("a plugin may fold something away: install it, or take the student alone with --no-fold")
+            raise
+        actives = []  # had one changed the student, its weights will not fit and say so
+    if not actives:
+        return build_student(saved, student).eval()
+    own = data if data is not None else open_data(saved)
+    try:
+        run, assembly = rebuild(saved, own, actives, device=torch.device("cpu"), student=student, teacher=teacher)
+        if not fold_plugins:
+            run.composition.remove_taps()
+            return run.student.eval()
+        return fold(run, assembly.hooks)
+    finally:
+        if data is None:
+            own.close()

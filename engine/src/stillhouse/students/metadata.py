@@ -1,0 +1,71 @@
+"""What an export says of itself, and the student that can be built again from a .safetensors file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from stillhouse.config.model import GIVEN, ModelSpec
+from stillhouse.config.structure import unstructure
+from stillhouse.contract.batch import DataInfo
+from stillhouse.errors import StillhouseError
+from stillhouse.students.reconstruction import _build
+from stillhouse.students.saved_run import SavedRun
+
+__all__ = ["metadata_of"]
+
+
+def metadata_of(
+    saved: SavedRun, module: nn.Module, *, preprocessing: bool, batch: int | None, about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a file says of the model in it, as plain data.
+
+    Args:
+        saved: its run.
+        module: what leaves.
+        preprocessing: it normalises its inputs itself.
+        batch: the number of samples that it takes; None: any.
+        about: what its task says of a program besides.
+    """
+    from stillhouse.version import __version__
+
+    recipe, info = saved.recipe, saved.info
+    spec = recipe.student
+    outputs, names = saved.task.outputs(info), saved.task.class_names(info)
+    return {
+        "stillhouse": __version__,
+        "torch": str(torch.__version__),
+        "run": recipe.run.name,
+        "weights": saved.weights,
+        "step": saved.step,
+        # Whether the recipe's model is what leaves, or a plugin has made another one of it.
+        "model": spec.model if _is_of(module, spec, info, saved, outputs) else None,
+        "args": unstructure(spec.args),
+        "outputs": outputs,
+        "task": {"name": recipe.task.name, "args": unstructure(saved.task)},
+        "output": saved.task.output_text(),
+        "classes": len(names),
+        "class_names": list(names),
+        "input_shape": list(info.input_shape),
+        "batch": batch or "any",
+        "mean": list(info.mean),
+        "std": list(info.std),
+        "input": "0 to 1" if preprocessing or not info.mean else "(x - mean) / std of an x of 0 to 1, by channel",
+        **about,
+    }
+
+
+def _is_of(module: nn.Module, spec: ModelSpec, info: DataInfo, saved: SavedRun, outputs: int) -> bool:
+    if spec.model.startswith(GIVEN):
+        return False
+    if spec.model.startswith("timm:hf-hub:"):
+        return False  # its definition lies on somebody's host
+    try:
+        fresh = _build(spec.model, spec.args, info, outputs, saved.recipe.base)
+    except StillhouseError:
+        return False
+    shapes = [{k: getattr(v, "shape", None) for k, v in m.state_dict().items()} for m in (fresh, module)]
+    return type(fresh) is type(module) and shapes[0] == shapes[1]

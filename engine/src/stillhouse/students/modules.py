@@ -1,0 +1,52 @@
+"""What is put around a student that leaves: its output read, its inputs normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stillhouse.contract.task import Task
+
+__all__ = ["Output", "Preprocessing"]
+
+
+class Output(nn.Module):
+    """The student from an input to its task's output, read as in training."""
+
+    def __init__(self, student: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.student = student
+        self._task = task
+        self.read: Callable[[Any], Any] | None = None
+        self.eval()
+
+    def forward(self, x: Tensor) -> Any:
+        """(B, ...) -> the output of interest."""
+        output = self._task.call(self.student, x, None)
+        return output if self.read is None else self.read(output)
+
+
+class Preprocessing(nn.Module):
+    """(x - mean) / std before a model, by channel."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float], ndim: int) -> None:
+        super().__init__()
+        shape = (len(mean), *[1] * (ndim - 2))
+        self.model = model
+        self.register_buffer("mean", torch.tensor(mean).reshape(shape))
+        self.register_buffer("std", torch.tensor(std).reshape(shape))
+        self.eval()
+
+    def forward(self, x: Tensor) -> Any:
+        """(B, ...), 0 to 1 -> the model's output."""
+        return self.model((x - self.mean) / self.std)
+
+    def undone(self, x: Tensor) -> Tensor:
+        """Normalised inputs as they were before, 0 to 1."""
+        return x * self.std + self.mean

@@ -1,0 +1,78 @@
+"""The student in a .safetensors export, built again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from stillhouse.config.model import ModelSpec
+from stillhouse.contract.batch import DataInfo
+from stillhouse.errors import StillhouseError
+from stillhouse.models.builder import build_model
+from stillhouse.models.weights import load_weights
+from stillhouse.students.formats import METADATA
+
+__all__ = ["filled", "rebuilt"]
+
+
+_KNOWN = ("torchvision:", "timm:", "stillhouse.models:", "stillhouse.models.nets:")
+
+
+def _build(model: str, args: dict[str, Any], info: DataInfo, outputs: int, base: Path | None) -> nn.Module:
+    return build_model(ModelSpec(model=model, args=args), info, seed=0, where="model", base=base, outputs=outputs)
+
+
+def rebuilt(path: Path, own_code: bool = False, base: Path | None = None) -> nn.Module:
+    """The student in a .safetensors export, in eval mode, on the CPU.
+
+    Args:
+        path: the file.
+        own_code: build models that are named by ``package.module:callable`` too: only of a file that is one's own,
+            because a name leads to code that is run.
+        base: a folder to find them from.
+
+    Raises:
+        StillhouseError: no such file, no export, or a model that has to be handed over.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            told = (file.metadata() or {}).get(METADATA)
+    except FileNotFoundError:
+        raise StillhouseError("there is no such file", where=str(path)) from None
+    except (SafetensorError, OSError) as error:
+        raise StillhouseError(f"is damaged or no safetensors file: {error}", where=str(path)) from None
+    handed = "build the model and hand it over: load_student(FILE, student=module)"
+    if told is None:
+        raise StillhouseError("says nothing of its model: it is no export of a run", where=str(path), hint=handed)
+    try:
+        about = json.loads(told)
+        model, args, outputs = about["model"], about["args"], int(about["outputs"])
+        info = DataInfo(
+            classes=int(about["classes"]),
+            class_names=tuple(about["class_names"]),
+            input_shape=tuple(about["input_shape"]),
+            sizes={},
+            fingerprint="",
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise StillhouseError(f"its metadata are damaged: {error!r}", where=str(path), hint=handed) from None
+    if not isinstance(model, str):
+        raise StillhouseError("its model is none that a recipe names", where=str(path), hint=handed)
+    if not own_code and not model.startswith(_KNOWN):
+        raise StillhouseError(
+            f"its model is {model!r}: code that a file names is not run", where=str(path), hint=handed
+        )
+    student = _build(model, args, info, outputs, base)
+    load_weights(student, path)
+    return student.eval()
+
+
+def filled(path: Path, student: nn.Module) -> nn.Module:
+    """``student`` with the weights of a .safetensors file."""
+    load_weights(student, path)
+    return student.eval()

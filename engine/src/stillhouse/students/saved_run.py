@@ -1,0 +1,169 @@
+"""A run's folder, read again: its recipe, its lock, which weights it kept, and what it knew of its data."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+
+from stillhouse.config.model import GIVEN
+from stillhouse.config.recipe import Recipe
+from stillhouse.config.structure import structure
+from stillhouse.contract.batch import DataInfo
+from stillhouse.contract.task import Task
+from stillhouse.data.loader import load_data
+from stillhouse.errors import Fault, StillhouseError, did_you_mean
+from stillhouse.registry.tasks import build_task
+
+__all__ = ["SavedRun", "Weights", "open_run"]
+
+Weights = Literal["best", "last"]
+
+
+@attrs.frozen(eq=False)
+class SavedRun:
+    """A run's folder as :func:`open_run` read it.
+
+    Attributes:
+        folder: where it is.
+        recipe: its recipe; ``recipe.data`` may have been changed since.
+        lock: what lock.json holds.
+        weights: ``best`` or ``last``.
+        averaged: whether the averaged ones of ``[ema]`` are asked for; else those that the run measured.
+        checkpoint: the file that has them.
+        step: the optimizer steps that had been done.
+        own_data: the recipe's data are those that the run was trained with.
+        info: what the run knew of its data.
+    """
+
+    folder: Path
+    recipe: Recipe
+    lock: Mapping[str, Any]
+    weights: Weights
+    averaged: bool
+    checkpoint: Path
+    step: int
+    own_data: bool
+    info: DataInfo
+
+    @property
+    def teacher_given(self) -> bool:
+        """The run's teacher was handed over from Python: no recipe can build it."""
+        spec = self.recipe.teacher
+        return spec is not None and (spec.model or "").startswith(GIVEN)
+
+    @property
+    def task(self) -> Task:
+        """The task of its recipe, made anew."""
+        return build_task(self.recipe.task, self.recipe.base)
+
+
+def open_run(
+    path: str | Path, *, weights: Weights | None = None, averaged: bool = False, overrides: Sequence[str] = ()
+) -> SavedRun:
+    """Read a run's folder.
+
+    Args:
+        path: the folder.
+        weights: ``best`` or ``last``; None: the best where the run has kept them, else the last.
+        averaged: the averaged weights of a run with ``[ema]``, whatever it measured itself.
+        overrides: keys of ``[data]`` to change, ``data.size=64``; of ``[run]``, ``base`` and ``threads`` may be.
+
+    Raises:
+        StillhouseError: no run, no such checkpoint, or a key that this cannot change.
+    """
+    folder = Path(path)
+    if not (folder / "recipe.toml").is_file():
+        raise _no_run(folder)
+    wrong = [o for o in overrides if not re.match(r"data\.|run\.(base|threads)=", o)]
+    if wrong:
+        raise StillhouseError(
+            faults=[Fault("--set", f"{o!r} would make another run of it", "data.KEY=VALUE can be set") for o in wrong]
+        )
+    original = Recipe.load(folder / "recipe.toml")
+    recipe = Recipe.load(folder / "recipe.toml", overrides=overrides) if overrides else original
+    chosen, step, checkpoint = _checkpoint(folder, weights)
+    lock = _lock(folder / "lock.json")
+    return SavedRun(
+        folder=folder,
+        recipe=recipe,
+        lock=lock,
+        weights=chosen,
+        averaged=averaged,
+        checkpoint=checkpoint,
+        step=step,
+        own_data=_same_data(recipe, original),
+        info=_info(lock, original),
+    )
+
+
+def _no_run(folder: Path) -> StillhouseError:
+    if folder.is_file():
+        return StillhouseError("is a file, and no run's folder", where=str(folder))
+    if folder.is_dir():
+        inside = sorted(p.parent.name for p in folder.glob("*/recipe.toml"))
+        hint = did_you_mean("", (f"{folder / name}" for name in inside)) if inside else "a run's folder has one"
+        return StillhouseError("is no run's folder: it has no recipe.toml", where=str(folder), hint=hint)
+    beside = [str(p.parent) for p in folder.parent.glob("*/recipe.toml")]
+    return StillhouseError("there is no such folder", where=str(folder), hint=did_you_mean(str(folder), beside))
+
+
+def _checkpoint(folder: Path, weights: Weights | None) -> tuple[Weights, int, Path]:
+    found: dict[str, tuple[int, Path]] = {}
+    for path in (folder / "checkpoints").glob("*.pt"):
+        match = re.fullmatch(r"(best|last)_(\d+)\.pt", path.name)
+        if match:
+            found[match[1]] = max(found.get(match[1], (-1, path)), (int(match[2]), path))
+    if weights is not None and found and weights not in found:
+        other = "best" if weights == "last" else "last"
+        raise StillhouseError(
+            f"this run has kept no {weights} weights",
+            where=str(folder),
+            hint=f"take the {other} ones: --weights {other}",
+        )
+    choices: tuple[Weights, ...] = ("best", "last") if weights is None else (weights,)
+    for choice in choices:
+        if choice in found:
+            return choice, *found[choice]
+    raise StillhouseError(
+        "this run has no checkpoint yet",
+        where=str(folder),
+        hint=f"one is written at an epoch's end: stillhouse train {folder / 'recipe.toml'} --out {folder} --resume",
+    )
+
+
+def _lock(path: Path) -> dict[str, Any]:
+    try:
+        lock = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StillhouseError(f"cannot be read: {error}", where=str(path)) from None
+    if not isinstance(lock, dict):
+        raise StillhouseError("is no lock of a run", where=str(path))
+    return lock
+
+
+_READING = ("batch_size", "eval_batch_size", "drop_last", "workers", "prefetch", "cache", "skip_bad")
+"""Keys of ``[data]`` that change how samples are read, and not which they are or what becomes of them."""
+
+
+def _same_data(recipe: Recipe, original: Recipe) -> bool:
+    sides = [{k: v for k, v in r.to_dict()["data"].items() if k not in _READING} for r in (recipe, original)]
+    return sides[0] == sides[1] and recipe.base == original.base
+
+
+def _info(lock: Mapping[str, Any], recipe: Recipe) -> DataInfo:
+    """What the run knew of its data, from its lock; of an older run, from the data themselves."""
+    known = lock.get("data_info")
+    if isinstance(known, Mapping):
+        fields = {a.name for a in attrs.fields(DataInfo)}
+        tables = {k: v for k, v in known.items() if k in fields}
+        return structure({**tables, "fingerprint": str(lock.get("data", ""))}, DataInfo, "lock.json: data_info")
+    data = load_data(recipe.data, build_task(recipe.task, recipe.base), seed=recipe.run.seed, base=recipe.base)
+    try:
+        return data.info
+    finally:
+        data.close()

@@ -1,0 +1,1 @@
+"""Where a teacher comes from, and what it said before. Imports: loop, data, models, tasks and below."""

@@ -1,0 +1,109 @@
+"""Opening a run's teacher cache, or making it: under a lock, whole or not at all."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from stillhouse.contract.run import Run
+from stillhouse.data.batches import Data
+from stillhouse.data.by_id import Passes
+from stillhouse.data.sampler import Ids
+from stillhouse.errors import StillhouseError, StillhouseWarning
+from stillhouse.teachers.cache.files import INDEX, TeacherCache, clear_leftovers, open_cache, read_index
+from stillhouse.teachers.cache.key import cache_key, differences, digest_of, provenance
+from stillhouse.teachers.cache.spec import CacheSpec
+from stillhouse.teachers.cache.writer import fill, sample
+from stillhouse.teachers.store import cache_folder
+
+__all__ = ["teacher_cache"]
+
+_LOOK = 256
+"""Samples that are enough to show shapes."""
+
+
+def teacher_cache(run: Run, spec: CacheSpec) -> TeacherCache:
+    """What ``run``'s teacher gives for its training samples, in evaluation mode, computed once.
+
+    Call it at assembly, while the run has its teacher (see :meth:`stillhouse.contract.run.Run.release_teacher` for what comes
+    after). Of several processes one does the pass and the others wait for it.
+
+    A run that is only looked at (``run.dry``) makes no cache: unless there is one already, it gets a few samples in memory.
+
+    Raises:
+        StillhouseError: a cache in ``spec.folder`` is of another teacher, transform or data set, or damaged; a layer
+            that cannot be read; features that are not finite or too large for ``spec.store``; no room on the disk.
+    """
+    if spec in run.caches:
+        known: TeacherCache = run.caches[spec]
+        return known
+    run.caches[spec] = cache = _found_or_made(run, spec)
+    return cache
+
+
+def _found_or_made(run: Run, spec: CacheSpec) -> TeacherCache:
+    teacher, data = run.teacher, run.batches
+    if teacher is None or data is None:
+        raise StillhouseError("there is no teacher to be read", hint="add a [teacher] table")
+    passes = data.passes
+    ids = passes.ids(spec.split)
+    _share_views(data, spec)
+    key = cache_key(teacher, run.task, passes, ids, spec)
+    folder = Path(spec.folder).expanduser() if spec.folder else Path()
+    folder = run.recipe.base / folder if spec.folder else cache_folder() / "features" / digest_of(key)[:24]
+    if run.dry:
+        return _look(run, passes, ids, spec, folder, key)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.parent / f".{folder.name}.lock")
+        with lock:
+            clear_leftovers(folder)
+            there = folder.exists() and (not spec.folder or any(folder.iterdir()))
+            if not there:
+                fill(run, passes, ids, spec, folder, key)
+            return _opened(run, folder, key, was_there=there)
+    except OSError as error:
+        raise StillhouseError(
+            f"the teacher cache cannot be kept: {error}",
+            where=str(folder),
+            hint="make room, or set STILLHOUSE_CACHE to a folder that can be written; nothing was left behind",
+        ) from error
+
+
+def _share_views(data: Data, spec: CacheSpec) -> None:
+    if spec.views and data.views not in (0, spec.views):
+        raise StillhouseError(
+            f"{spec.views} views are asked for, and another plugin asks for {data.views}", hint="one number for both"
+        )
+    data.views = spec.views or data.views
+
+
+def _opened(run: Run, folder: Path, key: dict[str, Any], *, was_there: bool) -> TeacherCache:
+    index = read_index(folder)
+    differ = differences(index["key"], key)
+    if differ:
+        raise StillhouseError(
+            "the cache is another one's: it differs in " + ", ".join(differ),
+            where=str(folder),
+            hint="name another folder, or none: the right cache is then found or made",
+        )
+    if was_there:
+        now = provenance(run.device)
+        other = [f"{k} {v} then, {now[k]} now" for k, v in index.get("provenance", {}).items() if now.get(k) != v]
+        if other:
+            text = f"the teacher cache {folder} was computed elsewhere ({'; '.join(other)}): last digits may differ"
+            warnings.warn(text, StillhouseWarning, stacklevel=4)
+    return open_cache(folder, index, was_there=was_there, verify=was_there)
+
+
+def _look(run: Run, passes: Passes, ids: Ids, spec: CacheSpec, folder: Path, key: dict[str, Any]) -> TeacherCache:
+    if (folder / INDEX).exists():
+        return _opened(run, folder, key, was_there=True)
+    rows = np.linspace(0, len(ids) - 1, min(_LOOK, len(ids))).astype(np.int64)
+    assert run.batches is not None  # _found_or_made looked
+    walked = run.batches.example().id.numpy()  # the assembling walk's batch asks for its own
+    return sample(run, passes, np.union1d(ids[rows], walked[np.isin(walked, ids)]), spec)

@@ -1,0 +1,178 @@
+"""The pass: the teacher over every sample once, its arrays written as they come."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stillhouse.contract.batch import Batch
+from stillhouse.contract.run import Run
+from stillhouse.data.by_id import Passes
+from stillhouse.data.sampler import Ids
+from stillhouse.errors import StillhouseError
+from stillhouse.teachers.cache.files import ArrayWriter, TeacherCache, sync_folder, write_index, write_small
+from stillhouse.teachers.cache.key import provenance
+from stillhouse.teachers.cache.moments import Moments
+from stillhouse.teachers.cache.reader import reading, tap_name
+from stillhouse.teachers.cache.spec import CacheSpec
+
+__all__ = ["fill", "sample"]
+
+_SPARE = 16 << 20
+"""Bytes that are left free on the disk."""
+
+_DTYPES: dict[str, Any] = {"float16": np.float16, "float32": np.float32}
+
+
+def fill(run: Run, passes: Passes, ids: Ids, spec: CacheSpec, folder: Path, key: dict[str, Any]) -> None:
+    """Make the cache in ``folder``. Whatever ends the pass early, nothing of it stays.
+
+    Raises:
+        StillhouseError: see :func:`stillhouse.teachers.cache.access.teacher_cache`.
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    temporary = folder.parent / f".{folder.name}.tmp{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    writers: dict[str, ArrayWriter] = {}
+    try:
+        moments = _go_over(run, passes, ids, spec, writers, temporary)
+        entries = {"ids": write_small(temporary / "ids.npy", ids)}
+        entries |= {name: writer.close() for name, writer in writers.items()}
+        index: dict[str, Any] = {"key": key, "arrays": entries, "provenance": provenance(run.device)}
+        if moments is not None:
+            entries["mean"] = write_small(temporary / "mean.npy", moments.mean.numpy())
+            entries["scatter"] = write_small(temporary / "scatter.npy", moments.scatter.numpy())
+            index["moments"] = {"count": moments.count, "square": moments.square}
+        write_index(temporary, index)
+        if folder.is_dir():
+            folder.rmdir()  # an empty one that was named; Windows renames to none that is there
+        temporary.rename(folder)
+        sync_folder(folder.parent)
+    finally:
+        for writer in writers.values():
+            writer.abandon()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _go_over(
+    run: Run, passes: Passes, ids: Ids, spec: CacheSpec, writers: dict[str, ArrayWriter], folder: Path
+) -> Moments | None:
+    moments: Moments | None = None
+    views = max(1, spec.views)
+    waiting = _Waiting()
+    with run.progress.counting("teacher's pass", views * len(ids)) as advance:
+        for _, batch, arrays in _batches(run, passes, ids, spec):
+            if not writers:
+                _check_room(folder, arrays, views * len(ids), spec)
+                for number, (name, x) in enumerate(arrays.items()):
+                    shape = (views, len(ids), *x.shape[1:])
+                    writers[name] = ArrayWriter(folder / f"{number}.npy", shape, _DTYPES[spec.store])
+            if spec.moments:
+                x = arrays[tap_name(spec.taps[0])]
+                moments = _added(moments, x, spec)
+            # The device computes the next batch while this one is copied and written.
+            waiting.push(partial(_write, writers, arrays, batch, spec))
+            advance(len(batch.id))
+        waiting.finish()
+    return moments
+
+
+class _Waiting:
+    """One piece of work put off until the next one comes."""
+
+    def __init__(self) -> None:
+        self._work: Callable[[], None] | None = None
+
+    def push(self, work: Callable[[], None]) -> None:
+        self.finish()
+        self._work = work
+
+    def finish(self) -> None:
+        if self._work is not None:
+            self._work()
+        self._work = None
+
+
+def _batches(run: Run, passes: Passes, ids: Ids, spec: CacheSpec) -> Iterator[tuple[int, Batch, dict[str, Tensor]]]:
+    assert run.teacher is not None  # whoever calls has looked
+    with reading(run.teacher, run.task, spec, run.device) as read:
+        for view in range(max(1, spec.views)):
+            for batch in passes.once(ids, view if spec.views else None):
+                yield view, batch, read(batch)
+
+
+def _added(moments: Moments | None, x: Tensor, spec: CacheSpec) -> Moments:
+    if x.ndim != 2:
+        raise StillhouseError(
+            f"gives {tuple(x.shape)} after pool = {spec.pool!r}, and feature vectors (B, C) are needed",
+            where=f"teacher, layer {spec.taps[0]!r}",
+            hint="pool = 'mean' or 'cls', or another layer",
+        )
+    moments = moments or Moments(x.shape[1])
+    moments.add(x)
+    return moments
+
+
+def _write(writers: dict[str, ArrayWriter], arrays: dict[str, Tensor], batch: Batch, spec: CacheSpec) -> None:
+    for name, x in arrays.items():
+        rows = x.cpu().numpy()
+        with np.errstate(over="ignore"):  # looked for in the next line
+            stored = rows.astype(_DTYPES[spec.store])
+        if not np.isfinite(stored).all():
+            raise _not_storable(name, rows, batch, spec)
+        if stored.shape[1:] != writers[name].shape[2:]:
+            raise StillhouseError(
+                f"gives {stored.shape[1:]} for some samples and {writers[name].shape[2:]} for others",
+                where=f"teacher, {name}",
+                hint="samples of one size: set `size` in [data]; or pool = 'mean'",
+            )
+        writers[name].write(stored)
+
+
+def _not_storable(name: str, rows: Any, batch: Batch, spec: CacheSpec) -> StillhouseError:
+    bad = ~np.isfinite(rows.reshape(len(rows), -1)).all(1)
+    if bad.any():
+        sample_id = int(batch.id[int(np.argmax(bad))])
+        return StillhouseError(f"the values of sample {sample_id} are not finite", where=f"teacher, {name}")
+    largest = float(np.abs(rows).max())
+    return StillhouseError(
+        f"a value of {largest:.3g} is beyond the range of float16 (65,504)",
+        where=f"teacher, {name}",
+        hint='store = "float32", or a layer after a normalisation',
+    )
+
+
+def _check_room(folder: Path, arrays: dict[str, Tensor], rows: int, spec: CacheSpec) -> None:
+    needed = rows * sum(x[0].numel() for x in arrays.values()) * np.dtype(_DTYPES[spec.store]).itemsize
+    free = shutil.disk_usage(folder).free
+    if needed + _SPARE > free:
+        raise StillhouseError(
+            f"the teacher cache takes {needed / 2**20:,.1f} MiB, {_SPARE / 2**20:.0f} MiB are to stay free beside it, and "
+            f"{free / 2**20:,.1f} MiB are free",
+            where=str(folder.parent),
+            hint="make room, or set STILLHOUSE_CACHE to a folder on another disk",
+        )
+
+
+def sample(run: Run, passes: Passes, ids: Ids, spec: CacheSpec) -> TeacherCache:
+    """A cache of a few samples, one view, in memory alone."""
+    moments: Moments | None = None
+    parts: dict[str, list[Any]] = {}
+    for view, _, arrays in _batches(run, passes, ids, spec):
+        if view:
+            break
+        if spec.moments:
+            moments = _added(moments, arrays[tap_name(spec.taps[0])], spec)
+        for name, x in arrays.items():
+            parts.setdefault(name, []).append(x.cpu().numpy())
+    arrays_of = {name: np.concatenate(rows)[None] for name, rows in parts.items()}
+    return TeacherCache(torch.from_numpy(ids).numpy().copy(), arrays_of, moments, folder=None, was_there=False)

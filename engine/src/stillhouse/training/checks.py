@@ -1,0 +1,81 @@
+"""Options of a run that could not do what they say, found before anything is built on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from stillhouse.contract.run import Run
+from stillhouse.errors import Fault, StillhouseError, raise_faults
+from stillhouse.loop.compilation import check_compile
+from stillhouse.registry.order import Active
+from stillhouse.training.early_stopping import check_stopping
+
+__all__ = ["CACHES_TEACHER", "check_options"]
+
+CACHES_TEACHER = "teacher cache"
+"""What a plugin ``provides`` that remembers the teacher's answers by the samples' ids."""
+
+
+def check_options(run: Run, actives: Sequence[Active]) -> None:
+    """Refuse what ``[speed]``, ``[ema]``, ``[early_stopping]`` and ``[data] batch_transforms`` cannot do in this run.
+
+    Raises:
+        StillhouseError: with all such faults.
+    """
+    recipe = run.recipe
+    checks: list[Callable[[], None]] = [
+        lambda: check_compile(recipe.speed, run.teacher is not None),
+        lambda: check_stopping(recipe.early_stopping, run),
+        lambda: _check_channels_last(run),
+        lambda: _check_sharding(run),
+        lambda: _check_cache(run, actives),
+        lambda: _check_parts(run),
+    ]
+    faults: list[Fault] = []
+    for check in checks:
+        try:
+            check()
+        except StillhouseError as error:
+            faults += error.faults
+    raise_faults(faults)
+
+
+def _check_channels_last(run: Run) -> None:
+    shape = run.data.input_shape
+    if run.recipe.speed.channels_last and len(shape) != 3:
+        given = "(" + ", ".join(map(str, shape)) + ")"
+        raise StillhouseError(
+            f"it is for images (C, H, W), and the inputs are {given}", where="speed.channels_last", hint="leave it out"
+        )
+
+
+def _check_sharding(run: Run) -> None:
+    sharded = run.recipe.distributed.shard
+    if run.recipe.ema is not None and sharded in ("student", "both"):
+        raise StillhouseError(
+            "no average is kept of a student that is spread over the processes",
+            where="ema",
+            hint='[distributed] shard = "none" or "teacher"',
+        )
+
+
+def _check_parts(run: Run) -> None:
+    parts, size = run.recipe.run.accumulate, run.recipe.data.batch_size
+    if parts > 1 and size < 2 * parts:
+        raise StillhouseError(
+            f"a batch of {size} has no {parts} parts of at least two samples",
+            where="run.accumulate",
+            hint=f"at most {max(1, size // 2)}, or a larger [data] batch_size",
+        )
+
+
+def _check_cache(run: Run, actives: Sequence[Active]) -> None:
+    if not run.recipe.data.batch_transforms:
+        return
+    for active in actives:
+        if CACHES_TEACHER in active.plugin.provides:
+            raise StillhouseError(
+                f"each batch is another one, and the plugin {active.name!r} remembers the teacher's answers by sample",
+                where="data.batch_transforms",
+                hint=f"leave out batch_transforms, or the plugin {active.name!r}",
+            )

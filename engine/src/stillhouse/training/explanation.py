@@ -1,0 +1,237 @@
+"""Saying what a run is before it runs: the plugins' order and why, shapes at each stage, terms, weights, who trains what."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from stillhouse.config.structure import unstructure
+from stillhouse.schedule import Schedule, value_at
+
+if TYPE_CHECKING:
+    from stillhouse.training.session import Training
+
+__all__ = ["describe", "render", "render_text"]
+
+
+def _counts(module: nn.Module) -> tuple[int, int]:
+    parameters = list(module.parameters())
+    return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
+
+
+def describe(training: Training) -> dict[str, Any]:
+    """Everything that :func:`render` shows, as plain data."""
+    run, assembly, recipe = training.run, training.assembly, training.recipe
+    total, trainable = _counts(run.student)
+    description: dict[str, Any] = {
+        "run": recipe.run.name,
+        "device": str(run.device),
+        "precision": recipe.run.precision,
+        "seed": run.seed,
+        "data": {
+            "name": recipe.data.name,
+            "classes": run.data.classes,
+            "input": list(run.data.input_shape),
+            "sizes": dict(run.data.sizes),
+            "batch_size": recipe.data.batch_size,
+        },
+        "epochs": run.epochs,
+        "steps": run.total_steps,
+        "student": {"model": _student_name(training), "parameters": total, "trainable": trainable},
+        "teacher": None,
+        "taps": assembly.taps,
+        "plugins": [],
+        "losses": [_term("task", "the task", Schedule(), assembly.task_loss, run.total_steps)],
+        "optimizer": [
+            {
+                "group": group["name"],
+                "parameters": sum(p.numel() for p in group["params"]),
+                "lr": group.get("initial_lr", group["lr"]),
+                "weight_decay": group.get("weight_decay"),
+            }
+            for group in training.optimizer.param_groups
+        ],
+        "schedule": unstructure(recipe.schedule),
+    }
+    if run.teacher is not None or assembly.teacher_gone:
+        description["teacher"] = {
+            "model": _teacher_name(training),
+            "parameters": assembly.teacher_parameters,
+            "trainable": 0,
+            "in_memory": not assembly.teacher_gone,
+            "runs": assembly.composition.runs_teacher,
+            "trained": training.teacher_is_trained,
+        }
+    stages = {stage.plugin: stage for stage in assembly.stages}
+    for active in training.actives:
+        stage = stages[active.name]
+        options = {k: v for k, v in unstructure(active.plugin).items() if k not in ("name", "weight")}
+        description["plugins"].append(
+            {
+                "name": active.name,
+                "use": active.use,
+                "distribution": active.distribution,
+                "version": active.version,
+                "order": active.reason,
+                "options": options,
+                "notes": run.notes.get(active.name, []),
+                "trainable_parameters": stage.parameters,
+                "links": {name: {"student": s, "teacher": t} for name, (s, t) in stage.links.items()},
+            }
+        )
+        weight = getattr(active.plugin, "weight", 1.0)
+        if isinstance(weight, Schedule):
+            weight = weight.in_steps(run.total_steps, run.steps_per_epoch)
+        description["losses"] += [
+            _term(term, active.name, weight, value, run.total_steps) for term, value in stage.terms.items()
+        ]
+    return description
+
+
+def _student_name(training: Training) -> str:
+    spec = training.recipe.student
+    start = "" if spec.recipe is None else f", from what the recipe {spec.recipe['run']['name']!r} gives"
+    return spec.model + start
+
+
+def _teacher_name(training: Training) -> str:
+    spec = training.recipe.teacher
+    if spec is None:
+        return ""
+    if spec.recipe is not None:
+        return f"{spec.recipe['student']['model']}, trained by the recipe {spec.recipe['run']['name']!r}"
+    origin = "random" if spec.random else "pretrained" if spec.pretrained else f"from {spec.checkpoint}"
+    return f"{spec.model} ({'handed over' if (spec.model or '').startswith('given:') else origin})"
+
+
+def _term(term: str, plugin: str, weight: float | Schedule, value: float, steps: int) -> dict[str, Any]:
+    scheduled = isinstance(weight, Schedule) and weight != Schedule(peak=weight.peak)
+    return {
+        "term": term,
+        "from": plugin,
+        "weight": {
+            "first": value_at(weight, 0, steps),
+            "middle": value_at(weight, steps // 2, steps),
+            "last": value_at(weight, max(steps - 1, 0), steps),
+        },
+        "schedule": attrs.asdict(weight) if scheduled and isinstance(weight, Schedule) else None,
+        "at_start": value,
+    }
+
+
+def render(description: dict[str, Any], console: Console) -> None:
+    """Print a description as tables."""
+    data = description["data"]
+    console.print(
+        f"[bold]{description['run']}[/]: {description['epochs']} epochs, {description['steps']} steps on "
+        f"{description['device']}, {description['precision']}, seed {description['seed']}",
+        highlight=False,
+    )
+    sizes = ", ".join(f"{n} {size}" for n, size in data["sizes"].items())
+    console.print(
+        f"data     {data['name']}: {data['classes']} classes, inputs {tuple(data['input'])}, {sizes}; "
+        f"batches of {data['batch_size']}",
+        highlight=False,
+        markup=False,
+    )
+    student, teacher = description["student"], description["teacher"]
+    console.print(
+        f"student  {student['model']}: {student['trainable']:,} of {student['parameters']:,} parameters trained",
+        highlight=False,
+        markup=False,
+    )
+    if teacher:
+        idle = "" if teacher["runs"] else "; no plugin reads it, so it is not run"
+        if not teacher["in_memory"]:
+            idle = "; read once into a cache, and not in memory during training"
+        if not teacher["trained"]:
+            idle += "; left untrained here, and the values at start are of that"
+        console.print(
+            f"teacher  {teacher['model']}: {teacher['parameters']:,} parameters, frozen{idle}",
+            highlight=False,
+            markup=False,
+        )
+    if description["plugins"]:
+        console.print(_plugin_table(description))
+        for plugin in description["plugins"]:
+            for note in plugin["notes"]:
+                console.print(f"{plugin['name']}: {note}", highlight=False, markup=False)
+        if any(p["links"] for p in description["plugins"]):
+            console.print(_shape_table(description))
+    console.print(_loss_table(description))
+    console.print(_optimizer_table(description))
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(
+        title=title, title_justify="left", title_style="bold", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column == "from")
+    return table
+
+
+def _plugin_table(description: dict[str, Any]) -> Table:
+    table = _table("plugins, in order", "", "plugin", "from", "why here", "options")
+    for place, plugin in enumerate(description["plugins"], 1):
+        named = plugin["name"] if plugin["name"] == plugin["use"] else f"{plugin['name']} ({plugin['use']})"
+        source = f"{plugin['distribution']} {plugin['version']}".strip() or "Python"
+        options = "\n".join(f"{k} = {_option(v)}" for k, v in plugin["options"].items())
+        table.add_row(str(place), named, source, plugin["order"], options)
+    return table
+
+
+def _option(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_option(v) for v in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k} = {_option(v)}" for k, v in value.items() if v not in ("", 0, None)) + "}"
+    return repr(value) if isinstance(value, str) else str(value)
+
+
+def _shape_table(description: dict[str, Any]) -> Table:
+    table = _table("shapes on a batch of two", "link", "after", "student", "teacher")
+    names = dict.fromkeys(name for p in description["plugins"] for name in p["links"])
+    for name in names:
+        before: dict[str, str] | None = None
+        for plugin in description["plugins"]:
+            pair = plugin["links"].get(name)
+            if pair is None or pair == before:
+                continue
+            table.add_row(name if before is None else "", plugin["name"], pair["student"], pair["teacher"])
+            before = pair
+    return table
+
+
+def _loss_table(description: dict[str, Any]) -> Table:
+    table = _table("loss", "term", "weight", "value at start")
+    for term in description["losses"]:
+        weight = term["weight"]
+        text = f"{weight['first']:g}"
+        if term["schedule"]:
+            text = f"{weight['first']:.3g} first, {weight['middle']:.3g} halfway, {weight['last']:.3g} last"
+        table.add_row(term["term"], text, f"{term['at_start']:.4g}")
+    return table
+
+
+def _optimizer_table(description: dict[str, Any]) -> Table:
+    table = _table("trained parameters", "group", "parameters", "learning rate", "weight decay")
+    for group in description["optimizer"]:
+        decay = group.get("weight_decay")
+        table.add_row(
+            group["group"], f"{group['parameters']:,}", f"{group['lr']:g}", "-" if decay is None else f"{decay:g}"
+        )
+    return table
+
+
+def render_text(description: dict[str, Any]) -> str:
+    """:func:`render` as plain text, 110 columns wide."""
+    buffer = io.StringIO()
+    render(description, Console(file=buffer, width=110, color_system=None, legacy_windows=False))
+    return buffer.getvalue()

@@ -1,0 +1,249 @@
+"""A run's folder: the resolved recipe, the lock, checkpoints, TensorBoard events, summary.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stillhouse.config.recipe import Recipe
+from stillhouse.config.structure import unstructure
+from stillhouse.contract.batch import DataInfo
+from stillhouse.errors import Fault, StillhouseError, raise_faults
+from stillhouse.registry.order import Active
+
+__all__ = ["RunFolder", "flat", "make_lock", "write_json", "write_text"]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: to a temporary name in the same folder, then renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StillhouseError(f"cannot be written: {error}", where=str(path)) from error
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON, indented, whole or not at all."""
+    write_text(path, json.dumps(data, indent=2, sort_keys=False) + "\n")
+
+
+def make_lock(recipe: Recipe, actives: Sequence[Active], device: torch.device, data: DataInfo) -> dict[str, Any]:
+    """What the run's result depends on besides the recipe: plugins and versions, torch, seeds, device, data."""
+    return {
+        "plugins": [
+            {
+                "name": a.name,
+                "use": a.use,
+                "distribution": a.distribution,
+                "version": a.version,
+                "options": unstructure(a.plugin),
+                "order": a.reason,
+            }
+            for a in actives
+        ],
+        "versions": {
+            name: _version(name) for name in ("stillhouse", "torch", "torchvision", "pytorch-ignite", "numpy")
+        },
+        "python": platform.python_version(),
+        "seed": recipe.run.seed,
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "data": data.fingerprint,
+        "data_info": {k: v for k, v in unstructure(data).items() if k != "fingerprint"},
+        "recipe": recipe.digest(),
+    }
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return ""
+
+
+class RunFolder:
+    """The files of one run.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.toml"
+        self.lock = path / "lock.json"
+        self.summary = path / "summary.json"
+        self.composition = path / "composition.txt"
+
+    def check_free(self) -> None:
+        """Refuse a folder that holds something, or that cannot be written.
+
+        Raises:
+            StillhouseError: with what to do instead.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise StillhouseError("is a file, not a folder", where=str(self.path), hint="name another with --out")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            hint = "go on with --resume, or name another folder with --out"
+            if not self.recipe.exists() and not self.lock.exists():
+                hint = "it holds something else than a run: name another folder with --out"
+            raise StillhouseError("the run folder exists already", where=str(self.path), hint=hint)
+        self._check_writable()
+
+    def _check_writable(self) -> None:
+        here = self.path
+        while not here.exists():
+            here = here.parent
+        if not here.is_dir():
+            raise StillhouseError(
+                f"{here} is a file, and no folder can be made in it",
+                where=str(self.path),
+                hint="name another with --out",
+            )
+        if not os.access(here, os.W_OK | os.X_OK):
+            raise StillhouseError(
+                f"no permission to write in {here}", where=str(self.path), hint="name another with --out"
+            )
+
+    def create(self, recipe: Recipe, lock: Mapping[str, Any], composition: str) -> None:
+        """Make the folder with its recipe and lock.
+
+        Raises:
+            StillhouseError: it cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StillhouseError(f"cannot be made: {error}", where=str(self.path)) from error
+        write_text(self.recipe, recipe.to_toml())
+        write_text(self.composition, composition)
+        write_json(self.lock, dict(lock))
+
+    def discard(self) -> None:
+        """Take away what :meth:`create` made and what was written beside it, unless a checkpoint is among it.
+
+        What a run leaves that was refused before it had learnt anything would only stand in the way of the next one.
+        """
+        if any((self.path / "checkpoints").glob("*.pt")):
+            return
+        for folder in ("checkpoints", "tensorboard"):
+            shutil.rmtree(self.path / folder, ignore_errors=True)
+        for file in (self.recipe, self.lock, self.composition):
+            file.unlink(missing_ok=True)
+        with suppress(OSError):  # something of somebody else's is in it
+            self.path.rmdir()
+
+    def compare(self, recipe: Recipe, lock: Mapping[str, Any]) -> list[str]:
+        """Compare with the run that began in this folder.
+
+        Returns:
+            What differs and does not forbid going on: versions, device. One sentence each.
+
+        Raises:
+            StillhouseError: another recipe, other data or other plugins: it would be another run.
+        """
+        if not self.lock.exists():
+            return []  # killed while the folder was being made: nothing has been trained yet
+        try:
+            before = json.loads(self.lock.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise StillhouseError(f"cannot be read: {error}", where=str(self.lock)) from error
+        own, other = ([(p["name"], p["use"]) for p in side["plugins"]] for side in (lock, before))
+        faults = [f for f in self._differences(recipe) if own == other or not f.what.startswith("plugins[")]
+        if own != other:
+            faults.insert(
+                0,
+                Fault(
+                    str(self.lock),
+                    f"the run began with the plugins {', '.join(n for n, _ in other) or 'none'}, "
+                    f"and now they are {', '.join(n for n, _ in own) or 'none'}",
+                    "a run keeps its plugins: start another with --out",
+                ),
+            )
+        if lock["data"] != before.get("data"):
+            faults.append(Fault(str(self.lock), "the data has changed since the run began", "start another with --out"))
+        raise_faults(faults)
+        notes = [
+            f"{name} was {before['versions'].get(name) or 'absent'} and is {now or 'absent'}"
+            for name, now in lock["versions"].items()
+            if before["versions"].get(name) != now
+        ]
+        versions = {p["name"]: p["version"] for p in before["plugins"]}
+        notes += [
+            f"plugin {p['name']} was version {versions[p['name']]} and is {p['version']}"
+            for p in lock["plugins"]
+            if versions.get(p["name"]) != p["version"]
+        ]
+        if lock["device"] != before["device"]:
+            notes.append(f"the device was {before['device']} and is {lock['device']}")
+        return notes
+
+    def check_resumable(self) -> None:
+        """Refuse to go on in a folder that holds something else than a run, or that cannot be written.
+
+        Raises:
+            StillhouseError: with what to do instead.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise StillhouseError("is a file, not a folder", where=str(self.path), hint="name another with --out")
+        names = [p.name for p in self.path.iterdir()] if self.path.is_dir() else []
+        if any(not n.startswith(".") for n in names) and not self.recipe.exists():
+            raise StillhouseError(
+                "holds something else than a run", where=str(self.path), hint="name another with --out"
+            )
+        self._check_writable()
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """The summary of a run that was trained to its last step, or to where early stopping ended it; None for any other."""
+        try:
+            summary = json.loads(self.summary.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return summary if summary.get("steps_done") == summary.get("steps") or summary.get("stopped") else None
+
+    def _differences(self, recipe: Recipe) -> list[Fault]:
+        if not self.recipe.exists():
+            return []
+        before = Recipe.load(self.recipe)
+        if before.digest() == recipe.digest():
+            return []
+        old, new = flat(before.to_dict()), flat(recipe.to_dict())
+        changed = [
+            f"{key} was {old.get(key, 'absent')!r} and is {new.get(key, 'absent')!r}"
+            for key in dict.fromkeys([*old, *new])
+            if old.get(key) != new.get(key)
+            and not key.startswith(("run.name", "run.base", "run.log_every", "run.figures"))
+        ]
+        return [
+            Fault(str(self.recipe), text, "a resumed run keeps its recipe: start another with --out")
+            for text in changed
+        ]
+
+
+def flat(value: Any, key: str = "") -> dict[str, Any]:
+    """Nested tables as one: ``{"run.seed": 0, "plugins[0].use": "features", ...}``."""
+    if isinstance(value, Mapping):
+        items = [(f"{key}.{k}" if key else str(k), v) for k, v in value.items()]
+    elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+        items = [(f"{key}[{i}]", v) for i, v in enumerate(value)]
+    else:
+        return {key: value}
+    found: dict[str, Any] = {}
+    for name, inner in items:
+        found.update(flat(inner, name))
+    return found

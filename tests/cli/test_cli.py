@@ -1,0 +1,361 @@
+"""The command line on real files: what it prints, and what it says of bad input: exit code 2, no traceback, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import FEATURES, FIVE, TESTS, command, recipe
+
+from stillhouse import Recipe
+from stillhouse.cli import main
+
+
+@pytest.fixture
+def in_tests(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(TESTS)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def save(tmp_path: Path, *plugins: Any, **changes: Any) -> str:
+    path = tmp_path / "recipe.toml"
+    path.write_text(recipe(*plugins, **changes).to_toml())
+    return str(path)
+
+
+def test_train_writes_the_run_folder_and_says_how_to_look(tmp_path: Path):
+    path = save(tmp_path, *FIVE.values())
+    done = command("train", path, "--out", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert "accuracy" in done.stdout
+    assert f"tensorboard --logdir {tmp_path / 'run'}" in done.stdout
+    assert "epoch 2/2" in done.stderr
+    names = {p.name for p in (tmp_path / "run").iterdir()}
+    assert names == {"recipe.toml", "lock.json", "composition.txt", "checkpoints", "tensorboard", "summary.json"}
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert set(summary["metrics"]) == {"val", "test"}
+    assert summary["plugins"] == ["features", "normalizer", "projector", "spectral", "logits"]
+    assert "plugins, in order" in (tmp_path / "run" / "composition.txt").read_text()
+
+
+def test_train_as_json_equals_the_python_api(tmp_path: Path, in_tests: None, capsys: pytest.CaptureFixture[str]):
+    from stillhouse import train
+
+    path = save(tmp_path, *FIVE.values())
+    arguments = ["--plugins", "features,projector=linear", "--set", "optimizer.lr=0.02"]
+    assert main(["train", path, "--out", str(tmp_path / "run"), "--json", "--quiet", *arguments]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    loaded = Recipe.load(path, overrides=["optimizer.lr=0.02"], plugins="features,projector=linear")
+    result = train(loaded, write=False)
+    assert printed["metrics"] == result.metrics
+    assert printed["plugins"] == ["features", "projector"]
+
+
+def test_explain_shows_order_reasons_shapes_terms_and_parameters(
+    tmp_path: Path, in_tests: None, capsys: pytest.CaptureFixture[str]
+):
+    plugins = [
+        FIVE["projector"],
+        FEATURES,
+        FIVE["normalizer"],
+        {**FIVE["logits"], "weight": {"peak": 2.0, "until": 0.5}},
+    ]
+    path = save(tmp_path, *plugins)
+    assert main(["explain", path]) == 0
+    text = capsys.readouterr().out
+    for part in (
+        "moved: projector requires links, which features provides",
+        "stillhouse-projector 0.1.0",
+        "features/body",
+        "(2, 4)",
+        "2 first, 0 halfway, 0 last",
+        "frozen",
+    ):
+        assert part in text, part
+    assert main(["explain", path, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [p["name"] for p in told["plugins"]] == ["features", "normalizer", "projector", "logits"]
+    projector = told["plugins"][2]
+    assert projector["links"]["features/body"] == {"student": "(2, 6)", "teacher": "(2, 6)"}
+    assert projector["trainable_parameters"] == 24
+    assert told["teacher"]["trainable"] == 0
+    assert {g["group"]: g["parameters"] for g in told["optimizer"]}["projector"] == 24
+    assert told["losses"][0]["term"] == "task"
+
+
+def test_explain_trains_no_teacher_and_writes_nothing(
+    tmp_path: Path, in_tests: None, capsys: pytest.CaptureFixture[str]
+):
+    cache = Path(os.environ["STILLHOUSE_CACHE"])
+    before = list(cache.rglob("*")) if cache.exists() else []
+    path = save(tmp_path, FEATURES, FIVE["projector"], teacher={"recipe": recipe(run__name="never-trained").to_dict()})
+    assert main(["explain", path]) == 0
+    text = capsys.readouterr().out
+    assert "trained by the recipe 'never-trained'" in text
+    assert "left untrained here" in text
+    assert (list(cache.rglob("*")) if cache.exists() else []) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["recipe.toml"]
+
+
+def test_plugins_lists_and_checks(in_tests: None, capsys: pytest.CaptureFixture[str], fake_distribution: Any):
+    fake_distribution("broken-dist", {"broken": "broken_module:Nothing"}, "import nothing_of_this_name")
+    assert main(["plugins"]) == 0
+    assert "broken" in capsys.readouterr().out
+    assert main(["plugins", "--check", "--json"]) == 1
+    rows = {row["use"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["projector"]["status"] == "ok"
+    assert rows["projector"]["distribution"] == "stillhouse-projector"
+    assert "No module named 'nothing_of_this_name'" in rows["broken"]["status"]
+    assert main(["plugins", "--check"]) == 1
+    text = capsys.readouterr().out
+    assert "broken-dist 1.0: the plugin 'broken' cannot be imported: ModuleNotFoundError: No module named" in text
+
+
+def test_help_is_quick():
+    script = "import sys, stillhouse.cli as c\ntry: c.main(['export', '--help'])\nexcept SystemExit: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert "--with-preprocessing" in done.stdout
+    assert done.stdout.endswith("False\n")
+
+
+def test_skip_bad_is_the_recipes_key(tmp_path: Path, in_tests: None, capsys: pytest.CaptureFixture[str]):
+    path = save(tmp_path, run__epochs=1)
+    assert main(["train", path, "--out", str(tmp_path / "run"), "--quiet", "--skip-bad"]) == 0
+    assert Recipe.load(tmp_path / "run" / "recipe.toml").data.skip_bad is True
+    assert Recipe.load(path).data.skip_bad is False
+    assert main(["explain", path, "--skip-bad"]) == 0
+    assert main(["evaluate", str(tmp_path / "run"), "--skip-bad"]) == 0
+
+
+def spoil(path: str, old: str, new: str) -> None:
+    text = Path(path).read_text()
+    assert old in text
+    Path(path).write_text(text.replace(old, new))
+
+
+BAD: dict[str, tuple[list[Any], dict[str, Any], list[str], list[str]]] = {
+    # what is wrong: plugins, changes to the recipe, further arguments, what the message must say
+    "unknown key": ([], {}, ["--set", "run.epoch=3"], ["run.epoch: unknown key 'epoch' (did you mean 'epochs'?)"]),
+    "wrong type": ([], {}, ["--set", "run.epochs=many"], ["run.epochs: 'many' is not a whole number"]),
+    "two faults": ([], {}, ["--set", "run.epochs=many", "--set", "data.bach_size=3"], ["run.epochs", "data.bach_size"]),
+    "missing layer": (
+        [{**FEATURES, "links": [{"student": "boddy", "teacher": "body"}]}],
+        {},
+        [],
+        ["plugin 'features': links[0].student: the student has no layer 'boddy' (did you mean 'body'"],
+    ),
+    "shapes": ([FEATURES], {}, [], ["link 'features/body'", "(2, 4)", "(2, 6)", "projector"]),
+    "d_t < d_s": (
+        [FEATURES, {"use": "projector"}],
+        {"student": {"model": "support:TinyNet", "args": {"width": 9}}},
+        [],
+        ["plugin 'projector'", "features/body", "9", "6"],
+    ),
+    "unknown plugin": ([], {}, ["--plugins", "projektor"], ["no installed plugin is called 'projektor'"]),
+    "unknown option": (
+        [{"use": "logits", "temprature": 2.0}],
+        {},
+        [],
+        ["plugins[0].temprature (logits): unknown key 'temprature' (did you mean 'temperature'?)"],
+    ),
+    "duplicate plugin": ([{"use": "logits"}, {"use": "logits"}], {}, [], ["two plugins are called 'logits'"]),
+    "no links": ([{"use": "projector"}], {}, [], ["needs 'links', which no active plugin provides"]),
+    "no teacher": ([{"use": "logits"}], {"teacher": None}, [], ["needs a teacher", "add a [teacher] table"]),
+    "missing data": ([], {"data": {"name": "folder:/nowhere"}}, [], ["/nowhere"]),
+    "missing model": (
+        [],
+        {"student": {"model": "support:TinyNett"}},
+        [],
+        ["student.model", "TinyNett", "did you mean 'TinyNet'"],
+    ),
+    "unknown argument": (
+        [],
+        {"student": {"model": "support:TinyNet", "args": {"widht": 3}}},
+        [],
+        ["student.args.widht", "did you mean 'width'"],
+    ),
+    "unknown optimizer": ([], {"optimizer": {"name": "adamm"}}, [], ["optimizer.name: unknown optimizer 'adamm'"]),
+    "optimizer argument": (
+        [],
+        {"optimizer": {"name": "adamw", "args": {"momentum": 0.9}}},
+        [],
+        ["optimizer.args.momentum: adamw has no argument 'momentum'"],
+    ),
+    "unknown task": ([], {"task": {"name": "classify"}}, [], ["task.name: unknown task 'classify'"]),
+    "task option": ([], {"task": {"args": {"label_smoothing": 2.0}}}, [], ["task.args.label_smoothing"]),
+    "no device": ([], {"run__device": "cuda:99"}, [], ["run.device: 'cuda:99' is no device of this machine"]),
+    "missing checkpoint": (
+        [],
+        {"teacher": {"model": "support:TinyNet", "checkpoint": "none.pt"}},
+        [],
+        ["none.pt: there is no such file"],
+    ),
+    "batch of one": (
+        [FEATURES, {"use": "normalizer", "kind": "batch"}, {"use": "projector"}],
+        {"data__batch_size": 1},
+        [],
+        ["plugin 'normalizer'"],
+    ),
+    "cycle": ([{"use": "one"}, {"use": "two"}], {}, [], ["one declares after = two", "two declares after = one"]),
+    "conflict": ([{"use": "one"}, {"use": "two"}], {}, [], ["cannot be active together with 'one'"]),
+}
+
+PAIR = '''
+from stillhouse import Plugin, plugin
+
+@plugin
+class One(Plugin):
+    """One."""
+    {one}
+
+@plugin
+class Two(Plugin):
+    """Two."""
+    {two}
+'''
+
+
+@pytest.mark.parametrize("what", BAD)
+@pytest.mark.parametrize("verb", ["train", "explain"])
+def test_bad_input_is_said_clearly_with_exit_code_2(
+    what: str, verb: str, tmp_path: Path, in_tests: None, capsys: pytest.CaptureFixture[str], fake_distribution: Any
+):
+    plugins, changes, arguments, says = BAD[what]
+    if what in ("cycle", "conflict"):
+        one, two = ('after = ("two",)', 'after = ("one",)') if what == "cycle" else ("pass", 'conflicts = ("one",)')
+        source = PAIR.format(one=one, two=two)
+        fake_distribution("pair", {"one": f"pair_{what}:One", "two": f"pair_{what}:Two"}, source)
+    path = save(tmp_path, *plugins, **changes)
+    out = [] if verb == "explain" else ["--out", str(tmp_path / "run")]
+    code = main([verb, path, *arguments, *out])
+    printed = capsys.readouterr()
+    assert code == 2
+    for part in says:
+        assert part in printed.err, printed.err
+    assert "Traceback" not in printed.err
+    assert printed.out == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_that_exists_is_not_touched(tmp_path: Path, in_tests: None, capsys: pytest.CaptureFixture[str]):
+    path = save(tmp_path)
+    assert main(["train", path, "--out", str(tmp_path / "run"), "--quiet"]) == 0
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+    assert main(["train", path, "--out", str(tmp_path / "run"), "--quiet"]) == 2
+    assert (
+        "the run folder exists already (go on with --resume, or name another folder with --out)"
+        in capsys.readouterr().err
+    )
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == before
+
+
+def test_a_folder_of_something_else_is_not_touched(tmp_path: Path, in_tests: None, capsys: pytest.CaptureFixture[str]):
+    path = save(tmp_path)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("precious")
+    assert main(["train", path, "--out", str(tmp_path / "thesis"), "--quiet"]) == 2
+    assert "holds something else than a run" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["chapter.tex"]
+    (tmp_path / "file").write_text("x")
+    assert main(["train", path, "--out", str(tmp_path / "file"), "--quiet"]) == 2
+    assert "is a file, not a folder" in capsys.readouterr().err
+    assert main(["train", path, "--out", str(tmp_path / "file" / "run"), "--quiet"]) == 2
+    assert f"{tmp_path / 'file'} is a file, and no folder can be made in it" in capsys.readouterr().err
+
+
+def test_resuming_what_is_not_there_is_said(tmp_path: Path):
+    done = command("train", save(tmp_path), "--out", str(tmp_path / "rnu"), "--resume", "--quiet")
+    assert done.returncode == 0
+    assert "there is no run to go on with, a new one begins" in done.stderr
+
+
+def test_no_permission_to_write_is_said_before_training(
+    tmp_path: Path, in_tests: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    path = save(tmp_path)
+    monkeypatch.setattr("stillhouse.training.folder.os.access", lambda *_: False)  # root may write anywhere
+    assert main(["train", path, "--out", str(tmp_path / "locked" / "run"), "--quiet"]) == 2
+    assert f"no permission to write in {tmp_path}" in capsys.readouterr().err
+    assert not (tmp_path / "locked").exists()
+
+
+def test_a_missing_recipe_names_its_neighbours(tmp_path: Path, in_tests: None, capsys: pytest.CaptureFixture[str]):
+    save(tmp_path)
+    assert main(["train", str(tmp_path / "recip.toml")]) == 2
+    assert "there is no such file (did you mean 'recipe.toml'?)" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_names_term_and_plugin_and_keeps_the_last_checkpoint(
+    tmp_path: Path, in_tests: None, capsys: pytest.CaptureFixture[str], fake_distribution: Any
+):
+    source = '''
+from stillhouse import Plugin, Weight, hookimpl, plugin
+
+@plugin
+class Explodes(Plugin):
+    """Becomes infinite in the second epoch."""
+    weight: Weight = 1.0
+
+    @hookimpl
+    def losses(self, step):
+        return {"boom": step.student.output.mean() * (float("inf") if step.epoch == 1 else 1.0)}
+'''
+    fake_distribution("explodes", {"explodes": "explodes_module:Explodes"}, source)
+    path = save(tmp_path, {"use": "explodes"}, run__log_every=1000)
+    assert main(["train", path, "--out", str(tmp_path / "run"), "--quiet"]) == 2
+    text = capsys.readouterr().err
+    assert "the loss term 'explodes/boom' of plugin 'explodes' is not finite" in text
+    assert (tmp_path / "run" / "checkpoints" / "last_3.pt").exists()
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_interrupting_says_how_to_go_on(
+    tmp_path: Path, in_tests: None, capsys: pytest.CaptureFixture[str], fake_distribution: Any
+):
+    source = '''
+from stillhouse import Plugin, hookimpl, plugin
+
+@plugin
+class Stop(Plugin):
+    """Presses Ctrl-C."""
+
+    @hookimpl
+    def iteration_completed(self, step):
+        raise KeyboardInterrupt
+'''
+    fake_distribution("stop", {"stop": "stop_module:Stop"}, source)
+    assert main(["train", save(tmp_path, {"use": "stop"}), "--out", str(tmp_path / "run"), "--quiet"]) == 130
+    assert "go on with --resume" in capsys.readouterr().err
+
+
+def test_a_bug_in_a_plugin_keeps_its_traceback_and_is_named(tmp_path: Path, fake_distribution: Any):
+    source = '''
+from stillhouse import Plugin, hookimpl, plugin
+
+@plugin
+class Buggy(Plugin):
+    """Divides by zero."""
+
+    @hookimpl
+    def transform(self, step):
+        if step.student.output.requires_grad:
+            1 / 0
+'''
+    site = fake_distribution("buggy", {"buggy": "buggy_module:Buggy"}, source)
+    done = command("train", save(tmp_path, {"use": "buggy"}), "--out", str(tmp_path / "run"), PYTHONPATH=str(site))
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    assert "in plugin 'buggy', hook 'transform', epoch 1, step 1" in done.stderr
+
+
+def test_a_reader_that_has_had_enough_is_no_error(tmp_path: Path):
+    path = save(tmp_path)
+    script = f"{sys.executable} -m stillhouse.cli explain {path} --json | head -c 1"
+    done = subprocess.run(["bash", "-c", script], cwd=TESTS, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "{"
+    assert "BrokenPipe" not in done.stderr

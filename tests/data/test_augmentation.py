@@ -1,0 +1,105 @@
+"""The recipe's ``[data]`` table and its transforms: what is taken, what is refused, and what is said then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from stillhouse.config.structure import structure
+from stillhouse.data import Data, DataSpec, load_data
+from stillhouse.errors import StillhouseError
+
+
+def load(name: str, **options: Any) -> Data:
+    return load_data(DataSpec(name=name, **options), seed=0)
+
+
+def faults_of(name: str, **options: Any) -> list[str]:
+    with pytest.raises(StillhouseError) as caught:
+        load(name, **options)
+    return [str(fault) for fault in caught.value.faults]
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"size": 8}, "data.transforms[1].use: this key is missing"),
+        ({"use": "RandmCrop"}, "data.transforms[1].use: torchvision.transforms.v2 has no transform 'RandmCrop' (did you mean 'RandomCrop'"),
+        ({"use": "RandomCrop", "size": 8, "pad": 1}, "data.transforms[1].pad: there is no argument 'pad' (did you mean 'padding'"),
+        ({"use": "RandomCrop"}, "data.transforms[1].size: RandomCrop needs 'size'"),
+        ({"use": "RandomHorizontalFlip", "p": 2.0}, "data.transforms[1]: calling RandomHorizontalFlip failed: ValueError"),
+        ({"use": "MixUp"}, "data.transforms[1].use: MixUp mixes the samples of a batch"),
+        ({"use": "Resize", "size": 8, "interpolation": "bilinar"}, "data.transforms[1].interpolation: 'bilinar' is no interpolation (did you mean 'bilinear'"),
+        ({"use": "ToDtype", "dtype": "float"+"y"}, "data.transforms[1].dtype: 'floaty' is no dtype"),
+        ({"use": "RandomApply", "transforms": [{"use": "Nope"}]}, "data.transforms[1].transforms[0].use: torchvision"),
+        ({"use": "RandomCrop", "size": 7}, "data.transforms: they make (1, 7, 7) of (1, 8, 8), and evaluation reads (1, 8, 8) (keep"),
+        ({"use": "RandomCrop", "size": 20}, "data.transforms[1]: RandomCrop fails on sklearn:digits, sample "),
+        ({"use": "FiveCrop", "size": 8}, "data.transforms: they make tuple of (1, 8, 8)"),
+    ],
+)  # fmt: skip
+def test_faults_of_transforms(table: dict[str, Any], said: str) -> None:
+    (text,) = faults_of("sklearn:digits", transforms=({"use": "RandomHorizontalFlip"}, table))
+    assert text.startswith(said)
+
+
+def test_faults_of_transforms_and_of_the_source_come_together() -> None:
+    faults = faults_of("digits", transforms=({"use": "A"}, {"use": "B"}))
+    assert [fault.split(":")[0] for fault in faults] == [
+        "data.transforms[0].use",
+        "data.transforms[1].use",
+        "data.name",
+    ]
+
+
+def test_transforms_do_what_they_say() -> None:
+    plain = load("sklearn:digits", normalize="none", batch_size=30)
+    flip = load(
+        "sklearn:digits", normalize="none", batch_size=30, transforms=({"use": "RandomHorizontalFlip", "p": 1.0},)
+    )
+    a, b = next(plain.training()), next(flip.training())
+    assert torch.equal(a.id, b.id)
+    assert torch.equal(a.input.flip(-1), b.input)
+    nested = {"use": "RandomApply", "p": 0.5, "transforms": [{"use": "ToDtype", "dtype": "float32", "scale": True}]}
+    c = next(load("sklearn:digits", normalize="none", batch_size=30, transforms=(nested,)).training())
+    assert torch.allclose(a.input, c.input, atol=1e-6)  # floats and bytes in one batch: on one scale
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"batch_size": 0}, "data.batch_size: 0 is below 1 (at least 1)"),
+        ({"eval_batch_size": -1}, "data.eval_batch_size: -1 is below 1 (at least 1)"),
+        ({"workers": -1}, "data.workers: -1 is below 0 (at least 0)"),
+        ({"per_class": 0}, "data.per_class: 0 is below 1 (at least 1)"),
+        ({"size": [8, 0]}, "data.size: (8, 0) is below 1 (at least 1)"),
+        ({"val_fraction": 0.5}, "data.val_fraction: 0.5 is out of range (0 to below 0.5)"),
+        ({"channels": 2}, "data.channels: 2 channels cannot be made (1 or 3)"),
+        ({"normalize": "dta"}, "data.normalize: 'dta' is not one of 'none', 'imagenet', 'data' (did you mean 'data'?)"),
+        ({"batch_size": 6.5}, "data.batch_size: 6.5 is not a whole number"),
+        ({"batchsize": 6}, "data.batchsize: unknown key 'batchsize' (did you mean 'batch_size'"),
+        ({"size": [8, 8, 8]}, "data.size: "),
+    ],
+)
+def test_the_tables_values_are_checked(table: dict[str, Any], said: str) -> None:
+    with pytest.raises(StillhouseError) as caught:
+        structure({"name": "sklearn:digits", **table}, DataSpec, "data")
+    (fault,) = caught.value.faults
+    assert str(fault).startswith(said)
+    if "batchsize" not in table:
+        with pytest.raises(StillhouseError) as direct:
+            DataSpec(name="sklearn:digits", **table)
+        assert f"data.{direct.value.faults[0].where}" == fault.where
+
+
+def test_a_table_becomes_a_spec() -> None:
+    table = {"name": "folder:x", "size": [8, 9], "transforms": [{"use": "RandomCrop", "size": 8}], "args": {}}
+    spec: DataSpec = structure(table, DataSpec, "data")
+    assert spec.size == (8, 9)
+    assert spec.height_and_width == (8, 9)
+    assert spec.transforms == ({"use": "RandomCrop", "size": 8},)
+    assert DataSpec(name="folder:x", size=7).height_and_width == (7, 7)

@@ -1,0 +1,314 @@
+"""`stillhouse evaluate`: the numbers of the training again, on any split, on other data, and what it says of bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support import FEATURES, FIVE, TESTS, TinyNet, recipe, same_state, tiny_data
+from torch.utils.data import TensorDataset
+
+from stillhouse import (
+    Plugin,
+    Recipe,
+    StillhouseError,
+    StillhouseWarning,
+    evaluate,
+    hookimpl,
+    load_student,
+    plugin,
+    train,
+)
+from stillhouse.cli import main
+
+
+def shifted_data() -> dict[str, TensorDataset]:
+    """tiny_data on another scale: its own mean is 5 and its own deviation 3 times as great."""
+    return {split: TensorDataset(3 * d.tensors[0] + 5, d.tensors[1]) for split, d in tiny_data().items()}
+
+
+def two_classes() -> TensorDataset:
+    """Data of another number of classes."""
+    return TensorDataset(torch.zeros(20, 1, 6, 6), torch.arange(20) % 2)
+
+
+def colour_data() -> dict[str, TensorDataset]:
+    """tiny_data with three channels."""
+    return {split: TensorDataset(d.tensors[0].repeat(1, 3, 1, 1), d.tensors[1]) for split, d in tiny_data().items()}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with all plugins whose inputs are normalised by its own data."""
+    folder = tmp_path_factory.mktemp("runs") / "five"
+    torch.set_num_threads(1)
+    train(recipe(*FIVE.values(), data__normalize="data"), out=folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(TESTS)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.syspath_prepend(str(TESTS / "students"))
+
+
+def test_the_numbers_are_those_of_the_summary(trained: Path):
+    summary = json.loads((trained / "summary.json").read_text())
+    found = evaluate(trained, split="all", weights="last")
+    assert found.step == summary["steps"]
+    assert {split: found.metrics[split] for split in ("val", "test")} == summary["metrics"]
+    assert found.samples == {"train": 24, "val": 9, "test": 9}
+    best = evaluate(trained, split="val")
+    assert (best.weights, best.step) == ("best", summary["best"]["epoch"] * 3)
+    assert best.metrics["val"] == summary["history"][summary["best"]["epoch"] - 1]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"run__precision": "bfloat16"}, {"ema": {"decay": 0.5, "evaluate": "instead"}}], ids=str
+)
+def test_they_are_so_in_other_precision_and_with_averaged_weights(changes: dict[str, Any], tmp_path: Path):
+    result = train(recipe(**changes), out=tmp_path / "run")
+    found = evaluate(tmp_path / "run", split="all", weights="last")
+    assert {split: found.metrics[split] for split in ("val", "test")} == result.metrics
+    if "ema" in changes:
+        assert same_state(load_student(tmp_path / "run", weights="last").state_dict(), result.student.state_dict())
+
+
+def test_averaged_weights_beside_the_trained_ones(trained: Path, tmp_path: Path):
+    result = train(recipe(ema={"decay": 0.5, "evaluate": "beside"}), out=tmp_path / "run")
+    plain, averaged = (evaluate(tmp_path / "run", weights="last", averaged=a).metrics["test"] for a in (False, True))
+    assert plain == result.metrics["test"]
+    assert averaged == result.metrics["test_ema"]
+    assert plain != averaged
+    with pytest.raises(StillhouseError, match="holds no averaged weights"):
+        evaluate(trained, averaged=True)
+
+
+def test_the_numbers_are_those_of_the_plain_student(trained: Path):
+    data = tiny_data()
+    images, labels = data["test"].tensors
+    train_images = data["train"].tensors[0].double()
+    mean, std = train_images.mean(), train_images.std(correction=0)
+    with torch.no_grad():
+        logits = load_student(trained, weights="last")((images - mean.float()) / std.float()).double()
+    found = evaluate(trained, weights="last")
+    assert found.metrics["test"]["accuracy"] == (logits.argmax(1) == labels).double().mean().item()
+    expected = torch.nn.functional.cross_entropy(logits, labels).item()
+    assert found.metrics["test"]["loss"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_other_data_are_normalised_as_in_training(trained: Path):
+    lock = json.loads((trained / "lock.json").read_text())["data_info"]
+    images, labels = shifted_data()["test"].tensors
+    x = (images - torch.tensor(lock["mean"])) / torch.tensor(lock["std"])
+    with torch.no_grad():
+        logits = load_student(trained)(x)
+    found = evaluate(trained, data="test_evaluation:shifted_data")
+    assert found.samples == {"test": 9}
+    assert found.metrics["test"]["loss"] == pytest.approx(
+        torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5
+    )
+    own = evaluate(trained)
+    assert abs(found.metrics["test"]["loss"] - own.metrics["test"]["loss"]) > 0.01
+
+
+def test_other_data_from_a_recipe_and_the_same_data_by_another_name(trained: Path, tmp_path: Path):
+    (tmp_path / "other.toml").write_text(recipe(data__name="test_evaluation:shifted_data").to_toml())
+    by_recipe = evaluate(trained, data=str(tmp_path / "other.toml"))
+    by_name = evaluate(trained, data="test_evaluation:shifted_data")
+    assert by_recipe.metrics == by_name.metrics
+    # The run's own data, read as others, give its own numbers: the two ways to normalise agree in every bit.
+    assert evaluate(trained, data="support:tiny_data").metrics == evaluate(trained).metrics
+
+
+def test_other_data_have_no_limit_but_their_own(tmp_path: Path):
+    """The run's choice of training samples is not theirs, and --set is about them."""
+    train(recipe(data__per_class=2, data__val_fraction=0.2, run__epochs=1), out=tmp_path / "run")
+    (tmp_path / "other.toml").write_text(recipe(data__name="test_evaluation:shifted_data").to_toml())
+    for other in ("test_evaluation:shifted_data", str(tmp_path / "other.toml")):
+        assert evaluate(tmp_path / "run", data=other, split="train").samples == {"train": 24}
+        limited = evaluate(tmp_path / "run", data=other, split="train", overrides=["data.limit=5"])
+        assert limited.samples == {"train": 5}
+        with pytest.raises(StillhouseError, match=r"data\.limit: 0 is below 1"):
+            evaluate(tmp_path / "run", data=other, overrides=["data.limit=0"])
+        with pytest.raises(StillhouseError, match="would make another run of it"):
+            evaluate(tmp_path / "run", data=other, overrides=["optimizer.lr=1"])
+    assert evaluate(tmp_path / "run", split="train").samples == {"train": 6}
+
+
+def test_data_without_splits_are_measured_whole(trained: Path, tmp_path: Path):
+    generator = np.random.default_rng(0)
+    for name in "012":
+        (tmp_path / "new" / name).mkdir(parents=True)
+        for i in range(4):
+            array = generator.integers(0, 256, (6, 6), dtype=np.uint8)
+            Image.fromarray(array).save(tmp_path / "new" / name / f"{i}.png")
+    assert evaluate(trained, data=f"folder:{tmp_path / 'new'}").samples == {"train": 12}
+
+
+def test_batch_size_changes_no_number(trained: Path):
+    ones = evaluate(trained, batch_size=2).metrics["test"]
+    assert ones == pytest.approx(evaluate(trained).metrics["test"], rel=1e-6)
+
+
+def test_a_plugins_metrics_are_measured_with_its_trained_module(tmp_path: Path):
+    from ignite.metrics import Average
+
+    @plugin
+    class Counting(Plugin):
+        """Counts steps in a buffer, and gives the count as a metric."""
+
+        @hookimpl
+        def build(self, run: Any) -> torch.nn.Module:
+            module = torch.nn.Module()
+            module.register_buffer("steps", torch.zeros(()))
+            return module
+
+        @hookimpl
+        def optimizer_stepped(self, step: Any) -> None:
+            step.module(self).steps += 1
+
+        @hookimpl
+        def metrics(self, run: Any) -> dict[str, Any]:
+            return {"steps": Average(output_transform=lambda _: run.module(self).steps.item())}
+
+    result = train(recipe(checkpoints={"best": False}), plugins=[Counting()], out=tmp_path / "run")
+    found = evaluate(tmp_path / "run", plugins=[Counting()])
+    assert found.metrics["test"] == result.metrics["test"]
+    assert found.metrics["test"]["steps"] == 6
+    with pytest.warns(
+        StillhouseWarning, match=r"without the plugins' own metrics.*no installed plugin is called 'counting'"
+    ):
+        without = evaluate(tmp_path / "run")
+    assert without.metrics["test"]["accuracy"] == found.metrics["test"]["accuracy"]
+
+
+def test_the_teacher_is_neither_trained_nor_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    teacher = recipe(run__name="evaluated-without").to_dict()
+    result = train(recipe(FEATURES, FIVE["projector"], teacher={"recipe": teacher}), out=tmp_path / "run")
+    monkeypatch.setenv("STILLHOUSE_CACHE", str(tmp_path / "empty"))
+    assert evaluate(tmp_path / "run", weights="last").metrics["test"] == result.metrics["test"]
+    assert not (tmp_path / "empty").exists()
+
+
+def test_a_student_from_python_is_handed_over_again(tmp_path: Path):
+    result = train(recipe(checkpoints={"best": False}), student=TinyNet(width=5), out=tmp_path / "run")
+    assert evaluate(tmp_path / "run", student=TinyNet(width=5)).metrics["test"] == result.metrics["test"]
+    with pytest.raises(StillhouseError, match=r"given its student .*load_student.*student=module"):
+        evaluate(tmp_path / "run")
+    with pytest.raises(StillhouseError, match="is of another model"):
+        evaluate(tmp_path / "run", student=TinyNet(width=4))
+
+
+def test_metrics_by_class_are_shown_by_class(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    from ignite.metrics import ConfusionMatrix
+
+    from stillhouse.tasks import Classification
+
+    plain = Classification.metrics
+
+    def metrics(self: Any, data: Any) -> dict[str, Any]:
+        matrix = ConfusionMatrix(data.classes, output_transform=lambda s: (s["output"], s["target"]))
+        return {**plain(self, data), "hits": matrix.diag() / matrix.sum(1)}
+
+    monkeypatch.setattr(Classification, "metrics", metrics)
+    assert main(["evaluate", str(trained), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    hits = told["per_class"]["test"]["hits"]
+    assert len(hits) == 3
+    assert np.mean(hits) == pytest.approx(told["metrics"]["test"]["accuracy"])  # three of each class
+    assert main(["evaluate", str(trained)]) == 0
+    text = capsys.readouterr().out
+    assert "test, by class" in text
+    assert "hits" in text
+
+
+def test_changed_data_are_said_to_be(tmp_path: Path):
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for i in range(120):
+        folder = tmp_path / "images" / str(digits.target[i])
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((digits.images[i] * 15).astype(np.uint8)).save(folder / f"{i}.png")
+    whole = recipe(data={"name": f"folder:{tmp_path / 'images'}", "batch_size": 16})
+    train(whole, out=tmp_path / "run")
+    before = evaluate(tmp_path / "run").metrics
+    Image.fromarray(np.full((8, 8), 255, dtype=np.uint8)).save(next((tmp_path / "images" / "0").glob("*.png")))
+    with pytest.warns(StillhouseWarning, match="the data have changed"):
+        after = evaluate(tmp_path / "run").metrics
+    assert before.keys() == after.keys()
+
+
+BAD: dict[str, tuple[list[str], str]] = {
+    "no such folder": (["{runs}/fiv"], "there is no such folder (did you mean '{runs}/five'?)"),
+    "no run": (["{tmp}"], "is no run's folder: it has no recipe.toml"),
+    "a folder of runs": (["{runs}"], "it has no recipe.toml (known: '{runs}/five')"),
+    "a file": (["{runs}/five/recipe.toml"], "is a file, and no run's folder"),
+    "split": (["{runs}/five", "--split", "tset"], "--split: the data have no split 'tset' (did you mean 'test'?)"),
+    "classes": (
+        ["{runs}/five", "--data", "test_evaluation:two_classes"],
+        "they have 2 classes, and the student knows 3",
+    ),
+    "channels": (
+        ["{runs}/five", "--data", "test_evaluation:colour_data"],
+        "(3, 6, 6), and it was (1, 6, 6) in training (--set data.channels=1)",
+    ),
+    "no data": (["{runs}/five", "--data", "folder:/nowhere"], "there is no folder /nowhere"),
+    "no recipe": (["{runs}/five", "--data", "nowhere.toml"], "nowhere.toml: there is no such file"),
+    "another run": (
+        ["{runs}/five", "--set", "student.args.width=9"],
+        "'student.args.width=9' would make another run of it",
+    ),
+    "unknown key": (["{runs}/five", "--set", "data.bach_size=9"], "did you mean 'batch_size'"),
+    "batch": (["{runs}/five", "--batch-size", "0"], "data.eval_batch_size: 0 is below 1"),
+    "device": (["{runs}/five", "--device", "cuda:77"], "'cuda:77' is no device of this machine"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_said_clearly(what: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    arguments, says = BAD[what]
+    places = {"runs": str(trained.parent), "tmp": str(tmp_path)}
+    assert main(["evaluate", *(a.format(**places) for a in arguments)]) == 2
+    printed = capsys.readouterr()
+    assert says.format(**places) in printed.err
+    assert "Traceback" not in printed.err
+    assert printed.out == ""
+
+
+def test_runs_without_checkpoints_say_so(trained: Path, tmp_path: Path):
+    train(recipe(checkpoints={"best": False}), out=tmp_path / "last")
+    with pytest.raises(StillhouseError, match=r"kept no best weights.*--weights last"):
+        evaluate(tmp_path / "last", weights="best")
+    for file in (tmp_path / "last" / "checkpoints").iterdir():
+        file.unlink()
+    with pytest.raises(StillhouseError, match=r"no checkpoint yet.*--resume"):
+        evaluate(tmp_path / "last")
+
+
+def test_an_older_lock_is_made_up_for_from_the_data(trained: Path, tmp_path: Path):
+    import shutil
+
+    shutil.copytree(trained, tmp_path / "old")
+    lock = json.loads((tmp_path / "old" / "lock.json").read_text())
+    del lock["data_info"]
+    (tmp_path / "old" / "lock.json").write_text(json.dumps(lock))
+    assert evaluate(tmp_path / "old").metrics == evaluate(trained).metrics
+
+
+def test_the_lock_has_what_is_known_of_the_data(trained: Path):
+    info = json.loads((trained / "lock.json").read_text())["data_info"]
+    images = tiny_data()["train"].tensors[0].double()
+    assert info["mean"] == pytest.approx([images.mean().item()])
+    assert info["std"] == pytest.approx([images.std(correction=0).item()])
+    assert (info["classes"], info["input_shape"]) == (3, [1, 6, 6])
+    assert Recipe.load(trained / "recipe.toml").data.normalize == "data"

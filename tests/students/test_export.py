@@ -1,0 +1,332 @@
+"""`stillhouse export`: each format computes what the student computes, the check finds what does not, nothing half-written stays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import FEATURES, FIVE, TESTS, TinyNet, recipe, same_state, tiny_data
+from torch import Tensor, nn
+
+from stillhouse import Plugin, StillhouseError, export, hookimpl, load_student, plugin, train
+from stillhouse.cli import main
+
+FILES = ["s.safetensors", "s.pt2", "s.onnx"]
+
+
+@plugin
+class Scaled(Plugin):
+    """Learns a scale of the logits in training, and folds it into the head."""
+
+    @hookimpl
+    def build(self, run: Any) -> nn.Module:
+        module = nn.Module()
+        module.scale = nn.Parameter(torch.tensor(1.0))
+        return module
+
+    @hookimpl
+    def losses(self, step: Any) -> dict[str, Tensor]:
+        return {"": (step.module(self).scale - 3.0).square()}
+
+    weight: float = 1.0
+
+    @hookimpl
+    def export(self, run: Any, student: nn.Module) -> nn.Module:
+        assert run.teacher is None or not run.teacher.training
+        scale = run.module(self).scale.detach()
+        student.head.weight.data.mul_(scale)
+        student.head.bias.data.mul_(scale)
+        return student
+
+
+@plugin
+class Capped(Plugin):
+    """Puts another module in the student's place."""
+
+    @hookimpl
+    def export(self, run: Any, student: nn.Module) -> nn.Module:
+        return nn.Sequential(student, nn.Tanh())
+
+
+class Tied(nn.Module):
+    """Two names for one weight, and a dict for an output."""
+
+    def __init__(self, num_classes: int = 3) -> None:
+        super().__init__()
+        self.first = nn.Linear(36, 36, bias=False)
+        self.second = nn.Linear(36, 36, bias=False)
+        self.second.weight = self.first.weight
+        self.head = nn.Linear(36, num_classes)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = self.second(torch.relu(self.first(x.flatten(1))))
+        return {"features": x, "logits": self.head(x)}
+
+
+class Rough(TinyNet):
+    """Draws random numbers whenever it is called."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + torch.randn(3, device=x.device)
+
+
+class Rowwise(TinyNet):
+    """Looks at its own batch's size, so that a traced program keeps to it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(x)
+        return out * (1.0 if int(x.shape[0]) == 8 else 2.0) if torch.compiler.is_compiling() else out
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with all plugins whose inputs are normalised by its own data."""
+    folder = tmp_path_factory.mktemp("runs") / "five"
+    torch.set_num_threads(1)
+    train(recipe(*FIVE.values(), data__normalize="data"), out=folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(TESTS)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.syspath_prepend(str(TESTS / "students"))
+
+
+def run_file(path: Path, x: Tensor) -> Tensor:
+    """What an exported program gives, read without this package."""
+    if path.suffix == ".pt2":
+        with torch.no_grad():
+            return torch.export.load(path).module()(x)
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"input": x.numpy()})
+    return torch.from_numpy(found)
+
+
+def about(path: Path) -> dict[str, Any]:
+    """The metadata of a file, read without this package."""
+    if path.suffix == ".pt2":
+        extra = {"stillhouse.json": ""}
+        torch.export.load(path, extra_files=extra)
+        return json.loads(extra["stillhouse.json"])
+    if path.suffix == ".onnx":
+        import onnx
+
+        return json.loads(next(p.value for p in onnx.load(path).metadata_props if p.key == "stillhouse"))
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["stillhouse"])
+
+
+def test_load_student_is_what_training_gave(tmp_path: Path):
+    result = train(recipe(*FIVE.values(), checkpoints={"best": False}), out=tmp_path / "run")
+    student = load_student(tmp_path / "run")
+    assert same_state(student.state_dict(), result.student.state_dict())
+    assert not student.training
+
+
+@pytest.mark.parametrize("file", FILES[1:])
+def test_programs_compute_what_the_student_computes(file: str, trained: Path, tmp_path: Path):
+    pytest.importorskip("onnxruntime") if file.endswith("onnx") else None
+    done = export(trained, tmp_path / file)
+    assert (done.samples, done.split, done.weights) == (8, "test", "best")
+    assert done.difference <= done.tolerance
+    assert [p.name for p in tmp_path.iterdir()] == [file]
+    student = load_student(trained)
+    for n in (1, 2, 24):  # the number of samples is open
+        x = tiny_data()["train"].tensors[0][:n]
+        with torch.no_grad():
+            torch.testing.assert_close(run_file(tmp_path / file, x), student(x), rtol=1e-4, atol=1e-5)
+    told = about(tmp_path / file)
+    assert told["model"] == "support:TinyNet"
+    assert told["batch"] == "any"
+    assert told["mean"] == json.loads((trained / "lock.json").read_text())["data_info"]["mean"]
+
+
+@pytest.mark.parametrize("file", FILES[1:])
+def test_preprocessing_can_be_part_of_the_program(file: str, trained: Path, tmp_path: Path):
+    export(trained, tmp_path / file, with_preprocessing=True, batch=4)
+    told = about(tmp_path / file)
+    assert told["input"] == "0 to 1"
+    raw = tiny_data()["val"].tensors[0][:4]
+    with torch.no_grad():
+        wanted = load_student(trained)((raw - told["mean"][0]) / told["std"][0])
+    torch.testing.assert_close(run_file(tmp_path / file, raw), wanted, rtol=1e-4, atol=1e-5)
+    with pytest.raises(Exception, match=r"(?i)shape|dimension|size"):  # four samples were asked for
+        run_file(tmp_path / file, raw[:3])
+
+
+def test_safetensors_hold_the_weights_and_say_whose(trained: Path, tmp_path: Path):
+    from safetensors.torch import load_file
+
+    done = export(trained, tmp_path / "s.safetensors", weights="last")
+    assert done.difference == 0
+    assert same_state(load_file(tmp_path / "s.safetensors"), load_student(trained, weights="last").state_dict())
+    told = about(tmp_path / "s.safetensors")
+    assert (told["model"], told["args"], told["classes"]) == ("support:TinyNet", {"width": 4}, 3)
+    assert told["task"]["name"] == "classification"
+    assert (tmp_path / "s.safetensors").stat().st_mode & 0o044 == 0o044  # others may read it as any other file
+    # A file may name any code: what is not known is handed over.
+    with pytest.raises(StillhouseError, match=r"code that a file names is not run.*student=module"):
+        load_student(tmp_path / "s.safetensors")
+    again = load_student(tmp_path / "s.safetensors", student=TinyNet(width=4))
+    assert same_state(again.state_dict(), load_student(trained, weights="last").state_dict())
+
+
+def test_our_own_models_are_built_again_from_the_file_alone(tmp_path: Path):
+    whole = recipe(student={"model": "stillhouse.models:mlp", "args": {"width": 8}}, run__epochs=1)
+    train(whole, out=tmp_path / "run")
+    export(tmp_path / "run", tmp_path / "s.safetensors")
+    x = tiny_data()["test"].tensors[0]
+    with torch.no_grad():
+        found, wanted = load_student(tmp_path / "s.safetensors")(x), load_student(tmp_path / "run")(x)
+    assert torch.equal(found, wanted)
+
+
+def test_an_export_is_a_teachers_checkpoint(trained: Path, tmp_path: Path):
+    export(trained, tmp_path / "s.safetensors")
+    teacher = {"model": "support:TinyNet", "args": {"width": 4}, "checkpoint": str(tmp_path / "s.safetensors")}
+    assert train(recipe(FIVE["logits"], teacher=teacher, run__epochs=1), write=False).metrics["val"]["loss"] > 0
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_tied_weights_and_outputs_in_a_dict(file: str, tmp_path: Path):
+    train(recipe(student={"model": "test_export:Tied"}, run__epochs=1), out=tmp_path / "run")
+    done = export(tmp_path / "run", tmp_path / file)
+    assert done.difference <= done.tolerance
+    if file != "s.safetensors":
+        x = tiny_data()["test"].tensors[0]
+        with torch.no_grad():
+            wanted = load_student(tmp_path / "run")(x)["logits"]
+        torch.testing.assert_close(run_file(tmp_path / file, x), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_plugins_fold_with_their_trained_modules_and_without_a_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    teacher = {"recipe": recipe(run__name="folded-without").to_dict()}
+    plain = recipe(teacher=teacher, optimizer__lr=0.5, checkpoints={"best": False})
+    features = [Scaled()]
+    result = train(plain, plugins=features, out=tmp_path / "run")
+    scale = torch.load(next((tmp_path / "run" / "checkpoints").glob("last_*")), weights_only=True)["model"][
+        "plugins.plugin_scaled.scale"
+    ]
+    assert scale != 1.0
+    monkeypatch.setenv("STILLHOUSE_CACHE", str(tmp_path / "empty"))
+    folded = load_student(tmp_path / "run", plugins=[Scaled()])
+    assert same_state(folded.state_dict(), result.student.state_dict())
+    bare = load_student(tmp_path / "run", fold_plugins=False)
+    torch.testing.assert_close(folded.head.weight, bare.head.weight * scale)
+    assert not (tmp_path / "empty").exists()
+    with pytest.raises(StillhouseError, match="no installed plugin is called 'scaled'") as caught:
+        load_student(tmp_path / "run")
+    assert "--no-fold" in caught.value.__notes__[0]
+
+
+def test_a_plugin_may_make_another_model_of_it(tmp_path: Path):
+    train(recipe(run__epochs=1), plugins=[Capped()], out=tmp_path / "run")
+    done = export(tmp_path / "run", tmp_path / "s.safetensors", plugins=[Capped()])
+    assert done.metadata["model"] is None
+    with pytest.raises(StillhouseError, match="its model is none that a recipe names"):
+        load_student(tmp_path / "s.safetensors")
+    export(tmp_path / "run", tmp_path / "s.pt2", plugins=[Capped()])
+    x = tiny_data()["test"].tensors[0]
+    with torch.no_grad():
+        wanted = load_student(tmp_path / "run", fold_plugins=False)(x).tanh()
+    torch.testing.assert_close(run_file(tmp_path / "s.pt2", x), wanted)
+
+
+def test_a_student_from_python_is_handed_over_again(tmp_path: Path):
+    result = train(recipe(FEATURES, FIVE["projector"]), student=TinyNet(width=4), out=tmp_path / "run")
+    assert result.folder is not None
+    done = export(tmp_path / "run", tmp_path / "s.pt2", student=TinyNet(width=4))
+    assert done.metadata["model"] is None
+    with pytest.raises(StillhouseError, match=r"given its student \(TinyNet\) from Python"):
+        export(tmp_path / "run", tmp_path / "t.pt2")
+
+
+@pytest.mark.parametrize("file", FILES[:2])
+def test_what_computes_something_else_is_refused_and_nothing_stays(file: str, tmp_path: Path):
+    train(recipe(student={"model": "test_export:Rough"}, run__epochs=1), out=tmp_path / "run")
+    with pytest.raises(StillhouseError, match=r"differs from the student's by .*nothing was written"):
+        export(tmp_path / "run", tmp_path / file)
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_program_that_keeps_to_its_batch_is_found_out(tmp_path: Path):
+    train(recipe(student={"model": "test_export:Rowwise"}, run__epochs=1), out=tmp_path / "run")
+    with pytest.raises(StillhouseError, match="--batch"):
+        export(tmp_path / "run", tmp_path / "s.pt2")
+    assert export(tmp_path / "run", tmp_path / "s.pt2", batch=8).batch == 8
+
+
+def test_a_file_that_exists_is_kept(trained: Path, tmp_path: Path):
+    path = tmp_path / "s.safetensors"
+    path.write_text("precious")
+    with pytest.raises(StillhouseError, match=r"exists already .--force"):
+        export(trained, path)
+    assert path.read_text() == "precious"
+    export(trained, path, force=True)
+    assert load_student(path, student=TinyNet(width=4)) is not None
+
+
+def test_missing_packages_are_named(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import sys
+
+    for name in ("onnx", "onnxscript"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(StillhouseError, match=r"onnx needs the package onnx.*stillhouse\[onnx\]") as caught:
+        export(trained, tmp_path / "s.onnx")
+    assert len(caught.value.faults) == 2
+
+
+BAD: dict[str, tuple[list[str], str]] = {
+    "suffix": (["--to", "{tmp}/s.pth"], ".pth names no format (.safetensors, .pt2, .onnx"),
+    "folder": (["--to", "{tmp}"], "is a folder"),
+    "no folder": (["--to", "{tmp}/no/s.pt2"], "there is no folder {tmp}/no"),
+    "preprocessing": (
+        ["--to", "{tmp}/s.safetensors", "--with-preprocessing"],
+        "--with-preprocessing: safetensors holds weights",
+    ),
+    "batch": (["--to", "{tmp}/s.pt2", "--batch", "0"], "--batch: 0 is no number of samples"),
+    "unwritable": (["--to", "/proc/s.pt2"], "/proc"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_said_clearly(what: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    arguments, says = BAD[what]
+    assert main(["export", str(trained), *(a.format(tmp=tmp_path) for a in arguments)]) == 2
+    printed = capsys.readouterr()
+    assert says.format(tmp=tmp_path) in printed.err
+    assert "Traceback" not in printed.err
+    assert printed.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_export_is_said_to_be(tmp_path: Path):
+    (tmp_path / "s.safetensors").write_bytes(b"\x10\x00")
+    with pytest.raises(StillhouseError, match="damaged"):
+        load_student(tmp_path / "s.safetensors")
+    with pytest.raises(StillhouseError, match="no such file"):
+        load_student(tmp_path / "t.safetensors")
+
+
+def test_the_command_says_what_it_wrote(trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    assert main(["export", str(trained), "--to", str(tmp_path / "s.onnx")]) == 0
+    printed = capfd.readouterr()
+    assert "takes any number of samples" in printed.out
+    assert "checked on 8 inputs of the split 'test'" in printed.out
+    assert printed.err == ""  # the tracers talk about their own insides
+
+
+def test_the_json_says_one_thing_of_the_batch(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for words, batch in (([], "any"), (["--batch", "3"], 3)):
+        assert main(["export", str(trained), "--to", str(tmp_path / "s.pt2"), "--json", "--force", *words]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["batch"] == told["metadata"]["batch"] == batch

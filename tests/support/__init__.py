@@ -1,0 +1,162 @@
+"""What tests share: a tiny data set and models, a recipe of them, and small plugins."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Events
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from stillhouse import Recipe
+
+TESTS = Path(__file__).parents[1]
+CLASSES = 3
+
+
+def tiny_data(train: int = 24, val: int = 9, test: int = 9) -> dict[str, TensorDataset]:
+    """Separable images (1, 6, 6) of three classes."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(n: int) -> TensorDataset:
+        labels = torch.arange(n) % CLASSES
+        images = torch.randn(n, 1, 6, 6, generator=generator) * 0.5
+        images[torch.arange(n), 0, labels, labels] += 3.0
+        return TensorDataset(images, labels)
+
+    return {"train": split(train), "val": split(val), "test": split(test)}
+
+
+class TinyNet(nn.Module):
+    """Two convolutions and a head; features (B, width, 6, 6) at ``body``, BatchNorm and dropout on the way."""
+
+    def __init__(self, num_classes: int = CLASSES, in_channels: int = 1, width: int = 4, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(in_channels, width, 3, padding=1)
+        self.norm = nn.BatchNorm2d(width)
+        self.body = nn.Conv2d(width, width, 3, padding=1)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 1, 6, 6) -> (B, num_classes)."""
+        x = torch.relu(self.norm(self.stem(x)))
+        x = torch.relu(self.body(x))
+        return self.head(self.dropout(x.mean((2, 3))))
+
+
+FEATURES = {"use": "features", "links": [{"student": "body", "teacher": "body"}]}
+FIVE = {
+    "features": FEATURES,
+    "normalizer": {"use": "normalizer", "kind": "layer"},
+    "projector": {"use": "projector"},
+    "spectral": {"use": "spectral", "layer": "body", "rank": 2},
+    "logits": {"use": "logits"},
+}
+"""The first-party plugins on TinyNet."""
+
+
+def tables(**changes: Any) -> dict[str, Any]:
+    """A recipe's tables: TinyNet of width 4, a random teacher of width 6, batches of 8, 2 epochs of 3 steps.
+
+    ``changes`` replace whole tables, or with ``table__key=value`` one key; ``None`` takes a table away.
+    """
+    recipe: dict[str, Any] = {
+        "run": {"name": "tiny", "epochs": 2, "seed": 3, "device": "cpu", "log_every": 2, "base": str(TESTS)},
+        "data": {"name": "support:tiny_data", "batch_size": 8, "normalize": "none"},
+        "student": {"model": "support:TinyNet", "args": {"width": 4}},
+        "teacher": {"model": "support:TinyNet", "args": {"width": 6}, "random": True},
+        "optimizer": {"lr": 1e-2},
+    }
+    for key, value in changes.items():
+        table, _, inner = key.partition("__")
+        if inner:
+            recipe.setdefault(table, {})[inner] = value
+        elif value is None:
+            recipe.pop(table, None)
+        else:
+            recipe[table] = value
+    return recipe
+
+
+def recipe(*plugins: Mapping[str, Any], **changes: Any) -> Recipe:
+    """:func:`tables` as a recipe, with ``plugins``."""
+    return Recipe.from_dict(tables(plugins=[dict(p) for p in plugins], **changes))
+
+
+class FakeComposition:
+    """What a step asks of the composition, for a plugin tested by itself.
+
+    Args:
+        links: the links' names.
+        module: what any plugin built.
+        taps: the tapped layers.
+    """
+
+    def __init__(self, links: Sequence[str] = (), module: Any = None, taps: Sequence[str] = ()) -> None:
+        self._links, self._taps = list(links), list(taps)
+        self.modules_of: Mapping[str, Any] = defaultdict(lambda: module)
+        self.matched: dict[str, dict[str, list[str]]] = defaultdict(dict)
+
+    def match(self, what: str, pattern: str) -> list[str]:
+        """Names by glob."""
+        if what == "links":
+            return [name for name in self._links if fnmatchcase(name, pattern)]
+        if what == "links of":
+            return [name for name in self._links if name.startswith(f"{pattern}/")]
+        return self._taps
+
+
+class Killed(BaseException):
+    """What a run that is killed dies of."""
+
+
+def interrupted(training: Any, at: int) -> None:
+    """Fit ``training`` and stop dead after step ``at``."""
+
+    def stop() -> None:
+        raise Killed
+
+    training.run.trainer.add_event_handler(Events.ITERATION_STARTED(once=at + 1), stop)
+    with pytest.raises(Killed):
+        training.fit()
+
+
+def with_scores(training: Any, scores: list[float]) -> None:
+    """Have the epochs' validation accuracy be ``scores``, whatever the student does."""
+    measure = training._measuring.measure
+
+    def measured(split: str) -> None:
+        measure(split)
+        if split == "val":
+            epoch = training.run.trainer.state.epoch
+            training.run.metrics["val"] = {**training.run.metrics["val"], "accuracy": scores[epoch - 1]}
+
+    training._measuring.measure = measured
+
+
+def same_state(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two state dicts agree in every bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def command(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own, one thread, no terminal."""
+    return subprocess.run(
+        [sys.executable, "-m", "stillhouse.cli", *arguments],
+        cwd=cwd or TESTS,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )

@@ -1,0 +1,69 @@
+"""A teacher gets its inputs as it was trained on them, whatever the student's data is scaled by."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+import torch
+from torch import nn
+
+from stillhouse.data import DataInfo
+from stillhouse.errors import StillhouseError
+from stillhouse.teachers.inputs import fit_inputs
+
+
+def info(channels: int, mean: tuple[float, ...] = (), std: tuple[float, ...] = ()) -> DataInfo:
+    return DataInfo(
+        classes=2,
+        class_names=("a", "b"),
+        input_shape=(channels, 4, 4),
+        sizes={"train": 2},
+        fingerprint="",
+        mean=mean,
+        std=std,
+    )
+
+
+def normalised(x: torch.Tensor, of: DataInfo) -> torch.Tensor:
+    if not of.mean:
+        return x
+    return (x - torch.tensor(of.mean)[:, None, None]) / torch.tensor(of.std)[:, None, None]
+
+
+OWN = info(3, (0.4, 0.5, 0.3), (0.2, 0.3, 0.25))
+OTHER = info(3, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+
+
+@pytest.mark.parametrize(("own", "students"), [(OWN, OTHER), (OWN, info(3)), (info(3), OTHER)])
+def test_the_students_scale_is_undone_and_the_teachers_put_in_its_place(own, students):
+    images = torch.rand(5, 3, 4, 4)
+    teacher = nn.Sequential(nn.Identity())
+    fit_inputs(teacher, own, students)
+    torch.testing.assert_close(teacher(normalised(images, students)), normalised(images, own))
+
+
+def test_grey_becomes_colour_and_colour_grey():
+    grey = info(1, (0.45,), (0.2,))
+    images = torch.rand(5, 1, 4, 4)
+    teacher = nn.Sequential(nn.Identity())
+    fit_inputs(teacher, OWN, grey)
+    torch.testing.assert_close(teacher(normalised(images, grey)), normalised(images.expand(-1, 3, -1, -1), OWN))
+    coloured = torch.rand(5, 3, 4, 4)
+    teacher = nn.Sequential(nn.Identity())
+    fit_inputs(teacher, grey, OWN)
+    brightness = (coloured * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+    torch.testing.assert_close(teacher(normalised(coloured, OWN)), normalised(brightness, grey))
+
+
+def test_nothing_is_attached_where_nothing_differs_and_nothing_is_saved():
+    teacher = nn.Sequential(nn.Identity())
+    fit_inputs(teacher, OWN, attrs.evolve(OWN, fingerprint="other"))
+    assert not teacher._forward_pre_hooks
+    fit_inputs(teacher, OWN, OTHER)
+    assert teacher._forward_pre_hooks
+    assert not teacher.state_dict()
+
+
+def test_other_channels_are_refused():
+    with pytest.raises(StillhouseError, match="the teacher was trained on 3 channels, and the student's inputs have 4"):
+        fit_inputs(nn.Identity(), OWN, info(4))
