@@ -41,9 +41,9 @@ def run_tables(*plugins: dict[str, Any], **changes: Any) -> dict[str, Any]:
     run = {"name": "par", "epochs": 17, "seed": 3, "device": "cpu", "log_every": 10, "base": str(TESTS), "threads": 1}
     return tables(
         run={**run, **changes.pop("run", {})},
-        student={"model": "processes:PlainNet", "args": {"width": 4}},
+        student={"model": "support.processes:PlainNet", "args": {"width": 4}},
         # Wide enough that a block inside a block is spread by itself.
-        teacher={"model": "processes:PlainNet", "args": {"width": 90}, "random": True},
+        teacher={"model": "support.processes:PlainNet", "args": {"width": 90}, "random": True},
         plugins=list(plugins),
         **changes,
     )

@@ -84,7 +84,7 @@ def detection_tables(model: str, **changes: Any) -> dict[str, Any]:
     return {
         "run": {**run, **changes.pop("run", {})},
         "data": {
-            "name": "detectors:scenes",
+            "name": "support.detectors:scenes",
             "args": {"target": "boxes", "n": changes.pop("n", 8)},
             "batch_size": 4,
             "normalize": "none",

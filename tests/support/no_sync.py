@@ -48,9 +48,16 @@ def no_synchronisation() -> Iterator[None]:
 
         return reader
 
+    def assign(self: torch.Tensor, index: Any, value: Any) -> None:
+        if not isinstance(value, torch.Tensor):  # a number is copied to the device, which CUDA waits for; fill_ is not
+            raise SynchronisedError("__setitem__ of a number")
+        kept["__setitem__"](self, index, value)
+
     try:
         for name in names:
             setattr(torch.Tensor, name, forbid(name))
+        kept["__setitem__"] = torch.Tensor.__setitem__
+        torch.Tensor.__setitem__ = assign
         with _Watch():
             yield
     finally:

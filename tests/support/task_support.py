@@ -86,12 +86,12 @@ DATA: dict[str, dict[str, Any]] = {
     "image": {},
 }
 TASKS: dict[str, tuple[str, dict[str, Any], str]] = {
-    "segmentation": ("mask", {"ignore_index": 9}, "task_support:TinyMap"),
-    "depth": ("depth", {}, "task_support:TinyMap"),
-    "image-to-image": ("image", {}, "task_support:TinyMap"),
-    "colourisation": ("image", {}, "task_support:TinyMap"),
-    "denoising": ("image", {"sigma": [5.0, 50.0]}, "task_support:TinyMap"),
-    "super-resolution": ("image", {}, "task_support:TinyMap"),
+    "segmentation": ("mask", {"ignore_index": 9}, "support.task_support:TinyMap"),
+    "depth": ("depth", {}, "support.task_support:TinyMap"),
+    "image-to-image": ("image", {}, "support.task_support:TinyMap"),
+    "colourisation": ("image", {}, "support.task_support:TinyMap"),
+    "denoising": ("image", {"sigma": [5.0, 50.0]}, "support.task_support:TinyMap"),
+    "super-resolution": ("image", {}, "support.task_support:TinyMap"),
     "multi-label": ("mask", {"ignore_index": 9}, "support:TinyNet"),
     "regression": ("depth", {}, "support:TinyNet"),
 }
@@ -105,7 +105,7 @@ def task_recipe(name: str, *plugins: dict[str, Any], **changes: Any) -> Recipe:
     return recipe(
         *plugins,
         **{
-            "data": {"name": "task_support:dense_data", "args": given, "batch_size": 8},
+            "data": {"name": "support.task_support:dense_data", "args": given, "batch_size": 8},
             "task": {"name": name, "args": args},
             "student": {"model": model, "args": {"width": 4}},
             "teacher": {"model": model, "args": {"width": 6}, "random": True},

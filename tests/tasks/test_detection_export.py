@@ -43,8 +43,8 @@ def computed(file: Path, x: Tensor) -> list[Tensor]:
         ("stillhouse.models:detector", OWN),
         # resized and padded by torchvision
         pytest.param("stillhouse.models:detector", {**OWN, "image_size": [48, 80]}, marks=pytest.mark.slow),
-        ("detectors:small_ssd", {}),
-        pytest.param("detectors:small_retinanet", {"score_thresh": 0.006}, marks=pytest.mark.slow),
+        ("support.detectors:small_ssd", {}),
+        pytest.param("support.detectors:small_retinanet", {"score_thresh": 0.006}, marks=pytest.mark.slow),
     ],
 )
 def test_candidates_come_to_what_the_student_finds(model: str, args: dict[str, Any], tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_candidates_come_to_what_the_student_finds(model: str, args: dict[str, A
 
 
 def test_two_stages_leave_as_weights_only(tmp_path: Path) -> None:
-    train(Recipe.from_dict(detection_tables("detectors:small_faster_rcnn")), out=tmp_path / "run")
+    train(Recipe.from_dict(detection_tables("support.detectors:small_faster_rcnn")), out=tmp_path / "run")
     for name in ("s.pt2", "s.onnx"):
         with pytest.raises(StillhouseError, match=r"student: FasterRCNN gives lists of boxes whose number depends"):
             export(tmp_path / "run", tmp_path / name)

@@ -19,8 +19,8 @@ GENTLE = {"name": "sgd", "lr": 5e-4}
     ("model", "args", "steps"),
     [
         ("stillhouse.models:detector", OWN, 52),
-        pytest.param("detectors:small_ssd", {}, 12, marks=pytest.mark.slow),
-        pytest.param("detectors:small_retinanet", {}, 12, marks=pytest.mark.slow),
+        pytest.param("support.detectors:small_ssd", {}, 12, marks=pytest.mark.slow),
+        pytest.param("support.detectors:small_retinanet", {}, 12, marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_give_the_losses_of_one(model: str, args: dict[str, Any], steps: int, tmp_path: Path) -> None:

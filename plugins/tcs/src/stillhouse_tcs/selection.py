@@ -58,7 +58,7 @@ def drop(readout: Readout, k: int, rounds_done: int, keep: int) -> None:
     before, after = live_after(k, rounds_done, keep), live_after(k, rounds_done + 1, keep)
     readout.live.index_fill_(0, lowest(readout.scores, readout.live, before - after), 0.0)
     readout.scores.zero_()
-    readout.history[rounds_done + 1] = after
+    readout.history[rounds_done + 1].fill_(after)  # assigning a number would copy it to the device, and wait
 
 
 def lowest(scores: Tensor, live: Tensor, count: int) -> Tensor:
