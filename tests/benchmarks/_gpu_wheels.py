@@ -93,6 +93,9 @@ def make_wheels(folder: Path, python: str, have: Collection[str]) -> str:
     plain = [text for text in roots if _name(text) not in BRINGS_TORCH]
     pins = [text for text in roots if _name(text) in BRINGS_TORCH]
     with tempfile.TemporaryDirectory() as nowhere:
+        # pip builds our parts in an environment of its own, which sees nothing of what the machine has.
+        builds = _resolved("--ignore-installed", "--target", nowhere, *target, *_builds_require())
+        left_out -= {_name(item["metadata"]["name"]) for item in builds}
         for item in _resolved("--ignore-installed", "--target", nowhere, *target, *plain):
             name, version = item["metadata"]["name"], item["metadata"]["version"]
             if _name(name) not in left_out:
@@ -132,6 +135,12 @@ def install(folder: Path) -> Path:
     importlib.invalidate_caches()
     print(f"installed for this run: {', '.join(_listed(lacking))}", flush=True)
     return site
+
+
+def _builds_require() -> list[str]:
+    """What building engine and plugins requires."""
+    tables = [tomllib.loads((part / "pyproject.toml").read_text(encoding="utf-8")) for part in _parts()]
+    return sorted({text for table in tables for text in table["build-system"]["requires"]})
 
 
 def _tests_require() -> list[str]:
