@@ -322,7 +322,6 @@ def model(num_classes, width=4, deadly=False):
 """
 
 
-@pytest.mark.timeout(300)  # two processes import torch, which takes a while where the machine is busy
 def test_workers_give_the_same_results_and_one_that_dies_costs_its_run_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -375,7 +374,7 @@ def test_a_killed_ablation_leaves_no_worker_and_goes_on(tmp_path: Path, how: sig
         assert time.monotonic() < deadline
         time.sleep(0.05)
     before = stamps(out)
-    again = subprocess.run([*words, "--quiet"], cwd=TESTS, check=False, capture_output=True, text=True, timeout=110)
+    again = subprocess.run([*words, "--quiet"], cwd=TESTS, check=False, capture_output=True, text=True, timeout=600)
     assert again.returncode == 0, again.stderr
     after = stamps(out)
     assert len(after) == 2 * len(json.loads((out / "ablation.json").read_text())["arms"])

@@ -19,8 +19,7 @@ from support import FEATURES, TESTS, recipe
 
 from stillhouse import Recipe, StillhouseError, StillhouseWarning, train
 from stillhouse.cli import main
-from stillhouse.experiments import holm, paired_difference, t_interval, welch_difference
-from stillhouse.experiments import run_groups as compare
+from stillhouse.experiments import compare, holm, paired_difference, t_interval, welch_difference
 from stillhouse.experiments.comparison import Group, compare_groups
 from stillhouse.experiments.settings import short_texts
 from stillhouse.experiments.statistics import smallest_detectable

@@ -221,7 +221,8 @@ def test_the_teacher_has_a_precision_of_its_own(own: str):
     assert set(seen) == {(torch.float32, getattr(torch, own))}
     full = train(recipe(*PAIR), write=False)
     for name, value in state(full).items():
-        torch.testing.assert_close(value, state(result)[name], rtol=0.05, atol=0.02)
+        # How much half precision moves a trained weight depends on the processor.
+        torch.testing.assert_close(value, state(result)[name], rtol=0.1, atol=0.05)
 
 
 @pytest.mark.parametrize("teacher_precision", ["same", "float32"])

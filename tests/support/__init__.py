@@ -157,6 +157,6 @@ def command(*arguments: str, cwd: Path | None = None, **environment: str) -> sub
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=600,
         check=False,
     )

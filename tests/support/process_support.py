@@ -57,7 +57,7 @@ def start_with(environments: list[dict[str, str]], out: Path, *arguments: str) -
         )
         for environment in environments
     ]
-    outputs = [process.communicate(timeout=100)[0] for process in started]
+    outputs = [process.communicate(timeout=600)[0] for process in started]
     return [(process.returncode, output) for process, output in zip(started, outputs, strict=True)]
 
 

@@ -21,7 +21,8 @@ def test_the_metrics_of_two_processes_are_those_of_one(tmp_path: Path):
     common = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     running = [
         subprocess.Popen(
-            [sys.executable, str(TESTS / "support" / "task_processes.py"), str(tmp_path)],
+            [sys.executable, "-m", "support.task_processes", str(tmp_path)],
+            cwd=TESTS,
             env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -29,7 +30,7 @@ def test_the_metrics_of_two_processes_are_those_of_one(tmp_path: Path):
         )
         for rank in range(2)
     ]
-    said = [process.communicate(timeout=90)[0] for process in running]
+    said = [process.communicate(timeout=600)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0], said
     alone = share(0, 1)
     assert set(alone) == {"classification", "segmentation", "depth", "denoising", "multi-label", "regression"}
