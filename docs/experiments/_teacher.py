@@ -25,7 +25,7 @@ def make_axes(experiment: Experiment) -> None:
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             training = prepare(Recipe.load(recipe), write=False)
-            (cache,) = training.run.caches.values()
+            (cache,) = training.assembly.caches.values()
             save_axes(file, cache.moments)
             training.close()
 

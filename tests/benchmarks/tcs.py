@@ -21,7 +21,7 @@ from memory import peak_of
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from stillhouse import Recipe, Run, prepare
+from stillhouse import Assembly, Recipe, prepare
 from stillhouse.data import Batch
 from stillhouse.teachers.cache import CacheSpec
 from stillhouse.teachers.cache.key import cache_key
@@ -107,20 +107,20 @@ def held(training: Training) -> int:
     return sum(seen.values())
 
 
-def passes(run: Run, folder: Path, key: dict[str, Any], spec: CacheSpec) -> None:
+def passes(assembly: Assembly, folder: Path, key: dict[str, Any], spec: CacheSpec) -> None:
     """The pass, written."""
-    assert run.batches is not None
+    assert assembly.batches is not None
     target = folder / "cache"
     shutil.rmtree(target, ignore_errors=True)
-    fill(run, run.batches.passes, run.batches.passes.ids("train"), spec, target, key)
+    fill(assembly, assembly.batches.passes, assembly.batches.passes.ids("train"), spec, target, key)
 
 
-def unwritten(run: Run, spec: CacheSpec, device: torch.device) -> None:
+def unwritten(assembly: Assembly, spec: CacheSpec, device: torch.device) -> None:
     """The same loader and teacher without writing."""
-    assert run.batches is not None
-    assert run.teacher is not None
-    with reading(run.teacher, run.task, spec, device) as read:
-        for batch in run.batches.passes.once(run.batches.passes.ids("train")):
+    assert assembly.batches is not None
+    assert assembly.teacher is not None
+    with reading(assembly.teacher, assembly.task, spec, device) as read:
+        for batch in assembly.batches.passes.once(assembly.batches.passes.ids("train")):
             read(batch)
 
 
@@ -147,11 +147,12 @@ def main() -> None:
     cases["teacher's fine-tuning, a step"] = partial(fine_tuning, tuned, torch.optim.AdamW(tuned.parameters()), batch)
     spec = CacheSpec(taps=("stage3",), moments=True)
     with tempfile.TemporaryDirectory() as folder:
-        run = live.run
-        assert run.batches is not None
-        key = cache_key(teacher, run.task, run.batches.passes, run.batches.passes.ids("train"), spec)
-        cases["the pass"] = partial(passes, run, Path(folder), key, spec)
-        cases["the pass without writing"] = partial(unwritten, run, spec, run.device)
+        assembly = live.assembly
+        assert assembly.batches is not None
+        by_id = assembly.batches.passes
+        key = cache_key(teacher, assembly.task, by_id, by_id.ids("train"), spec)
+        cases["the pass"] = partial(passes, assembly, Path(folder), key, spec)
+        cases["the pass without writing"] = partial(unwritten, assembly, spec, assembly.device)
         seconds = interleaved(cases, repeats=9, calls=1, warmup=1)
     targets = {**dict.fromkeys(PLAIN, "at most 1.10"), "live teacher, logits": "", "cross-entropy": "30 ms or more"}
     rows = []

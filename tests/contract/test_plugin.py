@@ -127,6 +127,15 @@ def test_helpers_are_let_be():
     ("body", "says"),
     [
         ({"transform": hookimpl(takes("stp"))}, "the hook 'transform' has no argument 'stp' (it offers: step)"),
+        (
+            {"adapt": hookimpl(takes("run", "student"))},
+            "the hook 'adapt' has no argument 'run' (write `def adapt(self, assembly, student):`",
+        ),
+        (
+            {"started": hookimpl(takes("assembly"))},
+            "the hook 'started' has no argument 'assembly' (write `def started(self, run):`",
+        ),
+        ({"losses": hookimpl(takes("run", "step"))}, "the hook 'losses' has no argument 'run' (it offers: step)"),
         ({"transform": hookimpl(tryfirst=True)(takes("step"))}, "asks for tryfirst or trylast (order plugins"),
         ({"transform": hookimpl(trylast=True)(takes("step"))}, "asks for tryfirst or trylast"),
         ({"transform": hookimpl(wrapper=True)(takes("step"))}, "'transform' is a wrapper (only teacher_forward"),

@@ -10,7 +10,7 @@ import torch
 from support import TinyNet, recipe, same_state
 from torch import nn
 
-from stillhouse import Plugin, Run, StillhouseError, hookimpl, plugin, prepare, train
+from stillhouse import Assembly, Plugin, StillhouseError, hookimpl, plugin, prepare, train
 
 
 class Wrapped(nn.Module):
@@ -37,17 +37,17 @@ class Scale(Plugin):
     size: int = 3
 
     @hookimpl
-    def adapt(self, run: Run, student: nn.Module) -> nn.Module:
-        assert run.batches is not None
+    def adapt(self, assembly: Assembly, student: nn.Module) -> nn.Module:
+        assert assembly.batches is not None
         student.head = Wrapped(student.head, self.size)
         return student
 
     @hookimpl
-    def optimizer_options(self, run: Run) -> dict[str, Any]:
+    def optimizer_options(self, assembly: Assembly) -> dict[str, Any]:
         return {"weight_decay": 0.0, "student": ["head.sc*"]}
 
     @hookimpl
-    def export(self, run: Run, student: nn.Module) -> nn.Module:
+    def export(self, assembly: Assembly, student: nn.Module) -> nn.Module:
         head = student.head
         plain = TinyNet()
         state = {k: v for k, v in student.state_dict().items() if not k.startswith("head.")}
@@ -114,9 +114,8 @@ def test_none_leaves_the_student():
         """Looks."""
 
         @hookimpl
-        def adapt(self, run: Run) -> None:
-            with pytest.raises(RuntimeError, match="not there yet"):
-                _ = run.composition
+        def adapt(self, assembly: Assembly) -> None:
+            assert not hasattr(assembly, "composition")
 
     assert same_state(
         train(recipe(), plugins=[Look()], write=False).student.state_dict(),
@@ -130,7 +129,7 @@ def test_a_wrong_adapt_is_named():
         """Gives something else."""
 
         @hookimpl
-        def adapt(self, run: Run) -> Any:
+        def adapt(self, assembly: Assembly) -> Any:
             return 3
 
     with pytest.raises(StillhouseError, match="plugin 'wrong': adapt gave int"):
@@ -141,7 +140,7 @@ def test_a_wrong_adapt_is_named():
         """Fails."""
 
         @hookimpl
-        def adapt(self, run: Run) -> Any:
+        def adapt(self, assembly: Assembly) -> Any:
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError) as caught:

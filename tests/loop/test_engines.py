@@ -360,11 +360,11 @@ def test_a_plugin_can_stand_in_for_the_teacher():
         requires = ("teacher",)
 
         @hookimpl
-        def add_taps(self, run):
+        def add_taps(self, assembly):
             return [Tap("student", "body"), Tap("teacher", "body")]
 
         @hookimpl
-        def add_links(self, run):
+        def add_links(self, assembly):
             return [LinkSpec("body", "body", "body")]
 
         @hookimpl
@@ -389,7 +389,7 @@ def test_plugins_fold_away_what_training_added_in_order():
         by: float = 2.0
 
         @hookimpl
-        def export(self, run, student):
+        def export(self, assembly, student):
             return nn.Sequential(student, nn.Identity()) if self.by else None
 
     result = train(recipe(), plugins=[Folding(name="one"), Folding(name="two")], write=False)

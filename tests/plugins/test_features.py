@@ -11,12 +11,11 @@ import scipy.spatial.distance
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import FakeComposition
+from support import FakeComposition, assembly_of
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stillhouse import StillhouseError
-from stillhouse.contract.run import Run
 from stillhouse.contract.step import Link, Step
 from stillhouse_features import Features, LinkOptions, align, distance, pool, read_pair, resolve
 
@@ -34,14 +33,6 @@ class _NoSync(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _model(*names: str) -> nn.Module:
     return nn.ModuleDict({n: nn.ModuleDict({"a": nn.Identity(), "b": nn.Identity()}) for n in names})
-
-
-def _run(student: nn.Module, teacher: nn.Module | None) -> Run:
-    nothing: Any = None
-    return Run(
-        recipe=nothing, seed=0, device=torch.device("cpu"), student=student, teacher=teacher,
-        task=nothing, data=nothing, epochs=1, steps_per_epoch=1,
-    )  # fmt: skip
 
 
 def _step(links: dict[str, tuple[Tensor, Tensor]]) -> Step:
@@ -99,34 +90,34 @@ def test_a_link_made_in_python_is_checked_too() -> None:
 
 
 def test_globs_pair_in_order_and_name_links_after_the_student() -> None:
-    run = _run(_model("s1", "s2"), _model("t1", "t2"))
+    assembly = assembly_of(student=_model("s1", "s2"), teacher=_model("t1", "t2"))
     plugin = _features(links=[{"student": "s*.b", "teacher": "t?.a"}])
-    specs = list(plugin.add_links(run))
+    specs = list(plugin.add_links(assembly))
     assert [(s.name, s.student, s.teacher) for s in specs] == [("s1.b", "s1.b", "t1.a"), ("s2.b", "s2.b", "t2.a")]
-    taps = [(t.model, t.layer) for t in plugin.add_taps(run)]
+    taps = [(t.model, t.layer) for t in plugin.add_taps(assembly)]
     assert taps == [("student", "s1.b"), ("teacher", "t1.a"), ("student", "s2.b"), ("teacher", "t2.a")]
 
 
 def test_names_are_unique_and_can_be_given() -> None:
-    run = _run(_model("s1", "s2"), _model("t1", "t2"))
+    assembly = assembly_of(student=_model("s1", "s2"), teacher=_model("t1", "t2"))
     twice = _features(links=[{"student": "s1", "teacher": "t1"}, {"student": "s1", "teacher": "t2"}])
-    assert [s.name for s in twice.add_links(run)] == ["s1-t1", "s1-t2"]
+    assert [s.name for s in twice.add_links(assembly)] == ["s1-t1", "s1-t2"]
     named = _features(
         links=[{"student": "s?", "teacher": "t?", "name": "deep"}, {"student": "s1", "teacher": "t1", "name": "one"}]
     )
-    assert [s.name for s in named.add_links(run)] == ["deep-s1", "deep-s2", "one"]
-    whole = resolve(run, [LinkOptions(student="", teacher="")])
+    assert [s.name for s in named.add_links(assembly)] == ["deep-s1", "deep-s2", "one"]
+    whole = resolve(assembly, [LinkOptions(student="", teacher="")])
     assert [p.name for p in whole] == ["model"]
 
 
 def test_equal_names_are_refused() -> None:
     same = _features(links=[{"student": "s1", "teacher": "t1"}, {"student": "s1", "teacher": "t1", "pool": "none"}])
     with pytest.raises(StillhouseError, match=r"links\[1\]\.name: two links are called 's1-t1'"):
-        same.add_links(_run(_model("s1"), _model("t1")))
+        same.add_links(assembly_of(student=_model("s1"), teacher=_model("t1")))
 
 
 def test_all_faults_of_all_links_come_at_once() -> None:
-    run = _run(_model("s1", "s2"), _model("t1"))
+    assembly = assembly_of(student=_model("s1", "s2"), teacher=_model("t1"))
     plugin = _features(
         links=[
             {"student": "s11", "teacher": "t2"},
@@ -135,7 +126,7 @@ def test_all_faults_of_all_links_come_at_once() -> None:
         ]
     )
     with pytest.raises(StillhouseError) as error:
-        plugin.add_taps(run)
+        plugin.add_taps(assembly)
     assert [f.where for f in error.value.faults] == ["links[0].student", "links[0].teacher", "links[2]"]
     text = str(error.value)
     assert "no layer 's11'" in text
@@ -146,7 +137,7 @@ def test_all_faults_of_all_links_come_at_once() -> None:
 
 def test_a_run_without_teacher_is_said() -> None:
     with pytest.raises(StillhouseError, match=r"links\[0\]\.teacher: .*no teacher"):
-        _features().add_taps(_run(_model("s1"), None))
+        _features().add_taps(assembly_of(student=_model("s1"), teacher=None))
 
 
 # ---- reading ----
@@ -258,7 +249,7 @@ def test_what_cannot_be_read_is_named(
     student: tuple[int, ...], teacher: tuple[int, ...], options: dict[str, Any], said: list[str]
 ) -> None:
     plugin = _features(links=[{"student": "s1", "teacher": "t1", **options}])
-    (spec,) = plugin.add_links(_run(_model("s1"), _model("t1")))
+    (spec,) = plugin.add_links(assembly_of(student=_model("s1"), teacher=_model("t1")))
     assert spec.read is not None
     with pytest.raises(StillhouseError) as error:
         spec.read(torch.zeros(student), torch.zeros(teacher))
@@ -381,7 +372,7 @@ def test_an_unknown_distance_is_refused() -> None:
 @pytest.mark.parametrize("kind", ["mse", "smooth_l1", "cosine"])
 def test_a_step_copies_nothing_to_the_host(kind: Any) -> None:
     plugin = _features(distance=kind, links=[{"student": "s1", "teacher": "t1", "pool": "none"}])
-    (spec,) = plugin.add_links(_run(_model("s1"), _model("t1")))
+    (spec,) = plugin.add_links(assembly_of(student=_model("s1"), teacher=_model("t1")))
     student, teacher = torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(2, 9, 3)
     assert spec.read is not None
     with _NoSync():  # type: ignore[no-untyped-call]

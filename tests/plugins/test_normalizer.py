@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,11 @@ import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import FakeComposition
-from torch import Tensor, nn
+from support import FakeComposition, assembly_of
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stillhouse import Link, Run, Step, StillhouseError, StillhouseWarning
+from stillhouse import Link, Step, StillhouseError, StillhouseWarning
 from stillhouse_normalizer import (
     Normalizer,
     batch_standardise,
@@ -35,22 +34,6 @@ torch.set_num_threads(1)
 QUICK = settings(derandomize=True, deadline=None, max_examples=40)
 KINDS = ("layer", "batch", "whiten", "l2", "rms")
 METHODS = ("cholesky", "zca")
-
-
-def make_run(links: list[Link], batch_size: int = 64) -> Run:
-    fake: Any = SimpleNamespace(data=SimpleNamespace(batch_size=batch_size))
-    return Run(
-        recipe=fake,
-        seed=0,
-        device=torch.device("cpu"),
-        student=nn.Identity(),
-        teacher=nn.Identity(),
-        task=fake,
-        data=fake,
-        epochs=1,
-        steps_per_epoch=1,
-        links={link.name: link for link in links},
-    )
 
 
 def make_step(links: list[Link]) -> Step:
@@ -307,7 +290,7 @@ def test_links_are_chosen_by_glob() -> None:
 
 
 def test_build_makes_no_module() -> None:
-    assert Normalizer().build(make_run([pair()])) is None
+    assert Normalizer().build(assembly_of([pair()])) is None
 
 
 def test_one_row_is_refused_where_statistics_need_two() -> None:
@@ -316,7 +299,7 @@ def test_one_row_is_refused_where_statistics_need_two() -> None:
             normalize(torch.randn(1, 4), kind, 1e-3)
         assert normalize(torch.randn(1, 4, 2, 1), kind, 1e-3).isfinite().all(), "two positions are two rows"
         with pytest.raises(StillhouseError, match=r"link 'features/a', teacher.*this batch has 1"):
-            Normalizer(kind=kind).build(make_run([pair()], batch_size=1))
+            Normalizer(kind=kind).build(assembly_of([pair()], batch_size=1))
     for kind in ("layer", "l2", "rms"):
         assert normalize(torch.randn(1, 4), kind, 1e-3).isfinite().all()  # type: ignore[arg-type]
 
@@ -324,16 +307,16 @@ def test_one_row_is_refused_where_statistics_need_two() -> None:
 def test_a_small_eps_is_refused_where_a_whole_batch_is_singular() -> None:
     wide = Link("features/a", torch.randn(2, 8), torch.randn(2, 64))
     with pytest.raises(StillhouseError) as caught:
-        Normalizer(kind="whiten", eps=1e-4, side="both").build(make_run([wide], batch_size=64))
+        Normalizer(kind="whiten", eps=1e-4, side="both").build(assembly_of([wide], batch_size=64))
     assert len(caught.value.faults) == 1, "the student's 8 channels are fine"
     for part in ("features/a", "teacher", "64 rows of 64 channels", "0.001 or more"):
         assert part in str(caught.value)
-    Normalizer(kind="whiten", eps=1e-4).build(make_run([wide], batch_size=65))
-    Normalizer(kind="whiten", eps=1e-3).build(make_run([wide], batch_size=8))
+    Normalizer(kind="whiten", eps=1e-4).build(assembly_of([wide], batch_size=65))
+    Normalizer(kind="whiten", eps=1e-3).build(assembly_of([wide], batch_size=8))
     maps = Link("features/a", torch.randn(2, 8, 4, 4), torch.randn(2, 64, 4, 4))
-    Normalizer(kind="whiten", eps=1e-4).build(make_run([maps], batch_size=5))
+    Normalizer(kind="whiten", eps=1e-4).build(assembly_of([maps], batch_size=5))
     with pytest.raises(StillhouseError, match="64 rows of 64 channels"):
-        Normalizer(kind="whiten", eps=1e-4).build(make_run([maps], batch_size=4))
+        Normalizer(kind="whiten", eps=1e-4).build(assembly_of([maps], batch_size=4))
 
 
 def test_bad_input_is_named() -> None:
@@ -349,11 +332,11 @@ def test_bad_input_is_named() -> None:
     with pytest.warns(StillhouseWarning, match="whitening = 'zca' has no effect"):
         Normalizer(whitening="zca")
     with pytest.raises(StillhouseError, match="'nothing' matches no link"):
-        Normalizer(links="nothing").build(make_run([pair()]))
+        Normalizer(links="nothing").build(assembly_of([pair()]))
     with pytest.raises(StillhouseError, match="one channel"):
-        Normalizer().build(make_run([pair(d_t=1)]))
+        Normalizer().build(assembly_of([pair(d_t=1)]))
     with pytest.raises(StillhouseError, match=r"'features/a', teacher.*no known layout"):
-        Normalizer().build(make_run([Link("features/a", torch.randn(4, 2), torch.randn(4))]))
+        Normalizer().build(assembly_of([Link("features/a", torch.randn(4, 2), torch.randn(4))]))
 
 
 class NoHostRead(TorchDispatchMode):

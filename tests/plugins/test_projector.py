@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,11 @@ import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import FakeComposition
+from support import FakeComposition, assembly_of
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stillhouse import Link, Run, Step, StillhouseError, StillhouseWarning
+from stillhouse import Link, Step, StillhouseError, StillhouseWarning
 from stillhouse_projector import Projector, Projectors, haar, make_map, orthogonality_error, retract
 from stillhouse_projector.module import link_name, module_key
 
@@ -27,22 +26,6 @@ torch.set_num_threads(1)
 QUICK = settings(derandomize=True, deadline=None, max_examples=40)
 ORTHOGONAL_MAPS = ("retraction", "matrix_exp", "cayley")
 SHAPES = {"vectors": (4, 6), "tokens": (4, 5, 6), "maps": (4, 6, 3, 2)}
-
-
-def make_run(links: list[Link]) -> Run:
-    fake: Any = SimpleNamespace()
-    return Run(
-        recipe=fake,
-        seed=0,
-        device=torch.device("cpu"),
-        student=nn.Identity(),
-        teacher=nn.Identity(),
-        task=fake,
-        data=fake,
-        epochs=1,
-        steps_per_epoch=1,
-        links={link.name: link for link in links},
-    )
 
 
 def make_step(module: nn.Module, links: list[Link]) -> Step:
@@ -64,7 +47,7 @@ def pair(d_s: int, d_t: int, name: str = "features/a", rows: int = 4) -> Link:
 
 
 def built(plugin: Projector, *links: Link) -> Projectors:
-    module = plugin.build(make_run(list(links)))
+    module = plugin.build(assembly_of(list(links)))
     assert isinstance(module, Projectors)
     return module
 
@@ -400,7 +383,7 @@ def test_orthogonal_projection_of_the_teacher(d_s: int) -> None:
 def test_going_down_is_refused_for_every_link_at_once() -> None:
     links = [pair(8, 5, "features/a"), pair(5, 5, "features/b"), pair(9, 4, "features/c")]
     with pytest.raises(StillhouseError) as caught:
-        Projector().build(make_run(links))
+        Projector().build(assembly_of(links))
     text = str(caught.value)
     assert len(caught.value.faults) == 2
     for part in ("features/a", "features/c", "student's 8", "teacher's 5", "student's 9", "teacher's 4"):
@@ -421,9 +404,9 @@ def test_bad_input_is_named() -> None:
     with pytest.warns(StillhouseWarning, match="map = 'cayley' has no effect"):
         Projector(kind="linear", map="cayley")
     with pytest.raises(StillhouseError, match="'nothing' matches no link"):
-        Projector(links="nothing").build(make_run([pair(5, 8)]))
+        Projector(links="nothing").build(assembly_of([pair(5, 8)]))
     with pytest.raises(StillhouseError, match=r"'features/a'.*no known layout"):
-        Projector().build(make_run([Link("features/a", torch.randn(4), torch.randn(4, 2))]))
+        Projector().build(assembly_of([Link("features/a", torch.randn(4), torch.randn(4, 2))]))
     with pytest.raises(StillhouseError, match="has 3 dimensions"):
         retract(torch.zeros(2, 3, 4))
     with pytest.raises(StillhouseError, match="0 to 3"):
@@ -453,7 +436,7 @@ def test_awkward_names_work_as_keys() -> None:
 def test_options_of_the_optimizer_and_scalars() -> None:
     link = pair(5, 8)
     plugin = Projector()
-    assert plugin.optimizer_options(make_run([link])) == {"weight_decay": 0.0}
+    assert plugin.optimizer_options(assembly_of([link])) == {"weight_decay": 0.0}
     module = built(plugin, link)
     found = plugin.scalars(make_step(module, [link]))
     assert list(found) == ["orthogonality_error/features/a"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,11 @@ import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import FakeComposition
+from support import FakeComposition, assembly_of
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stillhouse import StillhouseError
-from stillhouse.contract.run import Run
 from stillhouse.contract.step import Side, Step
 from stillhouse_spectral import (
     Spectral,
@@ -275,16 +273,6 @@ def test_a_basis_that_does_not_fit_is_refused() -> None:
 # ---- plugin ----
 
 
-def _run(features: dict[str, Tensor], batch_size: int = 64, device: str = "cpu") -> Run:
-    recipe: Any = SimpleNamespace(data=SimpleNamespace(batch_size=batch_size))
-    nothing: Any = None
-    student = nn.ModuleDict({name: nn.Identity() for name in features})
-    return Run(
-        recipe=recipe, seed=0, device=torch.device(device), student=student, teacher=None, task=nothing, data=nothing,
-        epochs=1, steps_per_epoch=1, features={"student": features, "teacher": {}},
-    )  # fmt: skip
-
-
 def _step(features: dict[str, Tensor], module: nn.Module | None = None) -> Step:
     composition: Any = FakeComposition(module=module, taps=list(features))
     return Step(
@@ -302,7 +290,10 @@ def test_terms_are_named_after_layers_and_the_share_is_logged() -> None:
     g = torch.Generator().manual_seed(0)
     features = {"a": torch.randn(16, 6, 3, 3, generator=g, requires_grad=True), "b": torch.randn(16, 8, generator=g)}
     plugin = _spectral(layer="*")
-    assert [(t.model, t.layer) for t in plugin.add_taps(_run(features))] == [("student", "a"), ("student", "b")]
+    assert [(t.model, t.layer) for t in plugin.add_taps(assembly_of(features=features))] == [
+        ("student", "a"),
+        ("student", "b"),
+    ]
     step = _step(features)
     with _NoSync():  # type: ignore[no-untyped-call]
         terms = plugin.losses(step)
@@ -323,7 +314,7 @@ def test_terms_are_named_after_layers_and_the_share_is_logged() -> None:
 def test_one_layer_gives_the_only_term() -> None:
     features = {"a": torch.randn(8, 6, generator=torch.Generator().manual_seed(0))}
     plugin = _spectral()
-    assert plugin.build(_run(features)) is None
+    assert plugin.build(assembly_of(features=features)) is None
     step = _step(features)
     terms = plugin.losses(step)
     assert list(terms) == [""]
@@ -336,7 +327,7 @@ def test_warm_moves_its_buffer_in_training_only_and_resumes_from_it() -> None:
     batches = [torch.randn(32, 12, generator=g) for _ in range(6)]
     plugin = _spectral(rank=3, method="warm")
     torch.manual_seed(1)
-    module = plugin.build(_run({"a": batches[0][:2]}))
+    module = plugin.build(assembly_of(features={"a": batches[0][:2]}))
     assert isinstance(module, WarmBases)
     assert not list(module.parameters())
     start = module.basis("a").clone()
@@ -360,7 +351,7 @@ def test_warm_moves_its_buffer_in_training_only_and_resumes_from_it() -> None:
 
 def test_warm_on_few_rows_is_zero_and_leaves_the_buffer() -> None:
     plugin = _spectral(rank=3, method="warm")
-    module = plugin.build(_run({"a": torch.zeros(2, 12)}))
+    module = plugin.build(assembly_of(features={"a": torch.zeros(2, 12)}))
     assert isinstance(module, WarmBases)
     start = module.basis("a").clone()
     assert float(plugin.losses(_step({"a": torch.ones(2, 12)}, module))[""]) == 0.0
@@ -370,7 +361,7 @@ def test_warm_on_few_rows_is_zero_and_leaves_the_buffer() -> None:
 def test_rank_zero_needs_no_basis() -> None:
     plugin = _spectral(rank=0, method="warm")
     z = torch.randn(4, 3)
-    assert plugin.build(_run({"a": z})) is None
+    assert plugin.build(assembly_of(features={"a": z})) is None
     assert float(plugin.losses(_step({"a": z}))[""]) == pytest.approx(float((z**2).mean()), rel=1e-6)
 
 
@@ -381,19 +372,19 @@ def test_exact_residual_is_float64() -> None:
 def test_a_rank_without_effect_is_refused_with_all_layers() -> None:
     features = {"a": torch.zeros(2, 4, 5, 5), "b": torch.zeros(2, 9)}
     with pytest.raises(StillhouseError) as error:
-        _spectral(layer="*", rank=8).build(_run(features, batch_size=8))
+        _spectral(layer="*", rank=8).build(assembly_of(features=features, batch_size=8))
     texts = [str(f) for f in error.value.faults]
     assert len(texts) == 2
     assert "'a', (2, 4, 5, 5), has 4 channels" in texts[0]
     assert "'b', (2, 9), has 8 rows in a batch" in texts[1]
-    assert _spectral(rank=3, pool="none").build(_run({"a": features["a"]}, batch_size=1)) is None
+    assert _spectral(rank=3, pool="none").build(assembly_of(features={"a": features["a"]}, batch_size=1)) is None
 
 
 def test_bad_options_layers_and_devices_are_named() -> None:
     with pytest.raises(StillhouseError, match="rank: -1"):
         _spectral(rank=-1)
     with pytest.raises(StillhouseError, match=r"layer: .*no layer 'c'"):
-        _spectral(layer="c").add_taps(_run({"a": torch.zeros(2, 4)}))
+        _spectral(layer="c").add_taps(assembly_of(features={"a": torch.zeros(2, 4)}))
     with pytest.raises(StillhouseError, match="method: 'exact' needs float64"):
-        _spectral().build(_run({"a": torch.zeros(2, 4)}, device="mps"))
-    assert _spectral(method="warm").build(_run({"a": torch.zeros(2, 4)}, device="mps")) is not None
+        _spectral().build(assembly_of(features={"a": torch.zeros(2, 4)}, device="mps"))
+    assert _spectral(method="warm").build(assembly_of(features={"a": torch.zeros(2, 4)}, device="mps")) is not None

@@ -214,11 +214,11 @@ def test_no_epoch_before_the_last_round_is_the_best(tmp_path: Path):
         Events.COMPLETED, lambda: run.evaluator.state.metrics.update(accuracy=next(scores, 0.5))
     )
     summary = training.fit().summary
-    assert run.settles_at == 8 * run.steps_per_epoch
+    assert run.best_from == 8 * run.steps_per_epoch
     assert [e["accuracy"] for e in summary["history"]] == [0.9, *[0.1] * 6, 0.3, 0.2, 0.2]
     assert summary["best"] == {"epoch": 8, "val/accuracy": 0.3}
     (best,) = (tmp_path / "run" / "checkpoints").glob("best_*.pt")
-    assert best.name == f"best_{run.settles_at}.pt"
+    assert best.name == f"best_{run.best_from}.pt"
     assert load_student(tmp_path / "run", weights="best") is not None
 
 
@@ -283,7 +283,7 @@ def test_axes_are_those_of_the_draw():
 
 def test_axes_of_other_images_come_from_another_runs_cache(tmp_path: Path):
     other = prepare(recipe(BASE, data__per_class=3), write=False)
-    (cache,) = other.run.caches.values()
+    (cache,) = other.assembly.caches.values()
     save_axes(tmp_path / "other.safetensors", cache.moments)
     training = prepare(recipe({**BASE, "axes": str(tmp_path / "other.safetensors"), "k": 2}), write=False)
     head = head_of(training)

@@ -27,7 +27,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def cached(**teacher: Any) -> torch.Tensor:
     """The features (N, 12) of the samples that TCS keeps."""
     training = prepare(recipe(OPTIONS, teacher=teacher, data__args={"train": 12}), write=False)
-    (cache,) = training.run.caches.values()
+    (cache,) = training.assembly.caches.values()
     training.close()
     return cache.rows(cache.names[0], 0, 12).float()
 

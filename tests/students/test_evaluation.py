@@ -165,7 +165,7 @@ def test_a_plugins_metrics_are_measured_with_its_trained_module(tmp_path: Path):
         """Counts steps in a buffer, and gives the count as a metric."""
 
         @hookimpl
-        def build(self, run: Any) -> torch.nn.Module:
+        def build(self, assembly: Any) -> torch.nn.Module:
             module = torch.nn.Module()
             module.register_buffer("steps", torch.zeros(()))
             return module
@@ -175,8 +175,8 @@ def test_a_plugins_metrics_are_measured_with_its_trained_module(tmp_path: Path):
             step.module(self).steps += 1
 
         @hookimpl
-        def metrics(self, run: Any) -> dict[str, Any]:
-            return {"steps": Average(output_transform=lambda _: run.module(self).steps.item())}
+        def metrics(self, assembly: Any) -> dict[str, Any]:
+            return {"steps": Average(output_transform=lambda _: assembly.module(self).steps.item())}
 
     result = train(recipe(checkpoints={"best": False}), plugins=[Counting()], out=tmp_path / "run")
     found = evaluate(tmp_path / "run", plugins=[Counting()])

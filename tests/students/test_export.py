@@ -22,7 +22,7 @@ class Scaled(Plugin):
     """Learns a scale of the logits in training, and folds it into the head."""
 
     @hookimpl
-    def build(self, run: Any) -> nn.Module:
+    def build(self, assembly: Any) -> nn.Module:
         module = nn.Module()
         module.scale = nn.Parameter(torch.tensor(1.0))
         return module
@@ -34,9 +34,9 @@ class Scaled(Plugin):
     weight: float = 1.0
 
     @hookimpl
-    def export(self, run: Any, student: nn.Module) -> nn.Module:
-        assert run.teacher is None or not run.teacher.training
-        scale = run.module(self).scale.detach()
+    def export(self, assembly: Any, student: nn.Module) -> nn.Module:
+        assert assembly.teacher is None or not assembly.teacher.training
+        scale = assembly.module(self).scale.detach()
         student.head.weight.data.mul_(scale)
         student.head.bias.data.mul_(scale)
         return student
@@ -47,7 +47,7 @@ class Capped(Plugin):
     """Puts another module in the student's place."""
 
     @hookimpl
-    def export(self, run: Any, student: nn.Module) -> nn.Module:
+    def export(self, assembly: Any, student: nn.Module) -> nn.Module:
         return nn.Sequential(student, nn.Tanh())
 
 

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ from ignite.engine import Events
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from stillhouse import Recipe
+from stillhouse import Assembly, Link, Recipe
+from stillhouse.contract.assembly import Rows
 
 TESTS = Path(__file__).parents[1]
 CLASSES = 3
@@ -91,6 +93,43 @@ def tables(**changes: Any) -> dict[str, Any]:
 def recipe(*plugins: Mapping[str, Any], **changes: Any) -> Recipe:
     """:func:`tables` as a recipe, with ``plugins``."""
     return Recipe.from_dict(tables(plugins=[dict(p) for p in plugins], **changes))
+
+
+def assembly_of(
+    links: Sequence[Link] = (),
+    *,
+    features: Mapping[str, Tensor] | None = None,
+    student: nn.Module | None = None,
+    teacher: nn.Module | None = None,
+    batch_size: int = 64,
+    device: str = "cpu",
+) -> Assembly:
+    """What a plugin's ``build`` gets, for a plugin tested by itself.
+
+    Args:
+        links: as they reach the plugin.
+        features: the student's tapped layers.
+        student: one with the layers of ``features`` where it is left out.
+        teacher: None: a run without one.
+        batch_size: the recipe's.
+        device: where the models are said to be.
+    """
+    fake: Any = SimpleNamespace(data=SimpleNamespace(batch_size=batch_size))
+    features = dict(features or {})
+    return Assembly(
+        recipe=fake,
+        seed=0,
+        device=torch.device(device),
+        student=nn.ModuleDict({name: nn.Identity() for name in features}) if student is None else student,
+        teacher=teacher,
+        task=fake,
+        data=fake,
+        rows=Rows(2),
+        epochs=1,
+        steps_per_epoch=1,
+        features={"student": features, "teacher": {}},
+        links={link.name: link for link in links},
+    )
 
 
 class FakeComposition:

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from support import FEATURES, FIVE, TinyNet, recipe
 from torch import nn
 
-from stillhouse import Plugin, Run, StillhouseError, StillhouseWarning, hookimpl, plugin, prepare
+from stillhouse import Assembly, Plugin, StillhouseError, StillhouseWarning, hookimpl, plugin, prepare
 from stillhouse.teachers.cache import CacheSpec, Moments, TeacherCache, teacher_cache
 from stillhouse.teachers.cache import writer as filling_module
 from stillhouse.teachers.cache.files import ArrayWriter
@@ -34,8 +34,8 @@ SPEC = CacheSpec(taps=("body",), outputs=True, moments=True)
 
 
 def run_of(
-    spec: CacheSpec = SPEC, *, keep: bool = False, dry: bool = False, **changes: Any
-) -> tuple[Run, TeacherCache]:
+    spec: CacheSpec = SPEC, *, keep: bool = False, inspect_only: bool = False, **changes: Any
+) -> tuple[Assembly, TeacherCache]:
     """A run that reads its teacher into a cache at assembly; ``keep``: the teacher stays."""
     held: list[TeacherCache] = []
 
@@ -46,13 +46,13 @@ def run_of(
         requires = ("teacher",)
 
         @hookimpl
-        def adapt(self, run: Run) -> None:
-            held.append(teacher_cache(run, spec))
+        def adapt(self, assembly: Assembly) -> None:
+            held.append(teacher_cache(assembly, spec))
             if not keep:
-                run.release_teacher(self)
+                assembly.release_teacher(self)
 
-    training = prepare(recipe(**changes), plugins=[Reader()], write=False, train_teacher=not dry)
-    return training.run, held[0]
+    training = prepare(recipe(**changes), plugins=[Reader()], write=False, train_teacher=not inspect_only)
+    return training.assembly, held[0]
 
 
 def features_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
@@ -66,9 +66,9 @@ def root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return features_root(monkeypatch, tmp_path)
 
 
-def by_hand(run: Run, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def by_hand(assembly: Assembly, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The teacher's pooled features and its outputs, in evaluation."""
-    teacher = run.teacher
+    teacher = assembly.teacher
     assert teacher is not None
     seen: list[torch.Tensor] = []
     handle = teacher.body.register_forward_hook(lambda _m, _i, out: seen.append(out))  # type: ignore[union-attr]
@@ -128,10 +128,10 @@ def test_one_row_has_no_covariance():
 
 
 def test_rows_are_the_teachers_by_id_in_any_order(root: Path):
-    run, cache = run_of(keep=True)
-    assert run.batches is not None
-    for batch in run.batches.evaluation("train"):
-        features, output = by_hand(run, batch.input)
+    assembly, cache = run_of(keep=True)
+    assert assembly.batches is not None
+    for batch in assembly.batches.evaluation("train"):
+        features, output = by_hand(assembly, batch.input)
         shuffled = torch.randperm(len(batch.id), generator=torch.Generator().manual_seed(1))
         found = cache.take("features/body", batch.id[shuffled])
         torch.testing.assert_close(found, features[shuffled], rtol=1e-3, atol=1e-6)
@@ -143,9 +143,9 @@ def test_rows_are_the_teachers_by_id_in_any_order(root: Path):
 
 
 def test_moments_come_from_the_float32_features_and_not_from_what_is_stored(root: Path):
-    run, cache = run_of(keep=True)
-    assert run.batches is not None
-    rows = torch.cat([by_hand(run, b.input)[0] for b in run.batches.evaluation("train")]).double()
+    assembly, cache = run_of(keep=True)
+    assert assembly.batches is not None
+    rows = torch.cat([by_hand(assembly, b.input)[0] for b in assembly.batches.evaluation("train")]).double()
     exact = np.cov(rows.numpy(), rowvar=False)
     stored = np.cov(cache.rows("features/body", 0, 24).double().numpy(), rowvar=False)
     found = cache.moments.covariance.numpy()
@@ -166,11 +166,11 @@ def test_the_teacher_leaves_memory_and_is_left_as_it_was(root: Path):
         requires = ("teacher",)
 
         @hookimpl
-        def adapt(self, run: Run) -> None:
-            held.append(teacher_cache(run, SPEC))
-            assert run.teacher is not None
-            held.append({k: v.clone() for k, v in run.teacher.state_dict().items()})
-            run.release_teacher(self)
+        def adapt(self, assembly: Assembly) -> None:
+            held.append(teacher_cache(assembly, SPEC))
+            assert assembly.teacher is not None
+            held.append({k: v.clone() for k, v in assembly.teacher.state_dict().items()})
+            assembly.release_teacher(self)
 
     training = prepare(recipe(), plugins=[Reader()], teacher=teacher, write=False)
     assert all(torch.equal(before[k], v) for k, v in held[1].items())
@@ -179,7 +179,7 @@ def test_the_teacher_leaves_memory_and_is_left_as_it_was(root: Path):
     gc.collect()
     assert gone() is None
     assert training.run.teacher is None
-    assert not training.assembly.composition.runs_teacher
+    assert not training.walk.composition.runs_teacher
     assert training.fit().metrics["val"]
 
 
@@ -191,9 +191,9 @@ def test_another_plugin_that_reads_the_teacher_keeps_it_in_memory(root: Path):
         requires = ("teacher",)
 
         @hookimpl
-        def adapt(self, run: Run) -> None:
-            teacher_cache(run, SPEC)
-            run.release_teacher(self)
+        def adapt(self, assembly: Assembly) -> None:
+            teacher_cache(assembly, SPEC)
+            assembly.release_teacher(self)
 
     from stillhouse_features import Features
     from stillhouse_projector import Projector
@@ -207,16 +207,16 @@ def test_another_plugin_that_reads_the_teacher_keeps_it_in_memory(root: Path):
 def test_views_are_what_the_student_sees_in_the_epochs_they_stand_for(root: Path, workers: int):
     transforms = [{"use": "RandomCrop", "size": 6, "padding": 1}, {"use": "RandomHorizontalFlip"}]
     spec = attrs.evolve(SPEC, views=2, store="float32")
-    run, cache = run_of(spec, keep=True, data__transforms=transforms, data__workers=workers)
-    assert run.batches is not None
+    assembly, cache = run_of(spec, keep=True, data__transforms=transforms, data__workers=workers)
+    assert assembly.batches is not None
     assert cache.views == 2
-    stream, seen = run.batches.training(), []
-    for step in range(4 * run.steps_per_epoch):
+    stream, seen = assembly.batches.training(), []
+    for step in range(4 * assembly.steps_per_epoch):
         batch = next(stream)
-        epoch = step // run.steps_per_epoch
+        epoch = step // assembly.steps_per_epoch
         seen.append((batch.id, batch.input))
         torch.testing.assert_close(
-            cache.take("output", batch.id, epoch), by_hand(run, batch.input)[1], rtol=1e-4, atol=1e-6
+            cache.take("output", batch.id, epoch), by_hand(assembly, batch.input)[1], rtol=1e-4, atol=1e-6
         )
     ids = [torch.cat([i for i, _ in seen[e * 3 : e * 3 + 3]]) for e in range(4)]
     looks = [torch.cat([x for _, x in seen[e * 3 : e * 3 + 3]])[ids[e].argsort()] for e in range(4)]
@@ -298,8 +298,8 @@ def test_a_buffer_of_the_teacher_counts(root: Path, tmp_path: Path):
             """Reads the teacher."""
 
             @hookimpl
-            def adapt(self, run: Run) -> None:
-                cache.append(teacher_cache(run, SPEC))  # noqa: B023 - called at once
+            def adapt(self, assembly: Assembly) -> None:
+                cache.append(teacher_cache(assembly, SPEC))  # noqa: B023 - called at once
 
         prepare(recipe(), plugins=[Reader()], teacher=teacher, write=False)
         folders.add(cache[0].folder)
@@ -448,8 +448,8 @@ def _pass(teacher: nn.Module, spec: CacheSpec = SPEC, **changes: Any) -> Teacher
         """Reads the teacher."""
 
         @hookimpl
-        def adapt(self, run: Run) -> None:
-            held.append(teacher_cache(run, spec))
+        def adapt(self, assembly: Assembly) -> None:
+            held.append(teacher_cache(assembly, spec))
 
     prepare(recipe(**changes), plugins=[Reader()], teacher=teacher, write=False)
     return held[0]
@@ -602,20 +602,20 @@ def test_a_layer_that_cannot_be_cached_is_named(root: Path, kind: str, taps: str
 
 
 def test_a_look_makes_no_cache_and_uses_one_that_is_there(root: Path):
-    run, cache = run_of(dry=True)
+    assembly, cache = run_of(inspect_only=True)
     assert cache.folder is None
     assert len(cache) == 24
-    assert run.batches is not None
+    assert assembly.batches is not None
     assert nothing_left(root)
     run_of()
-    assert run_of(dry=True)[1].was_there
+    assert run_of(inspect_only=True)[1].was_there
 
 
 def test_a_run_opens_a_cache_once(root: Path):
-    run, cache = run_of()
-    assert teacher_cache(run, SPEC) is cache
+    assembly, cache = run_of()
+    assert teacher_cache(assembly, SPEC) is cache
     with pytest.raises(StillhouseError, match="no teacher to be read"):
-        teacher_cache(run, attrs.evolve(SPEC, outputs=False))
+        teacher_cache(assembly, attrs.evolve(SPEC, outputs=False))
 
 
 # The plugin `cache`
@@ -636,9 +636,9 @@ def test_a_run_from_the_cache_is_the_run_with_a_live_teacher(root: Path):
 
 def test_the_cache_serves_patterns_first_asked_for_after_the_teacher_went(root: Path):
     training = prepare(recipe({"use": "cache"}, FEATURES, {"use": "projector"}), write=False)
-    assert training.assembly.composition.match("teacher", "bo*") == ["body"]
+    assert training.walk.composition.match("teacher", "bo*") == ["body"]
     with pytest.raises(StillhouseError, match="has no layer 'boddy'"):
-        training.assembly.composition.match("teacher", "boddy")
+        training.walk.composition.match("teacher", "boddy")
 
 
 def test_nothing_to_cache_is_refused(root: Path):

@@ -73,7 +73,7 @@ class Stateful(Plugin):
     weight: Weight = 1.0
 
     @hookimpl
-    def build(self, run):
+    def build(self, assembly):
         module = torch.nn.Module()
         module.register_buffer("level", torch.ones(()))
         return module

@@ -133,7 +133,7 @@ class Showing(Plugin):
         return {"line": figure}
 
     @hookimpl
-    def metrics(self, run):
+    def metrics(self, assembly):
         return {"mine": Accuracy(lambda s: (s["output"], s["target"]))}
 
 
@@ -154,7 +154,7 @@ def test_a_metric_of_a_name_that_is_taken_is_refused():
         """Gives a second accuracy."""
 
         @hookimpl
-        def metrics(self, run):
+        def metrics(self, assembly):
             return {"accuracy": Accuracy()}
 
     with pytest.raises(StillhouseError, match="plugin 'taken': gives a metric 'accuracy', which is there already"):

@@ -9,7 +9,7 @@ import pytest
 from ignite.engine import Events
 from support import FIVE, interrupted, recipe, same_state, with_scores
 
-from stillhouse import StillhouseError, prepare, train
+from stillhouse import Plugin, StillhouseError, hookimpl, plugin, prepare, train
 
 
 def accuracies(result: Any) -> list[float | None]:
@@ -35,10 +35,19 @@ def test_only_an_epoch_that_is_measured_can_be_the_best(scores: list[float], bes
     assert [f.name for f in (tmp_path / "run" / "checkpoints").glob("best_*")] == [f"best_{3 * best}.pt"]
 
 
-def test_what_was_measured_before_a_run_settles_is_not_the_best_after_it(tmp_path: Path):
+@plugin
+class Late(Plugin):
+    """Has the student to be measured from step 9 on."""
+
+    @hookimpl
+    def build(self, assembly):
+        assembly.exclude_from_best_until(9)
+
+
+def test_what_was_measured_before_the_student_is_ready_is_not_the_best_after_it(tmp_path: Path):
     """The third epoch is the first that may be the best, and is not measured: the second one's score is not its own."""
-    training = prepare(recipe(teacher=None, run__epochs=5, run__validate_every=2), out=tmp_path / "run")
-    training.run.settle(9)
+    made = recipe(teacher=None, run__epochs=5, run__validate_every=2)
+    training = prepare(made, plugins=[Late()], out=tmp_path / "run")
     with_scores(training, [0.5, 0.9, 0.8, 0.3, 0.1])
     assert training.fit().summary["best"] == {"epoch": 4, "val/accuracy": 0.3}
     assert [f.name for f in (tmp_path / "run" / "checkpoints").glob("best_*")] == ["best_12.pt"]

@@ -15,6 +15,7 @@ from stillhouse.version import __version__
 
 if TYPE_CHECKING:
     from stillhouse.config.recipe import Recipe
+    from stillhouse.contract.assembly import Assembly
     from stillhouse.contract.run import Run
     from stillhouse.contract.step import Link, LinkSpec, Step, Tap
     from stillhouse.students.evaluation import evaluate
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 
 _LAZY = {
+    "Assembly": "contract.assembly",
     "Link": "contract.step",
     "LinkSpec": "contract.step",
     "Recipe": "config.recipe",
@@ -39,6 +41,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "Assembly",
     "Fault",
     "Link",
     "LinkSpec",

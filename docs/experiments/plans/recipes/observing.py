@@ -12,7 +12,7 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
-from stillhouse import Plugin, Run, Step, Tap, hookimpl, plugin
+from stillhouse import Assembly, Plugin, Run, Step, Tap, hookimpl, plugin
 from stillhouse.layout import to_rows
 
 SAMPLE = 512
@@ -58,7 +58,7 @@ class Similarity(Plugin):
     requires = ("links",)
 
     @hookimpl
-    def build(self, run: Run) -> nn.Module:
+    def build(self, assembly: Assembly) -> nn.Module:
         """Holds the rows as read, until the step's scalars are asked for."""
         return Kept()
 
@@ -98,7 +98,7 @@ class Rank(Plugin):
     pool: bool = True
 
     @hookimpl
-    def add_taps(self, run: Run) -> list[Tap]:
+    def add_taps(self, assembly: Assembly) -> list[Tap]:
         """The layer."""
         return [Tap("student", self.layer)]
 
@@ -122,7 +122,7 @@ class GradientCosines(Plugin):
     every: int = 10
 
     @hookimpl
-    def build(self, run: Run) -> nn.Module:
+    def build(self, assembly: Assembly) -> nn.Module:
         """Holds the last measurement."""
         return Kept()
 

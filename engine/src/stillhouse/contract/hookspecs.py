@@ -1,7 +1,9 @@
 """Every hook a plugin can implement, in the order in which a run meets them.
 
 A plugin takes the arguments it wants, by name. Hooks are called in the order of the plugin list after ``before`` and
-``after`` have been applied. ``run`` is :class:`stillhouse.contract.run.Run`, ``step`` is :class:`stillhouse.contract.step.Step`.
+``after`` have been applied. Hooks before and after training take ``assembly``, a
+:class:`stillhouse.contract.assembly.Assembly`; hooks of training take ``run``, a :class:`stillhouse.contract.run.Run`, or
+``step``, a :class:`stillhouse.contract.step.Step`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
+    from stillhouse.contract.assembly import Assembly
     from stillhouse.contract.run import Run
     from stillhouse.contract.step import LinkSpec, Step, Tap
 
@@ -31,30 +34,30 @@ class AssemblingHooks:
     """Before training, once: which layers are read, which modules are added, which features are paired."""
 
     @hookspec
-    def adapt(self, run: Run, student: nn.Module) -> nn.Module | None:
+    def adapt(self, assembly: Assembly, student: nn.Module) -> nn.Module | None:
         """Change the student before anything is attached to it: return it changed in place, or another module; None leaves it. The mirror image of ``export``, which takes the change back.
 
-        What is added is the student's: trained in the student's parameter group (``optimizer_options`` can take it out), measured with it, and saved under ``student.``. ``run.teacher`` and ``run.batches`` are there, for a pass of the teacher over the data; ``run.composition`` is not. In a run that is only looked at or loaded into (``run.dry``) do nothing that takes long and write nothing; there may be no teacher and no batches then. A module whose tensors' shapes follow from the data has a method ``fit_to(state)`` that gives them the shapes of its own state dict ``state``; it is called before a checkpoint is loaded.
+        What is added is the student's: trained in the student's parameter group (``optimizer_options`` can take it out), measured with it, and saved under ``student.``. ``assembly.teacher`` and ``assembly.batches`` are there, for a pass of the teacher over the data; the optimizer and the trainer are not. In a run that is only looked at or loaded (``assembly.inspect_only``) do nothing that takes long and write nothing; a run that is loaded has no batches (``assembly.batches`` is None), and may have no teacher. A module whose tensors' shapes follow from the data has a method ``fit_to(state)`` that gives them the shapes of its own state dict ``state``; it is called before a checkpoint is loaded.
         """
         raise AssertionError("a specification")
 
     @hookspec
-    def add_taps(self, run: Run) -> Iterable[Tap]:
-        """Name the layers to read. No forward pass has happened yet; ``run.layers`` finds layers by path or glob."""
+    def add_taps(self, assembly: Assembly) -> Iterable[Tap]:
+        """Name the layers to read. No forward pass has happened yet; ``assembly.layers`` finds layers by path or glob."""
         raise AssertionError("a specification")
 
     @hookspec
-    def build(self, run: Run) -> nn.Module | None:
-        """Make the module that holds all of the plugin's tensors. ``run.links`` and ``run.features`` show the shapes that reach this plugin."""
+    def build(self, assembly: Assembly) -> nn.Module | None:
+        """Make the module that holds all of the plugin's tensors. ``assembly.links`` and ``assembly.features`` show the shapes that reach this plugin."""
         raise AssertionError("a specification")
 
     @hookspec
-    def add_links(self, run: Run) -> Iterable[LinkSpec]:
+    def add_links(self, assembly: Assembly) -> Iterable[LinkSpec]:
         """Pair student with teacher features. The links belong to this plugin, which takes its distance on them alone."""
         raise AssertionError("a specification")
 
     @hookspec
-    def optimizer_options(self, run: Run) -> Mapping[str, Any]:
+    def optimizer_options(self, assembly: Assembly) -> Mapping[str, Any]:
         """Options of the optimizer's parameter group for this plugin's module, such as ``{"weight_decay": 0.0}``. The key ``student`` is a list of globs over the student's parameters that go into this group instead of the student's."""
         raise AssertionError("a specification")
 
@@ -154,8 +157,8 @@ class MeasuringHooks:
     """What is measured and shown."""
 
     @hookspec
-    def metrics(self, run: Run) -> Mapping[str, Metric]:
-        """ignite metrics for the evaluator, whose output is ``{"output": ..., "target": ..., "input": ...}``."""
+    def metrics(self, assembly: Assembly) -> Mapping[str, Metric]:
+        """ignite metrics for the evaluator, whose output is ``{"output": ..., "target": ..., "input": ...}``. Called again where the run is loaded to be measured; ``assembly.module`` gives what the plugin built."""
         raise AssertionError("a specification")
 
     @hookspec
@@ -173,8 +176,8 @@ class LeavingHooks:
     """After training."""
 
     @hookspec
-    def export(self, run: Run, student: nn.Module) -> nn.Module:
-        """Give the student with what training added folded away; the next plugin receives what this one returns. Called after training, and again whenever the run is loaded: ``run.teacher`` is None then, so take what is needed from the plugin's own module."""
+    def export(self, assembly: Assembly, student: nn.Module) -> nn.Module:
+        """Give the student with what training added folded away; the next plugin receives what this one returns. Called after training, and again whenever the run is loaded: ``assembly.teacher`` is None then, so take what is needed from the plugin's own module."""
         raise AssertionError("a specification")
 
 

@@ -21,6 +21,12 @@ P = TypeVar("P", bound="Plugin")
 
 _IMPL = f"{PROJECT}_impl"
 
+_TWINS = {"run": "assembly", "assembly": "run"}
+_TIMES = {
+    "assembly": "an assembly is there before training, and of a run that is loaded",
+    "run": "a run is there in training only",
+}
+
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, eq_default=False, field_specifiers=(attrs.field,))
 def _options(cls: type[T]) -> type[T]:
@@ -156,8 +162,13 @@ def _hook_faults(
     if options.get("specname"):
         return [(f"the hook {name!r} uses specname", "name the method as the hook")]
     found = []
-    unknown = [a for a in inspect.signature(function).parameters if a != "self" and a not in hooks[name]]
-    if unknown:
+    given = list(inspect.signature(function).parameters)
+    unknown = [a for a in given if a != "self" and a not in hooks[name]]
+    twin = _TWINS.get(unknown[0]) if unknown else None
+    if twin is not None and twin in hooks[name]:
+        line = f"def {name}({', '.join(twin if a == unknown[0] else a for a in given)}):"
+        found.append((f"the hook {name!r} has no argument {unknown[0]!r}", f"write `{line}`: {_TIMES[twin]}"))
+    elif unknown:
         takes = ", ".join(hooks[name])
         found.append((f"the hook {name!r} has no argument {unknown[0]!r}", f"it offers: {takes}"))
     if options.get("tryfirst") or options.get("trylast"):

@@ -1,4 +1,4 @@
-"""What a run is made of, as plugins see it; the floors above bring the real things."""
+"""Protocols and base classes of what the floors above bring: where batches come from, what makes losses of them."""
 
 from __future__ import annotations
 
@@ -6,34 +6,94 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from stillhouse.contract.batch import Batch, DataInfo
 
-__all__ = ["Assembled", "Batches", "ProgressReport", "Silent"]
+__all__ = ["Batches", "Composed", "Named", "ProgressReport", "SamplesById", "Silent"]
+
+Ids = NDArray[np.int64]
 
 
-class Assembled(Protocol):
-    """The module that turns a batch into losses."""
+class Named(Protocol):
+    """A plugin, as far as it must be known to be asked about."""
 
+    @property
+    def name(self) -> str:
+        """The plugin's name."""
+
+
+class Composed(nn.Module):
+    """Base of the module that turns a batch into losses; the loop has it.
+
+    Attributes:
+        student: the model that is trained.
+        modules_of: what each plugin built, by the plugin's name.
+        matched: names that :meth:`match` has found, by what and pattern.
+        channels_last: whether a step's image inputs are laid out with the channels last in memory.
+    """
+
+    student: nn.Module
     modules_of: dict[str, nn.Module]
     matched: dict[str, dict[str, list[str]]]
+    channels_last: bool
 
     def match(self, what: str, pattern: str) -> list[str]:
         """Names by glob, remembered."""
+        raise NotImplementedError
 
-    def plugin_module(self, plugin: Any) -> nn.Module:
-        """What a plugin built."""
+    def plugin_module(self, plugin: Named | str) -> nn.Module:
+        """The module that a plugin built."""
+        raise NotImplementedError
+
+    def run_student(self, step: Any) -> None:  # Any: a Step, which stands above, as it has a composition
+        """Call the student and take its tapped features."""
+        raise NotImplementedError
+
+
+class SamplesById(Protocol):
+    """Goes over samples by their ids: for a teacher's one pass, or an unlabelled pool."""
+
+    def ids(self, which: str) -> Ids:
+        """The ids (N,), sorted, of a split as it is used; ``pool`` is the whole training split."""
+
+    def labels(self, ids: Ids) -> Ids:
+        """The classes (N,) of ``ids``."""
+
+    def once(self, ids: Ids, view: int | None = None) -> Iterable[Batch]:
+        """Every sample of ``ids`` once, in order, as in evaluation; with ``view``, augmented as in that epoch."""
+
+    def rotating(self, ids: Ids, start_step: int) -> Iterator[Batch]:
+        """Training batches of ``ids`` without end, in an order of their own, augmented, from ``start_step`` on."""
+
+    def rotation(self, ids: Ids) -> int:
+        """Batches in which :meth:`rotating` gives every sample of ``ids`` once."""
+
+    def content(self, ids: Ids) -> str:
+        """A hash of the ids in order and of each sample as it is stored."""
+
+    def transform(self) -> dict[str, Any]:
+        """Steps between reading a sample and the model in evaluation, as plain data."""
+
+    def augmentation(self) -> dict[str, Any]:
+        """Steps that training adds to those, with the seed that their randomness follows from."""
 
 
 class Batches(Protocol):
-    """Where batches come from."""
+    """Where batches come from.
+
+    Attributes:
+        info: what is known of the data.
+        views: how many different looks training gives a sample, by epoch modulo this; 0: another one each epoch.
+    """
 
     info: DataInfo
     views: int
 
     @property
-    def passes(self) -> Any:
+    def passes(self) -> SamplesById:
         """Goes over samples by their ids."""
 
     def example(self, n: int = 2) -> Batch:

@@ -1,17 +1,15 @@
-"""What flows through one iteration: Step, the two Sides, Links; and what plugins declare at assembly: Tap, LinkSpec."""
+"""What flows through one iteration: Step, the two Sides, Links; and what plugins declare before training: Tap, LinkSpec."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 from torch import Tensor
 
 from stillhouse.contract.layers import Which
-
-if TYPE_CHECKING:
-    from stillhouse.contract.plugin import Plugin
+from stillhouse.contract.protocols import Composed, Named
 
 __all__ = ["Link", "LinkSpec", "Side", "Step", "Tap"]
 
@@ -108,7 +106,7 @@ class Step:
     targets: Any
     iteration: int
     epoch: int
-    composition: Any
+    composition: Composed
     student: Side = _EMPTY
     teacher: Side | None = None
     links: dict[str, Link] = attrs.field(factory=dict)
@@ -117,7 +115,7 @@ class Step:
     total: Tensor | None = None
     share: tuple[Tensor | float, float] | None = None
 
-    def module(self, plugin: Plugin) -> Any:
+    def module(self, plugin: Named) -> Any:
         """What ``plugin``'s ``build`` returned, wherever the engine has moved or wrapped it.
 
         Raises:
@@ -148,7 +146,7 @@ class Step:
             names = self.composition.match("links", pattern)
         return [self.links[names[0]]] if len(names) == 1 else list(map(self.links.__getitem__, names))
 
-    def links_of(self, plugin: Plugin) -> list[Link]:
+    def links_of(self, plugin: Named) -> list[Link]:
         """The links that ``plugin`` itself made, in order: those whose distance is its own to take."""
         names = self.composition.matched["links of"].get(plugin.name)
         if names is None:

@@ -120,8 +120,8 @@ def make_plan(
         training = prepare(_one_thread(arm), write=False, train_teacher=False)
         try:
             names = set(training.run.task.metrics(training.run.data))
-            for _, metrics in training.assembly.hooks.calls("metrics"):
-                names |= set(metrics(training.run))
+            for _, metrics in training.walk.hooks.calls("metrics"):
+                names |= set(metrics(training.assembly))
             for split in training.data.splits:
                 if split != "train":
                     known.setdefault(split, set()).update(names)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from stillhouse import seeds as rng
 from stillhouse.config.run_options import SpeedSpec
+from stillhouse.contract.assembly import Facts
 from stillhouse.contract.batch import Batch
 from stillhouse.contract.layers import Which
-from stillhouse.contract.run import Run
 from stillhouse.contract.step import Side
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, first_line, raise_faults
 from stillhouse.loop.composition import Composition
@@ -42,14 +42,14 @@ def check_compile(spec: SpeedSpec, has_teacher: bool) -> None:
     raise_faults(faults)
 
 
-def compile_models(run: Run, composition: Composition, batch: Batch, spec: SpeedSpec) -> list[Which]:
+def compile_models(facts: Facts, composition: Composition, batch: Batch, spec: SpeedSpec) -> list[Which]:
     """Compile the models that ``spec`` names and run each once, forward and backward, so that a failure shows here.
 
     ``nn.Module.compile`` works in place: paths, state dict and hooks stay as they are, and the taps, which are attached
     already, become part of the compiled program. Parameters, gradients, buffers and generators are afterwards as before.
 
     Args:
-        run: with student, teacher and device.
+        facts: of the run, with student, teacher and device.
         composition: assembled, and in train mode.
         batch: as large as those of the training: another size would be compiled again.
         spec: what to compile, and how.
@@ -65,7 +65,7 @@ def compile_models(run: Run, composition: Composition, batch: Batch, spec: Speed
     if args.mode != "default":  # a backend other than inductor takes no mode at all
         options["mode"] = args.mode
     compiled: list[Which] = []
-    models: tuple[tuple[Which, nn.Module | None], ...] = (("student", run.student), ("teacher", run.teacher))
+    models: tuple[tuple[Which, nn.Module | None], ...] = (("student", facts.student), ("teacher", facts.teacher))
     for which, model in models:
         if model is None or not spec.compiles(which):
             continue
@@ -73,7 +73,7 @@ def compile_models(run: Run, composition: Composition, batch: Batch, spec: Speed
             continue
         try:
             model.compile(**options)
-            _run_once(run, composition, batch, which)
+            _run_once(facts, composition, batch, which)
         except Exception as error:
             plain(model)
             if is_out_of_memory(error):
@@ -87,12 +87,12 @@ def compile_models(run: Run, composition: Composition, batch: Batch, spec: Speed
     return compiled
 
 
-def _run_once(run: Run, composition: Composition, batch: Batch, which: Which) -> None:
+def _run_once(facts: Facts, composition: Composition, batch: Batch, which: Which) -> None:
     """One forward pass and, for the student, one backward pass that leaves no trace."""
-    model = run.student if which == "student" else run.teacher
+    model = facts.student if which == "student" else facts.teacher
     assert model is not None  # it has just been compiled
     buffers = [(b, b.clone()) for b in model.buffers()]
-    step = new_step(batch, run.device, composition, 0, 0)
+    step = new_step(batch, facts.device, composition, 0, 0)
     with rng.preserved():
         try:
             if which == "teacher":

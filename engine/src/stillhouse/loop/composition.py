@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from stillhouse.contract.layers import Which, match_layers, match_names
 from stillhouse.contract.outputs import find_reader
 from stillhouse.contract.plugin import Plugin
+from stillhouse.contract.protocols import Composed, Named
 from stillhouse.contract.step import Link, LinkSpec, Side, Step
 from stillhouse.contract.task import Task
 from stillhouse.distributed.fsdp import local
@@ -63,7 +64,7 @@ def note_place(error: Exception, plugin: Plugin, hook: str, step: Step) -> None:
     error.add_note(f"in plugin {plugin.name!r}, hook {hook!r}, epoch {step.epoch + 1}, step {step.iteration + 1}")
 
 
-class Composition(nn.Module):
+class Composition(Composed):
     """Student, plugin modules and frozen teacher in one forward pass.
 
     Parameters, buffers and the state dict are the student's (``student.``) and the plugins' (``plugins.plugin_NAME.``).
@@ -184,7 +185,7 @@ class Composition(nn.Module):
         self.plugins[f"plugin_{plugin.name}"] = module
         self.modules_of[plugin.name] = module
 
-    def plugin_module(self, plugin: Plugin | str) -> nn.Module:
+    def plugin_module(self, plugin: Named | str) -> nn.Module:
         """What the plugin (or the plugin of that name) built.
 
         Raises:

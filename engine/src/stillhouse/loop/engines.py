@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Engine, EventEnum, Events
 from ignite.metrics import Metric
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stillhouse import seeds as rng
+from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.batch import Batch
 from stillhouse.contract.run import Run
 from stillhouse.contract.step import Step
@@ -26,7 +28,7 @@ from stillhouse.loop.stepper import Stepper
 from stillhouse.nested import rows_of
 from stillhouse.registry.hooks import Call, Hooks
 
-__all__ = ["Phase", "build_evaluator", "build_trainer", "evaluate"]
+__all__ = ["Phase", "build_evaluator", "build_run", "evaluate"]
 
 
 class _Engine(Engine):
@@ -70,15 +72,18 @@ _RUN_EVENTS = {
 }
 
 
-def build_trainer(
-    run: Run,
+def build_run(
+    assembly: Assembly,
     composition: Composition,
     optimizer: Optimizer,
     hooks: Hooks,
     look: Callable[[Step], int],
     stepper: Stepper,
-) -> Engine:
-    """The engine that trains. Its ``state.step`` is the current :class:`stillhouse.contract.step.Step`, its ``state.output`` the total loss.
+    folder: Path | None,
+) -> Run:
+    """The run: its two engines, and the plugins' hooks attached to the events of the one that trains.
+
+    The trainer's ``state.step`` is the current :class:`stillhouse.contract.step.Step`, its ``state.output`` the total loss.
 
     ``look`` is the monitor's, called with the step at its end; it returns the iteration at which it wants to be called next.
     An ignite handler with a filter would be asked in every step.
@@ -92,6 +97,7 @@ def build_trainer(
     # Not through nn.Module.__call__, which looks for hooks at the price of a plugin: what wants to hear of this forward
     # pass has two events for it.
     forward_step, clear_gradients = composition.forward, clearing(optimizer)
+    device = assembly.device
     plain = stepper.plain
     due = 0
 
@@ -106,7 +112,7 @@ def build_trainer(
         if plain:
             if state.step is not None:
                 state.step.clear()
-            step = new_step(batch, run.device, composition, state.iteration - 1, state.epoch - 1)
+            step = new_step(batch, device, composition, state.iteration - 1, state.epoch - 1)
             state.step = step
             total = forward_step(step)
             total.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
@@ -130,6 +136,15 @@ def build_trainer(
     engine = _Engine(train_step)
     engine.register_events(*Phase)
     _state(engine).step = None
+    run = Run(
+        **assembly.facts(),
+        composition=composition,
+        optimizer=optimizer,
+        trainer=engine,
+        evaluator=build_evaluator(assembly, composition, hooks),
+        folder=folder,
+        writes=folder is not None and parallel.is_first(),
+    )
 
     def announcer(phase: Phase) -> Announcer:
         calls = hooks.calls(phase.value, run=run)
@@ -139,7 +154,7 @@ def build_trainer(
     backward, stepped = announcer(Phase.BACKWARD_COMPLETED), announcer(Phase.OPTIMIZER_STEPPED)
     _bridge(engine, run, hooks)
     engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: _let_go(engine))
-    return engine
+    return run
 
 
 def _let_go(engine: Engine) -> None:
@@ -213,7 +228,7 @@ class _Failure:
         raise error
 
 
-def build_evaluator(run: Run, composition: Composition, hooks: Hooks) -> Engine:
+def build_evaluator(assembly: Assembly, composition: Composition, hooks: Hooks) -> Engine:
     """The engine that measures the student: in eval mode, without gradient, the plugins not called.
 
     Raises:
@@ -221,7 +236,7 @@ def build_evaluator(run: Run, composition: Composition, hooks: Hooks) -> Engine:
     """
 
     def evaluation_step(_engine: Engine, batch: Batch) -> dict[str, Any]:
-        step = new_step(batch, run.device, composition, 0, 0)
+        step = new_step(batch, assembly.device, composition, 0, 0)
         composition.run_student(step)
         output = {"output": step.student.output, "target": step.targets, "input": step.inputs}
         rows = len(step.ids)
@@ -233,9 +248,9 @@ def build_evaluator(run: Run, composition: Composition, hooks: Hooks) -> Engine:
         return output
 
     engine = _Engine(evaluation_step)
-    metrics: dict[str, Metric] = dict(run.task.metrics(run.data))
+    metrics: dict[str, Metric] = dict(assembly.task.metrics(assembly.data))
     for plugin, function in hooks.calls("metrics"):
-        for name, metric in function(run).items():
+        for name, metric in function(assembly).items():
             if name in metrics:
                 raise StillhouseError(
                     f"gives a metric {name!r}, which is there already", where=f"plugin {plugin.name!r}"
@@ -246,24 +261,23 @@ def build_evaluator(run: Run, composition: Composition, hooks: Hooks) -> Engine:
     return engine
 
 
-def evaluate(run: Run, batches: Any, split: str) -> dict[str, float]:
-    """Run the evaluator over ``batches``; modes and generators are afterwards as they were.
+def evaluate(evaluator: Engine, student: nn.Module, batches: Any, split: str) -> dict[str, float]:
+    """Run ``evaluator`` over ``batches``; modes and generators are afterwards as they were.
 
-    The evaluator's handlers find the split's name in ``run.evaluator.state.split``.
+    The evaluator's handlers find the split's name in its ``state.split``.
 
     Returns:
         The metrics that are single numbers, by name.
     """
-    student = run.composition.student
     modes = [(module, module.training) for module in student.modules()]
     student.eval()
-    _state(run.evaluator).split = split
+    _state(evaluator).split = split
     # A share that another process fills up has a row that counts there.
-    _state(run.evaluator).rows_left = getattr(batches, "real", sys.maxsize)
+    _state(evaluator).rows_left = getattr(batches, "real", sys.maxsize)
     parallel.agree(student)
     try:
         with rng.preserved(), torch.no_grad():
-            state = run.evaluator.run(batches, max_epochs=1)
+            state = evaluator.run(batches, max_epochs=1)
     except StillhouseError as error:
         raise error.within(f"split {split!r}") from error
     finally:

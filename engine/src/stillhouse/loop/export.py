@@ -1,28 +1,28 @@
-"""Folding: what leaves a run, with what training added worked into the student or taken away."""
+"""Export: the student that leaves a run, with what training added worked into it or taken away."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from stillhouse.contract.run import Run
+from stillhouse.contract.assembly import Assembly
 from stillhouse.distributed.fsdp import gathered
 from stillhouse.errors import StillhouseError
-from stillhouse.registry.hooks import Hooks
+from stillhouse.loop.walk import Walk
 
 __all__ = ["fold"]
 
 
-def fold(run: Run, hooks: Hooks) -> nn.Module:
+def fold(assembly: Assembly, walk: Walk) -> nn.Module:
     """The student after each plugin's ``export`` in turn: without taps, in eval mode.
 
     Raises:
         StillhouseError: a plugin gave something else than a module.
     """
-    run.composition.remove_taps()
-    student = gathered(run.student)
-    for plugin, export in hooks.calls("export"):
+    walk.composition.remove_taps()
+    student = gathered(assembly.student)
+    for plugin, export in walk.hooks.calls("export"):
         try:
-            folded = export(run, student)
+            folded = export(assembly, student)
         except Exception as error:
             error.add_note(f"in plugin {plugin.name!r}, hook 'export'")
             raise

@@ -13,7 +13,7 @@ from stillhouse.layout import shape_text
 
 if TYPE_CHECKING:
     from stillhouse.config.recipe import Recipe
-    from stillhouse.contract.run import Run
+    from stillhouse.contract.assembly import Facts
 
 __all__ = ["explained", "is_out_of_memory", "out_of_memory"]
 
@@ -25,20 +25,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
-def out_of_memory(error: BaseException, run: Run) -> StillhouseError:
+def out_of_memory(error: BaseException, facts: Facts) -> StillhouseError:
     """The error for memory that is not enough: what was tried, and what to lower."""
-    recipe = run.recipe
-    shape = shape_text(torch.empty((recipe.data.batch_size, *run.data.input_shape), device="meta"))
-    teacher = "" if run.teacher is None else f", teacher {_model(recipe.teacher)} ({_millions(run.teacher)})"
+    recipe = facts.recipe
+    shape = shape_text(torch.empty((recipe.data.batch_size, *facts.data.input_shape), device="meta"))
+    teacher = "" if facts.teacher is None else f", teacher {_model(recipe.teacher)} ({_millions(facts.teacher)})"
     peak = ""
-    if run.device.type == "cuda" and torch.cuda.is_available():
-        allocated, total = torch.cuda.max_memory_allocated(run.device), torch.cuda.mem_get_info(run.device)[1]
+    if facts.device.type == "cuda" and torch.cuda.is_available():
+        allocated, total = torch.cuda.max_memory_allocated(facts.device), torch.cuda.mem_get_info(facts.device)[1]
         peak = f"; torch held up to {allocated / 2**30:.1f} of {total / 2**30:.1f} GiB"
     return StillhouseError(
         f"out of memory with batches of {shape} in {recipe.run.precision}, "
-        f"student {recipe.student.model} ({_millions(run.student)}){teacher}{peak}: {first_line(error)}",
-        where=str(run.device),
-        hint=_what_to_lower(recipe, teacher=run.teacher is not None),
+        f"student {recipe.student.model} ({_millions(facts.student)}){teacher}{peak}: {first_line(error)}",
+        where=str(facts.device),
+        hint=_what_to_lower(recipe, teacher=facts.teacher is not None),
     )
 
 
@@ -65,7 +65,7 @@ def _millions(model: torch.nn.Module) -> str:
 
 
 @contextmanager
-def explained(run: Run) -> Iterator[None]:
+def explained(facts: Facts) -> Iterator[None]:
     """Turn an error of memory or of compilation that leaves the block into one that says what to do.
 
     Raises:
@@ -77,8 +77,8 @@ def explained(run: Run) -> Iterator[None]:
         raise
     except Exception as error:
         if is_out_of_memory(error):
-            raise _with_notes(out_of_memory(error, run), error) from error
-        if run.recipe.speed.compile != "none" and isinstance(error, torch._dynamo.exc.TorchDynamoException):
+            raise _with_notes(out_of_memory(error, facts), error) from error
+        if facts.recipe.speed.compile != "none" and isinstance(error, torch._dynamo.exc.TorchDynamoException):
             found = StillhouseError(
                 f"torch.compile failed for a batch of another size or in evaluation: {first_line(error)}",
                 where="speed.compile",

@@ -12,8 +12,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from stillhouse.config.recipe import OptimizerSpec
 from stillhouse.config.references import import_object
+from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.layers import match_names
-from stillhouse.contract.run import Run
 from stillhouse.errors import StillhouseError, did_you_mean, first_line
 from stillhouse.loop.composition import Composition
 from stillhouse.registry.hooks import Hooks
@@ -33,7 +33,7 @@ _UNFIT = {
 }
 
 
-def find_optimizer(spec: OptimizerSpec, run: Run) -> type[Optimizer]:
+def find_optimizer(spec: OptimizerSpec, assembly: Assembly) -> type[Optimizer]:
     """The class that ``spec`` names.
 
     Raises:
@@ -44,7 +44,7 @@ def find_optimizer(spec: OptimizerSpec, run: Run) -> type[Optimizer]:
         raise StillhouseError(f"{spec.name} {why_not}", where="optimizer.name", hint="adamw, sgd, ...")
     cls: Any = _KNOWN.get(spec.name.lower())
     if cls is None and ":" in spec.name:
-        cls = import_object(spec.name, "optimizer.name", run.recipe.base)
+        cls = import_object(spec.name, "optimizer.name", assembly.recipe.base)
     if cls is None:
         raise StillhouseError(
             f"unknown optimizer {spec.name!r}", where="optimizer.name", hint=did_you_mean(spec.name, _KNOWN)
@@ -58,13 +58,13 @@ def find_optimizer(spec: OptimizerSpec, run: Run) -> type[Optimizer]:
     return cls  # type: ignore[no-any-return]  # a class imported by name
 
 
-def build_optimizer(spec: OptimizerSpec, run: Run, composition: Composition, hooks: Hooks) -> Optimizer:
+def build_optimizer(spec: OptimizerSpec, assembly: Assembly, composition: Composition, hooks: Hooks) -> Optimizer:
     """One parameter group for the student, one for each plugin's module with the plugin's own options.
 
     Raises:
         StillhouseError: an unknown optimizer or option, or nothing to train.
     """
-    cls = find_optimizer(spec, run)
+    cls = find_optimizer(spec, assembly)
     args: dict[str, Any] = {"lr": spec.lr, **spec.args}
     if spec.weight_decay is not None:
         args["weight_decay"] = spec.weight_decay
@@ -72,8 +72,8 @@ def build_optimizer(spec: OptimizerSpec, run: Run, composition: Composition, hoo
     if not student:
         raise StillhouseError("has no trainable parameter", where="student")
     groups: list[dict[str, Any]] = [{"params": [], "name": "student"}]
-    options = {plugin.name: dict(function(run)) for plugin, function in hooks.calls("optimizer_options")}
-    for plugin in run.plugins:
+    options = {plugin.name: dict(function(assembly)) for plugin, function in hooks.calls("optimizer_options")}
+    for plugin in assembly.plugins:
         key = f"plugin_{plugin.name}"
         parameters = (
             [p for p in composition.plugins[key].parameters() if p.requires_grad] if key in composition.plugins else []

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 
 from stillhouse.contract.batch import Batch
+from stillhouse.contract.protocols import Composed
 from stillhouse.contract.step import Step
-from stillhouse.loop.composition import Composition
 from stillhouse.nested import over_tensors
 
 __all__ = ["new_step"]
 
 
-def new_step(batch: Batch, device: torch.device, composition: Composition, iteration: int, epoch: int) -> Step:
+def new_step(batch: Batch, device: torch.device, composition: Composed, iteration: int, epoch: int) -> Step:
     """A step for ``batch``, moved to ``device`` with targets of any kind; the ids stay on the CPU."""
     if device.type != "cpu":
         inputs, targets = over_tensors(lambda x: x.to(device, non_blocking=True), (batch.input, batch.target))

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from stillhouse.contract.assembly import Facts
 from stillhouse.contract.batch import Batch
-from stillhouse.contract.run import Run
 from stillhouse.contract.step import Step
 from stillhouse.distributed import processes as parallel
 from stillhouse.distributed.fsdp import clip, is_sharded
@@ -28,7 +28,7 @@ class Stepper:
     """Computes a batch's gradients and takes the optimizer's step.
 
     Args:
-        run: with its recipe's ``accumulate``, ``precision`` and ``clip_norm``.
+        facts: of the run, with its recipe's ``accumulate``, ``precision`` and ``clip_norm``.
         composition: what turns a part of a batch into losses.
         optimizer: steps after the gradients of all parts are there.
 
@@ -38,13 +38,13 @@ class Stepper:
         gradient_norm: of the last step before clipping, a scalar on the device; None where nothing is clipped.
     """
 
-    def __init__(self, run: Run, composition: Composition, optimizer: Optimizer) -> None:
-        spec = run.recipe
-        self._run, self._composition, self._optimizer = run, composition, optimizer
+    def __init__(self, facts: Facts, composition: Composition, optimizer: Optimizer) -> None:
+        spec = facts.recipe
+        self._facts, self._composition, self._optimizer = facts, composition, optimizer
         self._parts = spec.run.accumulate
         self._clip = spec.optimizer.clip_norm
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self.scaler = torch.amp.GradScaler(run.device.type, enabled=spec.run.precision == "float16")
+        self.scaler = torch.amp.GradScaler(facts.device.type, enabled=spec.run.precision == "float16")
         self.gradient_norm: Tensor | None = None
         self.plain = not (parallel.several() or self._parts > 1 or self._clip is not None or self.scaler.is_enabled())
         self._forward: Callable[[Step], Tensor] = composition.forward
@@ -58,7 +58,7 @@ class Stepper:
         if is_sharded(self._composition.student):
             self._unwrapped = [p for p in self._composition.plugins.parameters() if p.requires_grad]
             return
-        unused = self._run.recipe.distributed.find_unused
+        unused = self._facts.recipe.distributed.find_unused
         self._wrapper = DistributedDataParallel(
             self._composition,
             find_unused_parameters=self._composition.terms_switch_off if unused == "auto" else unused == "yes",
@@ -78,13 +78,13 @@ class Stepper:
             The last part's step, whose losses are those of the whole batch, and their weighted sum; both are this
             process's own contribution to the mean over processes.
         """
-        batch = new_step(batch, self._run.device, self._composition, iteration, epoch).batch
+        batch = new_step(batch, self._facts.device, self._composition, iteration, epoch).batch
         parts = list(split(batch, self._parts))
         shares = self._shares(batch, parts)
         reported: dict[str, Tensor] = {}
         total = None
         for index, (part, (task_share, terms_share)) in enumerate(zip(parts, shares, strict=True)):
-            step = new_step(part, self._run.device, self._composition, iteration, epoch)
+            step = new_step(part, self._facts.device, self._composition, iteration, epoch)
             step.share = (task_share, terms_share)
             begin(step)
             with self._unsynchronised(last=index == len(parts) - 1):
@@ -105,11 +105,11 @@ class Stepper:
         """What each part counts: the task's loss by what the task counts over all processes, other terms by samples."""
         own = len(batch.id)
         by_samples = [len(part.id) / own for part in parts]
-        count = self._run.task.count(batch.target)
+        count = self._facts.task.count(batch.target)
         if count is None:
             return [(share, share) for share in by_samples]
         mean = parallel.mean_over_processes(count.float()).clamp(min=1e-6)
-        counts = [count] if len(parts) == 1 else [self._run.task.count(part.target) for part in parts]
+        counts = [count] if len(parts) == 1 else [self._facts.task.count(part.target) for part in parts]
         return [(c / mean, share) for c, share in zip(counts, by_samples, strict=True) if c is not None]
 
     def _unsynchronised(self, *, last: bool) -> AbstractContextManager[Any]:

@@ -97,15 +97,15 @@ def evaluate(
         splits = _splits(split, read.splits)
         precision: torch.dtype = getattr(torch, saved.recipe.run.precision)
         actives = _with_metrics(saved, plugins, teacher)
-        made, assembly = rebuild(
+        assembly, walk = rebuild(
             saved, read, actives, device=place, precision=precision, student=student, teacher=teacher
         )
-        made._evaluator = build_evaluator(made, assembly.composition, assembly.hooks)
+        evaluator = build_evaluator(assembly, walk.composition, walk.hooks)
         names = saved.task.class_names(read.info)
         metrics, per_class = {}, {}
         for name in splits:
-            metrics[name] = run_evaluator(made, read.evaluation(name), name)
-            per_class[name] = _vectors(made.evaluator.state.metrics, len(names))
+            metrics[name] = run_evaluator(evaluator, assembly.student, read.evaluation(name), name)
+            per_class[name] = _vectors(evaluator.state.metrics, len(names))
         return Measured(
             run=str(saved.folder),
             weights=saved.weights,

@@ -18,12 +18,12 @@ from torch import nn
 
 from stillhouse import seeds as rng
 from stillhouse.config.model import GIVEN, ModelSpec
+from stillhouse.contract.assembly import Assembly, Rows
 from stillhouse.contract.plugin import Plugin
-from stillhouse.contract.run import Run
 from stillhouse.contract.task import Task
 from stillhouse.errors import StillhouseError
-from stillhouse.loop.assembly import Assembly, assemble
 from stillhouse.loop.export import fold
+from stillhouse.loop.walk import Walk, assemble
 from stillhouse.models.builder import build_model
 from stillhouse.models.weights import averaged_state, load_state, model_state, read_checkpoint
 from stillhouse.registry.hooks import Hooks
@@ -122,8 +122,8 @@ def rebuild(
     precision: torch.dtype = torch.float32,
     student: nn.Module | None = None,
     teacher: nn.Module | None = None,
-) -> tuple[Run, Assembly]:
-    """The run's student, and the modules of ``actives``, filled from the checkpoint; ``run.teacher`` is None.
+) -> tuple[Assembly, Walk]:
+    """The run's student, and the modules of ``actives``, filled from the checkpoint; ``assembly.teacher`` is None.
 
     Args:
         saved: the run.
@@ -142,7 +142,7 @@ def rebuild(
     if teacher is None and actives:
         teacher = _stand_in(saved, task)
     recipe = saved.recipe
-    run = Run(
+    assembly = Assembly(
         recipe=recipe,
         seed=recipe.run.seed,
         device=device,
@@ -150,17 +150,18 @@ def rebuild(
         teacher=teacher.to(device) if teacher is not None else None,
         task=task,
         data=data.info,
+        rows=Rows(saved.info.sizes.get("train", 0)),
         epochs=recipe.run.epochs,
         steps_per_epoch=max(1, math.ceil(saved.info.sizes.get("train", 1) / recipe.data.batch_size)),
-        folder=saved.folder,
-        dry=True,
+        plugins=tuple(a.plugin for a in actives),
+        inspect_only=True,
     )
-    assembly = assemble(run, actives, data.example(), precision)
+    walk = assemble(assembly, actives, data.example(), precision)
     if actives:
-        load_state(assembly.composition, _state(saved), str(saved.checkpoint))
+        load_state(walk.composition, _state(saved), str(saved.checkpoint))
     # Its weights are nobody's. What a plugin needs of a teacher after training, its own module has.
-    run.teacher = None
-    return run, assembly
+    assembly.drop_teacher()
+    return assembly, walk
 
 
 def _stand_in(saved: SavedRun, task: Task) -> nn.Module | None:
@@ -234,11 +235,11 @@ def folded_student(
         return build_student(saved, student).eval()
     own = data if data is not None else open_data(saved)
     try:
-        run, assembly = rebuild(saved, own, actives, device=torch.device("cpu"), student=student, teacher=teacher)
+        assembly, walk = rebuild(saved, own, actives, device=torch.device("cpu"), student=student, teacher=teacher)
         if not fold_plugins:
-            run.composition.remove_taps()
-            return run.student.eval()
-        return fold(run, assembly.hooks)
+            walk.composition.remove_taps()
+            return assembly.student.eval()
+        return fold(assembly, walk)
     finally:
         if data is None:
             own.close()

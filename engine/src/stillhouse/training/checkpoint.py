@@ -158,7 +158,7 @@ class Checkpoints:
             self._write(self._last)
 
     def _after_epoch(self) -> None:
-        may_be_best = self._measuring.is_fresh and self._run.trainer.state.iteration >= self._run.settles_at
+        may_be_best = self._measuring.is_fresh and self._run.trainer.state.iteration >= self._run.best_from
         if self._best is not None and may_be_best and self._run.task.score in self._run.metrics["val"]:
             self._write(self._best)
         if self._spec.keep_every and self._run.trainer.state.epoch % self._spec.keep_every == 0:

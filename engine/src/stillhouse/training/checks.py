@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from stillhouse.contract.run import Run
+from stillhouse.contract.assembly import Facts
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.loop.compilation import check_compile
 from stillhouse.registry.order import Active
@@ -16,20 +16,20 @@ CACHES_TEACHER = "teacher cache"
 """What a plugin ``provides`` that remembers the teacher's answers by the samples' ids."""
 
 
-def check_options(run: Run, actives: Sequence[Active]) -> None:
+def check_options(facts: Facts, actives: Sequence[Active]) -> None:
     """Refuse what ``[speed]``, ``[ema]``, ``[early_stopping]`` and ``[data] batch_transforms`` cannot do in this run.
 
     Raises:
         StillhouseError: with all such faults.
     """
-    recipe = run.recipe
+    recipe = facts.recipe
     checks: list[Callable[[], None]] = [
-        lambda: check_compile(recipe.speed, run.teacher is not None),
-        lambda: check_stopping(recipe.early_stopping, run),
-        lambda: _check_channels_last(run),
-        lambda: _check_sharding(run),
-        lambda: _check_cache(run, actives),
-        lambda: _check_parts(run),
+        lambda: check_compile(recipe.speed, facts.teacher is not None),
+        lambda: check_stopping(recipe.early_stopping, facts),
+        lambda: _check_channels_last(facts),
+        lambda: _check_sharding(facts),
+        lambda: _check_cache(facts, actives),
+        lambda: _check_parts(facts),
     ]
     faults: list[Fault] = []
     for check in checks:
@@ -40,18 +40,18 @@ def check_options(run: Run, actives: Sequence[Active]) -> None:
     raise_faults(faults)
 
 
-def _check_channels_last(run: Run) -> None:
-    shape = run.data.input_shape
-    if run.recipe.speed.channels_last and len(shape) != 3:
+def _check_channels_last(facts: Facts) -> None:
+    shape = facts.data.input_shape
+    if facts.recipe.speed.channels_last and len(shape) != 3:
         given = "(" + ", ".join(map(str, shape)) + ")"
         raise StillhouseError(
             f"it is for images (C, H, W), and the inputs are {given}", where="speed.channels_last", hint="leave it out"
         )
 
 
-def _check_sharding(run: Run) -> None:
-    sharded = run.recipe.distributed.shard
-    if run.recipe.ema is not None and sharded in ("student", "both"):
+def _check_sharding(facts: Facts) -> None:
+    sharded = facts.recipe.distributed.shard
+    if facts.recipe.ema is not None and sharded in ("student", "both"):
         raise StillhouseError(
             "no average is kept of a student that is spread over the processes",
             where="ema",
@@ -59,8 +59,8 @@ def _check_sharding(run: Run) -> None:
         )
 
 
-def _check_parts(run: Run) -> None:
-    parts, size = run.recipe.run.accumulate, run.recipe.data.batch_size
+def _check_parts(facts: Facts) -> None:
+    parts, size = facts.recipe.run.accumulate, facts.recipe.data.batch_size
     if parts > 1 and size < 2 * parts:
         raise StillhouseError(
             f"a batch of {size} has no {parts} parts of at least two samples",
@@ -69,8 +69,8 @@ def _check_parts(run: Run) -> None:
         )
 
 
-def _check_cache(run: Run, actives: Sequence[Active]) -> None:
-    if not run.recipe.data.batch_transforms:
+def _check_cache(facts: Facts, actives: Sequence[Active]) -> None:
+    if not facts.recipe.data.batch_transforms:
         return
     for active in actives:
         if CACHES_TEACHER in active.plugin.provides:

@@ -9,19 +9,20 @@ from typing import Any
 from ignite.handlers import EarlyStopping
 
 from stillhouse.config.run_options import EarlyStoppingSpec
+from stillhouse.contract.assembly import Facts
 from stillhouse.contract.run import Run
 from stillhouse.errors import StillhouseError
 
 __all__ = ["Stopping", "check_stopping"]
 
 
-def check_stopping(spec: EarlyStoppingSpec | None, run: Run) -> None:
+def check_stopping(spec: EarlyStoppingSpec | None, facts: Facts) -> None:
     """Refuse early stopping where there is nothing to go by.
 
     Raises:
         StillhouseError: the data has no validation split.
     """
-    if spec is not None and not run.data.sizes.get("val"):
+    if spec is not None and not facts.data.sizes.get("val"):
         raise StillhouseError(
             "goes by the score of the validation split, and the data has none",
             where="early_stopping",

@@ -60,7 +60,7 @@ class Measuring:
 
     def _measure_as(self, split: str, name: str, *, averaged: bool) -> None:
         with self._ema.in_place() if averaged and self._ema is not None else nullcontext():
-            values = evaluate(self._run, self._data.evaluation(split), name)
+            values = evaluate(self._run.evaluator, self._run.student, self._data.evaluation(split), name)
         self._run.metrics[name] = values
         self._monitor.metrics(name, values)
 

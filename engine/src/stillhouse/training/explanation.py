@@ -27,7 +27,7 @@ def _counts(module: nn.Module) -> tuple[int, int]:
 
 def describe(training: Training) -> dict[str, Any]:
     """Everything that :func:`render` shows, as plain data."""
-    run, assembly, recipe = training.run, training.assembly, training.recipe
+    run, walk, recipe = training.run, training.walk, training.recipe
     total, trainable = _counts(run.student)
     description: dict[str, Any] = {
         "run": recipe.run.name,
@@ -45,9 +45,9 @@ def describe(training: Training) -> dict[str, Any]:
         "steps": run.total_steps,
         "student": {"model": _student_name(training), "parameters": total, "trainable": trainable},
         "teacher": None,
-        "taps": assembly.taps,
+        "taps": walk.taps,
         "plugins": [],
-        "losses": [_term("task", "the task", Schedule(), assembly.task_loss, run.total_steps)],
+        "losses": [_term("task", "the task", Schedule(), walk.task_loss, run.total_steps)],
         "optimizer": [
             {
                 "group": group["name"],
@@ -59,16 +59,16 @@ def describe(training: Training) -> dict[str, Any]:
         ],
         "schedule": unstructure(recipe.schedule),
     }
-    if run.teacher is not None or assembly.teacher_gone:
+    if run.teacher is not None or walk.teacher_gone:
         description["teacher"] = {
             "model": _teacher_name(training),
-            "parameters": assembly.teacher_parameters,
+            "parameters": walk.teacher_parameters,
             "trainable": 0,
-            "in_memory": not assembly.teacher_gone,
-            "runs": assembly.composition.runs_teacher,
+            "in_memory": not walk.teacher_gone,
+            "runs": walk.composition.runs_teacher,
             "trained": training.teacher_is_trained,
         }
-    stages = {stage.plugin: stage for stage in assembly.stages}
+    stages = {stage.plugin: stage for stage in walk.stages}
     for active in training.actives:
         stage = stages[active.name]
         options = {k: v for k, v in unstructure(active.plugin).items() if k not in ("name", "weight")}
@@ -80,7 +80,7 @@ def describe(training: Training) -> dict[str, Any]:
                 "version": active.version,
                 "order": active.reason,
                 "options": options,
-                "notes": run.notes.get(active.name, []),
+                "notes": training.assembly.notes.get(active.name, []),
                 "trainable_parameters": stage.parameters,
                 "links": {name: {"student": s, "teacher": t} for name, (s, t) in stage.links.items()},
             }

@@ -15,14 +15,14 @@ from torch import nn
 from stillhouse.config.model import GIVEN, ModelSpec
 from stillhouse.config.recipe import Recipe, TeacherSpec
 from stillhouse.config.structure import unstructure
+from stillhouse.contract.assembly import Assembly, Rows
 from stillhouse.contract.plugin import Plugin
-from stillhouse.contract.run import Run
 from stillhouse.data.loader import load_data
 from stillhouse.distributed import processes as parallel
 from stillhouse.distributed.fsdp import shard
 from stillhouse.errors import StillhouseError
-from stillhouse.loop.assembly import assemble
 from stillhouse.loop.failures import explained
+from stillhouse.loop.walk import assemble
 from stillhouse.registry.order import Active
 from stillhouse.registry.plugins import activate, from_instances, plugins_in_use
 from stillhouse.registry.tasks import build_task
@@ -94,7 +94,7 @@ def prepare(
                 train_teacher=False,
             )
             walked.close()
-            return walked.assembly.composition.reads_teacher
+            return walked.walk.composition.reads_teacher
 
         starts, reads = First(lambda: look() or True, _trainer(shown)), First(look, _trainer(shown))
     task = build_task(recipe.task, recipe.base)
@@ -106,7 +106,7 @@ def prepare(
         if teacher is None:
             teacher, trained = build_teacher(recipe, data.info, task.outputs(data.info), reads)
         _spread(recipe, device, student, teacher)
-        run = Run(
+        assembly = Assembly(
             recipe=recipe,
             seed=recipe.run.seed,
             device=device,
@@ -114,21 +114,31 @@ def prepare(
             teacher=teacher,
             task=task,
             data=data.info,
+            rows=Rows(data.info.sizes["train"], lambda: data.passes.ids("train")),
             epochs=recipe.run.epochs,
             steps_per_epoch=data.steps_per_epoch,
-            folder=folder,
+            plugins=tuple(a.plugin for a in actives),
             batches=data,
-            dry=not train_teacher,
+            inspect_only=not train_teacher,
             progress=shown,
         )
-        check_options(run, actives)
+        check_options(assembly, actives)
         precision: torch.dtype = getattr(torch, recipe.run.precision)
-        with explained(run):
+        with explained(assembly):
             student.to(device)
             if teacher is not None:
                 teacher.to(device)
-            assembly = assemble(run, actives, data.example(), precision)
-        return Training(recipe, run, actives, data, assembly, resume=resume, progress=shown, teacher_is_trained=trained)
+            walk = assemble(assembly, actives, data.example(), precision)
+        return Training(
+            assembly,
+            walk,
+            actives,
+            data,
+            folder=folder,
+            resume=resume,
+            progress=shown,
+            teacher_is_trained=trained,
+        )
     except BaseException:
         data.close()
         raise

@@ -18,19 +18,19 @@ from torch.optim.lr_scheduler import LRScheduler
 from stillhouse import seeds as rng
 from stillhouse.config.recipe import Recipe
 from stillhouse.config.structure import unstructure
+from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.batch import Batch
-from stillhouse.contract.run import Run
 from stillhouse.data.batch_transforms import build_batch_transforms, transformed
 from stillhouse.data.batches import Data
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError, StillhouseWarning
-from stillhouse.loop.assembly import Assembly
 from stillhouse.loop.compilation import compile_models, plain
-from stillhouse.loop.engines import Phase, build_evaluator, build_trainer
+from stillhouse.loop.engines import Phase, build_run
 from stillhouse.loop.export import fold
 from stillhouse.loop.failures import explained
 from stillhouse.loop.optimizers import build_optimizer, build_scheduler
 from stillhouse.loop.stepper import Stepper, split
+from stillhouse.loop.walk import Walk
 from stillhouse.registry.order import Active
 from stillhouse.training.checkpoint import Checkpoints
 from stillhouse.training.early_stopping import Stopping
@@ -73,9 +73,10 @@ class Training:
 
     Attributes:
         recipe: the resolved recipe.
-        run: what plugins see.
+        run: what plugins see in training.
+        assembly: what plugins saw before.
+        walk: the composition, and what the walk over the plugins saw.
         actives: the plugins in order, with the reason for each one's place.
-        assembly: what the walk over the plugins saw.
         data: the batches.
         teacher_is_trained: False where a teacher given by a recipe was left as it starts, to explain a run.
         optimizer: torch's, with one parameter group for the student and one for each plugin that has parameters.
@@ -83,35 +84,36 @@ class Training:
 
     def __init__(
         self,
-        recipe: Recipe,
-        run: Run,
+        assembly: Assembly,
+        walk: Walk,
         actives: Sequence[Active],
         data: Data,
-        assembly: Assembly,
         *,
+        folder: Path | None,
         resume: bool,
         progress: Progress,
         teacher_is_trained: bool = True,
     ) -> None:
-        self.recipe = recipe
-        self.run = run
+        self.recipe = recipe = assembly.recipe
         self.actives = list(actives)
-        self.assembly = assembly
+        self.assembly, self.walk = assembly, walk
         self.data = data
         self.teacher_is_trained = teacher_is_trained
         self._resume = resume
         self._made_folder = False
         self._progress = progress
-        hooks = assembly.hooks
-        composition = assembly.composition
-        self.optimizer = build_optimizer(recipe.optimizer, run, composition, hooks)
-        self._scheduler = build_scheduler(recipe.schedule, self.optimizer, run.total_steps, run.steps_per_epoch)
-        stepper = Stepper(run, composition, self.optimizer)
+        hooks, composition = walk.hooks, walk.composition
+        self.optimizer = build_optimizer(recipe.optimizer, assembly, composition, hooks)
+        self._scheduler = build_scheduler(
+            recipe.schedule, self.optimizer, assembly.total_steps, assembly.steps_per_epoch
+        )
+        stepper = Stepper(assembly, composition, self.optimizer)
+        # Through a lambda: the monitor reads the run, which is complete when it is made.
+        self.run = run = build_run(
+            assembly, composition, self.optimizer, hooks, lambda step: self._monitor.look(step), stepper, folder
+        )
         self._monitor = Monitor(run, self.optimizer, hooks, stepper)
-        run._trainer = build_trainer(run, composition, self.optimizer, hooks, self._monitor.look, stepper)
-        run._evaluator = build_evaluator(run, composition, hooks)
         self._preview = Preview(run)
-        self._hooks = hooks
         self._ema = AveragedWeights(run.student, recipe.ema) if recipe.ema is not None else None
         self._measuring = Measuring(run, data, self._monitor, self._ema)
         self._stopping = Stopping(recipe.early_stopping, run) if recipe.early_stopping is not None else None
@@ -158,7 +160,7 @@ class Training:
         for model in (self.run.student, self.run.teacher):
             if model is not None:
                 plain(model, channels_last=self.recipe.speed.channels_last)
-        return fold(self.run, self._hooks)
+        return fold(self.assembly, self.walk)
 
     def _compile(self) -> None:
         """Compile what the recipe asks for, with a batch as the training has them."""
@@ -166,7 +168,7 @@ class Training:
             share = max(2, self.recipe.data.batch_size // idist.get_world_size())
             batch = next(split(self.data.example(share), self.recipe.run.accumulate))
             self.run.composition.train()
-            compile_models(self.run, self.run.composition, batch, self.recipe.speed)
+            compile_models(self.run, self.walk.composition, batch, self.recipe.speed)
 
     def close(self) -> None:
         """Shut the loader's workers down; :meth:`fit` does so itself."""
@@ -255,7 +257,7 @@ class Training:
     def _summary(self, metrics: dict[str, dict[str, float]], seconds: float, done: int) -> dict[str, Any]:
         run, score = self.run, self.run.task.score
         ended = enumerate(self._measuring.epochs, 1)
-        values = {n: e[score] for n, e in ended if score in e and n * run.steps_per_epoch >= run.settles_at}
+        values = {n: e[score] for n, e in ended if score in e and n * run.steps_per_epoch >= run.best_from}
         best = (max if run.task.score_mode == "max" else min)(values, key=values.__getitem__) if values else None
         return {
             "name": self.recipe.run.name,

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import nn
 
-from stillhouse import Plugin, Run, Step, StillhouseError, hookimpl, plugin
+from stillhouse import Assembly, Plugin, Step, StillhouseError, hookimpl, plugin
 from stillhouse.contract.step import Side
 from stillhouse.teachers.cache import CacheSpec, TeacherCache, teacher_cache
 from stillhouse.teachers.cache.reader import OUTPUT, tap_name
@@ -70,15 +70,15 @@ class Cache(Plugin):
             raise StillhouseError(f"{self.views} is below 0", where="views", hint="0, or a number of views")
 
     @hookimpl
-    def build(self, run: Run) -> nn.Module | None:
+    def build(self, assembly: Assembly) -> nn.Module | None:
         """Find the cache, or make it.
 
         Raises:
             StillhouseError: nothing is read of the teacher; or as :func:`stillhouse.teachers.cache.teacher_cache`.
         """
-        if run.batches is None:
+        if assembly.batches is None:  # a run that is loaded has no steps to serve
             return None
-        layers = tuple(run.features["teacher"])
+        layers = tuple(assembly.features["teacher"])
         if not layers and not self.outputs:
             raise StillhouseError("no plugin reads a layer of the teacher, and outputs = false", where="outputs")
         spec = CacheSpec(
@@ -90,16 +90,16 @@ class Cache(Plugin):
             store=self.store,
             folder=self.folder,
         )
-        cache = teacher_cache(run, spec)
-        run.release_teacher(self, for_all=True)
+        cache = teacher_cache(assembly, spec)
+        assembly.release_teacher(self, for_all=True)
         where = "a look at a few samples" if cache.folder is None else str(cache.folder)
         how = "" if cache.folder is None else ", found" if cache.was_there else ", made"
-        run.note(self, f"{len(cache):,} samples, {', '.join(cache.names)} ({where}{how})")
+        assembly.note(self, f"{len(cache):,} samples, {', '.join(cache.names)} ({where}{how})")
         return Served(cache, layers)
 
     @hookimpl
     def teacher_forward(self, step: Step) -> bool | None:
-        """Fill ``step.teacher`` from the cache; before it is there, at assembly, the teacher answers itself."""
+        """Fill ``step.teacher`` from the cache; before it is there, in the first forward pass, the teacher answers itself."""
         module = step.composition.modules_of.get(self.name)
         if module is None:
             return None

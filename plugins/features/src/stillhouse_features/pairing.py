@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import attrs
 
 from stillhouse import Fault, StillhouseError
-from stillhouse.contract.run import Run
+from stillhouse.contract.assembly import Assembly
 from stillhouse.errors import raise_faults
 from stillhouse_features.options import LinkOptions
 
@@ -25,8 +25,8 @@ class Pair:
     options: LinkOptions
 
 
-def resolve(run: Run, links: Sequence[LinkOptions]) -> list[Pair]:
-    """The pairs of layers that ``links`` mean in ``run``'s models.
+def resolve(assembly: Assembly, links: Sequence[LinkOptions]) -> list[Pair]:
+    """The pairs of layers that ``links`` mean in the run's models.
 
     A link is named as its options say, else after the student's layer, else ``student-teacher`` where a student's
     layer is in several links.
@@ -41,7 +41,7 @@ def resolve(run: Run, links: Sequence[LinkOptions]) -> list[Pair]:
         sides: list[list[str]] = []
         for which, pattern in (("student", link.student), ("teacher", link.teacher)):
             try:
-                sides.append(run.layers("student" if which == "student" else "teacher", pattern))
+                sides.append(assembly.layers("student" if which == "student" else "teacher", pattern))
             except StillhouseError as error:
                 faults += error.within(f"links[{index}].{which}").faults
         if len(sides) < 2:

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from stillhouse import Fault, Plugin, StillhouseError, Weight, hookimpl, plugin
-from stillhouse.contract.run import Run
+from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.step import LinkSpec, Step, Tap
 from stillhouse.errors import raise_faults
 from stillhouse_features.distances import distance
@@ -55,20 +55,20 @@ class Features(Plugin):
         raise_faults(faults)
 
     @hookimpl
-    def add_taps(self, run: Run) -> Iterable[Tap]:
+    def add_taps(self, assembly: Assembly) -> Iterable[Tap]:
         """Both layers of every pair. Raises all faults of all links at once."""
         return [
             tap
-            for pair in resolve(run, self.links)
+            for pair in resolve(assembly, self.links)
             for tap in (Tap("student", pair.student), Tap("teacher", pair.teacher))
         ]
 
     @hookimpl
-    def add_links(self, run: Run) -> Iterable[LinkSpec]:
+    def add_links(self, assembly: Assembly) -> Iterable[LinkSpec]:
         """One link per pair; its ``read`` pools and, where positions are kept, interpolates the teacher's map."""
         return [
             LinkSpec(pair.name, pair.student, pair.teacher, partial(read_pair, options=pair.options))
-            for pair in resolve(run, self.links)
+            for pair in resolve(assembly, self.links)
         ]
 
     @hookimpl

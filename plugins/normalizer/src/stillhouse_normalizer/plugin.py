@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stillhouse import Fault, Plugin, Run, Step, StillhouseError, StillhouseWarning, hookimpl, plugin
+from stillhouse import Assembly, Fault, Plugin, Step, StillhouseError, StillhouseWarning, hookimpl, plugin
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import raise_faults
 from stillhouse.layout import channels, over_rows
@@ -97,7 +97,7 @@ class Normalizer(Plugin):
         return self.eps or DEFAULT_EPS[self.kind]  # 0 is refused
 
     @hookimpl
-    def build(self, run: Run) -> None:
+    def build(self, assembly: Assembly) -> None:
         """Check every chosen feature against the kind and the recipe's batch size; there is nothing to build.
 
         Raises:
@@ -105,10 +105,10 @@ class Normalizer(Plugin):
                 shrinkage below 1e-3 where a whole batch has no more rows than channels.
         """
         faults: list[Fault] = []
-        for link in run.match(self.links):
+        for link in assembly.match(self.links):
             for side in self._sides():
                 try:
-                    self._check(getattr(link, side), run.recipe.data.batch_size)
+                    self._check(getattr(link, side), assembly.recipe.data.batch_size)
                 except StillhouseError as error:
                     faults += error.within(f"link {link.name!r}, {side}").faults
         raise_faults(faults)

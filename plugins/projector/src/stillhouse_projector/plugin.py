@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from stillhouse import Fault, Link, Plugin, Run, Step, StillhouseError, StillhouseWarning, hookimpl, plugin
+from stillhouse import Assembly, Fault, Link, Plugin, Step, StillhouseError, StillhouseWarning, hookimpl, plugin
 from stillhouse.errors import raise_faults
 from stillhouse.layout import channels
 from stillhouse_projector.maps import Kind, OrthogonalMap, make_map
@@ -56,7 +56,7 @@ class Projector(Plugin):
         warnings.warn(f"plugin {self.name or 'projector'!r}: {text}", StillhouseWarning, stacklevel=3)
 
     @hookimpl
-    def build(self, run: Run) -> nn.Module:
+    def build(self, assembly: Assembly) -> nn.Module:
         """One map per link, from the shapes that reach this plugin.
 
         Raises:
@@ -66,7 +66,7 @@ class Projector(Plugin):
         maps: dict[str, nn.Module] = {}
         widths: dict[str, int] = {}
         faults: list[Fault] = []
-        for link in run.match(self.links):
+        for link in assembly.match(self.links):
             try:
                 d_in, d_out = self._widths(link)
             except StillhouseError as error:
@@ -92,7 +92,7 @@ class Projector(Plugin):
         return student, teacher
 
     @hookimpl
-    def optimizer_options(self, run: Run) -> Mapping[str, Any]:
+    def optimizer_options(self, assembly: Assembly) -> Mapping[str, Any]:
         """No weight decay: it would pull an orthogonal map off its manifold, or towards its start."""
         return {"weight_decay": 0.0}
 

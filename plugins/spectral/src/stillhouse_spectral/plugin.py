@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from stillhouse import Fault, Plugin, StillhouseError, Weight, hookimpl, plugin
-from stillhouse.contract.run import Run
+from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.step import Step, Tap
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import raise_faults
@@ -55,15 +55,15 @@ class Spectral(Plugin):
             )
 
     @hookimpl
-    def add_taps(self, run: Run) -> Iterable[Tap]:
+    def add_taps(self, assembly: Assembly) -> Iterable[Tap]:
         """The student's layers."""
         try:
-            return [Tap("student", layer) for layer in run.layers("student", self.layer)]
+            return [Tap("student", layer) for layer in assembly.layers("student", self.layer)]
         except StillhouseError as error:
             raise error.within("layer") from None
 
     @hookimpl
-    def build(self, run: Run) -> nn.Module | None:
+    def build(self, assembly: Assembly) -> nn.Module | None:
         """The bases of ``warm``; nothing to hold for ``exact``.
 
         Raises:
@@ -72,9 +72,9 @@ class Spectral(Plugin):
         """
         faults: list[Fault] = []
         widths = {}
-        for layer in run.layers("student", self.layer):
-            x = run.features["student"][layer]
-            rows = feature_rows(x[:1], self.pool).shape[0] * run.recipe.data.batch_size
+        for layer in assembly.layers("student", self.layer):
+            x = assembly.features["student"][layer]
+            rows = feature_rows(x[:1], self.pool).shape[0] * assembly.recipe.data.batch_size
             widths[layer] = channels(x)
             count, kind = min((widths[layer], "channels"), (rows, "rows in a batch"))
             if self.rank >= count:
@@ -86,7 +86,7 @@ class Spectral(Plugin):
                         f"below {count}",
                     )
                 )
-        if self.method == "exact" and run.device.type == "mps":
+        if self.method == "exact" and assembly.device.type == "mps":
             faults.append(Fault("method", "'exact' needs float64, which MPS does not have", "method = 'warm'"))
         raise_faults(faults)
         return WarmBases(widths, self.rank) if self.method == "warm" and self.rank > 0 else None

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from stillhouse import Run, StillhouseError
+from stillhouse import Assembly, StillhouseError
 from stillhouse.contract.outputs import find_reader
+from stillhouse.contract.protocols import Batches
 from stillhouse.teachers.cache import TeacherCache, teacher_cache
 from stillhouse_tcs.axes import Axes, axes_of
 from stillhouse_tcs.head import CoordinateHead, find_head, folded
@@ -26,47 +27,48 @@ __all__ = ["adapted", "checked_fold", "measured"]
 _TOLERANCE = 1e-5
 
 
-def adapted(plugin: TCS, run: Run, student: nn.Module) -> nn.Module | None:
+def adapted(plugin: TCS, assembly: Assembly, student: nn.Module) -> nn.Module | None:
     """Do what :meth:`stillhouse_tcs.TCS.adapt` says."""
-    if run.batches is None:  # to be loaded into: a checkpoint brings the shapes
-        return None if plugin.path == "none" else _placeholder(plugin, run, student)
-    cache = teacher_cache(run, plugin.cache_spec)
-    run.release_teacher(plugin)
-    axes = measured(plugin, run, cache)
-    run.note(plugin, _cache_note(plugin, cache, axes))
+    data = assembly.batches
+    if data is None:  # a run that is loaded: its checkpoint brings the shapes
+        return None if plugin.path == "none" else _placeholder(plugin, assembly, student)
+    cache = teacher_cache(assembly, plugin.cache_spec)
+    assembly.release_teacher(plugin)
+    axes = measured(plugin, assembly, cache)
+    assembly.note(plugin, _cache_note(plugin, cache, axes))
     if plugin.path == "none":
         return None
-    outputs = run.task.outputs(run.data)
+    outputs = assembly.task.outputs(assembly.data)
     path = find_head(student, outputs, plugin.head)
     linear = student.get_submodule(path)
     assert isinstance(linear, nn.Linear)  # find_head gives no other
-    _check_head(run, student, path)
-    if plugin.keep > axes.k and plugin.selecting != "none" and not _few(run, cache):
+    _check_head(assembly, data, student, path)
+    if plugin.keep > axes.k and plugin.selecting != "none" and not _few(assembly, cache):
         raise StillhouseError(f"{plugin.keep} dimensions are to stay, and there are {axes.k}", where="keep")
     head = _new_head(plugin, linear, axes)
     if plugin.init_head == "probe" or plugin.selecting == "probe":
-        _start_from_probe(plugin, run, cache, head)
-    run.note(plugin, _path_note(plugin, path, linear, head, axes))
+        _start_from_probe(plugin, data, cache, head)
+    assembly.note(plugin, _path_note(plugin, path, linear, head, axes))
     return _put(student, path, head)
 
 
-def measured(plugin: TCS, run: Run, cache: TeacherCache) -> Axes:
+def measured(plugin: TCS, assembly: Assembly, cache: TeacherCache) -> Axes:
     """The axes of the cached features."""
     asked = partial(
-        axes_of, cache.moments, k=plugin.k, match=plugin.match, precision=plugin.precision, base=run.recipe.base
+        axes_of, cache.moments, k=plugin.k, match=plugin.match, precision=plugin.precision, base=assembly.recipe.base
     )
     try:
         return asked(kind=plugin.axes)
     except StillhouseError as error:
-        if not _few(run, cache) or any(fault.where != "k" for fault in error.faults):
+        if not _few(assembly, cache) or any(fault.where != "k" for fault in error.faults):
             raise
         # A few samples, or a teacher that is not trained yet, span fewer dimensions than there will be: as many as asked for.
         return asked(kind="random")
 
 
-def _few(run: Run, cache: TeacherCache) -> bool:
+def _few(assembly: Assembly, cache: TeacherCache) -> bool:
     """Whether these are samples to look at, and not all that the run will have."""
-    return run.dry and cache.folder is None
+    return assembly.inspect_only and cache.folder is None
 
 
 def _new_head(plugin: TCS, linear: nn.Linear, axes: Axes) -> CoordinateHead:
@@ -80,8 +82,8 @@ def _new_head(plugin: TCS, linear: nn.Linear, axes: Axes) -> CoordinateHead:
     )
 
 
-def _placeholder(plugin: TCS, run: Run, student: nn.Module) -> nn.Module:
-    path = find_head(student, run.task.outputs(run.data), plugin.head)
+def _placeholder(plugin: TCS, assembly: Assembly, student: nn.Module) -> nn.Module:
+    path = find_head(student, assembly.task.outputs(assembly.data), plugin.head)
     linear = student.get_submodule(path)
     assert isinstance(linear, nn.Linear)  # find_head gives no other
     d = linear.in_features
@@ -99,9 +101,8 @@ def _put(student: nn.Module, path: str, head: nn.Module) -> nn.Module:
     return student
 
 
-def _check_head(run: Run, student: nn.Module, path: str) -> None:
+def _check_head(assembly: Assembly, data: Batches, student: nn.Module, path: str) -> None:
     """See that the layer is called once, on vectors, and that its output is the student's."""
-    assert run.batches is not None  # the caller has looked
     seen: list[tuple[Tensor, Tensor]] = []
     layer = student.get_submodule(path)
     handle = layer.register_forward_hook(lambda _module, given, gave: seen.append((given[0], gave)))
@@ -109,7 +110,7 @@ def _check_head(run: Run, student: nn.Module, path: str) -> None:
     try:
         student.eval()
         with torch.no_grad():
-            output = run.task.call(student, run.batches.example().input.to(run.device), None)
+            output = assembly.task.call(student, data.example().input.to(assembly.device), None)
     finally:
         handle.remove()
         for module, training in modes:
@@ -132,14 +133,13 @@ def _check_head(run: Run, student: nn.Module, path: str) -> None:
         )
 
 
-def _start_from_probe(plugin: TCS, run: Run, cache: TeacherCache, head: CoordinateHead) -> None:
-    assert run.batches is not None  # the caller has looked
-    labelled = run.batches.passes.ids("train")
+def _start_from_probe(plugin: TCS, data: Batches, cache: TeacherCache, head: CoordinateHead) -> None:
+    labelled = data.passes.ids("train")
     if cache.folder is None:  # a look at a few samples
         labelled = cache.ids
     features, ids = teacher_rows(cache, plugin.layer, float(head.scale), MOST_ROWS, among=labelled)
     coordinates = head.project(features)
-    labels = run.batches.passes.labels(ids)
+    labels = data.passes.labels(ids)
     outputs, k = len(head.readout.bias), coordinates.shape[1]
     try:
         if plugin.selecting == "probe":
@@ -176,7 +176,7 @@ def _path_note(plugin: TCS, path: str, linear: nn.Linear, head: CoordinateHead, 
 
 
 @torch.no_grad()
-def checked_fold(run: Run, student: nn.Module) -> nn.Module:
+def checked_fold(assembly: Assembly, student: nn.Module) -> nn.Module:
     """Do what :meth:`stillhouse_tcs.TCS.export` says."""
     found = [(name, module) for name, module in student.named_modules() if isinstance(module, CoordinateHead)]
     if not found:
@@ -185,8 +185,8 @@ def checked_fold(run: Run, student: nn.Module) -> nn.Module:
     d_s = len(head.lift.bias) if head.lift.weight is None else head.lift.weight.shape[1]
     linear = folded(head, d_s)
     z = torch.randn(64, d_s, device=linear.weight.device)
-    if run.batches is not None:
-        z = _inputs_of(run, student, head)
+    if assembly.batches is not None:
+        z = _inputs_of(assembly, assembly.batches, student, head)
     expected, got = head(z), linear(z)
     error, largest = float((expected - got).abs().max()), float(expected.abs().max())
     if not error <= _TOLERANCE * max(1.0, largest):
@@ -198,15 +198,14 @@ def checked_fold(run: Run, student: nn.Module) -> nn.Module:
     return _put(kept, path, linear)
 
 
-def _inputs_of(run: Run, student: nn.Module, head: CoordinateHead) -> Tensor:
+def _inputs_of(assembly: Assembly, data: Batches, student: nn.Module, head: CoordinateHead) -> Tensor:
     """What the path is given for up to 64 training samples."""
-    assert run.batches is not None  # the caller has looked
     seen: list[Tensor] = []
     handle = head.register_forward_hook(lambda _module, given, _gave: seen.append(given[0]))
     modes = [(module, module.training) for module in student.modules()]
     try:
         student.eval()
-        run.task.call(student, run.batches.example(64).input.to(run.device), None)
+        assembly.task.call(student, data.example(64).input.to(assembly.device), None)
     finally:
         handle.remove()
         for module, training in modes:

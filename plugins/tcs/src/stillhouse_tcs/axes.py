@@ -171,7 +171,7 @@ def save_axes(path: str | Path, moments: Moments, k: int | None = None) -> None:
 
     Args:
         path: the file.
-        moments: of the features, such as ``teacher_cache(run, spec).moments``.
+        moments: of the features, such as ``teacher_cache(assembly, spec).moments``.
         k: how many axes; None: as many as the features' rank.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from stillhouse import Run
+from stillhouse import Assembly
 from stillhouse.teachers.cache import teacher_cache
 from stillhouse_tcs.adapting import measured
 from stillhouse_tcs.head import CoordinateHead
@@ -23,20 +23,20 @@ __all__ = ["built"]
 MOST_HASHES = 2048
 
 
-def built(plugin: TCS, run: Run, paths: tuple[str, str] | None) -> nn.Module:
+def built(plugin: TCS, assembly: Assembly, paths: tuple[str, str] | None) -> nn.Module:
     """Do what :meth:`stillhouse_tcs.TCS.build` says."""
     head = None
     if paths is not None:
-        found = run.student.get_submodule(paths[0].removesuffix("lift").removesuffix("."))
+        found = assembly.student.get_submodule(paths[0].removesuffix("lift").removesuffix("."))
         assert isinstance(found, CoordinateHead)  # it was looked for by its type
         head = found
-    kind, data = plugin.mimicking, run.batches
-    if data is None:
+    kind, data = plugin.mimicking, assembly.batches
+    if data is None:  # a run that is loaded
         return _to_be_loaded(plugin, head)
-    cache = teacher_cache(run, plugin.cache_spec)
-    pool = PoolStream(data) if plugin.mimic_on == "pool" and kind != "none" and not run.dry else None
+    cache = teacher_cache(assembly, plugin.cache_spec)
+    pool = PoolStream(data) if plugin.mimic_on == "pool" and kind != "none" and not assembly.inspect_only else None
     module = Mimic(kind, plugin.layer, cache, pool=pool, paths=paths, head=head, temperature=plugin.temperature)
-    scale = float(head.scale) if head is not None else measured(plugin, run, cache).scale
+    scale = float(head.scale) if head is not None else measured(plugin, assembly, cache).scale
     module.hold(scale=torch.tensor(scale))
     if kind == "elsh":
         d = cache.shape(cache.names[0])[0]
@@ -45,7 +45,7 @@ def built(plugin: TCS, run: Run, paths: tuple[str, str] | None) -> nn.Module:
     if kind == "logits":
         labelled = cache.ids if cache.folder is None else data.passes.ids("train")
         features, ids = teacher_rows(cache, plugin.layer, scale, MOST_ROWS, among=labelled)
-        weight, bias = fit_probe(features, data.passes.labels(ids), run.task.outputs(run.data))
+        weight, bias = fit_probe(features, data.passes.labels(ids), assembly.task.outputs(assembly.data))
         module.hold(probe=weight, probe_bias=bias)
     return module
 

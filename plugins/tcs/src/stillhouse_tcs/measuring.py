@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stillhouse import Recipe, Run, StillhouseError, prepare
+from stillhouse import Recipe, StillhouseError, prepare
 from stillhouse.teachers.cache import CacheSpec
 from stillhouse.teachers.cache.reader import reading, tap_name
 from stillhouse.teachers.cache.spec import Pool
@@ -34,14 +34,17 @@ def probe_teacher(recipe: Recipe, layer: str = "", pool: Pool = "mean") -> dict[
     """
     training = prepare(attrs.evolve(recipe, plugins=()), write=False)
     try:
-        run = training.run
-        if run.teacher is None:
+        run, teacher = training.run, training.run.teacher
+        if teacher is None:
             raise StillhouseError("there is no teacher to look at", where="teacher")
         if run.data.target != "class":
             raise StillhouseError(f"a probe tells classes, and the targets are {run.data.target!r}", where="data")
-        found = {
-            split: _features(run, split, layer, pool) for split in ("train", "val", "test") if split in run.data.sizes
-        }
+        found: dict[str, tuple[Tensor, NDArray[np.int64]]] = {}
+        with reading(teacher, run.task, CacheSpec(taps=(layer,), pool=pool), run.device) as read:
+            for split in ("train", "val", "test"):
+                if split in run.data.sizes:
+                    pairs = [(read(b)[tap_name(layer)].cpu(), b.target) for b in training.data.evaluation(split)]
+                    found[split] = torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs]).numpy()
     finally:
         training.close()
     train, labels = found.pop("train")
@@ -50,15 +53,3 @@ def probe_teacher(recipe: Recipe, layer: str = "", pool: Pool = "mean") -> dict[
     return {
         split: float((((x / scale) @ weight.T + bias).argmax(1).numpy() == y).mean()) for split, (x, y) in found.items()
     }
-
-
-def _features(run: Run, split: str, layer: str, pool: Pool) -> tuple[Tensor, NDArray[np.int64]]:
-    """The teacher's features (N, d) of a split's images as in evaluation, and their labels (N,)."""
-    assert run.batches is not None  # prepare has loaded them
-    assert run.teacher is not None  # the caller has looked
-    rows, labels = [], []
-    with reading(run.teacher, run.task, CacheSpec(taps=(layer,), pool=pool), run.device) as read:
-        for batch in run.batches.evaluation(split):
-            rows.append(read(batch)[tap_name(layer)].cpu())
-            labels.append(batch.target)
-    return torch.cat(rows), torch.cat(labels).numpy()

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from stillhouse import Fault, Plugin, Run, Step, Tap, Weight, hookimpl, plugin
+from stillhouse import Assembly, Fault, Plugin, Run, Step, Tap, Weight, hookimpl, plugin
 from stillhouse.errors import raise_faults
 from stillhouse.teachers.cache import CacheSpec
 from stillhouse_tcs.adapting import adapted, checked_fold
@@ -134,35 +134,35 @@ class TCS(Plugin):
         )
 
     @hookimpl
-    def adapt(self, run: Run, student: nn.Module) -> nn.Module | None:
+    def adapt(self, assembly: Assembly, student: nn.Module) -> nn.Module | None:
         """Read the teacher, find the axes and put the path in the place of the student's last layer.
 
         Raises:
             StillhouseError: no head that could be replaced, a cache of something else, too few or constant features.
         """
-        return adapted(self, run, student)
+        return adapted(self, assembly, student)
 
     @hookimpl
-    def add_taps(self, run: Run) -> Iterable[Tap]:
+    def add_taps(self, assembly: Assembly) -> Iterable[Tap]:
         """The student's features in the teacher's space, and its coordinates."""
-        paths = _paths(run)
+        paths = _paths(assembly)
         return [] if paths is None or self.mimicking in ("logits", "none") else [Tap("student", p) for p in paths]
 
     @hookimpl
-    def build(self, run: Run) -> nn.Module:
+    def build(self, assembly: Assembly) -> nn.Module:
         """The mimicking term's module: its buffers, and the cache it looks things up in.
 
         Raises:
             StillhouseError: a probe that cannot be fitted.
         """
         if self.selecting == "train":
-            run.settle(max(drops_at(run.total_steps)))
-        return built(self, run, _paths(run))
+            assembly.exclude_from_best_until(max(drops_at(assembly.total_steps)))
+        return built(self, assembly, _paths(assembly))
 
     @hookimpl
-    def optimizer_options(self, run: Run) -> Mapping[str, Any]:
+    def optimizer_options(self, assembly: Assembly) -> Mapping[str, Any]:
         """No weight decay on b, which starts at the mean, nor on the mask, which starts at one."""
-        paths = _paths(run)
+        paths = _paths(assembly)
         if paths is None:
             return {}
         prefix = paths[0].removesuffix("lift")
@@ -224,18 +224,18 @@ class TCS(Plugin):
         return made
 
     @hookimpl
-    def export(self, run: Run, student: nn.Module) -> nn.Module:
+    def export(self, assembly: Assembly, student: nn.Module) -> nn.Module:
         """A copy of the student whose path is one nn.Linear again, under the name of the layer it took the place of.
 
         Raises:
             StillhouseError: the folded layer gives other logits, by more than 1e-5 of the largest.
         """
-        return checked_fold(run, student)
+        return checked_fold(assembly, student)
 
 
-def _paths(run: Run) -> tuple[str, str] | None:
+def _paths(assembly: Assembly) -> tuple[str, str] | None:
     """The dotted paths of the student's lift and of its projection."""
-    for name, module in run.student.named_modules():
+    for name, module in assembly.student.named_modules():
         if isinstance(module, CoordinateHead):
             prefix = f"{name}." if name else ""
             return f"{prefix}lift", f"{prefix}project"

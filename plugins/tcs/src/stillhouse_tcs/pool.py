@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stillhouse.data import Batch, Data
+from stillhouse.contract.batch import Batch
+from stillhouse.contract.protocols import Batches
 
 __all__ = ["PoolStream"]
 
@@ -18,7 +19,7 @@ class PoolStream:
         data: the run's.
     """
 
-    def __init__(self, data: Data) -> None:
+    def __init__(self, data: Batches) -> None:
         self._data = data
         self.ids = data.passes.ids("pool")
         self._rotation = data.passes.rotation(self.ids)

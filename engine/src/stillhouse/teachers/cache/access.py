@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from stillhouse.contract.run import Run
-from stillhouse.data.batches import Data
-from stillhouse.data.by_id import Passes
+from stillhouse.contract.assembly import Assembly
+from stillhouse.contract.protocols import Batches
 from stillhouse.data.sampler import Ids
 from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.teachers.cache.files import INDEX, TeacherCache, clear_leftovers, open_cache, read_index
@@ -26,37 +25,37 @@ _LOOK = 256
 """Samples that are enough to show shapes."""
 
 
-def teacher_cache(run: Run, spec: CacheSpec) -> TeacherCache:
-    """What ``run``'s teacher gives for its training samples, in evaluation mode, computed once.
+def teacher_cache(assembly: Assembly, spec: CacheSpec) -> TeacherCache:
+    """The answers of the run's teacher for its training samples, in evaluation mode, computed once.
 
-    Call it at assembly, while the run has its teacher (see :meth:`stillhouse.contract.run.Run.release_teacher` for what comes
-    after). Of several processes one does the pass and the others wait for it.
+    Call it in ``adapt`` or ``build``, while the teacher is there (see :meth:`stillhouse.contract.assembly.Assembly.release_teacher`
+    for what comes after). Of several processes one does the pass and the others wait for it.
 
-    A run that is only looked at (``run.dry``) makes no cache: unless there is one already, it gets a few samples in memory.
+    A run that is only looked at (``assembly.inspect_only``) makes no cache: unless there is one already, it gets a few samples in memory.
 
     Raises:
         StillhouseError: a cache in ``spec.folder`` is of another teacher, transform or data set, or damaged; a layer
             that cannot be read; features that are not finite or too large for ``spec.store``; no room on the disk.
     """
-    if spec in run.caches:
-        known: TeacherCache = run.caches[spec]
+    if spec in assembly.caches:
+        known: TeacherCache = assembly.caches[spec]
         return known
-    run.caches[spec] = cache = _found_or_made(run, spec)
+    assembly.caches[spec] = cache = _found_or_made(assembly, spec)
     return cache
 
 
-def _found_or_made(run: Run, spec: CacheSpec) -> TeacherCache:
-    teacher, data = run.teacher, run.batches
+def _found_or_made(assembly: Assembly, spec: CacheSpec) -> TeacherCache:
+    teacher, data = assembly.teacher, assembly.batches
     if teacher is None or data is None:
         raise StillhouseError("there is no teacher to be read", hint="add a [teacher] table")
     passes = data.passes
     ids = passes.ids(spec.split)
     _share_views(data, spec)
-    key = cache_key(teacher, run.task, passes, ids, spec)
+    key = cache_key(teacher, assembly.task, passes, ids, spec)
     folder = Path(spec.folder).expanduser() if spec.folder else Path()
-    folder = run.recipe.base / folder if spec.folder else cache_folder() / "features" / digest_of(key)[:24]
-    if run.dry:
-        return _look(run, passes, ids, spec, folder, key)
+    folder = assembly.recipe.base / folder if spec.folder else cache_folder() / "features" / digest_of(key)[:24]
+    if assembly.inspect_only:
+        return _look(assembly, data, ids, spec, folder, key)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder.parent / f".{folder.name}.lock")
@@ -64,8 +63,8 @@ def _found_or_made(run: Run, spec: CacheSpec) -> TeacherCache:
             clear_leftovers(folder)
             there = folder.exists() and (not spec.folder or any(folder.iterdir()))
             if not there:
-                fill(run, passes, ids, spec, folder, key)
-            return _opened(run, folder, key, was_there=there)
+                fill(assembly, passes, ids, spec, folder, key)
+            return _opened(assembly, folder, key, was_there=there)
     except OSError as error:
         raise StillhouseError(
             f"the teacher cache cannot be kept: {error}",
@@ -74,7 +73,7 @@ def _found_or_made(run: Run, spec: CacheSpec) -> TeacherCache:
         ) from error
 
 
-def _share_views(data: Data, spec: CacheSpec) -> None:
+def _share_views(data: Batches, spec: CacheSpec) -> None:
     if spec.views and data.views not in (0, spec.views):
         raise StillhouseError(
             f"{spec.views} views are asked for, and another plugin asks for {data.views}", hint="one number for both"
@@ -82,7 +81,7 @@ def _share_views(data: Data, spec: CacheSpec) -> None:
     data.views = spec.views or data.views
 
 
-def _opened(run: Run, folder: Path, key: dict[str, Any], *, was_there: bool) -> TeacherCache:
+def _opened(assembly: Assembly, folder: Path, key: dict[str, Any], *, was_there: bool) -> TeacherCache:
     index = read_index(folder)
     differ = differences(index["key"], key)
     if differ:
@@ -92,7 +91,7 @@ def _opened(run: Run, folder: Path, key: dict[str, Any], *, was_there: bool) -> 
             hint="name another folder, or none: the right cache is then found or made",
         )
     if was_there:
-        now = provenance(run.device)
+        now = provenance(assembly.device)
         other = [f"{k} {v} then, {now[k]} now" for k, v in index.get("provenance", {}).items() if now.get(k) != v]
         if other:
             text = f"the teacher cache {folder} was computed elsewhere ({'; '.join(other)}): last digits may differ"
@@ -100,10 +99,11 @@ def _opened(run: Run, folder: Path, key: dict[str, Any], *, was_there: bool) -> 
     return open_cache(folder, index, was_there=was_there, verify=was_there)
 
 
-def _look(run: Run, passes: Passes, ids: Ids, spec: CacheSpec, folder: Path, key: dict[str, Any]) -> TeacherCache:
+def _look(
+    assembly: Assembly, data: Batches, ids: Ids, spec: CacheSpec, folder: Path, key: dict[str, Any]
+) -> TeacherCache:
     if (folder / INDEX).exists():
-        return _opened(run, folder, key, was_there=True)
+        return _opened(assembly, folder, key, was_there=True)
     rows = np.linspace(0, len(ids) - 1, min(_LOOK, len(ids))).astype(np.int64)
-    assert run.batches is not None  # _found_or_made looked
-    walked = run.batches.example().id.numpy()  # the assembling walk's batch asks for its own
-    return sample(run, passes, np.union1d(ids[rows], walked[np.isin(walked, ids)]), spec)
+    walked = data.example().id.numpy()  # the assembling walk's batch asks for its own
+    return sample(assembly, data.passes, np.union1d(ids[rows], walked[np.isin(walked, ids)]), spec)

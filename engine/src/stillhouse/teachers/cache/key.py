@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.config.structure import unstructure
+from stillhouse.contract.protocols import SamplesById
 from stillhouse.contract.task import Task
-from stillhouse.data.by_id import Passes
 from stillhouse.data.sampler import Ids
 from stillhouse.teachers.cache.spec import CacheSpec
 
@@ -47,7 +47,7 @@ _KNOWN = {
 }
 
 
-def cache_key(teacher: nn.Module, task: Task, passes: Passes, ids: Ids, spec: CacheSpec) -> dict[str, Any]:
+def cache_key(teacher: nn.Module, task: Task, passes: SamplesById, ids: Ids, spec: CacheSpec) -> dict[str, Any]:
     """Everything the cache's content follows from, as plain data by part.
 
     Torch's version and the device are no part of it: they change the last digits only, and are kept as provenance.

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.batch import Batch
-from stillhouse.contract.run import Run
-from stillhouse.data.by_id import Passes
+from stillhouse.contract.protocols import SamplesById
 from stillhouse.data.sampler import Ids
 from stillhouse.errors import StillhouseError
 from stillhouse.teachers.cache.files import ArrayWriter, TeacherCache, sync_folder, write_index, write_small
@@ -32,7 +32,7 @@ _SPARE = 16 << 20
 _DTYPES: dict[str, Any] = {"float16": np.float16, "float32": np.float32}
 
 
-def fill(run: Run, passes: Passes, ids: Ids, spec: CacheSpec, folder: Path, key: dict[str, Any]) -> None:
+def fill(assembly: Assembly, passes: SamplesById, ids: Ids, spec: CacheSpec, folder: Path, key: dict[str, Any]) -> None:
     """Make the cache in ``folder``. Whatever ends the pass early, nothing of it stays.
 
     Raises:
@@ -44,10 +44,10 @@ def fill(run: Run, passes: Passes, ids: Ids, spec: CacheSpec, folder: Path, key:
     temporary.mkdir()
     writers: dict[str, ArrayWriter] = {}
     try:
-        moments = _go_over(run, passes, ids, spec, writers, temporary)
+        moments = _go_over(assembly, passes, ids, spec, writers, temporary)
         entries = {"ids": write_small(temporary / "ids.npy", ids)}
         entries |= {name: writer.close() for name, writer in writers.items()}
-        index: dict[str, Any] = {"key": key, "arrays": entries, "provenance": provenance(run.device)}
+        index: dict[str, Any] = {"key": key, "arrays": entries, "provenance": provenance(assembly.device)}
         if moments is not None:
             entries["mean"] = write_small(temporary / "mean.npy", moments.mean.numpy())
             entries["scatter"] = write_small(temporary / "scatter.npy", moments.scatter.numpy())
@@ -64,13 +64,13 @@ def fill(run: Run, passes: Passes, ids: Ids, spec: CacheSpec, folder: Path, key:
 
 
 def _go_over(
-    run: Run, passes: Passes, ids: Ids, spec: CacheSpec, writers: dict[str, ArrayWriter], folder: Path
+    assembly: Assembly, passes: SamplesById, ids: Ids, spec: CacheSpec, writers: dict[str, ArrayWriter], folder: Path
 ) -> Moments | None:
     moments: Moments | None = None
     views = max(1, spec.views)
     waiting = _Waiting()
-    with run.progress.counting("teacher's pass", views * len(ids)) as advance:
-        for _, batch, arrays in _batches(run, passes, ids, spec):
+    with assembly.progress.counting("teacher's pass", views * len(ids)) as advance:
+        for _, batch, arrays in _batches(assembly, passes, ids, spec):
             if not writers:
                 _check_room(folder, arrays, views * len(ids), spec)
                 for number, (name, x) in enumerate(arrays.items()):
@@ -102,9 +102,11 @@ class _Waiting:
         self._work = None
 
 
-def _batches(run: Run, passes: Passes, ids: Ids, spec: CacheSpec) -> Iterator[tuple[int, Batch, dict[str, Tensor]]]:
-    assert run.teacher is not None  # whoever calls has looked
-    with reading(run.teacher, run.task, spec, run.device) as read:
+def _batches(
+    assembly: Assembly, passes: SamplesById, ids: Ids, spec: CacheSpec
+) -> Iterator[tuple[int, Batch, dict[str, Tensor]]]:
+    assert assembly.teacher is not None  # whoever calls has looked
+    with reading(assembly.teacher, assembly.task, spec, assembly.device) as read:
         for view in range(max(1, spec.views)):
             for batch in passes.once(ids, view if spec.views else None):
                 yield view, batch, read(batch)
@@ -163,11 +165,11 @@ def _check_room(folder: Path, arrays: dict[str, Tensor], rows: int, spec: CacheS
         )
 
 
-def sample(run: Run, passes: Passes, ids: Ids, spec: CacheSpec) -> TeacherCache:
+def sample(assembly: Assembly, passes: SamplesById, ids: Ids, spec: CacheSpec) -> TeacherCache:
     """A cache of a few samples, one view, in memory alone."""
     moments: Moments | None = None
     parts: dict[str, list[Any]] = {}
-    for view, _, arrays in _batches(run, passes, ids, spec):
+    for view, _, arrays in _batches(assembly, passes, ids, spec):
         if view:
             break
         if spec.moments:

@@ -1,4 +1,4 @@
-"""Assembly: the walk over the plugins with one small batch, before anything is trained or written.
+"""The walk over the plugins with one small batch, before anything is trained or written.
 
 Taps are attached, a batch of two goes through student and teacher, then plugin by plugin: build, add_links, transform.
 So each ``build`` sees the shapes that really reach it, and what does not fit is named by plugin, link and shape.
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -17,21 +16,22 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse import seeds as rng
+from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.batch import Batch
 from stillhouse.contract.layers import Which
-from stillhouse.contract.run import Run
 from stillhouse.contract.step import LinkSpec, Step, Tap
 from stillhouse.distributed.fsdp import reshard
 from stillhouse.errors import Fault, StillhouseError, first_line, raise_faults
 from stillhouse.layout import shape_text
-from stillhouse.loop.adaptation import adapt_student, let_teacher_go
+from stillhouse.loop.adaptation import adapt_student, release
 from stillhouse.loop.composition import Composition
 from stillhouse.loop.failures import is_out_of_memory
+from stillhouse.loop.snapshot import Snapshot, unchanged
 from stillhouse.loop.step import new_step
 from stillhouse.registry.hooks import Hooks
 from stillhouse.registry.order import Active
 
-__all__ = ["Assembly", "Stage", "assemble"]
+__all__ = ["Stage", "Walk", "assemble"]
 
 _UNFIT = (RuntimeError, ValueError, TypeError, AssertionError)
 """What models raise on inputs that do not suit them; torch and timm assert."""
@@ -41,13 +41,13 @@ Shapes = dict[str, tuple[str, str]]
 
 @attrs.frozen
 class Stage:
-    """What one plugin did at assembly.
+    """One plugin's part of the walk.
 
     Attributes:
         plugin: its name; ``(models)`` for the layers as they were read.
         links: ``{link: (student's shape, teacher's shape)}`` after its transform.
         parameters: trainable numbers its module has.
-        terms: its loss terms with their value on the assembly's batch.
+        terms: its loss terms with their value on the walk's batch.
     """
 
     plugin: str
@@ -57,17 +57,17 @@ class Stage:
 
 
 @attrs.frozen(eq=False)
-class Assembly:
-    """The composition and what the walk saw.
+class Walk:
+    """The composition and what the walk over the plugins saw.
 
     Attributes:
         composition: ready to train.
         hooks: the plugins' resolved hooks.
         taps: ``{"student": {layer: shape}, "teacher": {layer: shape}}``.
         stages: one for each plugin, in order.
-        task_loss: the task's loss on the assembly's batch.
+        task_loss: the task's loss on the walk's batch.
         teacher_parameters: how many numbers the teacher has.
-        teacher_gone: whether it has left memory: see :meth:`stillhouse.contract.run.Run.release_teacher`.
+        teacher_gone: whether it has left memory: see :meth:`stillhouse.contract.assembly.Assembly.release_teacher`.
     """
 
     composition: Composition
@@ -79,11 +79,13 @@ class Assembly:
     teacher_gone: bool = False
 
 
-def assemble(run: Run, actives: Sequence[Active], batch: Batch, precision: torch.dtype = torch.float32) -> Assembly:
+def assemble(
+    assembly: Assembly, actives: Sequence[Active], batch: Batch, precision: torch.dtype = torch.float32
+) -> Walk:
     """Walk over the plugins and make the composition.
 
     Args:
-        run: with student, teacher, task and data; ``features``, ``links`` and ``composition`` are filled.
+        assembly: with the plugins of ``actives``; what they adapt and build goes into it.
         actives: the plugins, ordered.
         batch: at least two samples, on the CPU.
         precision: dtype of the models' forward passes.
@@ -92,57 +94,57 @@ def assemble(run: Run, actives: Sequence[Active], batch: Batch, precision: torch
         StillhouseError: with all faults of a stage: the layers, then the shapes.
     """
     hooks = Hooks(actives)
-    run.plugins = tuple(a.plugin for a in actives)
-    adapt_student(run, hooks)
-    speed = run.recipe.speed
+    adapt_student(assembly, hooks)
+    speed = assembly.recipe.speed
     composition = Composition(
-        run.student,
-        run.teacher,
-        run.task,
+        assembly.student,
+        assembly.teacher,
+        assembly.task,
         actives,
         hooks,
-        _find_taps(run, hooks),
-        run.total_steps,
+        _find_taps(assembly, hooks),
+        assembly.total_steps,
         precision,
         teacher_precision=None if speed.teacher_precision == "same" else getattr(torch, speed.teacher_precision),
         channels_last=speed.channels_last,
-        steps_per_epoch=run.steps_per_epoch,
+        steps_per_epoch=assembly.steps_per_epoch,
     )
-    run._composition = composition
-    step = new_step(batch, run.device, composition, 0, 0)
-    with rng.preserved(), _unchanged(run.student, run.teacher) as snapshot, torch.no_grad():
-        rng.seed_everything(rng.derive(run.seed, "assembly"))
-        run.student.train()
-        task_loss = _first_forward(run, composition, step)
-        taps = {
-            model: {layer: shape_text(x) for layer, x in features.items()} for model, features in run.features.items()
+    step = new_step(batch, assembly.device, composition, 0, 0)
+    with rng.preserved(), unchanged(assembly.student, assembly.teacher) as snapshot, torch.no_grad():
+        rng.seed_everything(rng.derive(assembly.seed, "assembly"))
+        assembly.student.train()
+        task_loss = _first_forward(assembly, composition, step)
+        features = {
+            "student": dict(step.student.features),
+            "teacher": dict(step.teacher.features) if step.teacher is not None else {},
         }
-        stages = _walk(run, composition, hooks, actives, step, snapshot)
-    run.links, run.features = {}, {"student": {}, "teacher": {}}
+        taps = {model: {layer: shape_text(x) for layer, x in tapped.items()} for model, tapped in features.items()}
+        stages = _walk(assembly, composition, hooks, actives, step, features, snapshot)
+    assembly.conceal()
     step.clear()
-    size = sum(p.numel() for p in run.teacher.parameters()) if run.teacher is not None else 0
-    reshard(run.student)
-    reshard(run.teacher)
-    gone = let_teacher_go(run, composition, hooks, actives)
-    return Assembly(composition, hooks, taps, stages, task_loss, size, gone)
+    size = sum(p.numel() for p in assembly.teacher.parameters()) if assembly.teacher is not None else 0
+    reshard(assembly.student)
+    reshard(assembly.teacher)
+    gone = release(assembly, composition, hooks, actives)
+    return Walk(composition, hooks, taps, stages, task_loss, size, gone)
 
 
-def _find_taps(run: Run, hooks: Hooks) -> dict[Which, list[str]]:
+def _find_taps(assembly: Assembly, hooks: Hooks) -> dict[Which, list[str]]:
     layers: dict[Which, list[str]] = {"student": [], "teacher": []}
     faults: list[Fault] = []
     for plugin, add_taps in hooks.calls("add_taps"):
         try:
-            for tap in add_taps(run):
+            for tap in add_taps(assembly):
                 if not isinstance(tap, Tap):
                     raise StillhouseError(f"add_taps gave {tap!r}", hint="Tap('student', 'layer4')")
-                layers[tap.model] += run.layers(tap.model, tap.layer)
+                layers[tap.model] += assembly.layers(tap.model, tap.layer)
         except StillhouseError as error:
             faults += error.within(f"plugin {plugin.name!r}").faults
     raise_faults(faults)
     return layers
 
 
-def _first_forward(run: Run, composition: Composition, step: Step) -> float:
+def _first_forward(assembly: Assembly, composition: Composition, step: Step) -> float:
     shape = shape_text(step.inputs)
     for taps in composition.all_taps():
         taps.watch()
@@ -152,26 +154,24 @@ def _first_forward(run: Run, composition: Composition, step: Step) -> float:
         raise _model_error("student", shape, error) from error
     if step.student.output is not None:
         step.student.output = composition.read_output("student", step.student.output)
-    run.task.check(step.student.output, step.targets, run.data)
+    assembly.task.check(step.student.output, step.targets, assembly.data)
     try:
         composition.run_teacher(step)
     except _UNFIT as error:
         raise _model_error("teacher", shape, error) from error
-    run.features = {"student": dict(step.student.features), "teacher": {}}
     if step.teacher is not None and step.teacher.output is not None:
         step.teacher.output = composition.read_output("teacher", step.teacher.output)
     faults = composition.taps("student").check(step.student.features)
     if step.teacher is not None:
-        run.features["teacher"] = dict(step.teacher.features)
         faults += composition.taps("teacher").check(step.teacher.features)
     raise_faults(faults)
-    loss = float(run.task.loss(step.student.output, step.targets))
+    loss = float(assembly.task.loss(step.student.output, step.targets))
     if not math.isfinite(loss):
-        raise _not_finite(run, step, loss)
+        raise _not_finite(assembly, step, loss)
     return loss
 
 
-def _not_finite(run: Run, step: Step, loss: float) -> StillhouseError:
+def _not_finite(assembly: Assembly, step: Step, loss: float) -> StillhouseError:
     """Where a task's loss that is not finite on the first two samples comes from, as far as it can be told."""
     if isinstance(step.inputs, Tensor) and not bool(torch.isfinite(step.inputs).all()):
         ids = ", ".join(map(str, step.ids.tolist()))
@@ -195,12 +195,13 @@ def _model_error(which: str, shape: str, error: Exception) -> StillhouseError:
 
 
 def _walk(
-    run: Run,
+    assembly: Assembly,
     composition: Composition,
     hooks: Hooks,
     actives: Sequence[Active],
     step: Step,
-    snapshot: _Snapshot,
+    features: Mapping[str, Mapping[str, Tensor]],
+    snapshot: Snapshot,
 ) -> list[Stage]:
     faults: list[Fault] = []
     calls = {name: {p.name: f for p, f in hooks.calls(name)} for name in ("build", "add_links", "transform", "losses")}
@@ -209,19 +210,21 @@ def _walk(
     for active in actives:
         plugin = active.plugin
         where = f"plugin {plugin.name!r}"
-        run.links = dict(step.links)
+        assembly.show(features, dict(step.links))
         try:
             if plugin.name in calls["build"]:
-                rng.seed_everything(rng.derive(run.seed, "build", plugin.name))
+                rng.seed_everything(rng.derive(assembly.seed, "build", plugin.name))
                 with torch.enable_grad():
-                    module = calls["build"][plugin.name](run)
+                    module = calls["build"][plugin.name](assembly)
                 if module is not None:
                     if not isinstance(module, nn.Module):
                         raise StillhouseError(f"build gave {type(module).__name__}", hint="an nn.Module, or None")
-                    composition.add_module_of(plugin, module.to(run.device).train())
+                    module = module.to(assembly.device).train()
+                    assembly.modules[plugin.name] = module
+                    composition.add_module_of(plugin, module)
                     snapshot.add(module)
             if plugin.name in calls["add_links"]:
-                specs = list(calls["add_links"][plugin.name](run))
+                specs = list(calls["add_links"][plugin.name](assembly))
                 names = composition.add_links(plugin, specs)
                 faults += _read(composition, step, where, list(zip(names, specs, strict=True)))
             if plugin.name in calls["transform"] and not broken:
@@ -291,36 +294,3 @@ def _trainable(composition: Composition, name: str) -> int:
     except KeyError:
         return 0
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
-
-
-class _Snapshot:
-    """Buffers (non-persistent ones too), gradients' absence and modes of modules, to be put back."""
-
-    def __init__(self) -> None:
-        self._buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = []
-        self._modes: list[tuple[nn.Module, bool]] = []
-
-    def add(self, module: nn.Module | None) -> None:
-        for part in module.modules() if module is not None else ():
-            self._modes.append((part, part.training))
-            for name, buffer in part.named_buffers(recurse=False):
-                self._buffers.append((part, name, buffer, buffer.clone()))
-
-    def put_back(self) -> None:
-        for module, name, buffer, before in self._buffers:
-            buffer.copy_(before)
-            setattr(module, name, buffer)
-        for module, training in self._modes:
-            module.training = training
-
-
-@contextmanager
-def _unchanged(*models: nn.Module | None) -> Iterator[_Snapshot]:
-    """Put ``models``, and what is added to the snapshot meanwhile, back as they were."""
-    snapshot = _Snapshot()
-    for model in models:
-        snapshot.add(model)
-    try:
-        yield snapshot
-    finally:
-        snapshot.put_back()

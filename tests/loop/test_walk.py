@@ -24,11 +24,11 @@ class Links(Plugin):
     weight: Weight = 1.0
 
     @hookimpl
-    def add_taps(self, run):
+    def add_taps(self, assembly):
         return [Tap("student", self.student), Tap("teacher", "body")]
 
     @hookimpl
-    def add_links(self, run):
+    def add_links(self, assembly):
         return [LinkSpec("pair", self.student, "body")]
 
     @hookimpl
@@ -46,9 +46,9 @@ class Widen(Plugin):
     start: float = 0.0
 
     @hookimpl
-    def build(self, run):
+    def build(self, assembly):
         module = nn.Module()
-        module.saw = {name: tuple(link.student.shape) for name, link in run.links.items()}
+        module.saw = {name: tuple(link.student.shape) for name, link in assembly.links.items()}
         module.weight = nn.Parameter(torch.rand(3))
         module.register_buffer("count", torch.zeros(()), persistent=False)
         module.register_buffer("mean", torch.zeros(1))
@@ -67,7 +67,7 @@ def test_each_build_sees_the_shapes_that_reach_it_and_runs_on_at_least_two_sampl
     training = prepare(recipe(), plugins=[Links(), Widen(by=1, name="a"), Widen(by=2, name="b")], write=False)
     assert training.run.module("a").saw == {"links/pair": (2, 4, 6, 6)}
     assert training.run.module("b").saw == {"links/pair": (2, 5, 6, 6)}
-    stages = {s.plugin: s.links for s in training.assembly.stages}
+    stages = {s.plugin: s.links for s in training.walk.stages}
     assert stages["b"] == {"links/pair": ("(2, 7, 6, 6)", "(2, 6, 6, 6)")}
 
 
@@ -165,11 +165,11 @@ class Bad(Plugin):
     weight: Weight = 1.0
 
     @hookimpl
-    def add_taps(self, run):
+    def add_taps(self, assembly):
         return ["body"] if self.what == "taps" else [Tap("student", "body")]
 
     @hookimpl
-    def build(self, run):
+    def build(self, assembly):
         return {} if self.what == "build" else None
 
     @hookimpl
@@ -241,7 +241,7 @@ def test_a_link_to_an_untapped_layer_is_refused():
         """Links what it does not read."""
 
         @hookimpl
-        def add_links(self, run):
+        def add_links(self, assembly):
             return [LinkSpec("x", "body", "body")]
 
     with pytest.raises(StillhouseError, match="no tap reads"):
@@ -288,7 +288,7 @@ def test_two_plugins_of_a_kind_keep_their_links_apart():
         ),
         write=False,
     )
-    stages = {s.plugin: s for s in training.assembly.stages}
+    stages = {s.plugin: s for s in training.walk.stages}
     assert stages["deep"].links == {"one/body": ("(2, 6)", "(2, 6)"), "two/body": ("(2, 6)", "(2, 6)")}
     assert stages["projector"].links["two/body"] == ("(2, 4)", "(2, 6)")
     assert list(stages["one"].terms) == ["one"]

@@ -1,0 +1,45 @@
+"""A snapshot of models' buffers and modes, to be put back after a walk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+__all__ = ["Snapshot", "unchanged"]
+
+
+class Snapshot:
+    """Buffers (non-persistent ones too) and modes of modules."""
+
+    def __init__(self) -> None:
+        self._buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = []
+        self._modes: list[tuple[nn.Module, bool]] = []
+
+    def add(self, module: nn.Module | None) -> None:
+        """Keep what ``module`` and its parts hold now."""
+        for part in module.modules() if module is not None else ():
+            self._modes.append((part, part.training))
+            for name, buffer in part.named_buffers(recurse=False):
+                self._buffers.append((part, name, buffer, buffer.clone()))
+
+    def put_back(self) -> None:
+        """Give every part its own buffers, values and mode again."""
+        for module, name, buffer, before in self._buffers:
+            buffer.copy_(before)
+            setattr(module, name, buffer)
+        for module, training in self._modes:
+            module.training = training
+
+
+@contextmanager
+def unchanged(*models: nn.Module | None) -> Iterator[Snapshot]:
+    """Put ``models``, and what is added to the snapshot meanwhile, back as they were."""
+    snapshot = Snapshot()
+    for model in models:
+        snapshot.add(model)
+    try:
+        yield snapshot
+    finally:
+        snapshot.put_back()
