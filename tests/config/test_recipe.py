@@ -195,3 +195,21 @@ def test_the_digest_follows_what_decides_the_result_and_nothing_else():
         {"plugins": [{"use": "logits"}]},
     ):
         assert Recipe.from_dict(tables(**other)).digest() != base, other
+
+
+@pytest.mark.parametrize("table", ["teacher", "student"])
+def test_a_recipe_that_comes_before_itself_is_refused_by_name(tmp_path: Path, table: str):
+    (tmp_path / "deep").mkdir()
+    for name, other in (("a.toml", "deep/b.toml"), ("deep/b.toml", "../a.toml")):
+        asks = f'[teacher]\nrecipe = "{other}"\n' if table == "teacher" else ""
+        text = MINIMAL.replace("[student]", f'[student]\nrecipe = "{other}"') if table == "student" else MINIMAL
+        write(tmp_path / name, text + "\n" + asks)
+    for path, chain in (
+        (tmp_path / "a.toml", "a.toml needs b.toml needs a.toml"),
+        (tmp_path / "deep" / "b.toml", "b.toml needs a.toml needs b.toml"),
+    ):
+        with pytest.raises(StillhouseError) as caught:
+            Recipe.load(path)
+        (fault,) = caught.value.faults
+        assert f"would have to be trained before itself: {chain}" in str(fault)
+        assert f"{table}.recipe" in str(fault)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 import torch
 from safetensors.torch import save_file
-from support import FEATURES, TinyNet, recipe, same_state
+from support import FEATURES, TinyNet, recipe, same_state, tables
 
 from stillhouse import Recipe, StillhouseError, load_student, prepare, train
 from stillhouse.models.weights import read_weights
@@ -147,14 +149,42 @@ def test_a_teacher_from_python_is_used_and_a_run_of_it_is_not_repeated_without_i
     train(
         recipe(FEATURES, {"use": "projector"}, teacher=None), teacher=teacher, student=TinyNet(), out=tmp_path / "run"
     )
-    from stillhouse import Recipe
-
     resolved = Recipe.load(tmp_path / "run" / "recipe.toml")
-    assert resolved.student.model == "given:TinyNet"
+    assert (resolved.student.model, resolved.student.given) == ("TinyNet", True)
+    assert resolved.teacher is not None
+    assert (resolved.teacher.model, resolved.teacher.given, resolved.teacher.random) == ("TinyNet", True, False)
     with pytest.raises(StillhouseError, match="given its student from Python"):
         prepare(resolved, write=False)
     with pytest.raises(StillhouseError, match="given its teacher from Python"):
         prepare(resolved, student=TinyNet(), write=False)
+
+
+def test_a_run_that_older_versions_wrote_of_modules_from_python_is_read_as_one(tmp_path: Path):
+    older = tables(
+        student={"model": "given:TinyNet"},
+        teacher={"model": "given:TinyNet", "random": True, "pretrained": False},
+        plugins=[FEATURES],
+    )
+    resolved = Recipe.from_dict(older)
+    assert (resolved.student.model, resolved.student.given) == ("TinyNet", True)
+    assert resolved == Recipe.from_dict(resolved.to_dict())
+    with pytest.raises(StillhouseError, match="given its student from Python"):
+        prepare(resolved, write=False)
+    with pytest.raises(StillhouseError, match="given its teacher from Python"):
+        prepare(resolved, student=TinyNet(), write=False)
+    given: dict[str, Any] = {"student": TinyNet(), "teacher": TinyNet()}
+    described = describe(prepare(resolved, **given, write=False))
+    assert described["teacher"]["model"] == "TinyNet (handed over)"
+    ended = train(Recipe.from_dict(tables(plugins=[FEATURES])), **given, out=tmp_path / "run")
+    written = tmp_path / "run" / "recipe.toml"
+    known = tomllib.loads(written.read_text())
+    for table in ("student", "teacher"):
+        known[table]["model"] = "given:" + known[table]["model"]
+        del known[table]["given"]
+    known["teacher"]["random"] = True
+    written.write_text(tomli_w.dumps(known))
+    again = train(Recipe.load(written), **given, out=tmp_path / "run", resume=True)
+    assert again.summary == ended.summary
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch):

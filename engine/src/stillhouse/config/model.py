@@ -9,11 +9,7 @@ import attrs
 from stillhouse.config.fields import strict_fields
 from stillhouse.errors import Fault, raise_faults
 
-__all__ = ["GIVEN", "ModelSpec"]
-
-
-GIVEN = "given:"
-"""Begins the name of a model that Python handed over: a recipe cannot build it again."""
+__all__ = ["ModelSpec"]
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict_fields)
@@ -36,6 +32,8 @@ class ModelSpec:
             content, and the student starts with its student's weights. Fine-tuning, in other words.
         replace_head: a ``checkpoint`` or ``recipe`` of another number of classes: the layers that differ in it start
             anew.
+        given: true in the recipe of a run whose student was handed over from Python: `model` is its class, and no recipe
+            can build it again.
     """
 
     model: str
@@ -44,6 +42,7 @@ class ModelSpec:
     checkpoint: str | None = None
     recipe: dict[str, Any] | None = None
     replace_head: bool = False
+    given: bool | None = None
 
     def __attrs_post_init__(self) -> None:
         faults = []

@@ -101,6 +101,8 @@ class TeacherSpec:
             knows no more labels: ``per_class``, ``limit`` and their seed are the student's. None: as the recipe says.
         model: what to build, as in ``[student]``; with ``recipe`` the recipe's student.
         args: its arguments.
+        given: true in the recipe of a run whose teacher was handed over from Python: `model` is its class, and no recipe
+            can build it again.
     """
 
     recipe: dict[str, Any] | None = None
@@ -110,9 +112,11 @@ class TeacherSpec:
     same_labels: bool | None = None
     model: str | None = None
     args: dict[str, Any] = attrs.field(factory=dict)
+    given: bool | None = None
 
     def __attrs_post_init__(self) -> None:
-        given = [n for n in ("recipe", "checkpoint", "pretrained", "random") if getattr(self, n) not in (None, False)]
+        sources = ("recipe", "checkpoint", "pretrained", "random", "given")
+        given = [name for name in sources if getattr(self, name) not in (None, False)]
         if len(given) != 1:
             what = "says not where the teacher comes from" if not given else f"has {' and '.join(given)} at once"
             raise StillhouseError(
@@ -230,7 +234,7 @@ class Recipe:
             data["plugins"] = choose_plugins(data.get("plugins", []), plugins, Path(path).parent)
         for override in overrides:
             apply_override(data, override)
-        return cls.from_dict(data, base=Path(path).parent, file=str(path))
+        return _structured(data, Path(path).parent, str(path))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, base: Path | None = None, file: str = "") -> Recipe:
@@ -244,27 +248,7 @@ class Recipe:
         Raises:
             StillhouseError: every unknown key and wrong value at once.
         """
-        tables = copy.deepcopy(dict(data))
-        faults: list[Fault] = []
-        run = tables.setdefault("run", {})
-        if isinstance(run, dict) and not run.get("base"):
-            run["base"] = str((base or Path()).resolve())
-        for key in _WITH_RECIPES:
-            model = tables.get(key)
-            if isinstance(model, dict) and "recipe" in model:
-                try:
-                    model["recipe"] = _other_recipe(model["recipe"], Path(run["base"]))
-                except StillhouseError as error:
-                    faults += error.within(f"{key}.recipe").faults
-                    model["recipe"] = {}
-        try:
-            recipe: Recipe = structure(tables, cls)
-        except StillhouseError as error:
-            faults = [*error.faults, *faults]
-        if faults:
-            found = StillhouseError(faults=faults)
-            raise found.within(file) if file else found
-        return recipe
+        return _structured(data, base, file)
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain tables, every default written out."""
@@ -309,10 +293,53 @@ def _read(path: Path) -> dict[str, Any]:
         raise StillhouseError(f"is no TOML: {error}", where=str(path)) from None
 
 
-def _other_recipe(value: Any, base: Path) -> dict[str, Any]:
+def _structured(data: Mapping[str, Any], base: Path | None, file: str, asked_by: Sequence[Path] = ()) -> Recipe:
+    """:meth:`Recipe.from_dict`; ``asked_by`` are the files that lead here, each of which names the next."""
+    tables = copy.deepcopy(dict(data))
+    faults: list[Fault] = []
+    run = tables.setdefault("run", {})
+    if isinstance(run, dict) and not run.get("base"):
+        run["base"] = str((base or Path()).resolve())
+    chain = [*asked_by, Path(file).resolve()] if file else asked_by
+    for key in _WITH_RECIPES:
+        model = tables.get(key)
+        if not isinstance(model, dict):
+            continue
+        _read_older(model)
+        if "recipe" in model:
+            try:
+                model["recipe"] = _other_recipe(model["recipe"], Path(run["base"]), chain)
+            except StillhouseError as error:
+                faults += error.within(f"{key}.recipe").faults
+                model["recipe"] = {}
+    try:
+        recipe: Recipe = structure(tables, Recipe)
+    except StillhouseError as error:
+        faults = [*error.faults, *faults]
+    if faults:
+        found = StillhouseError(faults=faults)
+        raise found.within(file) if file else found
+    return recipe
+
+
+def _read_older(model: dict[str, Any]) -> None:
+    """Bring a table of a run from before the key ``given``, whose ``model`` began with that word, to today's form."""
+    name = model.get("model")
+    if isinstance(name, str) and name.startswith("given:"):
+        model["model"], model["given"] = name.removeprefix("given:"), True
+        model.pop("random", None)
+
+
+def _other_recipe(value: Any, base: Path, asked_by: Sequence[Path]) -> dict[str, Any]:
     if isinstance(value, str):
         path = base / Path(value).expanduser()
-        return Recipe.from_dict(_read(path), base=path.parent, file=str(path)).to_dict()
+        if path.resolve() in asked_by:
+            names = [p.name for p in (*asked_by[asked_by.index(path.resolve()) :], path)]
+            raise StillhouseError(
+                f"{value!r} would have to be trained before itself: {' needs '.join(names)}",
+                hint="another recipe, or a checkpoint",
+            )
+        return _structured(_read(path), path.parent, str(path), asked_by).to_dict()
     if not isinstance(value, Mapping):
         raise StillhouseError(f"{value!r} is neither a file nor a table")
-    return Recipe.from_dict(value, base=base).to_dict()
+    return _structured(value, base, "", asked_by).to_dict()

@@ -86,15 +86,16 @@ class Batches(Protocol):
 
     Attributes:
         info: what is known of the data.
-        views: how many different looks training gives a sample, by epoch modulo this; 0: another one each epoch.
     """
 
     info: DataInfo
-    views: int
 
     @property
     def passes(self) -> SamplesById:
         """Goes over samples by their ids."""
+
+    def repeat_looks(self, views: int) -> None:
+        """Have training give each sample ``views`` different looks, by epoch modulo this; 0 asks for nothing."""
 
     def example(self, n: int = 2) -> Batch:
         """``n`` training samples."""

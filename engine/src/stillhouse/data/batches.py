@@ -32,9 +32,9 @@ class Data:
         self._spec, self._samples, self._splits, self._pin = spec, samples, splits, pin
         self._plain = samples.plain
         self._streams: weakref.WeakSet[Generator[Batch]] = weakref.WeakSet()
-        self._passes: Passes | None = None
-        self.views = 0
-        """How many different looks training gives a sample, by epoch modulo this; 0: another one each epoch."""
+        self._views = 0
+        self.passes = Passes(spec, info, samples, splits, stream=self._stream, looks=self._looks)
+        """Goes over samples by their ids: for a teacher's one pass, or an unlabelled pool."""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -42,11 +42,24 @@ class Data:
         return tuple(self._splits)
 
     @property
-    def passes(self) -> Passes:
-        """Goes over samples by their ids: for a teacher's one pass, or an unlabelled pool."""
-        if self._passes is None:
-            self._passes = Passes(self)
-        return self._passes
+    def views(self) -> int:
+        """How many different looks training gives a sample, by epoch modulo this; 0: another one each epoch."""
+        return self._views
+
+    def repeat_looks(self, views: int) -> None:
+        """Have training give each sample ``views`` different looks, those that a cache keeps; 0 asks for nothing.
+
+        Raises:
+            StillhouseError: another number was asked for before.
+        """
+        if views and self._views not in (0, views):
+            raise StillhouseError(
+                f"{views} views are asked for, and another plugin asks for {self._views}", hint="one number for both"
+            )
+        self._views = views or self._views
+
+    def _looks(self, keys: Iterable[Key]) -> Iterable[Key]:
+        return RepeatedViews(keys, self._views) if self._views else keys
 
     @property
     def steps_per_epoch(self) -> int:
@@ -80,8 +93,7 @@ class Data:
         Raises:
             StillhouseError: on the way, when a sample cannot be read or augmented.
         """
-        keys = self._training_keys(start_step)
-        return self._stream(self._samples, RepeatedViews(keys, self.views) if self.views else keys)
+        return self._stream(self._samples, self._looks(self._training_keys(start_step)))
 
     def evaluation(self, split: str) -> Iterable[Batch]:
         """Every sample of ``split`` once, in order, without augmentation; sized, and can be gone through again.

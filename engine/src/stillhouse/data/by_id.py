@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import attrs
 import ignite.distributed as idist
 import numpy as np
 
-from stillhouse.contract.batch import Batch
+from stillhouse.config.data import DataSpec
+from stillhouse.contract.batch import Batch, DataInfo
 from stillhouse.data.memory import remembering
 from stillhouse.data.sampler import EpochBatches, Ids, Key, OrderedBatches
 from stillhouse.data.samples import Samples
 from stillhouse.errors import StillhouseError
 from stillhouse.seeds import OwnRandomness, mix
-
-if TYPE_CHECKING:
-    from stillhouse.data.batches import Data
 
 __all__ = ["Passes", "RepeatedViews"]
 
@@ -63,21 +61,36 @@ class RepeatedViews:
 
 
 class Passes:
-    """A run's samples by id. Made by :attr:`stillhouse.data.Data.passes`.
+    """A run's samples by id: :attr:`stillhouse.data.Data.passes`.
 
     Args:
-        data: the run's data.
+        spec: the recipe's ``[data]``.
+        info: what is known of the data.
+        samples: what makes batches.
+        splits: the ids in use, by split.
+        stream: the batches of keys.
+        looks: the same keys with the looks that training gives their samples.
     """
 
-    def __init__(self, data: Data) -> None:
-        self._data = data
+    def __init__(
+        self,
+        spec: DataSpec,
+        info: DataInfo,
+        samples: Samples,
+        splits: Mapping[str, Ids],
+        *,
+        stream: Callable[[Samples, Iterable[Key]], Iterator[Batch]],
+        looks: Callable[[Iterable[Key]], Iterable[Key]],
+    ) -> None:
+        self._spec, self._info, self._samples, self._splits = spec, info, samples, splits
+        self._stream, self._looks = stream, looks
         self._held: dict[bytes, Samples] = {}
 
     def ids(self, which: str) -> Ids:
         """The ids (N,), sorted, of a split as it is used; ``pool`` is the whole training split, whatever ``per_class`` says."""
         if which == "pool":
-            return self._data._samples.source.splits["train"]
-        return self._data._splits[which]
+            return self._samples.source.splits["train"]
+        return self._splits[which]
 
     def once(self, ids: Ids, view: int | None = None) -> Iterable[Batch]:
         """Every sample of ``ids`` once, in order, as in evaluation; with ``view``, augmented as in that epoch.
@@ -85,17 +98,14 @@ class Passes:
         Raises:
             StillhouseError: on the way, when a sample cannot be read.
         """
-        spec, samples = self._data._spec, self._holding(ids)
+        spec, samples = self._spec, self._holding(ids)
         samples = samples.plain if view is None else samples
         keys = OrderedBatches(ids=ids, batch_size=spec.eval_batch_size or spec.batch_size)
-        return self._data._stream(samples, [Key(view or 0, key.ids) for key in keys])
+        return self._stream(samples, [Key(view or 0, key.ids) for key in keys])
 
     def rotating(self, ids: Ids, start_step: int) -> Iterator[Batch]:
         """Training batches of ``ids`` without end, in an order of their own, augmented, from ``start_step`` on."""
-        keys: Iterable[Key] = self._keys(ids, start_step)
-        if self._data.views:
-            keys = RepeatedViews(keys, self._data.views)
-        return self._data._stream(self._holding(ids), keys)
+        return self._stream(self._holding(ids), self._looks(self._keys(ids, start_step)))
 
     def rotation(self, ids: Ids) -> int:
         """Batches in which :meth:`rotating` gives every sample of ``ids`` once."""
@@ -104,9 +114,9 @@ class Passes:
     def _keys(self, ids: Ids, start_step: int) -> EpochBatches:
         return EpochBatches(
             ids=ids,
-            batch_size=self._data._spec.batch_size,
-            drop_last=len(ids) >= self._data._spec.batch_size,
-            seed=mix(self._data._samples.seed, 0x9001),
+            batch_size=self._spec.batch_size,
+            drop_last=len(ids) >= self._spec.batch_size,
+            seed=mix(self._samples.seed, 0x9001),
             start_step=start_step,
             rank=idist.get_rank(),
             world=idist.get_world_size(),
@@ -118,11 +128,11 @@ class Passes:
         Raises:
             StillhouseError: the targets are no classes.
         """
-        if self._data.info.target != "class":
+        if self._info.target != "class":
             raise StillhouseError(
-                f"the data's targets are of kind {self._data.info.target!r}, and classes are needed", where="data.name"
+                f"the data's targets are of kind {self._info.target!r}, and classes are needed", where="data.name"
             )
-        return self._data._samples.source.labels[ids]
+        return self._samples.source.labels[ids]
 
     def content(self, ids: Ids) -> str:
         """A hash of the ids in order and of each sample as it is stored."""
@@ -140,28 +150,28 @@ class Passes:
 
     def transform(self) -> dict[str, Any]:
         """What is done to a sample between reading and the model in evaluation, as plain data."""
-        spec, info = self._data._spec, self._data.info
+        spec, info = self._spec, self._info
         made = {k: v for k, v in attrs.asdict(spec).items() if k not in _NO_PART_OF_AN_INPUT}
         made |= {"input_shape": info.input_shape, "mean": info.mean, "std": info.std}
-        if self._data._samples.maker is not None:  # the task makes inputs of its own
-            made["task"] = self._data._samples.maker
+        if self._samples.maker is not None:  # the task makes inputs of its own
+            made["task"] = self._samples.maker
         plain: dict[str, Any] = json.loads(json.dumps(made, default=repr))
         return plain
 
     def augmentation(self) -> dict[str, Any]:
         """What training adds to that, with the seed its randomness follows from."""
         plain: dict[str, Any] = json.loads(
-            json.dumps({"transforms": self._data._spec.transforms, "seed": self._data._samples.seed}, default=repr)
+            json.dumps({"transforms": self._spec.transforms, "seed": self._samples.seed}, default=repr)
         )
         return plain
 
     def _holding(self, ids: Ids) -> Samples:
         """Samples that either keep nothing in memory or all of ``ids``: a run on few labels keeps only its own."""
-        samples = self._data._samples
+        samples = self._samples
         if samples.memory is None or bool((samples.memory.row_of[ids] >= 0).all()):
             return samples
         key = hashlib.sha256(np.ascontiguousarray(ids).tobytes()).digest()
         if key not in self._held:
-            spec, bare = self._data._spec, attrs.evolve(samples, memory=None)
-            self._held[key] = remembering(bare, {"pool": ids}, spec.cache, spec.workers)
+            bare = attrs.evolve(samples, memory=None)
+            self._held[key] = remembering(bare, {"pool": ids}, self._spec.cache, self._spec.workers)
         return self._held[key]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -28,7 +29,8 @@ __all__ = [
     "whole",
 ]
 
-_COPY = "_stillhouse_whole"
+_outlines: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
+"""Spread students as the plain modules that they were, without memory for parameters; each as long as its student lives."""
 
 _BLOCK = 1 << 16
 """Blocks of fewer parameters are not worth a gathering of their own; they go with what is around them."""
@@ -43,8 +45,7 @@ def shard(model: nn.Module, device: torch.device, where: str) -> None:
     Args:
         model: on the CPU or on ``device``; its parameters move to ``device`` block by block.
         device: this process's.
-        where: ``student`` or ``teacher``, for messages. Of a student a whole copy is kept on the CPU, for
-            :func:`gathered`.
+        where: ``student`` or ``teacher``, for messages. Of a student the outline is kept, for :func:`gathered`.
 
     Raises:
         StillhouseError: there is one process only.
@@ -56,7 +57,7 @@ def shard(model: nn.Module, device: torch.device, where: str) -> None:
             hint=f"start several with torchrun, or leave the {where} whole",
         )
     if where == "student":
-        model.__dict__[_COPY] = (copy.deepcopy(model),)  # in a tuple, so that it is no submodule
+        _outlines[model] = _copy_without_values(model, "meta")
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for container in reversed(list(model.modules())):  # from the inside out, as fully_shard wants it
         if isinstance(container, nn.Sequential | nn.ModuleList):
@@ -76,9 +77,18 @@ def gathered(model: nn.Module) -> nn.Module:
     """A spread student as the plain module that it was, with the weights it has now, on the CPU; others as they are."""
     if not is_sharded(model):
         return model
-    (plain,) = model.__dict__[_COPY]
+    plain = _copy_without_values(_outlines[model], "cpu")
     plain.load_state_dict(whole(model.state_dict()))
-    return plain  # type: ignore[no-any-return]  # what shard() put there
+    return plain
+
+
+def _copy_without_values(model: nn.Module, device: str) -> nn.Module:
+    """A copy of ``model`` with parameters on ``device`` whose values are undefined; shared ones stay shared."""
+    empty = {
+        id(p): nn.Parameter(torch.empty_like(p, device=device), requires_grad=p.requires_grad)
+        for p in model.parameters()
+    }
+    return copy.deepcopy(model, memo=empty)
 
 
 def reshard(model: nn.Module | None) -> None:

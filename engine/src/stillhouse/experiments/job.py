@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from filelock import FileLock
 
 from stillhouse.config.recipe import Recipe
 from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.experiments.plan import PlannedRun, finished_summary
+from stillhouse.teachers.store import get_or_make
 from stillhouse.training.folder import write_text
 
 __all__ = ["Job", "Outcome", "collected", "run_job"]
@@ -76,13 +76,7 @@ def run_job(job: Job) -> Outcome:
     try:
         with collected(told):
             recipe = Recipe.from_dict(job.recipe)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder.with_name(f".{folder.name}.lock")):
-                summary = finished_summary(folder, recipe)
-                if summary is None:
-                    from stillhouse.training.preparation import train
-
-                    summary = train(recipe, out=folder, resume=True).summary
+            summary = get_or_make(folder, lambda: finished_summary(folder, recipe), lambda: _trained(recipe, folder))
         report.unlink(missing_ok=True)
     except Exception as error:  # noqa: BLE001 - one run's error must not end the others
         if isinstance(error, StillhouseError):
@@ -94,6 +88,12 @@ def run_job(job: Job) -> Outcome:
             write_text(report, "".join(traceback.format_exception(error)))
         return Outcome(job, None, text, tuple(told))
     return Outcome(job, summary, "", tuple(told))
+
+
+def _trained(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    from stillhouse.training.preparation import train  # most of the engine, which a plan by itself does not need
+
+    return train(recipe, out=folder, resume=True).summary
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from stillhouse import seeds as rng
-from stillhouse.config.model import GIVEN, ModelSpec
+from stillhouse.config.model import ModelSpec
 from stillhouse.contract.assembly import Assembly, Rows
 from stillhouse.contract.plugin import Plugin
 from stillhouse.contract.task import Task
@@ -31,6 +31,7 @@ from stillhouse.registry.order import Active
 from stillhouse.registry.plugins import activate, from_instances, plugins_in_use
 from stillhouse.students.data import MeasuredData, open_data
 from stillhouse.students.saved_run import SavedRun, Weights, open_run
+from stillhouse.teachers.prerequisites import find_prerequisite
 from stillhouse.teachers.sources import build_teacher
 
 __all__ = ["build_student", "folded_student", "load_student", "plugins_with", "rebuild"]
@@ -54,9 +55,9 @@ def build_student(saved: SavedRun, given: nn.Module | None = None, *, fill: bool
             load_state(given, _student_state(saved), str(saved.checkpoint))
         return given
     spec = saved.recipe.student
-    if spec.model.startswith(GIVEN):
+    if spec.given:
         raise StillhouseError(
-            f"this run was given its student ({spec.model.removeprefix(GIVEN)}) from Python",
+            f"this run was given its student ({spec.model}) from Python",
             where=str(saved.folder),
             hint=f"from Python again: stillhouse.load_student({str(saved.folder)!r}, student=module)",
         )
@@ -177,7 +178,7 @@ def _stand_in(saved: SavedRun, task: Task) -> nn.Module | None:
     if spec.recipe is None:
         spec = attrs.evolve(spec, checkpoint=None, pretrained=False, random=True)
     recipe = attrs.evolve(saved.recipe, teacher=spec)
-    return build_teacher(recipe, saved.info, task.outputs(saved.info), None)[0]
+    return build_teacher(recipe, saved.info, task.outputs(saved.info), find_prerequisite(recipe, "teacher"))
 
 
 def load_student(

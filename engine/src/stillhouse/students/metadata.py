@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stillhouse.config.model import GIVEN, ModelSpec
+from stillhouse.config.model import ModelSpec
 from stillhouse.config.structure import unstructure
 from stillhouse.contract.batch import DataInfo
 from stillhouse.errors import StillhouseError
@@ -59,7 +59,7 @@ def metadata_of(
 
 
 def _is_of(module: nn.Module, spec: ModelSpec, info: DataInfo, saved: SavedRun, outputs: int) -> bool:
-    if spec.model.startswith(GIVEN):
+    if spec.given:
         return False
     if spec.model.startswith("timm:hf-hub:"):
         return False  # its definition lies on somebody's host

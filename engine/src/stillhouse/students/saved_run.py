@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import attrs
 
-from stillhouse.config.model import GIVEN
 from stillhouse.config.recipe import Recipe
 from stillhouse.config.structure import structure
 from stillhouse.contract.batch import DataInfo
@@ -54,7 +53,7 @@ class SavedRun:
     def teacher_given(self) -> bool:
         """The run's teacher was handed over from Python: no recipe can build it."""
         spec = self.recipe.teacher
-        return spec is not None and (spec.model or "").startswith(GIVEN)
+        return spec is not None and bool(spec.given)
 
     @property
     def task(self) -> Task:

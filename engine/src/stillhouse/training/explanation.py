@@ -106,8 +106,9 @@ def _teacher_name(training: Training) -> str:
         return ""
     if spec.recipe is not None:
         return f"{spec.recipe['student']['model']}, trained by the recipe {spec.recipe['run']['name']!r}"
-    origin = "random" if spec.random else "pretrained" if spec.pretrained else f"from {spec.checkpoint}"
-    return f"{spec.model} ({'handed over' if (spec.model or '').startswith('given:') else origin})"
+    origins = {"handed over": spec.given, "random": spec.random, "pretrained": spec.pretrained}
+    origin = next((text for text, holds in origins.items() if holds), f"from {spec.checkpoint}")
+    return f"{spec.model} ({origin})"
 
 
 def _term(term: str, plugin: str, weight: float | Schedule, value: float, steps: int) -> dict[str, Any]:

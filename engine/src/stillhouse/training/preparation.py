@@ -1,34 +1,30 @@
-"""From a recipe to a trained student: everything is checked and built first, stage by stage, then fitted."""
+"""From a recipe to a trained student: what must be trained first is listed and trained, then the run is built and fitted."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import attrs
 import torch
 from torch import nn
 
-from stillhouse.config.model import GIVEN, ModelSpec
-from stillhouse.config.recipe import Recipe, TeacherSpec
-from stillhouse.config.structure import unstructure
+from stillhouse.config.recipe import Recipe
 from stillhouse.contract.assembly import Assembly, Rows
 from stillhouse.contract.plugin import Plugin
-from stillhouse.data.loader import load_data
 from stillhouse.distributed import processes as parallel
-from stillhouse.distributed.fsdp import shard
 from stillhouse.errors import StillhouseError
 from stillhouse.loop.failures import explained
 from stillhouse.loop.walk import assemble
+from stillhouse.memo import keeping
 from stillhouse.registry.order import Active
 from stillhouse.registry.plugins import activate, from_instances, plugins_in_use
-from stillhouse.registry.tasks import build_task
-from stillhouse.teachers.sources import First, build_student, build_teacher
+from stillhouse.teachers.prerequisites import Prerequisite
+from stillhouse.teachers.sources import load_trained
+from stillhouse.teachers.store import get_or_make, naming_disk_errors
 from stillhouse.training.checks import check_options
 from stillhouse.training.folder import RunFolder, flat
+from stillhouse.training.parts import Parts, gather, resolve, spread
 from stillhouse.training.progress import Progress
 from stillhouse.training.session import Result, Training
 from stillhouse.version import __version__
@@ -66,7 +62,7 @@ def prepare(
     """
     actives = plugins_in_use(recipe.plugins, recipe.base) if plugins is None else from_instances(plugins)
     actives = activate(actives, has_teacher=recipe.teacher is not None or teacher is not None)
-    recipe = _resolved(recipe, actives, student, teacher)
+    recipe = resolve(recipe, actives, student, teacher)
     folder = None
     if write:
         folder = Path(out) if out is not None else Path("runs") / recipe.run.name
@@ -79,55 +75,95 @@ def prepare(
     if recipe.run.threads is not None:
         torch.set_num_threads(recipe.run.threads)
     shown = Progress(enabled=progress and parallel.is_first())
-    starts = reads = None
-    if train_teacher:
+    with keeping():  # what this run and those before it have in common is read once
+        parts = gather(recipe, actives, device, shown, student=student, teacher=teacher)
+        if train_teacher:
+            for need in _list_missing(parts):
+                _train_first(need, shown)
+        trained = load_trained(recipe, parts.needs, parts.student, parts.teacher)
+        return _build(parts, folder=folder, resume=resume, inspect_only=not train_teacher, trained=trained)
 
-        @cache
-        def look() -> bool:
-            """Go through all stages with what is not trained yet; whether some plugin reads the teacher."""
-            walked = prepare(
-                recipe,
-                student=copy.deepcopy(student),
-                teacher=copy.deepcopy(teacher),
-                plugins=plugins,
-                write=False,
-                train_teacher=False,
-            )
-            walked.close()
-            return walked.walk.composition.reads_teacher
 
-        starts, reads = First(lambda: look() or True, _trainer(shown)), First(look, _trainer(shown))
-    task = build_task(recipe.task, recipe.base)
-    data = load_data(recipe.data, task, seed=recipe.run.seed, base=recipe.base, pin=device.type == "cuda")
+def _list_missing(parts: Parts, *, later: bool = False) -> list[Prerequisite]:
+    """What has to be trained before the run of ``parts``, each once, in order.
+
+    A run that would have to wait for another one's training is rehearsed before: nothing is trained for what cannot be.
+
+    Args:
+        parts: the run that asks.
+        later: it waits in any case.
+
+    Raises:
+        StillhouseError: what is wrong with the run, or with one of those before it.
+    """
+    missing = [need for need in parts.needs if not need.is_trained()]
+    if not missing and not later:
+        return []
+    reads_teacher = _rehearse(parts)
+    found: list[Prerequisite] = []
+    for need in missing:
+        if need.role == "teacher" and not reads_teacher:
+            continue
+        if need.has_own or later or found:
+            try:
+                found += _list_missing(parts.gather_before(need), later=later or bool(found))
+            except StillhouseError as error:
+                raise error.within(f"{need.role}.recipe") from error.__cause__
+        found.append(need)
+    return list({need.folder: need for need in found}.values())
+
+
+def _rehearse(parts: Parts) -> bool:
+    """Build the run before anything is trained for it, and let go of that; whether some plugin reads the teacher.
+
+    What was built is not kept with the trained weights loaded into it: plugins start from the teacher's values (a cache of
+    its answers, axes of its features, statistics of two samples), and nothing tells which of them did. Walked over
+    again, a run is the same whether its teacher was found or trained a moment ago, for one more pass of two samples.
+    """
+    training = _build(parts.copy(), folder=None, resume=False, inspect_only=True, trained=False)
+    training.close()
+    return training.walk.composition.reads_teacher
+
+
+def _train_first(need: Prerequisite, shown: Progress) -> None:
+    """Train what another run asks for, or go on where that was left; of two runs that ask at once the second waits."""
+
+    def make() -> bool:
+        shown.say(f"training {need.recipe.run.name!r} first, once; it is kept in {need.folder}")
+        train(need.recipe, out=need.folder, resume=True, progress=shown.enabled)
+        return True
+
+    with naming_disk_errors(need.folder, "the trained recipe", "what was trained so far is kept"):
+        get_or_make(need.folder, lambda: need.is_trained() or None, make, together=True)
+
+
+def _build(parts: Parts, *, folder: Path | None, resume: bool, inspect_only: bool, trained: bool) -> Training:
+    """Assemble the run of its parts; nothing is trained and nothing written, but for caches unless ``inspect_only``."""
+    recipe, actives, data = parts.recipe, parts.actives, parts.data
     try:
-        if student is None:
-            student = build_student(recipe, data.info, task.outputs(data.info), starts)
-        trained = True
-        if teacher is None:
-            teacher, trained = build_teacher(recipe, data.info, task.outputs(data.info), reads)
-        _spread(recipe, device, student, teacher)
+        spread(parts)
         assembly = Assembly(
             recipe=recipe,
             seed=recipe.run.seed,
-            device=device,
-            student=student,
-            teacher=teacher,
-            task=task,
+            device=parts.device,
+            student=parts.student,
+            teacher=parts.teacher,
+            task=parts.task,
             data=data.info,
             rows=Rows(data.info.sizes["train"], lambda: data.passes.ids("train")),
             epochs=recipe.run.epochs,
             steps_per_epoch=data.steps_per_epoch,
             plugins=tuple(a.plugin for a in actives),
             batches=data,
-            inspect_only=not train_teacher,
-            progress=shown,
+            inspect_only=inspect_only,
+            progress=parts.shown,
         )
         check_options(assembly, actives)
         precision: torch.dtype = getattr(torch, recipe.run.precision)
         with explained(assembly):
-            student.to(device)
-            if teacher is not None:
-                teacher.to(device)
+            parts.student.to(parts.device)
+            if parts.teacher is not None:
+                parts.teacher.to(parts.device)
             walk = assemble(assembly, actives, data.example(), precision)
         return Training(
             assembly,
@@ -136,7 +172,7 @@ def prepare(
             data,
             folder=folder,
             resume=resume,
-            progress=shown,
+            progress=parts.shown,
             teacher_is_trained=trained,
         )
     except BaseException:
@@ -150,53 +186,6 @@ def _facts(recipe: Recipe, actives: Sequence[Active]) -> dict[str, Any]:
     facts |= {f"plugin {a.name}": f"{a.use} of {a.distribution} {a.version}" for a in actives}
     tables = {f"the recipe's {key}": value for key, value in flat(recipe.to_dict()).items() if key != "run.base"}
     return {"the plugins' list": [a.name for a in actives], **facts, **tables}
-
-
-def _spread(recipe: Recipe, device: torch.device, student: nn.Module, teacher: nn.Module | None) -> None:
-    """What several processes ask of the models before they are assembled: FSDP2's shards, and SyncBatchNorm."""
-    spec = recipe.distributed
-    if spec.sync_batchnorm:
-        if device.type != "cuda":
-            raise StillhouseError(
-                "SyncBatchNorm works on CUDA only",
-                where="distributed.sync_batchnorm",
-                hint="a student without BatchNorm has no such difference: see norm = 'group' of our models",
-            )
-        for name, child in student.named_children():
-            setattr(student, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))  # type: ignore[no-untyped-call]  # torch gives it no types
-    if spec.shard in ("student", "both"):
-        shard(student, device, "student")
-    if spec.shard in ("teacher", "both") and teacher is not None:
-        shard(teacher.requires_grad_(False), device, "teacher")
-
-
-def _resolved(
-    recipe: Recipe, actives: Sequence[Active], student: nn.Module | None, teacher: nn.Module | None
-) -> Recipe:
-    """The recipe as it is run: plugins in order with every option, and what Python handed over named as such."""
-    tables = tuple({"use": a.use, **unstructure(a.plugin)} for a in sorted(actives, key=lambda a: a.listed))
-    recipe = attrs.evolve(recipe, plugins=tables)
-    if student is not None:
-        recipe = attrs.evolve(recipe, student=ModelSpec(model=GIVEN + type(student).__qualname__))
-    elif recipe.student.model.startswith(GIVEN):
-        raise StillhouseError(
-            "this run was given its student from Python", where="student.model", hint="train(recipe, student=...)"
-        )
-    if teacher is not None:
-        recipe = attrs.evolve(recipe, teacher=TeacherSpec(model=GIVEN + type(teacher).__qualname__, random=True))
-    elif recipe.teacher is not None and (recipe.teacher.model or "").startswith(GIVEN):
-        raise StillhouseError(
-            "this run was given its teacher from Python", where="teacher.model", hint="train(recipe, teacher=...)"
-        )
-    return recipe
-
-
-def _trainer(shown: Progress) -> Callable[[Recipe, Path], Result]:
-    def train_first(recipe: Recipe, folder: Path) -> Result:
-        shown.say(f"training {recipe.run.name!r} first, once; it is kept in {folder}")
-        return train(recipe, out=folder, resume=True, progress=shown.enabled)
-
-    return train_first
 
 
 def find_device(name: str) -> torch.device:

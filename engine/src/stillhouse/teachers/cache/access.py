@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.protocols import Batches
@@ -17,7 +16,7 @@ from stillhouse.teachers.cache.files import INDEX, TeacherCache, clear_leftovers
 from stillhouse.teachers.cache.key import cache_key, differences, digest_of, provenance
 from stillhouse.teachers.cache.spec import CacheSpec
 from stillhouse.teachers.cache.writer import fill, sample
-from stillhouse.teachers.store import cache_folder
+from stillhouse.teachers.store import cache_folder, get_or_make, naming_disk_errors
 
 __all__ = ["teacher_cache"]
 
@@ -50,35 +49,24 @@ def _found_or_made(assembly: Assembly, spec: CacheSpec) -> TeacherCache:
         raise StillhouseError("there is no teacher to be read", hint="add a [teacher] table")
     passes = data.passes
     ids = passes.ids(spec.split)
-    _share_views(data, spec)
+    data.repeat_looks(spec.views)
     key = cache_key(teacher, assembly.task, passes, ids, spec)
     folder = Path(spec.folder).expanduser() if spec.folder else Path()
     folder = assembly.recipe.base / folder if spec.folder else cache_folder() / "features" / digest_of(key)[:24]
     if assembly.inspect_only:
         return _look(assembly, data, ids, spec, folder, key)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.parent / f".{folder.name}.lock")
-        with lock:
-            clear_leftovers(folder)
-            there = folder.exists() and (not spec.folder or any(folder.iterdir()))
-            if not there:
-                fill(assembly, passes, ids, spec, folder, key)
-            return _opened(assembly, folder, key, was_there=there)
-    except OSError as error:
-        raise StillhouseError(
-            f"the teacher cache cannot be kept: {error}",
-            where=str(folder),
-            hint="make room, or set STILLHOUSE_CACHE to a folder that can be written; nothing was left behind",
-        ) from error
 
+    def find() -> TeacherCache | None:
+        clear_leftovers(folder)
+        there = folder.exists() and (not spec.folder or any(folder.iterdir()))
+        return _opened(assembly, folder, key, was_there=True) if there else None
 
-def _share_views(data: Batches, spec: CacheSpec) -> None:
-    if spec.views and data.views not in (0, spec.views):
-        raise StillhouseError(
-            f"{spec.views} views are asked for, and another plugin asks for {data.views}", hint="one number for both"
-        )
-    data.views = spec.views or data.views
+    def make() -> TeacherCache:
+        fill(assembly, passes, ids, spec, folder, key)
+        return _opened(assembly, folder, key, was_there=False)
+
+    with naming_disk_errors(folder, "the teacher cache", "nothing was left behind"):
+        return get_or_make(folder, find, make)
 
 
 def _opened(assembly: Assembly, folder: Path, key: dict[str, Any], *, was_there: bool) -> TeacherCache:
@@ -95,7 +83,7 @@ def _opened(assembly: Assembly, folder: Path, key: dict[str, Any], *, was_there:
         other = [f"{k} {v} then, {now[k]} now" for k, v in index.get("provenance", {}).items() if now.get(k) != v]
         if other:
             text = f"the teacher cache {folder} was computed elsewhere ({'; '.join(other)}): last digits may differ"
-            warnings.warn(text, StillhouseWarning, stacklevel=4)
+            warnings.warn(text, StillhouseWarning, stacklevel=6)
     return open_cache(folder, index, was_there=was_there, verify=was_there)
 
 

@@ -1,0 +1,149 @@
+"""What has to be trained before a run: the recipes that give its teacher and its student's start, known by their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+import attrs
+import torch
+from torch import nn
+
+from stillhouse import seeds as rng
+from stillhouse.config.recipe import Recipe
+from stillhouse.contract.batch import DataInfo
+from stillhouse.data.loader import load_data
+from stillhouse.distributed import processes as parallel
+from stillhouse.errors import StillhouseError
+from stillhouse.models.builder import build_model
+from stillhouse.models.weights import last_checkpoint
+from stillhouse.registry.plugins import plugins_in_use
+from stillhouse.registry.tasks import build_task
+from stillhouse.teachers.store import cache_folder
+from stillhouse.version import __version__
+
+__all__ = ["Prerequisite", "Role", "build_untrained", "find_prerequisite", "list_prerequisites"]
+
+Role = Literal["student", "teacher"]
+
+
+@attrs.frozen(eq=False)
+class Prerequisite:
+    """A recipe that is trained before the run that asks for what it gives.
+
+    Attributes:
+        role: the table of the asking recipe that names it: it gives a teacher, or what a student starts from.
+        recipe: it, to be run where the asking run is.
+        model: its student as its training will find it, less what its own prerequisites give; on the CPU.
+        info: its data.
+        folder: its run's, in the cache, named by the content.
+    """
+
+    role: Role
+    recipe: Recipe
+    model: nn.Module
+    info: DataInfo
+    folder: Path
+
+    @property
+    def has_own(self) -> bool:
+        """Whether it names further recipes itself."""
+        teacher = self.recipe.teacher
+        return self.recipe.student.recipe is not None or (teacher is not None and teacher.recipe is not None)
+
+    def is_trained(self) -> bool:
+        """Whether it was trained to its end; of several processes the first one looks."""
+        return bool(parallel.from_first((self.folder / "summary.json").exists()))
+
+    def checkpoint(self) -> Path:
+        """The file with the trained weights.
+
+        Raises:
+            StillhouseError: it was trained, and the file is gone.
+        """
+        path = last_checkpoint(self.folder / "checkpoints")
+        if path is None:
+            raise StillhouseError(
+                "the trained recipe has no checkpoint", where=str(self.folder), hint="delete this folder"
+            )
+        return path
+
+
+def list_prerequisites(recipe: Recipe) -> tuple[Prerequisite, ...]:
+    """What ``recipe`` names: the student's start, then the teacher. What these name themselves is theirs to list.
+
+    Raises:
+        StillhouseError: data or a model of such a recipe that cannot be had.
+    """
+    roles: tuple[Role, ...] = ("student", "teacher")
+    return tuple(found for role in roles if (found := find_prerequisite(recipe, role)) is not None)
+
+
+def find_prerequisite(recipe: Recipe, role: Role) -> Prerequisite | None:
+    """The recipe that ``recipe`` names in its table ``role``; None where it names none.
+
+    Raises:
+        StillhouseError: its data or its model cannot be had.
+    """
+    own = _named(recipe, role)
+    if own is None:
+        return None
+    # Where it runs is the asking run's business; what it computes is its own recipe's.
+    own = attrs.evolve(own, run=attrs.evolve(own.run, device=recipe.run.device, threads=recipe.run.threads))
+    try:
+        task = build_task(own.task, own.base)
+        data = load_data(own.data, task, seed=own.run.seed, base=own.base)
+        data.close()
+        model = build_untrained(own, data.info, task.outputs(data.info))
+        start = find_prerequisite(own, "student")
+    except StillhouseError as error:
+        raise error.within(f"{role}.recipe") from None
+    folder = cache_folder() / "teachers" / f"{own.run.name}-{_content_key(own, data.info, model, start)[:16]}"
+    return Prerequisite(role, own, model, data.info, folder)
+
+
+def build_untrained(recipe: Recipe, info: DataInfo, outputs: int) -> nn.Module:
+    """The student of ``recipe`` on the CPU: as it starts, but for what another recipe gives it to start from.
+
+    Args:
+        recipe: the run.
+        info: its data.
+        outputs: how many numbers or channels its task wants of a model.
+
+    Raises:
+        StillhouseError: a model or file that cannot be had.
+    """
+    spec = recipe.student
+    if spec.recipe is not None:
+        spec = attrs.evolve(spec, recipe=None, replace_head=False)
+    seed = rng.derive(recipe.run.seed, "student")
+    return build_model(spec, info, seed=seed, where="student", base=recipe.base, outputs=outputs)
+
+
+def _named(recipe: Recipe, role: Role) -> Recipe | None:
+    if role == "student":
+        return None if recipe.student.recipe is None else Recipe.from_dict(recipe.student.recipe)
+    spec, given = recipe.teacher, recipe.data
+    if spec is None or spec.recipe is None:
+        return None
+    own = Recipe.from_dict(spec.recipe)
+    if not spec.same_labels:
+        return own
+    seed = recipe.run.seed if given.subset_seed is None else given.subset_seed
+    data = attrs.evolve(own.data, per_class=given.per_class, limit=given.limit, subset_seed=seed)
+    return attrs.evolve(own, data=data)
+
+
+def _content_key(recipe: Recipe, info: DataInfo, untrained: nn.Module, start: Prerequisite | None) -> str:
+    """A hash of everything the trained student follows from: recipe, data, plugins' versions, torch, the model's start."""
+    plugins = [(a.use, a.distribution, a.version) for a in plugins_in_use(recipe.plugins, recipe.base)]
+    text = json.dumps([recipe.digest(), info.fingerprint, plugins, __version__, torch.__version__])
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in untrained.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    if start is not None:  # by its content as well, so that a folder has its name before anything is trained
+        digest.update(start.folder.name.rpartition("-")[2].encode())
+    return digest.hexdigest()

@@ -1,0 +1,150 @@
+"""What a run is built of: its resolved recipe, its data and its models."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import attrs
+import torch
+from torch import nn
+
+from stillhouse.config.model import ModelSpec
+from stillhouse.config.recipe import Recipe, TeacherSpec
+from stillhouse.config.structure import unstructure
+from stillhouse.contract.task import Task
+from stillhouse.data.batches import Data
+from stillhouse.data.loader import load_data
+from stillhouse.distributed.fsdp import shard
+from stillhouse.errors import StillhouseError
+from stillhouse.registry.order import Active
+from stillhouse.registry.plugins import activate, plugins_in_use
+from stillhouse.registry.tasks import build_task
+from stillhouse.teachers.prerequisites import Prerequisite, build_untrained, list_prerequisites
+from stillhouse.teachers.sources import build_teacher
+from stillhouse.training.progress import Progress
+
+__all__ = ["Parts", "gather", "resolve", "spread"]
+
+
+@attrs.frozen(eq=False)
+class Parts:
+    """What a run is built of.
+
+    Attributes:
+        recipe: resolved.
+        actives: the plugins, in order.
+        device: where it runs.
+        shown: its progress on the terminal.
+        task: what the student is for.
+        data: its batches.
+        needs: the recipes that give its teacher and its student's start.
+        student: on the CPU, without what a recipe gives it to start from.
+        teacher: on the CPU, untrained where a recipe gives it.
+    """
+
+    recipe: Recipe
+    actives: Sequence[Active]
+    device: torch.device
+    shown: Progress
+    task: Task
+    data: Data
+    needs: tuple[Prerequisite, ...]
+    student: nn.Module
+    teacher: nn.Module | None
+
+    def copy(self) -> Parts:
+        """The same parts again, to be used up: models copied, batches from the same samples."""
+        return attrs.evolve(
+            self,
+            data=_load(self.recipe, self.task, self.device),
+            student=copy.deepcopy(self.student),
+            teacher=copy.deepcopy(self.teacher),
+        )
+
+    def gather_before(self, need: Prerequisite) -> Parts:
+        """The parts of the run that gives this one ``need``.
+
+        Raises:
+            StillhouseError: what is wrong with its recipe, as its own run would say it.
+        """
+        own = need.recipe
+        actives = activate(plugins_in_use(own.plugins, own.base), has_teacher=own.teacher is not None)
+        return gather(resolve(own, actives), actives, self.device, self.shown, student=need.model)
+
+
+def gather(
+    recipe: Recipe,
+    actives: Sequence[Active],
+    device: torch.device,
+    shown: Progress,
+    *,
+    student: nn.Module | None = None,
+    teacher: nn.Module | None = None,
+) -> Parts:
+    """Load the data and build the models, but for those that are there already.
+
+    Raises:
+        StillhouseError: data, a model, a file or another recipe that cannot be had.
+    """
+    task = build_task(recipe.task, recipe.base)
+    data = _load(recipe, task, device)
+    outputs = task.outputs(data.info)
+    if student is None:
+        student = build_untrained(recipe, data.info, outputs)
+    needs = list_prerequisites(recipe)
+    if teacher is None:
+        given = next((need for need in needs if need.role == "teacher"), None)
+        teacher = build_teacher(recipe, data.info, outputs, given)
+    return Parts(recipe, actives, device, shown, task, data, needs, student, teacher)
+
+
+def _load(recipe: Recipe, task: Task, device: torch.device) -> Data:
+    return load_data(recipe.data, task, seed=recipe.run.seed, base=recipe.base, pin=device.type == "cuda")
+
+
+def spread(parts: Parts) -> None:
+    """Do what several processes ask of the models before they are assembled: SyncBatchNorm, and FSDP2's shards.
+
+    Raises:
+        StillhouseError: the device has no SyncBatchNorm, or there is one process and nothing to spread over.
+    """
+    spec, device, student, teacher = parts.recipe.distributed, parts.device, parts.student, parts.teacher
+    if spec.sync_batchnorm:
+        if device.type != "cuda":
+            raise StillhouseError(
+                "SyncBatchNorm works on CUDA only",
+                where="distributed.sync_batchnorm",
+                hint="a student without BatchNorm has no such difference: see norm = 'group' of our models",
+            )
+        for name, child in student.named_children():
+            setattr(student, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))  # type: ignore[no-untyped-call]  # torch gives it no types
+    if spec.shard in ("student", "both"):
+        shard(student, device, "student")
+    if spec.shard in ("teacher", "both") and teacher is not None:
+        shard(teacher.requires_grad_(False), device, "teacher")
+
+
+def resolve(
+    recipe: Recipe, actives: Sequence[Active], student: nn.Module | None = None, teacher: nn.Module | None = None
+) -> Recipe:
+    """The recipe as it is run: plugins in order with every option, and what Python handed over named as such.
+
+    Raises:
+        StillhouseError: its own run was handed a model that is not there now.
+    """
+    tables = tuple({"use": a.use, **unstructure(a.plugin)} for a in sorted(actives, key=lambda a: a.listed))
+    recipe = attrs.evolve(recipe, plugins=tables)
+    if student is not None:
+        recipe = attrs.evolve(recipe, student=ModelSpec(model=type(student).__qualname__, given=True))
+    elif recipe.student.given:
+        raise StillhouseError(
+            "this run was given its student from Python", where="student.model", hint="train(recipe, student=...)"
+        )
+    if teacher is not None:
+        recipe = attrs.evolve(recipe, teacher=TeacherSpec(model=type(teacher).__qualname__, given=True))
+    elif recipe.teacher is not None and recipe.teacher.given:
+        raise StillhouseError(
+            "this run was given its teacher from Python", where="teacher.model", hint="train(recipe, teacher=...)"
+        )
+    return recipe
