@@ -25,6 +25,9 @@ class Assembled(Protocol):
     def plugin_module(self, plugin: Any) -> nn.Module:
         """What a plugin built."""
 
+    def forward_again(self, step: Any, which: str | nn.Module, inputs: Any, targets: Any = None) -> Any:
+        """A second pass of a model: see :meth:`stillhouse.contract.step.Step.forward`."""
+
 
 class Batches(Protocol):
     """Where batches come from."""

@@ -57,8 +57,17 @@ def let_teacher_go(run: Run, composition: Composition, hooks: Hooks, actives: Se
         return False
     served = any(run.released.values())
     needing = {a.name for a in actives if "teacher" in a.plugin.requires} - set(run.released)
-    if not served and (needing or composition.taps("teacher").layers):
+    if not served and (needing or composition.models["teacher"].taps.layers):
         return False
+    if composition.asks_teacher_again:
+        by = ", ".join(repr(name) for name in run.released)
+        raise StillhouseError(
+            f"calls the teacher, which leaves memory before training: {by} has no more use for it",
+            where="step.forward",
+            hint="leave out the plugin that stands in for the teacher"
+            if served
+            else 'a plugin that calls the teacher in steps has requires = ("teacher",)',
+        )
     composition.drop_teacher(hooks, served=served)
     run.teacher = None
     if run.device.type != "cpu":

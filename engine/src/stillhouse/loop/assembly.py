@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import attrs
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from stillhouse import seeds as rng
 from stillhouse.contract.batch import Batch
 from stillhouse.contract.layers import Which
+from stillhouse.contract.modes import keep_modes
 from stillhouse.contract.run import Run
 from stillhouse.contract.step import LinkSpec, Step, Tap
 from stillhouse.distributed.fsdp import reshard
@@ -104,12 +105,22 @@ def assemble(run: Run, actives: Sequence[Active], batch: Batch, precision: torch
         _find_taps(run, hooks),
         run.total_steps,
         precision,
+        device=run.device,
         teacher_precision=None if speed.teacher_precision == "same" else getattr(torch, speed.teacher_precision),
         channels_last=speed.channels_last,
         steps_per_epoch=run.steps_per_epoch,
     )
     run._composition = composition
-    step = new_step(batch, run.device, composition, 0, 0)
+    try:
+        return _walk_over(run, composition, hooks, actives, batch)
+    except BaseException:
+        composition.remove_taps()  # the models may be the caller's
+        raise
+
+
+def _walk_over(run: Run, composition: Composition, hooks: Hooks, actives: Sequence[Active], batch: Batch) -> Assembly:
+    """The walk itself; the taps are on the models."""
+    step = new_step(batch, composition)
     with rng.preserved(), _unchanged(run.student, run.teacher) as snapshot, torch.no_grad():
         rng.seed_everything(rng.derive(run.seed, "assembly"))
         run.student.train()
@@ -144,26 +155,22 @@ def _find_taps(run: Run, hooks: Hooks) -> dict[Which, list[str]]:
 
 def _first_forward(run: Run, composition: Composition, step: Step) -> float:
     shape = shape_text(step.inputs)
-    for taps in composition.all_taps():
-        taps.watch()
+    for model in composition.models.values():
+        model.taps.watch()
     try:
         composition.run_student(step)
     except _UNFIT as error:
         raise _model_error("student", shape, error) from error
-    if step.student.output is not None:
-        step.student.output = composition.read_output("student", step.student.output)
     run.task.check(step.student.output, step.targets, run.data)
     try:
         composition.run_teacher(step)
     except _UNFIT as error:
         raise _model_error("teacher", shape, error) from error
     run.features = {"student": dict(step.student.features), "teacher": {}}
-    if step.teacher is not None and step.teacher.output is not None:
-        step.teacher.output = composition.read_output("teacher", step.teacher.output)
-    faults = composition.taps("student").check(step.student.features)
+    faults = composition.models["student"].taps.check(step.student.features)
     if step.teacher is not None:
         run.features["teacher"] = dict(step.teacher.features)
-        faults += composition.taps("teacher").check(step.teacher.features)
+        faults += composition.models["teacher"].taps.check(step.teacher.features)
     raise_faults(faults)
     loss = float(run.task.loss(step.student.output, step.targets))
     if not math.isfinite(loss):
@@ -206,6 +213,7 @@ def _walk(
     calls = {name: {p.name: f for p, f in hooks.calls(name)} for name in ("build", "add_links", "transform", "losses")}
     shapes: dict[str, Shapes] = {}
     broken = False
+    step.phase = "transform"
     for active in actives:
         plugin = active.plugin
         where = f"plugin {plugin.name!r}"
@@ -222,7 +230,7 @@ def _walk(
                     snapshot.add(module)
             if plugin.name in calls["add_links"]:
                 specs = list(calls["add_links"][plugin.name](run))
-                names = composition.add_links(plugin, specs)
+                names = composition.links.add(plugin, specs)
                 faults += _read(composition, step, where, list(zip(names, specs, strict=True)))
             if plugin.name in calls["transform"] and not broken:
                 calls["transform"][plugin.name](step)
@@ -242,7 +250,7 @@ def _read(composition: Composition, step: Step, where: str, specs: list[tuple[st
     faults: list[Fault] = []
     for name, spec in specs:
         try:
-            composition.read_links(step, [(name, spec)])
+            composition.links.read(step, [(name, spec)])
         except StillhouseError as error:
             assert step.teacher is not None
             student, teacher = step.student.features[spec.student], step.teacher.features[spec.teacher]
@@ -254,6 +262,7 @@ def _read(composition: Composition, step: Step, where: str, specs: list[tuple[st
 def _first_losses(calls: Mapping[str, Any], actives: Sequence[Active], step: Step) -> dict[str, dict[str, float]]:
     faults: list[Fault] = []
     found: dict[str, dict[str, float]] = {}
+    step.phase = "losses"
     for active in actives:
         if active.name not in calls:
             continue
@@ -298,11 +307,13 @@ class _Snapshot:
 
     def __init__(self) -> None:
         self._buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = []
-        self._modes: list[tuple[nn.Module, bool]] = []
+        self._modes = ExitStack()
 
     def add(self, module: nn.Module | None) -> None:
-        for part in module.modules() if module is not None else ():
-            self._modes.append((part, part.training))
+        if module is None:
+            return
+        self._modes.enter_context(keep_modes(module))
+        for part in module.modules():
             for name, buffer in part.named_buffers(recurse=False):
                 self._buffers.append((part, name, buffer, buffer.clone()))
 
@@ -310,8 +321,7 @@ class _Snapshot:
         for module, name, buffer, before in self._buffers:
             buffer.copy_(before)
             setattr(module, name, buffer)
-        for module, training in self._modes:
-            module.training = training
+        self._modes.close()
 
 
 @contextmanager

@@ -103,9 +103,12 @@ def evaluate(
         made._evaluator = build_evaluator(made, assembly.composition, assembly.hooks)
         names = saved.task.class_names(read.info)
         metrics, per_class = {}, {}
-        for name in splits:
-            metrics[name] = run_evaluator(made, read.evaluation(name), name)
-            per_class[name] = _vectors(made.evaluator.state.metrics, len(names))
+        try:
+            for name in splits:
+                metrics[name] = run_evaluator(made, read.evaluation(name), name)
+                per_class[name] = _vectors(made.evaluator.state.metrics, len(names))
+        finally:
+            made.composition.remove_taps()  # the student may be the caller's
         return Measured(
             run=str(saved.folder),
             weights=saved.weights,

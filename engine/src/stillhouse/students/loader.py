@@ -156,8 +156,12 @@ def rebuild(
         dry=True,
     )
     assembly = assemble(run, actives, data.example(), precision)
-    if actives:
-        load_state(assembly.composition, _state(saved), str(saved.checkpoint))
+    try:
+        if actives:
+            load_state(assembly.composition, _state(saved), str(saved.checkpoint))
+    except BaseException:
+        assembly.composition.remove_taps()  # the student may be the caller's
+        raise
     # Its weights are nobody's. What a plugin needs of a teacher after training, its own module has.
     run.teacher = None
     return run, assembly

@@ -128,7 +128,13 @@ def prepare(
             if teacher is not None:
                 teacher.to(device)
             assembly = assemble(run, actives, data.example(), precision)
-        return Training(recipe, run, actives, data, assembly, resume=resume, progress=shown, teacher_is_trained=trained)
+        try:
+            return Training(
+                recipe, run, actives, data, assembly, resume=resume, progress=shown, teacher_is_trained=trained
+            )
+        except BaseException:
+            assembly.composition.remove_taps()  # the models may be the caller's
+            raise
     except BaseException:
         data.close()
         raise

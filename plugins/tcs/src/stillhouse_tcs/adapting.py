@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse import Run, StillhouseError
-from stillhouse.contract.outputs import find_reader
+from stillhouse.contract.modes import keep_modes
+from stillhouse.contract.outputs import read_output
 from stillhouse.teachers.cache import TeacherCache, teacher_cache
 from stillhouse_tcs.axes import Axes, axes_of
 from stillhouse_tcs.head import CoordinateHead, find_head, folded
@@ -105,17 +106,12 @@ def _check_head(run: Run, student: nn.Module, path: str) -> None:
     seen: list[tuple[Tensor, Tensor]] = []
     layer = student.get_submodule(path)
     handle = layer.register_forward_hook(lambda _module, given, gave: seen.append((given[0], gave)))
-    modes = [(module, module.training) for module in student.modules()]
     try:
-        student.eval()
-        with torch.no_grad():
+        with keep_modes(student, training=False), torch.no_grad():
             output = run.task.call(student, run.batches.example().input.to(run.device), None)
     finally:
         handle.remove()
-        for module, training in modes:
-            module.training = training
-    reader = find_reader(output, "student")
-    logits = output if reader is None else reader(output)
+    logits = read_output(output, "student")
     others = [n for n, m in student.named_modules() if isinstance(m, nn.Linear) and n != path]
     hint = "name the last layer with `head`; linear layers besides: " + (", ".join(others) or "none")
     if len(seen) != 1:
@@ -203,12 +199,9 @@ def _inputs_of(run: Run, student: nn.Module, head: CoordinateHead) -> Tensor:
     assert run.batches is not None  # the caller has looked
     seen: list[Tensor] = []
     handle = head.register_forward_hook(lambda _module, given, _gave: seen.append(given[0]))
-    modes = [(module, module.training) for module in student.modules()]
     try:
-        student.eval()
-        run.task.call(student, run.batches.example(64).input.to(run.device), None)
+        with keep_modes(student, training=False):
+            run.task.call(student, run.batches.example(64).input.to(run.device), None)
     finally:
         handle.remove()
-        for module, training in modes:
-            module.training = training
     return seen[0]
