@@ -15,7 +15,7 @@ from support import FIVE, recipe, same_state
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stillhouse import StillhouseError, prepare, train
-from stillhouse.loop.engines import Phase
+from stillhouse.loop.phases import Phase
 
 RECIPES = Path(__file__).parents[1] / "docs/experiments/plans/recipes"
 

@@ -36,7 +36,7 @@ def by_hand(training: Any) -> Callable[[Any], Tensor]:
     normalizes = "normalizer" in plugins
     projector = run.module("projector") if "projector" in plugins else None
     teacher = run.teacher if features or logits else None
-    taps = run.composition.all_taps()
+    taps = [model.taps for model in run.composition.models.values()]
     options = features.links[0] if features else None
     link = f"features/{options.student}" if options else ""
     warm = run.module("spectral") if spectral and spectral.method == "warm" else None

@@ -127,8 +127,8 @@ def _compiled(training: Any, batch: Batch) -> dict[str, Any]:
         if speed.compiles(which):
             with torch.autocast(run.device.type, dtype=precision), torch.set_grad_enabled(which == "student"):
                 breaks[which] = graph_breaks(model, x)
-    for taps in run.composition.all_taps():
-        taps.take()
+    for model in run.composition.models.values():
+        model.taps.take()
     torch._dynamo.reset()
     start = time.perf_counter()
     training._compile()

@@ -10,7 +10,7 @@ from _gpu_cases import SMALL_PAIRS, TARGET_SET, Case, recipe
 
 from stillhouse import prepare
 from stillhouse.loop.compilation import graph_breaks
-from stillhouse.loop.engines import Phase
+from stillhouse.loop.phases import Phase
 
 pytestmark = pytest.mark.gpu
 

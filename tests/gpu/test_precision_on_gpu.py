@@ -10,7 +10,7 @@ from ignite.engine import Events
 from support import FIVE, recipe, same_state
 
 from stillhouse import prepare, train
-from stillhouse.loop.engines import Phase
+from stillhouse.loop.phases import Phase
 
 pytestmark = pytest.mark.gpu
 

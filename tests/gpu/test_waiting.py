@@ -17,7 +17,7 @@ from support import FIVE
 from support.task_support import TASKS, task_recipe
 
 from stillhouse import prepare
-from stillhouse.loop.engines import Phase
+from stillhouse.loop.phases import Phase
 
 pytestmark = [
     pytest.mark.gpu,

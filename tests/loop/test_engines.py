@@ -13,7 +13,7 @@ from torch import nn
 from stillhouse import LinkSpec, Plugin, StillhouseError, Tap, Weight, hookimpl, plugin, prepare, train
 from stillhouse.contract.hookspecs import ObservingHooks
 from stillhouse.contract.step import Side
-from stillhouse.loop.engines import Phase
+from stillhouse.loop.phases import Phase
 
 OBSERVING = [name for name in vars(ObservingHooks) if not name.startswith("_")]
 

@@ -17,7 +17,7 @@ from support.no_sync import SynchronisedError, no_synchronisation
 from support.task_support import TASKS, task_recipe
 
 from stillhouse import Plugin, Weight, hookimpl, plugin, prepare
-from stillhouse.loop.engines import Phase
+from stillhouse.loop.phases import Phase
 from stillhouse.training.monitor import Monitor
 
 

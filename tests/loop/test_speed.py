@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 from stillhouse import Plugin, StillhouseError, StillhouseWarning, Weight, hookimpl, plugin, prepare, train
 from stillhouse.errors import first_line
 from stillhouse.loop.compilation import graph_breaks
-from stillhouse.loop.engines import Phase
+from stillhouse.loop.phases import Phase
 from stillhouse.loop.taps import Taps
 from stillhouse.schedule import Schedule
 
@@ -227,11 +227,13 @@ def test_the_teacher_has_a_precision_of_its_own(own: str):
 
 @pytest.mark.parametrize("teacher_precision", ["same", "float32"])
 def test_same_follows_the_run(teacher_precision: str):
-    composition = prepare(
+    training = prepare(
         recipe(*PAIR, run__precision="bfloat16", speed={"teacher_precision": teacher_precision}), write=False
-    ).run.composition
+    )
+    models = training.run.composition.models
     expected = torch.bfloat16 if teacher_precision == "same" else torch.float32
-    assert composition._precisions == {"student": torch.bfloat16, "teacher": expected}
+    precisions = {name: model.precision for name, model in models.items()}
+    assert precisions == {"student": torch.bfloat16, "teacher": expected}
 
 
 @plugin

@@ -91,7 +91,7 @@ def test_it_changes_training_and_the_same_seed_gives_the_same_run(name: str):
 def test_in_bfloat16_its_losses_are_float32_and_finite(name: str):
     training = prepare(recipe(*lists(name), run__precision="bfloat16"), write=False)
     seen: list = []
-    from stillhouse.loop.engines import Phase
+    from stillhouse.loop.phases import Phase
 
     training.run.trainer.add_event_handler(
         Phase.LOSSES_COMPUTED, lambda e: seen.extend(v.dtype for v in e.state.step.losses.values())

@@ -17,7 +17,8 @@ from support import TESTS, TinyNet, command, interrupted, recipe, same_state, ti
 from torch import nn
 
 from stillhouse import Recipe, StillhouseError, StillhouseWarning, prepare, train
-from stillhouse.loop.engines import Phase, evaluate
+from stillhouse.loop.engines import evaluate
+from stillhouse.loop.phases import Phase
 from stillhouse.students.loader import load_student
 from stillhouse_tcs import TCS, CoordinateHead, axes_of, probe_teacher, save_axes
 
@@ -252,7 +253,7 @@ def test_the_run_is_found_again_measured_and_folded_without_its_teacher(tmp_path
 def test_the_students_metrics_are_those_of_the_folded_student():
     training = prepare(recipe({**BASE, "k": 3}, **FEW), write=False)
     result = training.fit()
-    training.run.composition._student = (result.student,)
+    training.run.composition.models["student"].model = result.student
     training.run.composition.student = result.student
     again = evaluate(training.run, training.data.evaluation("test"), "test")
     assert again == pytest.approx(result.metrics["test"], rel=1e-4)

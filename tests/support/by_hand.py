@@ -31,7 +31,7 @@ def by_hand(
     loss = run.task.loss
     clear = clear or optimizer.zero_grad
     options = run.plugins[0].links[0]
-    student_taps, teacher_taps = run.composition.all_taps()
+    student_taps, teacher_taps = (model.taps for model in run.composition.models.values())
 
     def step(_engine: Any, batch: Batch) -> torch.Tensor:
         logits = student(batch.input)

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from stillhouse import StillhouseError, prepare, train
 from stillhouse.tasks import TaskSpec, build_task
-from stillhouse.training.preview import SAMPLES, TIMES, Preview, first
+from stillhouse.training.preview import SAMPLES, TIMES, Preview
 
 LEARNT = {  # a bound that the untrained student misses and the trained one keeps
     "segmentation": ("miou", 0.6),
@@ -157,7 +157,8 @@ def test_a_long_run_shows_samples_in_some_epochs_and_the_last():
         handlers[0]()
         if preview._kept is not None:
             kept.append(epoch)
+            assert [len(preview._kept[name]) for name in ("input", "target")] == [SAMPLES, SAMPLES]
+            assert len(preview._kept["output"]["a"]) == SAMPLES
             preview._kept = None
     assert kept == [*range(3, epochs, 3), epochs]
     assert len(kept) <= TIMES
-    assert len(first([1] * 9, SAMPLES)) == first(torch.zeros(9, 2), SAMPLES).shape[0] == SAMPLES

@@ -1,13 +1,13 @@
-"""Tensors in nested tuples, lists and dicts."""
+"""Tensors in nested tuples, lists and dicts: a batch's inputs and targets, a model's output, a state dict."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 
-__all__ = ["over_tensors", "rows_of"]
+__all__ = ["over_tensors", "rows_of", "tensors_of"]
 
 
 def over_tensors(function: Callable[[Any], Any], tree: Any, kind: type = Tensor) -> Any:
@@ -17,17 +17,32 @@ def over_tensors(function: Callable[[Any], Any], tree: Any, kind: type = Tensor)
     if isinstance(tree, Mapping):
         return {key: over_tensors(function, value, kind) for key, value in tree.items()}
     if isinstance(tree, tuple | list):
-        made = [over_tensors(function, value, kind) for value in tree]
-        return type(tree)(*made) if hasattr(tree, "_fields") else type(tree)(made)
+        return _like(tree, (over_tensors(function, value, kind) for value in tree))
     return tree
 
 
-def rows_of(value: Any, start: int, end: int, n: int) -> Any:
-    """Samples ``start`` to ``end`` of a batch's ``n``: of a tensor or list by row, of a table or tuple by entry."""
-    if isinstance(value, Tensor) or (isinstance(value, list) and len(value) == n):
-        return value[start:end]
-    if isinstance(value, Mapping):
-        return {key: rows_of(inner, start, end, n) for key, inner in value.items()}
-    if isinstance(value, tuple):
-        return tuple(rows_of(inner, start, end, n) for inner in value)
-    return value
+def rows_of(tree: Any, rows: slice | int, n: int) -> Any:
+    """Samples of a batch's ``n``, or one: of a tensor, or a list of ``n``, by row; of a dict or tuple by entry."""
+    if isinstance(tree, Tensor) or (isinstance(tree, list) and len(tree) == n):
+        return tree[rows]
+    if isinstance(tree, Mapping):
+        return {key: rows_of(value, rows, n) for key, value in tree.items()}
+    if isinstance(tree, tuple):
+        return _like(tree, (rows_of(value, rows, n) for value in tree))
+    return tree
+
+
+def tensors_of(tree: Any) -> list[Tensor]:
+    """All tensors of ``tree``, in order; a dict's by their keys' text."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    if isinstance(tree, Mapping):
+        return [tensor for key in sorted(tree, key=str) for tensor in tensors_of(tree[key])]
+    if isinstance(tree, list | tuple):
+        return [tensor for value in tree for tensor in tensors_of(value)]
+    return []
+
+
+def _like(tree: Any, values: Iterable[Any]) -> Any:
+    """``values`` as a list or tuple of the kind that ``tree`` is."""
+    return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)

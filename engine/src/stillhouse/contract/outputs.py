@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stillhouse.errors import StillhouseError
 
-__all__ = ["find_reader"]
+__all__ = ["find_reader", "read_output"]
 
 _KEYS = ("out", "logits", "predicted_depth", "reconstruction", "last_hidden_state", "output")
 """Where torchvision (``out``) and Hugging Face (``logits``, ...) keep the output of interest."""
@@ -65,3 +65,9 @@ def find_reader(output: Any, which: str) -> Callable[[Any], Any] | None:
         where=which,
         hint="a tensor, a tuple whose first is one, or a dict; or wrap the model in one whose forward returns a tensor",
     )
+
+
+def read_output(output: Any, which: str) -> Any:
+    """The output of interest in what ``which`` model returned once: see :func:`find_reader`."""
+    read = find_reader(output, which)
+    return output if read is None else read(output)

@@ -32,13 +32,11 @@ class Composed(nn.Module):
         student: the model that is trained.
         modules_of: what each plugin built, by the plugin's name.
         matched: names that :meth:`match` has found, by what and pattern.
-        channels_last: whether a step's image inputs are laid out with the channels last in memory.
     """
 
     student: nn.Module
     modules_of: dict[str, nn.Module]
     matched: dict[str, dict[str, list[str]]]
-    channels_last: bool
 
     def match(self, what: str, pattern: str) -> list[str]:
         """Names by glob, remembered."""
@@ -48,8 +46,9 @@ class Composed(nn.Module):
         """The module that a plugin built."""
         raise NotImplementedError
 
-    def run_student(self, step: Any) -> None:  # Any: a Step, which stands above, as it has a composition
-        """Call the student and take its tapped features."""
+    # Any: a Step, which stands above, as it has a composition, and the Side that it gets.
+    def forward_again(self, step: Any, which: str | nn.Module, inputs: Any, targets: Any = None) -> Any:
+        """Call a model once more, as the first pass called it."""
         raise NotImplementedError
 
 

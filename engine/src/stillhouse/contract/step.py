@@ -6,12 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
-from torch import Tensor
+from torch import Tensor, nn
 
 from stillhouse.contract.layers import Which
 from stillhouse.contract.protocols import Composed, Named
 
-__all__ = ["Link", "LinkSpec", "Side", "Step", "Tap"]
+__all__ = ["FORWARD_PHASES", "Link", "LinkSpec", "Side", "Step", "Tap"]
+
+FORWARD_PHASES = ("transform", "sample_weights", "losses")
+"""The hooks in which :meth:`Step.forward` may be called."""
 
 
 @attrs.frozen
@@ -98,6 +101,7 @@ class Step:
         epoch: epochs begun before this one, from 0.
         share: where the batch goes through in parts or is one of several processes': what the task's loss and the other
             terms count for in the mean over parts and processes; None otherwise.
+        phase: the hook whose turn it is, where it is one of :data:`FORWARD_PHASES`; empty otherwise.
     """
 
     batch: Any
@@ -114,6 +118,7 @@ class Step:
     weights: dict[str, float] = attrs.field(factory=dict)
     total: Tensor | None = None
     share: tuple[Tensor | float, float] | None = None
+    phase: str = ""
 
     def module(self, plugin: Named) -> Any:
         """What ``plugin``'s ``build`` returned, wherever the engine has moved or wrapped it.
@@ -122,6 +127,27 @@ class Step:
             KeyError: the plugin built nothing.
         """
         return self.composition.modules_of[plugin.name]
+
+    def forward(self, which: str | nn.Module, inputs: Any, targets: Any = None) -> Side:
+        """Call a model once more, as the step's own pass calls it: its precision, its task's call, its tapped layers.
+
+        Only in ``transform``, ``sample_weights`` and ``losses``. What the first pass gave stays as it was. The student's
+        pass has gradient where the hook has; BatchNorm's statistics move again and dropout draws anew, as in plain torch.
+        It is part of the step's forward pass, so that several processes need nothing more, provided that each of them
+        calls it.
+
+        Args:
+            which: ``student``, ``teacher``, or the module that a plugin's ``build`` returned, or a part of it: that is
+                called in the student's precision, in its own mode, with its output read as the student's is and no
+                features.
+            inputs: of any number of samples (B, ...); they are moved to the run's device.
+            targets: of the same samples, for a task whose models take them in training (a detector's); otherwise None.
+
+        Raises:
+            StillhouseError: called in another hook, a model that the run does not have, a teacher that has left memory.
+        """
+        side: Side = self.composition.forward_again(self, which, inputs, targets)
+        return side
 
     # Plugins ask these three several times in each step, mostly for one thing, and between torch's kernels each call costs
     # about a microsecond: before Python 3.12 a list comprehension is one.

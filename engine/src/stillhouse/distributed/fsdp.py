@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError
+from stillhouse.nested import over_tensors
 
 __all__ = [
     "clip",
@@ -110,13 +111,7 @@ def local(tensor: Tensor) -> Tensor:
 
 def whole(value: Any) -> Any:
     """``value`` with every spread tensor gathered, on the CPU; tables and lists are gone through. All processes take part."""
-    if isinstance(value, DTensor):
-        return value.full_tensor().cpu()
-    if isinstance(value, Mapping):
-        return {key: whole(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(whole(inner) for inner in value)
-    return value
+    return over_tensors(lambda x: x.full_tensor().cpu(), value, DTensor)
 
 
 def fit_state(saved: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,8 +57,17 @@ def release(assembly: Assembly, composition: Composition, hooks: Hooks, actives:
         return False
     served = any(assembly.released.values())
     needing = {a.name for a in actives if "teacher" in a.plugin.requires} - set(assembly.released)
-    if not served and (needing or composition.taps("teacher").layers):
+    if not served and (needing or composition.models["teacher"].taps.layers):
         return False
+    if composition.asks_teacher_again:
+        by = ", ".join(repr(name) for name in assembly.released)
+        raise StillhouseError(
+            f"calls the teacher, which leaves memory before training: {by} has no more use for it",
+            where="step.forward",
+            hint="leave out the plugin that stands in for the teacher"
+            if served
+            else 'a plugin that calls the teacher in steps has requires = ("teacher",)',
+        )
     composition.drop_teacher(hooks, served=served)
     assembly.drop_teacher()
     if assembly.device.type != "cpu":

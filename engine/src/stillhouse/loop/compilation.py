@@ -17,7 +17,6 @@ from stillhouse.contract.step import Side
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, first_line, raise_faults
 from stillhouse.loop.composition import Composition
 from stillhouse.loop.failures import is_out_of_memory
-from stillhouse.loop.step import new_step
 
 __all__ = ["check_compile", "compile_models", "graph_breaks", "plain"]
 
@@ -73,7 +72,7 @@ def compile_models(facts: Facts, composition: Composition, batch: Batch, spec: S
             continue
         try:
             model.compile(**options)
-            _run_once(facts, composition, batch, which)
+            _run_once(composition, batch, which)
         except Exception as error:
             plain(model)
             if is_out_of_memory(error):
@@ -87,24 +86,22 @@ def compile_models(facts: Facts, composition: Composition, batch: Batch, spec: S
     return compiled
 
 
-def _run_once(facts: Facts, composition: Composition, batch: Batch, which: Which) -> None:
+def _run_once(composition: Composition, batch: Batch, which: Which) -> None:
     """One forward pass and, for the student, one backward pass that leaves no trace."""
-    model = facts.student if which == "student" else facts.teacher
+    tapped = composition.models[which]
+    model = tapped.model
     assert model is not None  # it has just been compiled
     buffers = [(b, b.clone()) for b in model.buffers()]
-    step = new_step(batch, facts.device, composition, 0, 0)
+    inputs, targets = composition.place(batch.input, batch.target)
     with rng.preserved():
         try:
             if which == "teacher":
-                composition._run_teacher(step)
+                tapped(inputs)
             else:
                 with torch.enable_grad():
-                    composition.run_student(step)
-                    _backward(step.student, [p for p in model.parameters() if p.requires_grad])
+                    _backward(tapped(inputs, targets), [p for p in model.parameters() if p.requires_grad])
         finally:
-            for taps in composition.all_taps():
-                taps.take()
-            step.clear()
+            tapped.taps.take()
             with torch.no_grad():
                 for buffer, before in buffers:
                     buffer.copy_(before)

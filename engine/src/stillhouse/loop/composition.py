@@ -2,66 +2,27 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stillhouse.contract.layers import Which, match_layers, match_names
-from stillhouse.contract.outputs import find_reader
+from stillhouse.contract.layers import Which
 from stillhouse.contract.plugin import Plugin
 from stillhouse.contract.protocols import Composed, Named
-from stillhouse.contract.step import Link, LinkSpec, Side, Step
+from stillhouse.contract.step import FORWARD_PHASES, Side, Step
 from stillhouse.contract.task import Task
-from stillhouse.distributed.fsdp import local
 from stillhouse.errors import StillhouseError
-from stillhouse.loop.taps import Taps
-from stillhouse.registry.hooks import Call, Hooks
+from stillhouse.loop.links import Links
+from stillhouse.loop.phases import Emitter, note_place
+from stillhouse.loop.tapped_model import TappedModel, refuse_shared
+from stillhouse.nested import over_tensors
+from stillhouse.registry.hooks import Hooks
 from stillhouse.registry.order import Active
 from stillhouse.schedule import Schedule
 
-__all__ = ["Announcer", "Composition", "note_place", "refuse_shared"]
-
-
-class Announcer:
-    """Calls the plugins' hooks of a phase, then fires its event if somebody has attached to it.
-
-    Firing costs some 5 microseconds and a call nearly one, so the step looks first: ``if told.calls or
-    told.handlers.get(told.event): told(step)``.
-
-    Attributes:
-        hook: the phase's name, as the hook has it.
-        calls: the plugins' implementations, which take the step.
-        handlers: ignite's table of handlers. It has no public way to ask whether an event has any.
-        event: the event's name. An event equals its name, and looking the name up calls no Python code as long as
-            nobody has attached to the event.
-    """
-
-    __slots__ = ("_fire", "calls", "event", "handlers", "hook")
-
-    def __init__(
-        self, hook: str, calls: list[Call], handlers: Mapping[Any, Any], fire: Callable[[], None] | None
-    ) -> None:
-        self.hook, self.calls, self.handlers, self.event = hook, calls, handlers, hook.upper()
-        self._fire = fire
-
-    def __call__(self, step: Step) -> None:
-        """Announce the phase; a plugin's error leaves with a note that names plugin, hook and step."""
-        for plugin, function in self.calls:
-            try:
-                function(step)
-            except Exception as error:
-                note_place(error, plugin, self.hook, step)
-                raise
-        if self._fire is not None and self.handlers.get(self.event):
-            self._fire()
-
-
-def note_place(error: Exception, plugin: Plugin, hook: str, step: Step) -> None:
-    """Have ``error`` say where it came from: plugin, hook and step."""
-    error.add_note(f"in plugin {plugin.name!r}, hook {hook!r}, epoch {step.epoch + 1}, step {step.iteration + 1}")
+__all__ = ["Composition"]
 
 
 class Composition(Composed):
@@ -79,6 +40,7 @@ class Composition(Composed):
         taps: dotted paths to read, by model.
         total_steps: the run's optimizer steps, which weight schedules are fractions of.
         precision: dtype of the models' forward passes; anything but float32 runs them under autocast.
+        device: where the models are.
         teacher_precision: the teacher's; None: the same.
         channels_last: have image inputs with the channels last in memory.
         steps_per_epoch: of the run, for schedules that count epochs.
@@ -98,6 +60,7 @@ class Composition(Composed):
         total_steps: int,
         precision: torch.dtype = torch.float32,
         *,
+        device: torch.device,
         teacher_precision: torch.dtype | None = None,
         channels_last: bool = False,
         steps_per_epoch: int = 1,
@@ -112,32 +75,13 @@ class Composition(Composed):
                     model.to(memory_format=torch.channels_last)
         self.student = student
         self.plugins = nn.ModuleDict()
-        # In tuples and plain dicts nn.Module does not take a module for its own. The teacher must not be; for the others
-        # it spares each step the search through nn.Module's tables.
-        self._teacher = (teacher,)
-        self._student = (student,)
-        self._gone: list[str] = []
         self.modules_of: dict[str, nn.Module] = {}
         """What each plugin built, by the plugin's name."""
         self._task = task
         self._total_steps = total_steps
-        self._precisions: dict[Which, torch.dtype] = {"student": precision, "teacher": teacher_precision or precision}
-        self._autocasts: dict[Which, bool] = {w: p is not torch.float32 for w, p in self._precisions.items()}
-        self.channels_last = channels_last
-        """Whether a step's image inputs are laid out with the channels last in memory."""
-        self._device_type = next((p.device.type for p in student.parameters()), "cpu")
-        self._readers: dict[Which, Callable[[Any], Any] | None] = {"student": None, "teacher": None}
-        own_call = type(task).call is not Task.call
-        self._plain: dict[Which, bool] = {w: not (own_call or self._autocasts[w]) for w in self._precisions}
-        self._taps: dict[Which, Taps] = {"student": Taps(student, "student", taps.get("student", ()))}
-        if teacher is not None:
-            self._taps["teacher"] = Taps(teacher, "teacher", taps.get("teacher", ()))
-        self._student_taps = self._taps["student"]
-        self._teacher_taps = self._taps.get("teacher", self._student_taps)
-        self._link_specs: list[tuple[str, LinkSpec]] = []
-        self.matched: dict[str, dict[str, list[str]]] = defaultdict(dict)
-        """What :meth:`match` found before; a step looks here first."""
-        self._forward_completed = self._losses_computed = Announcer("", [], {}, None)
+        self._device, self._channels_last = device, channels_last
+        self._peers: dict[nn.Module, TappedModel] = {}
+        self._forward_completed = self._losses_computed = Emitter()
         self._transforms = hooks.calls("transform")
         self._terms = [
             (plugin, plugin.name, function, _weight_of(plugin, total_steps, steps_per_epoch))
@@ -148,6 +92,33 @@ class Composition(Composed):
         self._teacher_forward = hooks.teacher_forward(own)
         self.reads_teacher = needs or self.runs_teacher
         """Whether some plugin asks for the teacher, before the run or in its steps."""
+        self.asks_teacher_again = False
+        """Whether a plugin has had :meth:`forward_again` call the teacher."""
+        # No modules of nn.Module's: the teacher must not be one, and a step is spared the search through its tables.
+        self.models: dict[str, TappedModel] = {}
+        """The student and the teacher, to be called."""
+        kinds: list[tuple[Which, nn.Module | None, torch.dtype]] = [
+            ("student", student, precision),
+            ("teacher", teacher, teacher_precision or precision),
+        ]
+        try:
+            for name, model, dtype in kinds:
+                if model is not None:
+                    self.models[name] = TappedModel(
+                        model,
+                        name,
+                        task,
+                        taps.get(name, ()),
+                        device=device,
+                        precision=dtype,
+                        frozen=name != "student",
+                    )
+        except StillhouseError:
+            self.remove_taps()
+            raise
+        self._student = self.models["student"]
+        self.links = Links(self.models)
+        self.matched = self.links.matched
 
     @property
     def terms_switch_off(self) -> bool:
@@ -157,26 +128,14 @@ class Composition(Composed):
     @property
     def teacher(self) -> nn.Module | None:
         """The frozen teacher."""
-        return self._teacher[0]
+        return self.models["teacher"].model if "teacher" in self.models else None
 
     @property
     def runs_teacher(self) -> bool:
         """Whether a step calls the teacher at all: some plugin reads it, or gives its features itself."""
         return self._teacher_forward is not _no_teacher
 
-    def read_output(self, which: Which, output: Any) -> Any:
-        """Settle, from one ``output`` of a model, how its outputs are read from now on, and read this one.
-
-        Raises:
-            StillhouseError: what the model returns has no output of interest that could be told.
-        """
-        read = self._readers[which] = find_reader(output, which)
-        if read is None:
-            return output
-        self._plain[which] = False
-        return read(output)
-
-    def announce_with(self, forward_completed: Announcer, losses_computed: Announcer) -> None:
+    def announce_with(self, forward_completed: Emitter, losses_computed: Emitter) -> None:
         """Announce the two phases that lie inside :meth:`forward` with these."""
         self._forward_completed, self._losses_computed = forward_completed, losses_computed
 
@@ -193,117 +152,86 @@ class Composition(Composed):
         """
         return self.modules_of[plugin if isinstance(plugin, str) else plugin.name]
 
-    def add_links(self, plugin: Plugin, specs: Sequence[LinkSpec]) -> list[str]:
-        """Take in what ``plugin`` links; the names under which the run knows them."""
-        names = []
-        for spec in specs:
-            name = f"{plugin.name}/{spec.name}"
-            if any(name == known for known, _ in self._link_specs):
-                raise StillhouseError(f"makes two links called {spec.name!r}", hint="give one of them a name")
-            for model, layer in (("student", spec.student), ("teacher", spec.teacher)):
-                if model not in self._taps or layer not in self._taps[model].layers:
-                    raise StillhouseError(
-                        f"the link {spec.name!r} reads the {model}'s layer {layer!r}, which no tap reads",
-                        hint="name it in add_taps",
-                    )
-            self._link_specs.append((name, spec))
-            names.append(name)
-        self.matched.clear()
-        return names
-
     def match(self, what: str, pattern: str) -> list[str]:
-        """Names by glob, in their own order, remembered.
-
-        Args:
-            what: ``links``; ``links of`` a plugin, whose name is then ``pattern``; ``student`` or ``teacher`` for the
-                tapped layers of that model.
-            pattern: a path or glob.
-        """
-        links = [name for name, _ in self._link_specs]
-        if what == "links":
-            found = match_names(pattern, links)
-        elif what == "links of":
-            found = [name for name in links if name.startswith(f"{pattern}/")]
-        else:
-            which: Which = "student" if what == "student" else "teacher"
-            tapped = self._taps[which].layers
-            module = self.student if which == "student" else self.teacher
-            names = self._gone if module is None else [name for name, _ in module.named_modules()]
-            found = [layer for layer in match_layers(names, which, pattern) if layer in tapped]
-        self.matched[what][pattern] = found
-        return found
-
-    def taps(self, model: Which) -> Taps:
-        """The taps of ``model``."""
-        return self._taps[model]
-
-    def all_taps(self) -> list[Taps]:
-        """The student's taps, and the teacher's where there is one."""
-        return list(self._taps.values())
+        """What :meth:`stillhouse.loop.links.Links.match` says."""
+        return self.links.match(what, pattern)
 
     def drop_teacher(self, hooks: Hooks, *, served: bool) -> None:
         """Let go of the teacher. ``served``: plugins' ``teacher_forward`` gives what it gave, from now on."""
-        teacher = self.teacher
-        assert teacher is not None  # it goes once
-        self._gone = [name for name, _ in teacher.named_modules()]
-        self._teacher_taps.remove()
-        self._teacher = (None,)
+        self.models["teacher"].release()
         self._teacher_forward = hooks.teacher_forward(_teacher_is_gone if served else _no_teacher)
 
     def remove_taps(self) -> None:
-        """Take the taps off both models: after training they are plain modules again."""
-        for taps in self._taps.values():
-            taps.remove()
+        """Take the taps off both models: they are plain modules again."""
+        for model in self.models.values():
+            model.taps.remove()
 
-    def _call(self, model: nn.Module, which: Which, step: Step) -> Any:
-        """The ways to call a model that differ from ``model(inputs)``: autocast, a task's own call, a dict returned."""
-        targets = step.targets if which == "student" else None
-        with torch.autocast(self._device_type, dtype=self._precisions[which], enabled=self._autocasts[which]):
-            output = self._task.call(model, step.inputs, targets)
-        read = self._readers[which]
-        return output if read is None else read(output)
+    def place(self, inputs: Any, targets: Any) -> tuple[Any, Any]:
+        """A batch's ``inputs`` and ``targets`` on the run's device, inputs with the channels last where so asked."""
+        if self._device.type != "cpu":
+            inputs, targets = over_tensors(lambda x: x.to(self._device, non_blocking=True), (inputs, targets))
+        if self._channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return inputs, targets
 
     def run_student(self, step: Step) -> None:
         """Call the student and take its tapped features."""
-        student = self._student[0]
-        output = student(step.inputs) if self._plain["student"] else self._call(student, "student", step)
-        step.student = Side(output, self._student_taps.take())
-
-    def _run_teacher(self, step: Step) -> bool:
-        # no_grad and not inference_mode: a trainable projection of the teacher's features saves them for backward.
-        with torch.no_grad():
-            teacher = self._teacher[0]
-            assert teacher is not None  # this forward is chosen only with one
-            output = teacher(step.inputs) if self._plain["teacher"] else self._call(teacher, "teacher", step)
-        step.teacher = Side(output, self._teacher_taps.take())
-        return True
+        step.student = self._student(step.inputs, step.targets)
 
     def run_teacher(self, step: Step) -> None:
         """Call the teacher, or whatever plugins put in its place."""
         self._teacher_forward(step)
 
-    def read_links(self, step: Step, specs: Sequence[tuple[str, LinkSpec]] | None = None) -> None:
-        """Make the links from the features, before any transform."""
-        for name, spec in self._link_specs if specs is None else specs:
-            assert step.teacher is not None
-            student, teacher = step.student.features[spec.student], step.teacher.features[spec.teacher]
-            if spec.read is not None:
-                student, teacher = spec.read(student, teacher)
-            step.links[name] = Link(name, student, teacher)
+    def _run_teacher(self, step: Step) -> bool:
+        step.teacher = self.models["teacher"](step.inputs)
+        return True
+
+    def forward_again(self, step: Step, which: str | nn.Module, inputs: Any, targets: Any = None) -> Side:
+        """Do what :meth:`stillhouse.contract.step.Step.forward` says."""
+        if step.phase not in FORWARD_PHASES:
+            raise StillhouseError(
+                f"is called outside of {', '.join(FORWARD_PHASES)}",
+                where="step.forward",
+                hint="only what is computed there takes part in the backward pass",
+            )
+        model = self._peers.get(which) if isinstance(which, nn.Module) else self.models.get(which)
+        if model is None:
+            model = self._peer(which)
+        if which == "teacher":
+            if not self.reads_teacher:
+                raise StillhouseError(
+                    "calls the teacher, which no plugin requires", where="step.forward", hint='requires = ("teacher",)'
+                )
+            self.asks_teacher_again = True
+        return model(*self.place(inputs, targets))
+
+    def _peer(self, which: str | nn.Module) -> TappedModel:
+        """The way to call a plugin's own module as the student is called."""
+        if isinstance(which, str):
+            raise StillhouseError(
+                f"the run has no {which!r}", where="step.forward", hint=f"it has {', '.join(self.models)}"
+            )
+        if not any(which is part for own in self.modules_of.values() for part in own.modules()):
+            raise StillhouseError(
+                f"is given a {type(which).__name__} that no plugin's build returned",
+                where="step.forward",
+                hint="a model of the run by its name, 'student' or 'teacher', or a part of step.module(self)",
+            )
+        made = self._peers[which] = self._student.with_model(which)
+        return made
 
     def forward(self, step: Step) -> Tensor:
         """Fill ``step`` and return its total loss, a scalar on the device."""
         self.run_student(step)
         self._teacher_forward(step)
-        self.read_links(step)
-        told = self._forward_completed
-        if told.calls or told.handlers.get(told.event):
-            told(step)
-        plugin, hook = None, "transform"
+        self.links.read(step)
+        self._forward_completed.emit(step)
+        plugin = None
+        step.phase = "transform"
         try:
             for plugin, function in self._transforms:  # noqa: B007 - the except clause names it
                 function(step)
-            plugin, hook = None, "losses"
+            plugin, step.phase = None, "losses"
             total = self._task.loss(step.student.output, step.targets)
             losses, weights = step.losses, step.weights
             losses["task"], weights["task"] = total, 1.0
@@ -323,12 +251,10 @@ class Composition(Composed):
                     total = total + (value if factor == 1.0 else factor * value)
         except Exception as error:
             if plugin is not None:
-                note_place(error, plugin, hook, step)
+                note_place(error, plugin, step.phase, step)
             raise
-        step.total = total
-        told = self._losses_computed
-        if told.calls or told.handlers.get(told.event):
-            told(step)
+        step.phase, step.total = "", total
+        self._losses_computed.emit(step)
         return total
 
 
@@ -348,32 +274,3 @@ def _no_teacher(step: Step) -> None:
 
 def _teacher_is_gone(step: Step) -> None:
     raise StillhouseError("the teacher has left memory, and no plugin's teacher_forward has answered for it")
-
-
-def refuse_shared(student: nn.Module, teacher: nn.Module) -> None:
-    """Refuse a teacher that shares a module or a tensor with the student: freezing it would freeze the student.
-
-    Raises:
-        StillhouseError: it names the first place shared.
-    """
-    modules = {id(m): name for name, m in student.named_modules()}
-    for name, module in teacher.named_modules():
-        if id(module) in modules:
-            raise StillhouseError(
-                f"student and teacher share the module {modules[id(module)] or 'itself'!r} (teacher: {name or 'itself'!r})",
-                where="teacher",
-                hint="give the teacher a copy: copy.deepcopy(module)",
-            )
-    tensors = {}
-    for name, tensor in (*student.named_parameters(), *student.named_buffers()):
-        tensor = local(tensor)
-        if tensor.numel():
-            tensors[tensor.untyped_storage().data_ptr()] = name
-    for name, tensor in (*teacher.named_parameters(), *teacher.named_buffers()):
-        tensor = local(tensor)
-        if tensor.numel() and tensor.untyped_storage().data_ptr() in tensors:
-            raise StillhouseError(
-                f"student and teacher share the tensor {tensors[tensor.untyped_storage().data_ptr()]!r} (teacher: {name!r})",
-                where="teacher",
-                hint="give the teacher a copy: copy.deepcopy(module)",
-            )

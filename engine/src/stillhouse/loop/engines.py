@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.engine import Engine, EventEnum, Events
+from ignite.engine import Engine, Events
 from ignite.metrics import Metric
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -16,19 +16,21 @@ from torch.optim import Optimizer
 from stillhouse import seeds as rng
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.batch import Batch
+from stillhouse.contract.modes import keep_modes
 from stillhouse.contract.run import Run
 from stillhouse.contract.step import Step
 from stillhouse.distributed import processes as parallel
 from stillhouse.distributed.fsdp import reshard
 from stillhouse.errors import StillhouseError
-from stillhouse.loop.composition import Announcer, Composition
+from stillhouse.loop.composition import Composition
 from stillhouse.loop.optimizers import clearing
+from stillhouse.loop.phases import Emitter, Phase
 from stillhouse.loop.step import new_step
 from stillhouse.loop.stepper import Stepper
 from stillhouse.nested import rows_of
 from stillhouse.registry.hooks import Call, Hooks
 
-__all__ = ["Phase", "build_evaluator", "build_run", "evaluate"]
+__all__ = ["build_evaluator", "build_run", "evaluate"]
 
 
 class _Engine(Engine):
@@ -46,15 +48,6 @@ class _Engine(Engine):
             super()._fire_event(event_name, *event_args, **event_kwargs)
         else:
             self.last_event_name = event_name
-
-
-class Phase(EventEnum):
-    """The phases inside a step, as events of the trainer: ``trainer.add_event_handler(Phase.BACKWARD_COMPLETED, f)``."""
-
-    FORWARD_COMPLETED = "forward_completed"
-    LOSSES_COMPUTED = "losses_computed"
-    BACKWARD_COMPLETED = "backward_completed"
-    OPTIMIZER_STEPPED = "optimizer_stepped"
 
 
 _RUN_EVENTS = {
@@ -88,45 +81,25 @@ def build_run(
     ``look`` is the monitor's, called with the step at its end; it returns the iteration at which it wants to be called next.
     An ignite handler with a filter would be asked in every step.
 
-    Where the ``stepper`` is plain, a step is what a loop written by hand would do. Otherwise it has a
-    :class:`stillhouse.contract.step.Step` for each part of the batch; ``FORWARD_COMPLETED`` and ``LOSSES_COMPUTED`` come with each
-    of them, the later phases once.
+    A batch that goes through in parts has a step for each of them; ``FORWARD_COMPLETED`` and ``LOSSES_COMPUTED`` come with
+    each, the later phases once.
 
     Plugins hear each event before handlers that are attached afterwards; those may come early or late.
     """
-    # Not through nn.Module.__call__, which looks for hooks at the price of a plugin: what wants to hear of this forward
-    # pass has two events for it.
-    forward_step, clear_gradients = composition.forward, clearing(optimizer)
-    device = assembly.device
-    plain = stepper.plain
+    clear_gradients = clearing(optimizer)
     due = 0
 
-    def begin(step: Step) -> None:
-        state: Any = engine.state
-        if state.step is not None:
-            state.step.clear()
-        state.step = step
+    def show(step: Step) -> None:
+        _state(engine).step = step
 
     def train_step(engine: Engine, batch: Batch) -> Tensor:
         state: Any = engine.state
-        if plain:
-            if state.step is not None:
-                state.step.clear()
-            step = new_step(batch, device, composition, state.iteration - 1, state.epoch - 1)
-            state.step = step
-            total = forward_step(step)
-            total.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
-        else:
-            step, total = stepper.gradients(batch, state.iteration - 1, state.epoch - 1, begin)
-        if backward.calls or backward.handlers.get(backward.event):
-            backward(step)
-        if plain:
-            optimizer.step()
-        else:
-            stepper.update()
+        _let_go(engine)
+        step, total = stepper.gradients(batch, state.iteration - 1, state.epoch - 1, show)
+        backward.emit(step)
+        stepper.update()
         with torch.no_grad():
-            if stepped.calls or stepped.handlers.get(stepped.event):
-                stepped(step)
+            stepped.emit(step)
         clear_gradients()
         nonlocal due
         if state.iteration >= due:
@@ -146,12 +119,12 @@ def build_run(
         writes=folder is not None and parallel.is_first(),
     )
 
-    def announcer(phase: Phase) -> Announcer:
+    def emitter(phase: Phase) -> Emitter:
         calls = hooks.calls(phase.value, run=run)
-        return Announcer(phase.value, calls, engine._event_handlers, lambda: engine.fire_event(phase))
+        return Emitter(phase.value, calls, engine._event_handlers, lambda: engine.fire_event(phase))
 
-    composition.announce_with(announcer(Phase.FORWARD_COMPLETED), announcer(Phase.LOSSES_COMPUTED))
-    backward, stepped = announcer(Phase.BACKWARD_COMPLETED), announcer(Phase.OPTIMIZER_STEPPED)
+    composition.announce_with(emitter(Phase.FORWARD_COMPLETED), emitter(Phase.LOSSES_COMPUTED))
+    backward, stepped = emitter(Phase.BACKWARD_COMPLETED), emitter(Phase.OPTIMIZER_STEPPED)
     _bridge(engine, run, hooks)
     engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: _let_go(engine))
     return run
@@ -180,8 +153,8 @@ def _bridge(engine: Engine, run: Run, hooks: Hooks) -> None:
             engine.add_event_handler(event, _run_handler(engine, run, name, calls))
     calls = hooks.calls("iteration_completed", run=run)
     if calls:
-        announce = Announcer("iteration_completed", calls, {}, None)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: announce(_state(engine).step))
+        completed = Emitter("iteration_completed", calls)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: completed.emit(_state(engine).step))
     _Failure(engine, run, hooks.calls("exception_raised")).attach()
 
 
@@ -236,7 +209,7 @@ def build_evaluator(assembly: Assembly, composition: Composition, hooks: Hooks) 
     """
 
     def evaluation_step(_engine: Engine, batch: Batch) -> dict[str, Any]:
-        step = new_step(batch, assembly.device, composition, 0, 0)
+        step = new_step(batch, composition)
         composition.run_student(step)
         output = {"output": step.student.output, "target": step.targets, "input": step.inputs}
         rows = len(step.ids)
@@ -244,7 +217,7 @@ def build_evaluator(assembly: Assembly, composition: Composition, hooks: Hooks) 
         state = _state(_engine)
         state.rows_left -= rows
         if state.rows_left < 0:  # the last row only fills up this process's share
-            output = {key: rows_of(value, 0, rows - 1, rows) for key, value in output.items()}
+            output = {key: rows_of(value, slice(rows - 1), rows) for key, value in output.items()}
         return output
 
     engine = _Engine(evaluation_step)
@@ -269,20 +242,16 @@ def evaluate(evaluator: Engine, student: nn.Module, batches: Any, split: str) ->
     Returns:
         The metrics that are single numbers, by name.
     """
-    modes = [(module, module.training) for module in student.modules()]
-    student.eval()
     _state(evaluator).split = split
     # A share that another process fills up has a row that counts there.
     _state(evaluator).rows_left = getattr(batches, "real", sys.maxsize)
     parallel.agree(student)
     try:
-        with rng.preserved(), torch.no_grad():
+        with keep_modes(student, training=False), rng.preserved(), torch.no_grad():
             state = evaluator.run(batches, max_epochs=1)
     except StillhouseError as error:
         raise error.within(f"split {split!r}") from error
     finally:
-        for module, training in modes:
-            module.training = training
         reshard(student)
     found = {}
     for name, value in state.metrics.items():

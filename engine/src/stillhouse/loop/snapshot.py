@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
+
+from stillhouse.contract.modes import keep_modes
 
 __all__ = ["Snapshot", "unchanged"]
 
@@ -15,12 +17,14 @@ class Snapshot:
 
     def __init__(self) -> None:
         self._buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = []
-        self._modes: list[tuple[nn.Module, bool]] = []
+        self._modes = ExitStack()
 
     def add(self, module: nn.Module | None) -> None:
         """Keep what ``module`` and its parts hold now."""
-        for part in module.modules() if module is not None else ():
-            self._modes.append((part, part.training))
+        if module is None:
+            return
+        self._modes.enter_context(keep_modes(module))
+        for part in module.modules():
             for name, buffer in part.named_buffers(recurse=False):
                 self._buffers.append((part, name, buffer, buffer.clone()))
 
@@ -29,8 +33,7 @@ class Snapshot:
         for module, name, buffer, before in self._buffers:
             buffer.copy_(before)
             setattr(module, name, buffer)
-        for module, training in self._modes:
-            module.training = training
+        self._modes.close()
 
 
 @contextmanager

@@ -33,7 +33,6 @@ class Stepper:
         optimizer: steps after the gradients of all parts are there.
 
     Attributes:
-        plain: one process, the batch in one piece, no scaling, no clipping: the trainer does these steps itself.
         scaler: scales float16 losses; disabled for any other precision. Part of the checkpoint.
         gradient_norm: of the last step before clipping, a scalar on the device; None where nothing is clipped.
     """
@@ -46,11 +45,13 @@ class Stepper:
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(facts.device.type, enabled=spec.run.precision == "float16")
         self.gradient_norm: Tensor | None = None
-        self.plain = not (parallel.several() or self._parts > 1 or self._clip is not None or self.scaler.is_enabled())
+        # Not through nn.Module.__call__, which looks for hooks at the price of a plugin: what wants to hear of this forward
+        # pass has two events for it.
         self._forward: Callable[[Step], Tensor] = composition.forward
         self._wrapper: DistributedDataParallel | None = None
         self._unwrapped: list[nn.Parameter] = []
-        if parallel.several():
+        self._several = parallel.several()
+        if self._several:
             self._wrap()
 
     def _wrap(self) -> None:
@@ -65,52 +66,60 @@ class Stepper:
         )
         self._forward = self._wrapper
 
-    def gradients(self, batch: Batch, iteration: int, epoch: int, begin: Callable[[Step], None]) -> tuple[Step, Tensor]:
+    def gradients(self, batch: Batch, iteration: int, epoch: int, show: Callable[[Step], None]) -> tuple[Step, Tensor]:
         """Compute the gradients of ``batch``.
 
         Args:
             batch: this process's share.
             iteration: optimizer steps done before, from 0.
             epoch: epochs begun before, from 0.
-            begin: told of each part's step before it goes forward; clears the one before.
+            show: told of each part's step before it goes forward; the part before is cleared by then.
 
         Returns:
             The last part's step, whose losses are those of the whole batch, and their weighted sum; both are this
             process's own contribution to the mean over processes.
         """
-        batch = new_step(batch, self._facts.device, self._composition, iteration, epoch).batch
-        parts = list(split(batch, self._parts))
-        shares = self._shares(batch, parts)
+        steps = [new_step(part, self._composition, iteration, epoch) for part in split(batch, self._parts)]
+        self._share(steps)
         reported: dict[str, Tensor] = {}
-        total = None
-        for index, (part, (task_share, terms_share)) in enumerate(zip(parts, shares, strict=True)):
-            step = new_step(part, self._facts.device, self._composition, iteration, epoch)
-            step.share = (task_share, terms_share)
-            begin(step)
-            with self._unsynchronised(last=index == len(parts) - 1):
-                loss = self._forward(step)
-                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch gives it no types
-            for name, value in step.losses.items():
-                own = value.detach() * (task_share if name == "task" else terms_share)
-                reported[name] = reported[name] + own if name in reported else own
-            total = loss.detach() if total is None else total + loss.detach()
-        assert total is not None  # a batch has at least one part
-        step.losses, step.total = reported, total
-        parallel.average_gradients(self._unwrapped)
+        sums: list[Tensor] = []
+        for step in steps:
+            show(step)
+            with self._unsynchronised(last=step is steps[-1]):
+                total = self._forward(step)
+                self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]  # torch gives it no types
+            if step.share is not None:
+                _report(step, step.share, reported)
+                sums.append(total.detach())
+            if step is not steps[-1]:
+                step.clear()
+        if sums:
+            total = sum(sums[1:], sums[0])
+            step.losses, step.total = reported, total
+        if self._unwrapped:
+            parallel.average_gradients(self._unwrapped)
         if self.scaler.is_enabled():
             self.scaler.unscale_(self._optimizer)  # plugins that look at gradients see them as they are
         return step, total
 
-    def _shares(self, batch: Batch, parts: list[Batch]) -> list[tuple[Tensor | float, float]]:
-        """What each part counts: the task's loss by what the task counts over all processes, other terms by samples."""
-        own = len(batch.id)
-        by_samples = [len(part.id) / own for part in parts]
-        count = self._facts.task.count(batch.target)
-        if count is None:
-            return [(share, share) for share in by_samples]
-        mean = parallel.mean_over_processes(count.float()).clamp(min=1e-6)
-        counts = [count] if len(parts) == 1 else [self._facts.task.count(part.target) for part in parts]
-        return [(c / mean, share) for c, share in zip(counts, by_samples, strict=True) if c is not None]
+    def _share(self, steps: list[Step]) -> None:
+        """Settle what each part counts: the task's loss by what the task counts over all processes, other terms by samples.
+
+        A batch that is whole, in one part and one process, is its own mean: nothing is counted.
+        """
+        if len(steps) == 1 and not self._several:
+            return
+        own = sum(len(step.ids) for step in steps)
+        by_samples = [len(step.ids) / own for step in steps]
+        counts = [self._facts.task.count(step.targets) for step in steps]
+        counted = [count for count in counts if count is not None]
+        if not counted:
+            for step, share in zip(steps, by_samples, strict=True):
+                step.share = (share, share)
+            return
+        mean = parallel.mean_over_processes(torch.stack(counted).sum().float()).clamp(min=1e-6)
+        for step, count, share in zip(steps, counted, by_samples, strict=True):
+            step.share = (count / mean, share)
 
     def _unsynchronised(self, *, last: bool) -> AbstractContextManager[Any]:
         """Averages over processes wait for the last part's backward pass."""
@@ -126,6 +135,13 @@ class Stepper:
         self.scaler.update()
 
 
+def _report(step: Step, share: tuple[Tensor | float, float], reported: dict[str, Tensor]) -> None:
+    """Add the losses of a part, as far as they count, to those ``reported``."""
+    for name, value in step.losses.items():
+        own = value.detach() * (share[0] if name == "task" else share[1])
+        reported[name] = reported[name] + own if name in reported else own
+
+
 def split(batch: Batch, parts: int) -> Iterator[Batch]:
     """``batch`` in up to ``parts`` parts of nearly one size, none of a single sample: batch statistics need two."""
     n = len(batch.id)
@@ -135,4 +151,4 @@ def split(batch: Batch, parts: int) -> Iterator[Batch]:
         yield batch
         return
     for start, end in pairwise(bounds):
-        yield Batch(*(rows_of(value, start, end, n) for value in batch))
+        yield rows_of(batch, slice(start, end), n)

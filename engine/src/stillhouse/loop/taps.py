@@ -37,15 +37,15 @@ class Taps:
                 f"the {which} is compiled already, and a tap attached now would not be called",
                 hint="hand over the model as it is and let the run compile it after the taps are attached",
             )
-        self._handles = [model.get_submodule(layer).register_forward_hook(self._reader(layer)) for layer in self.layers]
+        modules = [model.get_submodule(layer) for layer in self.layers]  # a missing one raises before any is hooked
+        readers = [_Reader(self, layer) for layer in self.layers]
+        self._handles = [m.register_forward_hook(r) for m, r in zip(modules, readers, strict=True)]
 
-    def _reader(self, layer: str) -> Any:
-        def read(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            self.seen[layer] = output
-            if self._versions is not None:
-                self._versions.setdefault(layer, []).append(output._version if isinstance(output, Tensor) else 0)
-
-        return read
+    def read(self, layer: str, output: Any) -> None:
+        """Take what ``layer`` gave; its hook calls this."""
+        self.seen[layer] = output
+        if self._versions is not None:
+            self._versions.setdefault(layer, []).append(output._version if isinstance(output, Tensor) else 0)
 
     def watch(self) -> None:
         """Count calls and notice writes from now on, for :meth:`check`; a step need not bear that cost."""
@@ -92,6 +92,20 @@ class Taps:
             handle.remove()
         self._handles = []
         self.take()
+
+
+class _Reader:
+    """The forward hook of one tapped layer. In a copy of the model it reads nothing: its layer is not the run's."""
+
+    def __init__(self, taps: Taps | None, layer: str) -> None:
+        self._taps, self._layer = taps, layer
+
+    def __call__(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        if self._taps is not None:
+            self._taps.read(self._layer, output)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Reader, (None, self._layer)  # for copy.deepcopy and pickle
 
 
 def _is_compiled(model: nn.Module) -> bool:

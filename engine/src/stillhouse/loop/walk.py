@@ -105,11 +105,23 @@ def assemble(
         _find_taps(assembly, hooks),
         assembly.total_steps,
         precision,
+        device=assembly.device,
         teacher_precision=None if speed.teacher_precision == "same" else getattr(torch, speed.teacher_precision),
         channels_last=speed.channels_last,
         steps_per_epoch=assembly.steps_per_epoch,
     )
-    step = new_step(batch, assembly.device, composition, 0, 0)
+    try:
+        return _walk_over(assembly, composition, hooks, actives, batch)
+    except BaseException:
+        composition.remove_taps()  # the models may be the caller's
+        raise
+
+
+def _walk_over(
+    assembly: Assembly, composition: Composition, hooks: Hooks, actives: Sequence[Active], batch: Batch
+) -> Walk:
+    """The walk itself; the taps are on the models."""
+    step = new_step(batch, composition)
     with rng.preserved(), unchanged(assembly.student, assembly.teacher) as snapshot, torch.no_grad():
         rng.seed_everything(rng.derive(assembly.seed, "assembly"))
         assembly.student.train()
@@ -146,24 +158,20 @@ def _find_taps(assembly: Assembly, hooks: Hooks) -> dict[Which, list[str]]:
 
 def _first_forward(assembly: Assembly, composition: Composition, step: Step) -> float:
     shape = shape_text(step.inputs)
-    for taps in composition.all_taps():
-        taps.watch()
+    for model in composition.models.values():
+        model.taps.watch()
     try:
         composition.run_student(step)
     except _UNFIT as error:
         raise _model_error("student", shape, error) from error
-    if step.student.output is not None:
-        step.student.output = composition.read_output("student", step.student.output)
     assembly.task.check(step.student.output, step.targets, assembly.data)
     try:
         composition.run_teacher(step)
     except _UNFIT as error:
         raise _model_error("teacher", shape, error) from error
-    if step.teacher is not None and step.teacher.output is not None:
-        step.teacher.output = composition.read_output("teacher", step.teacher.output)
-    faults = composition.taps("student").check(step.student.features)
+    faults = composition.models["student"].taps.check(step.student.features)
     if step.teacher is not None:
-        faults += composition.taps("teacher").check(step.teacher.features)
+        faults += composition.models["teacher"].taps.check(step.teacher.features)
     raise_faults(faults)
     loss = float(assembly.task.loss(step.student.output, step.targets))
     if not math.isfinite(loss):
@@ -207,6 +215,7 @@ def _walk(
     calls = {name: {p.name: f for p, f in hooks.calls(name)} for name in ("build", "add_links", "transform", "losses")}
     shapes: dict[str, Shapes] = {}
     broken = False
+    step.phase = "transform"
     for active in actives:
         plugin = active.plugin
         where = f"plugin {plugin.name!r}"
@@ -225,7 +234,7 @@ def _walk(
                     snapshot.add(module)
             if plugin.name in calls["add_links"]:
                 specs = list(calls["add_links"][plugin.name](assembly))
-                names = composition.add_links(plugin, specs)
+                names = composition.links.add(plugin, specs)
                 faults += _read(composition, step, where, list(zip(names, specs, strict=True)))
             if plugin.name in calls["transform"] and not broken:
                 calls["transform"][plugin.name](step)
@@ -245,7 +254,7 @@ def _read(composition: Composition, step: Step, where: str, specs: list[tuple[st
     faults: list[Fault] = []
     for name, spec in specs:
         try:
-            composition.read_links(step, [(name, spec)])
+            composition.links.read(step, [(name, spec)])
         except StillhouseError as error:
             assert step.teacher is not None
             student, teacher = step.student.features[spec.student], step.teacher.features[spec.teacher]
@@ -257,6 +266,7 @@ def _read(composition: Composition, step: Step, where: str, specs: list[tuple[st
 def _first_losses(calls: Mapping[str, Any], actives: Sequence[Active], step: Step) -> dict[str, dict[str, float]]:
     faults: list[Fault] = []
     found: dict[str, dict[str, float]] = {}
+    step.phase = "losses"
     for active in actives:
         if active.name not in calls:
             continue

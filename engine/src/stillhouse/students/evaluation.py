@@ -103,9 +103,12 @@ def evaluate(
         evaluator = build_evaluator(assembly, walk.composition, walk.hooks)
         names = saved.task.class_names(read.info)
         metrics, per_class = {}, {}
-        for name in splits:
-            metrics[name] = run_evaluator(evaluator, assembly.student, read.evaluation(name), name)
-            per_class[name] = _vectors(evaluator.state.metrics, len(names))
+        try:
+            for name in splits:
+                metrics[name] = run_evaluator(evaluator, assembly.student, read.evaluation(name), name)
+                per_class[name] = _vectors(evaluator.state.metrics, len(names))
+        finally:
+            walk.composition.remove_taps()  # the student may be the caller's
         return Measured(
             run=str(saved.folder),
             weights=saved.weights,

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stillhouse.contract.outputs import find_reader
 from stillhouse.contract.plugin import Plugin
 from stillhouse.errors import StillhouseError
+from stillhouse.nested import tensors_of
 from stillhouse.students.data import MeasuredData, open_data
 from stillhouse.students.formats import (
     FORMATS,
@@ -23,7 +23,6 @@ from stillhouse.students.formats import (
     check_installed,
     read_onnx,
     read_torch,
-    tensors_of,
     write_format,
 )
 from stillhouse.students.loader import folded_student
@@ -207,12 +206,9 @@ def _real_inputs(data: MeasuredData, batch: int | None) -> tuple[str, Tensor]:
 
 
 def _wanted(reference: nn.Module, inputs: Tensor) -> Any:
-    """The student's own output; the way to read it is settled here."""
+    """The student's own output; the way to read it is settled by this first call."""
     with torch.no_grad():
         wanted = reference(inputs)
-        if isinstance(reference, Output):
-            reference.read = find_reader(wanted, "student")
-            wanted = wanted if reference.read is None else reference.read(wanted)
     if any(t.is_floating_point() and not bool(torch.isfinite(t).all()) for t in tensors_of(wanted)):
         raise StillhouseError("the student's output is not finite on real inputs", hint="take other --weights")
     return wanted
@@ -265,7 +261,7 @@ def _check(
         with torch.no_grad():
             wanted = tensors_of(reference(inputs[:count]))
         try:
-            found = tensors_of(_as_read(again(fed[:count]), reference, form))
+            found = tensors_of(again(fed[:count]))
         except Exception as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise StillhouseError(
@@ -295,10 +291,3 @@ def _check(
             hint="a model that draws random numbers in eval mode does so, and one that depends on what came before",
         )
     return worst, tolerance
-
-
-def _as_read(output: Any, reference: nn.Module, form: str) -> Any:
-    """Weights read again give what the model gives; a program gives what was traced, read already."""
-    if form != "safetensors" or not isinstance(reference, Output) or reference.read is None:
-        return output
-    return reference.read(output)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 
-__all__ = ["FORMATS", "TOLERANCES", "check_installed", "read_onnx", "read_torch", "tensors_of", "write_format"]
+__all__ = ["FORMATS", "TOLERANCES", "check_installed", "read_onnx", "read_torch", "write_format"]
 
 FORMATS = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
 """A format's suffix."""
@@ -182,14 +182,3 @@ def read_onnx(path: Path) -> Callable[[Tensor], Any]:
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda x: [torch.from_numpy(value) for value in session.run(None, {name: x.numpy()})]
-
-
-def tensors_of(output: Any) -> list[Tensor]:
-    """All tensors of an output, in order: of a tensor, a list or a dict of such."""
-    if isinstance(output, Tensor):
-        return [output]
-    if isinstance(output, Mapping):
-        return [t for key in sorted(output, key=str) for t in tensors_of(output[key])]
-    if isinstance(output, list | tuple):
-        return [t for value in output for t in tensors_of(value)]
-    return []

@@ -158,8 +158,12 @@ def rebuild(
         inspect_only=True,
     )
     walk = assemble(assembly, actives, data.example(), precision)
-    if actives:
-        load_state(walk.composition, _state(saved), str(saved.checkpoint))
+    try:
+        if actives:
+            load_state(walk.composition, _state(saved), str(saved.checkpoint))
+    except BaseException:
+        walk.composition.remove_taps()  # the student may be the caller's
+        raise
     # Its weights are nobody's. What a plugin needs of a teacher after training, its own module has.
     assembly.drop_teacher()
     return assembly, walk

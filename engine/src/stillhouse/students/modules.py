@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stillhouse.contract.task import Task
+from stillhouse.loop.tapped_model import TappedModel
 
 __all__ = ["Output", "Preprocessing"]
 
@@ -19,14 +20,12 @@ class Output(nn.Module):
     def __init__(self, student: nn.Module, task: Task) -> None:
         super().__init__()
         self.student = student
-        self._task = task
-        self.read: Callable[[Any], Any] | None = None
+        self._tapped = TappedModel(student, "student", task)
         self.eval()
 
     def forward(self, x: Tensor) -> Any:
         """(B, ...) -> the output of interest."""
-        output = self._task.call(self.student, x, None)
-        return output if self.read is None else self.read(output)
+        return self._tapped.output(x)
 
 
 class Preprocessing(nn.Module):

@@ -13,11 +13,12 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from stillhouse.contract.outputs import find_reader
 from stillhouse.contract.plugin import Plugin
 from stillhouse.contract.task import Task
 from stillhouse.data.images import Shaping, decode
 from stillhouse.errors import Fault, StillhouseError, raise_faults
+from stillhouse.loop.tapped_model import TappedModel
+from stillhouse.nested import over_tensors, rows_of
 from stillhouse.students.loader import folded_student
 from stillhouse.students.saved_run import SavedRun, Weights, open_run
 from stillhouse.training.preparation import find_device
@@ -167,7 +168,8 @@ class _Look:
 
     def __init__(self, saved: SavedRun, student: nn.Module, device: torch.device) -> None:
         self._info, self._task = saved.info, saved.task
-        self._student, self._device = student, device
+        self._student = TappedModel(student, "student", saved.task, device=device, frozen=True)
+        self._device = device
         shape = (-1, 1, 1)
         self._mean = torch.tensor(self._info.mean or (0.0,)).reshape(shape)
         self._std = torch.tensor(self._info.std or (1.0,)).reshape(shape)
@@ -198,8 +200,7 @@ class _Look:
         """The output for one image, on the CPU."""
         inputs = ((image - self._mean) / self._std)[None].to(self._device)
         try:
-            with torch.no_grad():
-                output = self._task.call(self._student, inputs, None)
+            output = self._student.output(inputs)
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             if isinstance(error, StillhouseError):
                 raise
@@ -211,23 +212,7 @@ class _Look:
                 where=str(path),
                 hint=f"it was trained on {height}x{width}: --size {height}x{width}" if own else "",
             ) from error
-        read = find_reader(output, "student")
-        return _first(output if read is None else read(output))
-
-
-def _first(output: Any) -> Any:
-    """The first sample of a batch's output, on the CPU."""
-    if isinstance(output, Mapping):
-        return {key: _first(value) for key, value in output.items()}
-    return _on_cpu(output[0])
-
-
-def _on_cpu(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.cpu()
-    if isinstance(value, Mapping):
-        return {key: _on_cpu(entry) for key, entry in value.items()}
-    return value
+        return over_tensors(Tensor.cpu, rows_of(output, 0, 1))
 
 
 def _png(picture: Any) -> bytes:

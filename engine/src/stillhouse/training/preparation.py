@@ -165,16 +165,20 @@ def _build(parts: Parts, *, folder: Path | None, resume: bool, inspect_only: boo
             if parts.teacher is not None:
                 parts.teacher.to(parts.device)
             walk = assemble(assembly, actives, data.example(), precision)
-        return Training(
-            assembly,
-            walk,
-            actives,
-            data,
-            folder=folder,
-            resume=resume,
-            progress=parts.shown,
-            teacher_is_trained=trained,
-        )
+        try:
+            return Training(
+                assembly,
+                walk,
+                actives,
+                data,
+                folder=folder,
+                resume=resume,
+                progress=parts.shown,
+                teacher_is_trained=trained,
+            )
+        except BaseException:
+            walk.composition.remove_taps()  # the models may be the caller's
+            raise
     except BaseException:
         data.close()
         raise

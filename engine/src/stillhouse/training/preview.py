@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from ignite.engine import Events
-from torch import Tensor
 
 from stillhouse.contract.run import Run
 from stillhouse.contract.task import Task
+from stillhouse.nested import over_tensors, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +41,8 @@ class Preview:
         state: Any = self._run.evaluator.state
         epoch = self._run.trainer.state.epoch
         if state.split == self._split and (epoch % self._every == 0 or epoch == self._run.epochs):
-            self._kept = {name: first(value, SAMPLES) for name, value in state.output.items()}
+            kept = rows_of(state.output, slice(SAMPLES), len(state.output["input"]))
+            self._kept = over_tensors(lambda x: x.detach().cpu(), kept)
 
     def figures(self) -> dict[str, Figure]:
         """The task's figures of the samples that were kept last, by name; they are let go."""
@@ -51,22 +51,3 @@ class Preview:
             return {}
         with torch.no_grad():
             return self._run.task.figures(self._run.data, kept["input"], kept["output"], kept["target"])
-
-
-def first(value: Any, n: int) -> Any:
-    """The first ``n`` rows of a batch's part, on the CPU: of a tensor or a list, or of each entry of a dict."""
-    if isinstance(value, Tensor):
-        return value[:n].detach().cpu()
-    if isinstance(value, Mapping):
-        return {key: first(entry, n) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_on_cpu(entry) for entry in value[:n]]
-    return value
-
-
-def _on_cpu(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().cpu()
-    if isinstance(value, Mapping):
-        return {key: _on_cpu(entry) for key, entry in value.items()}
-    return value

@@ -25,10 +25,11 @@ from stillhouse.data.batches import Data
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.loop.compilation import compile_models, plain
-from stillhouse.loop.engines import Phase, build_run
+from stillhouse.loop.engines import build_run
 from stillhouse.loop.export import fold
 from stillhouse.loop.failures import explained
 from stillhouse.loop.optimizers import build_optimizer, build_scheduler
+from stillhouse.loop.phases import Phase
 from stillhouse.loop.stepper import Stepper, split
 from stillhouse.loop.walk import Walk
 from stillhouse.registry.order import Active
@@ -171,7 +172,8 @@ class Training:
             compile_models(self.run, self.walk.composition, batch, self.recipe.speed)
 
     def close(self) -> None:
-        """Shut the loader's workers down; :meth:`fit` does so itself."""
+        """Take the taps off the models and shut the loader's workers down; :meth:`fit` does so itself, also when it fails."""
+        self.walk.composition.remove_taps()
         self.data.close()
 
     def _fit(self) -> Result:

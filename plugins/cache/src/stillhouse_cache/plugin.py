@@ -100,9 +100,9 @@ class Cache(Plugin):
     @hookimpl
     def teacher_forward(self, step: Step) -> bool | None:
         """Fill ``step.teacher`` from the cache; before it is there, in the first forward pass, the teacher answers itself."""
-        module = step.composition.modules_of.get(self.name)
-        if module is None:
+        try:
+            module: Served = step.module(self)
+        except KeyError:
             return None
-        assert isinstance(module, Served)  # build made it
         step.teacher = module.side(step)
         return True

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse import Assembly, StillhouseError
-from stillhouse.contract.outputs import find_reader
+from stillhouse.contract.modes import keep_modes
+from stillhouse.contract.outputs import read_output
 from stillhouse.contract.protocols import Batches
 from stillhouse.teachers.cache import TeacherCache, teacher_cache
 from stillhouse_tcs.axes import Axes, axes_of
@@ -106,17 +107,12 @@ def _check_head(assembly: Assembly, data: Batches, student: nn.Module, path: str
     seen: list[tuple[Tensor, Tensor]] = []
     layer = student.get_submodule(path)
     handle = layer.register_forward_hook(lambda _module, given, gave: seen.append((given[0], gave)))
-    modes = [(module, module.training) for module in student.modules()]
     try:
-        student.eval()
-        with torch.no_grad():
+        with keep_modes(student, training=False), torch.no_grad():
             output = assembly.task.call(student, data.example().input.to(assembly.device), None)
     finally:
         handle.remove()
-        for module, training in modes:
-            module.training = training
-    reader = find_reader(output, "student")
-    logits = output if reader is None else reader(output)
+    logits = read_output(output, "student")
     others = [n for n, m in student.named_modules() if isinstance(m, nn.Linear) and n != path]
     hint = "name the last layer with `head`; linear layers besides: " + (", ".join(others) or "none")
     if len(seen) != 1:
@@ -202,12 +198,9 @@ def _inputs_of(assembly: Assembly, data: Batches, student: nn.Module, head: Coor
     """What the path is given for up to 64 training samples."""
     seen: list[Tensor] = []
     handle = head.register_forward_hook(lambda _module, given, _gave: seen.append(given[0]))
-    modes = [(module, module.training) for module in student.modules()]
     try:
-        student.eval()
-        assembly.task.call(student, data.example(64).input.to(assembly.device), None)
+        with keep_modes(student, training=False):
+            assembly.task.call(student, data.example(64).input.to(assembly.device), None)
     finally:
         handle.remove()
-        for module, training in modes:
-            module.training = training
     return seen[0]

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stillhouse.contract.step import Side, Step
-from stillhouse.loop.step import new_step
 from stillhouse.teachers.cache import TeacherCache
 from stillhouse.teachers.cache.reader import tap_name
 from stillhouse_tcs.head import CoordinateHead, Fitting
@@ -122,12 +121,7 @@ class Mimic(Fitting):
         if self.pool is None:
             return own
         batch = self.pool.take(len(step.ids))
-        device = step.inputs.device
-        epoch = self.pool.epoch(step.iteration)
-        other = new_step(batch, device, step.composition, step.iteration, epoch)
-        step.composition.run_student(other)
-        more = self._of(other.student, other.ids, epoch)
-        other.clear()
+        more = self._of(step.forward("student", batch.input, batch.target), batch.id, self.pool.epoch(step.iteration))
         n, m = len(step.ids), len(batch.id)
         return (n * own + m * more) / (n + m)
 

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from stillhouse import seeds as rng
 from stillhouse.contract.batch import Batch
-from stillhouse.contract.outputs import find_reader
+from stillhouse.contract.modes import keep_modes
+from stillhouse.contract.outputs import read_output
 from stillhouse.contract.task import Task
 from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
 from stillhouse.layout import layout_of, shape_text
-from stillhouse.loop.taps import Taps
+from stillhouse.loop.tapped_model import TappedModel
 from stillhouse.teachers.cache.spec import CacheSpec, Pool, dtype_of
 
 __all__ = ["OUTPUT", "pooled", "reading", "tap_name"]
@@ -65,38 +66,28 @@ def reading(
         for layer in spec.taps
         if layer not in known
     )
-    modes = [(module, module.training) for module in teacher.modules()]
-    taps = Taps(teacher, "teacher", spec.taps)
-    autocast = torch.autocast(device.type, dtype=dtype_of(spec.precision), enabled=spec.precision != "float32")
-
+    tapped = TappedModel(
+        teacher, "teacher", task, spec.taps, device=device, precision=dtype_of(spec.precision), frozen=True
+    )
     first = [True]
 
     def read(batch: Batch) -> dict[str, Tensor]:
-        inputs = batch.input.to(device, non_blocking=True)
         if first[0]:
-            taps.watch()
-        with torch.no_grad(), autocast:
-            output = task.call(teacher, inputs, None)
-        seen = taps.take()
+            tapped.taps.watch()
+        side = tapped(batch.input.to(device, non_blocking=True))
         if first[0]:
             first[0] = False
             # What the model itself returns may be a dict, and its reader is found below.
-            raise_faults(f for f in taps.check(seen) if f.where != "teacher layer ''")
+            raise_faults(f for f in tapped.taps.check(side.features) if f.where != "teacher layer ''")
         arrays: dict[str, Tensor] = {}
         for layer in spec.taps:
-            arrays[tap_name(layer)] = _features(seen[layer], layer, spec.pool, len(batch.id))
+            arrays[tap_name(layer)] = _features(side.features[layer], layer, spec.pool, len(batch.id))
         if spec.outputs:
-            arrays[OUTPUT] = _output(output, len(batch.id))
+            arrays[OUTPUT] = _output(side.output, len(batch.id))
         return arrays
 
-    try:
-        teacher.eval()
-        with rng.preserved():
-            yield read
-    finally:
-        taps.remove()
-        for module, training in modes:
-            module.training = training
+    with tapped, keep_modes(teacher, training=False), rng.preserved():
+        yield read
 
 
 def _place(layer: str) -> str:
@@ -105,8 +96,7 @@ def _place(layer: str) -> str:
 
 def _features(x: Any, layer: str, pool: Pool, n: int) -> Tensor:
     if not layer:
-        reader = find_reader(x, "teacher")
-        x = x if reader is None else reader(x)
+        x = read_output(x, "teacher")
     if not isinstance(x, Tensor) or not x.is_floating_point():
         what = str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
         raise StillhouseError(f"gives {what}, not floating-point features", where=_place(layer))
@@ -123,9 +113,7 @@ def _features(x: Any, layer: str, pool: Pool, n: int) -> Tensor:
     return made
 
 
-def _output(output: Any, n: int) -> Tensor:
-    reader = find_reader(output, "teacher")
-    value = output if reader is None else reader(output)
+def _output(value: Any, n: int) -> Tensor:
     if not isinstance(value, Tensor) or len(value) != n:
         raise StillhouseError(
             f"gives {type(value).__name__}, and the cache keeps one tensor of one shape for each sample",

@@ -1,0 +1,81 @@
+"""The links that plugins made: pairs of tapped layers, read in each step before any transform."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from stillhouse.contract.layers import match_names
+from stillhouse.contract.plugin import Plugin
+from stillhouse.contract.step import Link, LinkSpec, Step
+from stillhouse.errors import StillhouseError
+from stillhouse.loop.tapped_model import TappedModel
+
+__all__ = ["Links"]
+
+
+class Links:
+    """The links of a run, in the order in which they were made.
+
+    Args:
+        models: whose layers they pair, by name.
+
+    Attributes:
+        matched: what :meth:`match` found before; a step looks here first.
+    """
+
+    def __init__(self, models: Mapping[str, TappedModel]) -> None:
+        self._models = models
+        self._specs: list[tuple[str, LinkSpec]] = []
+        self.matched: dict[str, dict[str, list[str]]] = defaultdict(dict)
+
+    def add(self, plugin: Plugin, specs: Sequence[LinkSpec]) -> list[str]:
+        """Take in what ``plugin`` links; the names under which the run knows them.
+
+        Raises:
+            StillhouseError: two links of one name, or a layer that no tap reads.
+        """
+        names = []
+        for spec in specs:
+            name = f"{plugin.name}/{spec.name}"
+            if any(name == known for known, _ in self._specs):
+                raise StillhouseError(f"makes two links called {spec.name!r}", hint="give one of them a name")
+            for model, layer in (("student", spec.student), ("teacher", spec.teacher)):
+                if model not in self._models or layer not in self._models[model].taps.layers:
+                    raise StillhouseError(
+                        f"the link {spec.name!r} reads the {model}'s layer {layer!r}, which no tap reads",
+                        hint="name it in add_taps",
+                    )
+            self._specs.append((name, spec))
+            names.append(name)
+        self.matched.clear()
+        return names
+
+    def match(self, what: str, pattern: str) -> list[str]:
+        """Names by glob, in their own order, remembered.
+
+        Args:
+            what: ``links``; ``links of`` a plugin, whose name is then ``pattern``; or a model, for its tapped layers.
+            pattern: a path or glob.
+
+        Raises:
+            StillhouseError: the model has no such layer.
+        """
+        links = [name for name, _ in self._specs]
+        if what == "links":
+            found = match_names(pattern, links)
+        elif what == "links of":
+            found = [name for name in links if name.startswith(f"{pattern}/")]
+        else:
+            found = self._models[what].match(pattern)
+        self.matched[what][pattern] = found
+        return found
+
+    def read(self, step: Step, specs: Sequence[tuple[str, LinkSpec]] | None = None) -> None:
+        """Make the links, all or those of ``specs``, from the features of ``step``."""
+        for name, spec in self._specs if specs is None else specs:
+            assert step.teacher is not None  # a link reads a tapped layer of it
+            student, teacher = step.student.features[spec.student], step.teacher.features[spec.teacher]
+            if spec.read is not None:
+                student, teacher = spec.read(student, teacher)
+            step.links[name] = Link(name, student, teacher)

@@ -1,0 +1,63 @@
+"""The phases inside a step: their events, and how plugins and ignite's handlers hear of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ignite.engine import EventEnum
+
+from stillhouse.contract.plugin import Plugin
+from stillhouse.contract.step import Step
+from stillhouse.registry.hooks import Call
+
+__all__ = ["Emitter", "Phase", "note_place"]
+
+
+class Phase(EventEnum):
+    """The phases inside a step, as events of the trainer: ``trainer.add_event_handler(Phase.BACKWARD_COMPLETED, f)``."""
+
+    FORWARD_COMPLETED = "forward_completed"
+    LOSSES_COMPUTED = "losses_computed"
+    BACKWARD_COMPLETED = "backward_completed"
+    OPTIMIZER_STEPPED = "optimizer_stepped"
+
+
+class Emitter:
+    """Calls the plugins' hooks of a phase, then fires its event if somebody has attached to it.
+
+    Args:
+        hook: the phase's name, as the hook has it.
+        calls: the plugins' implementations, which take the step.
+        handlers: ignite's table of handlers; it has no public way to ask whether an event has any.
+        fire: fires the event.
+    """
+
+    __slots__ = ("_calls", "_event", "_fire", "_handlers", "_hook")
+
+    def __init__(
+        self,
+        hook: str = "",
+        calls: Sequence[Call] = (),
+        handlers: Mapping[Any, Any] | None = None,
+        fire: Callable[[], None] = lambda: None,
+    ) -> None:
+        # An event equals its name, and looking a name up calls no Python code.
+        self._hook, self._calls, self._fire, self._event = hook, calls, fire, hook.upper()
+        self._handlers = {} if handlers is None else handlers
+
+    def emit(self, step: Step) -> None:
+        """Announce the phase; a plugin's error leaves with a note that names plugin, hook and step."""
+        for plugin, function in self._calls:
+            try:
+                function(step)
+            except Exception as error:
+                note_place(error, plugin, self._hook, step)
+                raise
+        if self._handlers.get(self._event):
+            self._fire()
+
+
+def note_place(error: Exception, plugin: Plugin, hook: str, step: Step) -> None:
+    """Have ``error`` say where it came from: plugin, hook and step."""
+    error.add_note(f"in plugin {plugin.name!r}, hook {hook!r}, epoch {step.epoch + 1}, step {step.iteration + 1}")

@@ -1,0 +1,156 @@
+"""The one way to call a model: under its precision, as its task calls it, with the output read and layers tapped."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from stillhouse.contract.layers import Which, match_layers
+from stillhouse.contract.outputs import find_reader
+from stillhouse.contract.step import Side
+from stillhouse.contract.task import Task
+from stillhouse.distributed.fsdp import local
+from stillhouse.errors import StillhouseError
+from stillhouse.loop.taps import Taps
+
+__all__ = ["TappedModel", "refuse_shared"]
+
+
+class TappedModel:
+    """A model that answers a batch with a :class:`stillhouse.contract.step.Side`.
+
+    The first call settles how the output of interest is got from what the model returns. As a context manager it takes
+    its taps off the model at the end.
+
+    Args:
+        model: on ``device``.
+        name: ``student`` or ``teacher``, for messages.
+        task: which calls the model.
+        layers: the layers to read, dotted paths.
+        device: where the model is.
+        precision: dtype of its forward pass, whatever autocast is on around the call; anything but float32 is autocast.
+        frozen: call it without gradient.
+
+    Attributes:
+        model: the model; None once it is released.
+        taps: what is read of it.
+
+    Raises:
+        StillhouseError: the model is compiled already and has layers to read.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        name: Which,
+        task: Task,
+        layers: Iterable[str] = (),
+        *,
+        device: torch.device | str = "cpu",
+        precision: torch.dtype = torch.float32,
+        frozen: bool = False,
+    ) -> None:
+        self.model: nn.Module | None = model
+        self.name: Which = name
+        self.precision, self.frozen = precision, frozen
+        self._call = task.call
+        self._device_type = torch.device(device).type
+        self._autocast = precision is not torch.float32
+        self._read: Callable[[Any], Any] | None = None
+        self._settled = False
+        self._gone: list[str] = []
+        self.taps = Taps(model, name, layers)
+
+    def __call__(self, inputs: Any, targets: Any = None) -> Side:
+        """Output and tapped features for ``inputs``; ``targets`` are for tasks whose models take them in training."""
+        return Side(self.output(inputs, targets), self.taps.take())
+
+    def output(self, inputs: Any, targets: Any = None) -> Any:
+        """The output of interest alone; what the taps read stays with them.
+
+        Raises:
+            StillhouseError: the model has left memory, or returns what has no output of interest.
+        """
+        if not self.frozen:
+            return self._output(inputs, targets)
+        # no_grad and not inference_mode: a trainable projection of the features saves them for backward.
+        with torch.no_grad():
+            return self._output(inputs, targets)
+
+    def _output(self, inputs: Any, targets: Any) -> Any:
+        model = self.model
+        if model is None:
+            raise StillhouseError("has left memory: plugins gave what it gives", where=self.name)
+        # Entering autocast takes longer than the look whether it is needed.
+        if self._autocast or torch.is_autocast_enabled(self._device_type):
+            with torch.autocast(self._device_type, dtype=self.precision, enabled=self._autocast):
+                output = self._call(model, inputs, targets)
+        else:
+            output = self._call(model, inputs, targets)
+        if not self._settled:
+            self._read, self._settled = find_reader(output, self.name), True
+        return output if self._read is None else self._read(output)
+
+    def with_model(self, model: nn.Module) -> TappedModel:
+        """The way to call ``model`` as this one is called, its output read alike, without taps."""
+        made = copy.copy(self)
+        made.model, made.taps = model, Taps(model, self.name, ())
+        return made
+
+    def match(self, pattern: str) -> list[str]:
+        """The tapped layers that the path or glob ``pattern`` matches, in the model's order; a model that is gone counts.
+
+        Raises:
+            StillhouseError: no layer of the model matches.
+        """
+        return [layer for layer in match_layers(self._names(), self.name, pattern) if layer in self.taps.layers]
+
+    def _names(self) -> list[str]:
+        return self._gone if self.model is None else [name for name, _ in self.model.named_modules()]
+
+    def release(self) -> None:
+        """Let go of the model, and take the taps off it."""
+        self.taps.remove()
+        self._gone, self.model = self._names(), None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.taps.remove()
+
+
+def refuse_shared(student: nn.Module, teacher: nn.Module) -> None:
+    """Refuse a teacher that shares a module or a tensor with the student: freezing it would freeze the student.
+
+    Raises:
+        StillhouseError: it names the first place shared.
+    """
+    modules = {id(m): name for name, m in student.named_modules()}
+    for name, module in teacher.named_modules():
+        if id(module) in modules:
+            raise _shared("module", modules[id(module)], name)
+    tensors = {}
+    for name, tensor in (*student.named_parameters(), *student.named_buffers()):
+        tensor = local(tensor)
+        if tensor.numel():
+            tensors[tensor.untyped_storage().data_ptr()] = name
+    for name, tensor in (*teacher.named_parameters(), *teacher.named_buffers()):
+        tensor = local(tensor)
+        if tensor.numel() and tensor.untyped_storage().data_ptr() in tensors:
+            raise _shared("tensor", tensors[tensor.untyped_storage().data_ptr()], name)
+
+
+def _shared(what: str, student: str, teacher: str) -> StillhouseError:
+    return StillhouseError(
+        f"student and teacher share the {what} {student or 'itself'!r} (teacher: {teacher or 'itself'!r})",
+        where="teacher",
+        hint="give the teacher a copy: copy.deepcopy(module)",
+    )
