@@ -10,7 +10,15 @@ from torch import nn
 
 from stillhouse.contract.batch import Batch, DataInfo
 
-__all__ = ["Assembled", "Batches", "ProgressReport", "Silent"]
+__all__ = ["Assembled", "Batches", "Named", "ProgressReport", "Silent"]
+
+
+class Named(Protocol):
+    """A plugin, or an observer of the engine's, as far as it must be known to be asked about."""
+
+    @property
+    def name(self) -> str:
+        """The name."""
 
 
 class Assembled(Protocol):
