@@ -133,6 +133,7 @@ def interrupted(training: Any, at: int) -> None:
 
 def with_scores(training: Any, scores: list[float]) -> None:
     """Have the epochs' validation accuracy be ``scores``, whatever the student does."""
+
     def replace() -> None:
         state = training.run.evaluator.state
         if state.split == "val":

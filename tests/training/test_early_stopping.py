@@ -30,6 +30,9 @@ def stopped_after(scores: list[float], **spec: Any) -> int:
         # 0.2 and 0.3 are each too little, and together enough: against the last improvement, 0.1.
         ([0.1, 0.2, 0.3, 0.3, 0.3, 0.3], {"patience": 2, "min_delta": 0.15, "cumulative": True}, 5),
         ([0.1, 0.2, 0.3, 0.4], {"patience": 3}, 4),
+        # NaN is no score: neither an improvement nor something to be beaten.
+        ([0.1, float("nan"), float("nan"), 0.3], {"patience": 2}, 3),
+        ([float("nan"), 0.1, 0.2, 0.2, 0.3], {"patience": 2}, 5),
     ],
 )
 def test_it_ends_the_run_when_the_score_no_longer_improves(scores: list[float], spec: dict[str, Any], epochs: int):
@@ -41,6 +44,14 @@ def test_a_task_whose_score_is_to_fall(monkeypatch):
 
     monkeypatch.setattr(Classification, "score_mode", "min")
     assert stopped_after([0.5, 0.4, 0.4, 0.3], patience=1) == 3
+
+
+def test_scores_from_before_the_student_is_what_the_method_makes_of_it_do_not_count():
+    """They are another model's, and what comes after may well be worse."""
+    training = prepare(recipe(teacher=None, run__epochs=6, early_stopping={"patience": 2}), write=False)
+    training.run.settle(9)
+    with_scores(training, [0.9, 0.9, 0.2, 0.3, 0.3, 0.3])
+    assert training.fit().summary["stopped"]["epoch"] == 6
 
 
 @pytest.fixture

@@ -100,26 +100,27 @@ class Checkpoints:
     def __init__(self, folder: Path, spec: CheckpointSpec, evaluation: Evaluation, parts: Mapping[str, Any]) -> None:
         self.folder = folder / "checkpoints"
         self._spec, self._evaluation = spec, evaluation
-        self._saver = _Saver(self.folder)
         self._state: dict[str, Any] = {"generators": _Generators(), "history": evaluation}
         self._state |= {key: _Whole(part) if isinstance(part, Optimizer) else part for key, part in parts.items()}
         self._handlers: dict[str, Checkpoint] = {}
 
     def _open(self, run: Run) -> None:
-        """Make ignite's handlers; the first time that the run is seen."""
+        """Make ignite's handlers and the folder; the first time that the run is seen."""
         if self._handlers:
             return
+        saver = _Saver(self.folder)
         self._state |= {"model": _Whole(run.composition), "trainer": run.trainer}
         if self._spec.best:
             weights = {key: value for key, value in self._state.items() if key in ("model", "ema")}
-            self._state["best"] = self._handlers["best"] = self._handler(run, weights, "best", 1)
-        self._handlers["last"] = self._handler(run, self._state, "last", 1)
-        self._handlers["epoch"] = self._handler(run, self._state, "epoch", None)
+            self._state["best"] = self._handlers["best"] = self._handler(run, saver, weights, "best", 1)
+        self._handlers["last"] = self._handler(run, saver, self._state, "last", 1)
+        self._handlers["epoch"] = self._handler(run, saver, self._state, "epoch", None)
 
-    def _handler(self, run: Run, state: dict[str, Any], prefix: str, n_saved: int | None) -> Checkpoint:
+    @staticmethod
+    def _handler(run: Run, saver: _Saver, state: dict[str, Any], prefix: str, n_saved: int | None) -> Checkpoint:
         return Checkpoint(
             state,
-            self._saver,
+            saver,
             filename_prefix=prefix,
             filename_pattern="{filename_prefix}_{global_step}.pt",
             n_saved=n_saved,
