@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from _gpu_cases import Case, images, recipe
 from _gpu_loop import by_hand, own_loader
-from ignite.engine import Events
 
 from stillhouse import prepare
 from stillhouse.data import Batch
@@ -85,7 +84,7 @@ def _row(case: Case, training: Any, effort: Effort) -> dict[str, Any]:
     if "compile" in case.speed:
         found |= _compiled(training, batches[0])
     trainer = training.run.trainer
-    trainer.remove_event_handler(training._after_epoch, Events.EPOCH_COMPLETED)  # evaluation is no part of this
+    training.observers.evaluation.measure = lambda _run, _split: None  # evaluation is no part of this
     step = by_hand(training)
     theirs: Any = Repeat(batches)
     own: Iterator[Any] = iter(Repeat(batches))
@@ -97,7 +96,7 @@ def _row(case: Case, training: Any, effort: Effort) -> dict[str, Any]:
         )
 
     def stillhouse(steps: int) -> None:
-        training._monitor._periods = [steps // 2 + 1]  # one look at the losses, in the middle of a turn
+        training.observers.scalars.periods = [steps // 2 + 1]  # one look at the losses, in the middle of a turn
         trainer.run(theirs, max_epochs=1, epoch_length=steps)
 
     def hand(steps: int) -> None:

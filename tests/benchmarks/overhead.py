@@ -68,8 +68,8 @@ def pair(
 
 
 def bare_trainer(training: Any) -> Engine:
-    """Stillhouse's trainer, its monitor included, without the evaluation at an epoch's end."""
-    training.run.trainer.remove_event_handler(training._after_epoch, Events.EPOCH_COMPLETED)
+    """Stillhouse's trainer, its logging included, without the evaluation at an epoch's end."""
+    training.observers.evaluation.measure = lambda _run, _split: None
     return training.run.trainer
 
 
@@ -98,7 +98,7 @@ def tiny_recipe() -> Recipe:
 
 
 def cost_of_a_look() -> float:
-    """Microseconds that the monitor takes to read and check the scalars of a step, the plugins' own among them."""
+    """Microseconds that it takes to read and check the scalars of a step, the plugins' own among them."""
     training = prepare(tiny_recipe(), write=False)
     training.run.student.train()
     trainer = bare_trainer(training)
@@ -106,7 +106,7 @@ def cost_of_a_look() -> float:
 
     def look(engine: Engine) -> None:
         start = time.perf_counter()
-        training._monitor._read(engine.state.step, engine.state.iteration)
+        training.observers.scalars.read(training.run, engine.state.step)
         seen.append(time.perf_counter() - start)
 
     trainer.add_event_handler(Events.ITERATION_COMPLETED, look)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stillhouse.training.monitor import Monitor
+from stillhouse.training.scalars import StepScalars
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # the loop by hand and its cases
 
@@ -43,7 +43,7 @@ def never_waits(device: str) -> Callable[[], AbstractContextManager[None]]:
 @pytest.fixture
 def no_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is logged is read on purpose, every so many steps."""
-    monkeypatch.setattr(Monitor, "look", lambda _self, _step: 1 << 60)
+    monkeypatch.setattr(StepScalars, "log_step", lambda _self, _run, _step: 1 << 60)
 
 
 @pytest.fixture(autouse=True)

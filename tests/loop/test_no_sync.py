@@ -18,7 +18,7 @@ from support.task_support import TASKS, task_recipe
 
 from stillhouse import Plugin, Weight, hookimpl, plugin, prepare
 from stillhouse.loop.phases import Phase
-from stillhouse.training.monitor import Monitor
+from stillhouse.training.scalars import StepScalars
 
 
 def run_guarded(training: Any) -> int:
@@ -60,7 +60,7 @@ def run_guarded(training: Any) -> int:
 @pytest.fixture(autouse=True)
 def _no_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is logged is read on purpose, every so many steps: no part of what is asserted here."""
-    monkeypatch.setattr(Monitor, "look", lambda _self, _step: 1 << 60)
+    monkeypatch.setattr(StepScalars, "log_step", lambda _self, _run, _step: 1 << 60)
 
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {

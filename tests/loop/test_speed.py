@@ -517,4 +517,4 @@ def test_no_option_makes_the_step_wait_for_cuda(speed: dict[str, Any]):
     training.run.trainer._process_function = guarded
     result = training.fit()
     assert result.metrics["val"].keys() == result.metrics["val_ema"].keys()
-    assert training._ema.updates == 9
+    assert training.observers.ema.updates == 9

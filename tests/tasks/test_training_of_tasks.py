@@ -150,7 +150,8 @@ def test_a_long_run_shows_samples_in_some_epochs_and_the_last():
     trainer = SimpleNamespace(state=SimpleNamespace(epoch=0))
     epochs = 2 * TIMES + 1
     task = build_task(TaskSpec(name="regression"))
-    preview = Preview(SimpleNamespace(epochs=epochs, task=task, evaluator=evaluator, trainer=trainer))
+    preview = Preview()
+    preview.started(SimpleNamespace(epochs=epochs, task=task, evaluator=evaluator, trainer=trainer))
     kept = []
     for epoch in range(1, epochs + 1):
         trainer.state.epoch = epoch

@@ -64,10 +64,10 @@ def test_it_follows_the_optimizer_and_leaves_the_training_alone():
     training.run.trainer.add_event_handler(Phase.OPTIMIZER_STEPPED, follow)
     result = training.fit()
     assert same_state(plain.student.state_dict(), result.student.state_dict())
-    assert training._ema.updates == 6
-    assert not any("plugin" in key for key in training._ema.weights)
+    assert training.observers.ema.updates == 6
+    assert not any("plugin" in key for key in training.observers.ema.weights)
     for key, value in expected.items():
-        torch.testing.assert_close(training._ema.weights[key], value, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(training.observers.ema.weights[key], value, rtol=1e-5, atol=1e-6)
 
 
 def test_beside_it_is_measured_as_splits_of_its_own(tmp_path):
@@ -127,8 +127,8 @@ def test_a_resumed_run_averages_on_bit_for_bit(evaluate: str, tmp_path):
     again = prepare(made, out=tmp_path / "run", resume=True)
     result = again.fit()
     assert result.summary["resumed_at_step"] == 4
-    assert again._ema.updates == whole._ema.updates == 6
-    assert same_state(again._ema.weights, whole._ema.weights)
+    assert again.observers.ema.updates == whole.observers.ema.updates == 6
+    assert same_state(again.observers.ema.weights, whole.observers.ema.weights)
     assert same_state(result.student.state_dict(), expected.student.state_dict())
     assert result.metrics == expected.metrics
     assert result.history == expected.history
@@ -200,5 +200,5 @@ def test_another_models_average_is_refused():
 def test_export_gives_the_average_when_asked():
     training = prepare(recipe(ema={"decay": 0.5}), write=False)
     training.fit()
-    weights = {k: v.clone() for k, v in training._ema.weights.items()}
+    weights = {k: v.clone() for k, v in training.observers.ema.weights.items()}
     assert same_state(training.export(averaged=True).state_dict(), weights)

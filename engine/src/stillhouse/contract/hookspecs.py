@@ -121,6 +121,10 @@ class ObservingHooks:
         """The optimizer has moved. Called without gradient: the place to put parameters back on a manifold."""
 
     @hookspec
+    def logged(self, run: Run, step: Step, scalars: Mapping[str, float]) -> None:
+        """A step has been logged: every ``run.log_every`` steps, and at the end of an epoch. ``scalars`` has each number that TensorBoard gets of it, by tag: ``loss_raw/task``, ``learning_rate/student``, ``plugin/NAME/...``. They are floats already, the means over all processes, and the same in each process."""
+
+    @hookspec
     def iteration_completed(self, run: Run, step: Step) -> None:
         """The step is done."""
 
@@ -129,8 +133,12 @@ class ObservingHooks:
         """The epoch's steps are done; its evaluation and checkpoint come after."""
 
     @hookspec
+    def evaluated(self, run: Run, split: str, metrics: Mapping[str, float]) -> None:
+        """A split has been measured: ``val`` after an epoch, ``test`` after the last one, with averaged weights also ``val_ema`` and ``test_ema``. ``run.metrics[split]`` has the same numbers. The student is still in eval mode, with the weights that were measured, and there is no gradient. The command ``evaluate`` does not call it."""
+
+    @hookspec
     def completed(self, run: Run) -> None:
-        """The run is done."""
+        """The run is done: ``run.metrics`` has every split that it measures. It is too late to change the student."""
 
     @hookspec
     def dataloader_stop_iteration(self, run: Run) -> None:

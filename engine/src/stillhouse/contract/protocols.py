@@ -18,11 +18,11 @@ Ids = NDArray[np.int64]
 
 
 class Named(Protocol):
-    """A plugin, as far as it must be known to be asked about."""
+    """A plugin, or an observer of the engine's, as far as it must be known to be asked about."""
 
     @property
     def name(self) -> str:
-        """The plugin's name."""
+        """The name."""
 
 
 class Composed(nn.Module):

@@ -258,7 +258,7 @@ class Composition(Composed):
         return total
 
 
-def _weight_of(plugin: Plugin, total_steps: int, steps_per_epoch: int) -> float | Schedule:
+def _weight_of(plugin: Named, total_steps: int, steps_per_epoch: int) -> float | Schedule:
     weight: Any = plugin.weight  # type: ignore[attr-defined]  # @plugin checks that a plugin with losses has it
     if not isinstance(weight, Schedule):
         return float(weight)

@@ -1,9 +1,9 @@
-"""The ignite engines: one that trains, one that measures; and the bridge from their events to the plugins' hooks."""
+"""The ignite engines: one that trains, one that measures; and the bridge from their events to hooks."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from stillhouse.loop.phases import Emitter, Phase
 from stillhouse.loop.step import new_step
 from stillhouse.loop.stepper import Stepper
 from stillhouse.nested import rows_of
-from stillhouse.registry.hooks import Call, Hooks
+from stillhouse.registry.hooks import Call, Hooks, emit
 
 __all__ = ["build_evaluator", "build_run", "evaluate"]
 
@@ -70,7 +70,7 @@ def build_run(
     composition: Composition,
     optimizer: Optimizer,
     hooks: Hooks,
-    look: Callable[[Step], int],
+    log_step: Callable[[Run, Step], int],
     stepper: Stepper,
     folder: Path | None,
 ) -> Run:
@@ -78,13 +78,14 @@ def build_run(
 
     The trainer's ``state.step`` is the current :class:`stillhouse.contract.step.Step`, its ``state.output`` the total loss.
 
-    ``look`` is the monitor's, called with the step at its end; it returns the iteration at which it wants to be called next.
-    An ignite handler with a filter would be asked in every step.
+    ``log_step`` is called with the run and the step at the end of the first one; it returns the iteration, from 1, at whose
+    end it wants to be called next. An ignite handler with a filter would be asked in every step.
 
     A batch that goes through in parts has a step for each of them; ``FORWARD_COMPLETED`` and ``LOSSES_COMPUTED`` come with
     each, the later phases once.
 
-    Plugins hear each event before handlers that are attached afterwards; those may come early or late.
+    Plugins hear each event before the engine's observers, and these before handlers that are attached afterwards; those may
+    come early or late. An ended epoch's last step is cleared before anybody hears of the end.
     """
     clear_gradients = clearing(optimizer)
     due = 0
@@ -103,7 +104,7 @@ def build_run(
         clear_gradients()
         nonlocal due
         if state.iteration >= due:
-            due = look(step)
+            due = log_step(run, step)
         return total.detach()
 
     engine = _Engine(train_step)
@@ -125,8 +126,9 @@ def build_run(
 
     composition.announce_with(emitter(Phase.FORWARD_COMPLETED), emitter(Phase.LOSSES_COMPUTED))
     backward, stepped = emitter(Phase.BACKWARD_COMPLETED), emitter(Phase.OPTIMIZER_STEPPED)
-    _bridge(engine, run, hooks)
+    # Before the bridge: the epoch's evaluation must not find the last step's features in memory.
     engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: _let_go(engine))
+    _bridge(engine, run, hooks)
     return run
 
 
@@ -142,7 +144,7 @@ def _state(engine: Engine) -> Any:
 
 
 def _bridge(engine: Engine, run: Run, hooks: Hooks) -> None:
-    """Attach the plugins' hooks to ignite's events.
+    """Attach the hooks to ignite's events.
 
     ignite hands the engine to a handler's first argument, even to one with a default: these closures use nothing of
     what they are given (an ended epoch's event brings its step count), and a hook gets the run.
@@ -160,18 +162,13 @@ def _bridge(engine: Engine, run: Run, hooks: Hooks) -> None:
 
 def _run_handler(engine: Engine, run: Run, name: str, calls: list[Call]) -> Callable[..., None]:
     def handler(*_from_ignite: Any, **_more: Any) -> None:
-        for plugin, function in calls:
-            try:
-                function(run)
-            except Exception as error:
-                error.add_note(f"in plugin {plugin.name!r}, hook {name!r}, epoch {engine.state.epoch}")
-                raise
+        emit(calls, name, lambda: f"epoch {engine.state.epoch}", run)
 
     return handler
 
 
 class _Failure:
-    """Tells the plugins of an exception once, and raises it again whatever anybody's handler does.
+    """Tells plugins and observers of an exception once, and raises it again whatever anybody's handler does.
 
     An EXCEPTION_RAISED handler that does not re-raise makes ignite go on with the next epoch. This one raises, after
     every other handler has been called: when it finds itself first it moves to the end of the list that ignite is
@@ -189,11 +186,11 @@ class _Failure:
     def _handle(self, _engine: Engine, error: BaseException) -> None:
         if error is not self._told:
             self._told = error
-            for plugin, function in self._calls:
+            for owner, function in self._calls:
                 try:
                     function(self._run, error)
                 except Exception as second:  # noqa: BLE001 - the first error is the one to report
-                    error.add_note(f"plugin {plugin.name!r} failed in exception_raised as well: {second!r}")
+                    error.add_note(f"{owner.name!r} failed in exception_raised as well: {second!r}")
             if not self._last:
                 self._last = True
                 self._engine.add_event_handler(Events.EXCEPTION_RAISED, self._handle)
@@ -234,10 +231,23 @@ def build_evaluator(assembly: Assembly, composition: Composition, hooks: Hooks) 
     return engine
 
 
-def evaluate(evaluator: Engine, student: nn.Module, batches: Any, split: str) -> dict[str, float]:
+def evaluate(
+    evaluator: Engine,
+    student: nn.Module,
+    batches: Any,
+    split: str,
+    then: Callable[[dict[str, float]], None] | None = None,
+) -> dict[str, float]:
     """Run ``evaluator`` over ``batches``; modes and generators are afterwards as they were.
 
     The evaluator's handlers find the split's name in its ``state.split``.
+
+    Args:
+        evaluator: the engine that measures.
+        student: put into eval mode meanwhile.
+        batches: every sample of the split once.
+        split: its name.
+        then: called with what this returns, while the student is still in eval mode and there is no gradient.
 
     Returns:
         The metrics that are single numbers, by name.
@@ -248,13 +258,21 @@ def evaluate(evaluator: Engine, student: nn.Module, batches: Any, split: str) ->
     parallel.agree(student)
     try:
         with keep_modes(student, training=False), rng.preserved(), torch.no_grad():
-            state = evaluator.run(batches, max_epochs=1)
-    except StillhouseError as error:
-        raise error.within(f"split {split!r}") from error
+            try:
+                state = evaluator.run(batches, max_epochs=1)
+            except StillhouseError as error:
+                raise error.within(f"split {split!r}") from error
+            found = _single_numbers(state.metrics)
+            if then is not None:
+                then(found)
     finally:
         reshard(student)
+    return found
+
+
+def _single_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     found = {}
-    for name, value in state.metrics.items():
+    for name, value in metrics.items():
         if isinstance(value, Tensor) and value.numel() == 1:
             value = value.item()
         if isinstance(value, int | float):

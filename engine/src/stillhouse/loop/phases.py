@@ -7,11 +7,11 @@ from typing import Any
 
 from ignite.engine import EventEnum
 
-from stillhouse.contract.plugin import Plugin
+from stillhouse.contract.protocols import Named
 from stillhouse.contract.step import Step
-from stillhouse.registry.hooks import Call
+from stillhouse.registry.hooks import Call, emit
 
-__all__ = ["Emitter", "Phase", "note_place"]
+__all__ = ["Emitter", "Phase", "note_place", "place_of"]
 
 
 class Phase(EventEnum):
@@ -24,11 +24,11 @@ class Phase(EventEnum):
 
 
 class Emitter:
-    """Calls the plugins' hooks of a phase, then fires its event if somebody has attached to it.
+    """Calls the hooks of a phase, then fires its event if somebody has attached to it.
 
     Args:
         hook: the phase's name, as the hook has it.
-        calls: the plugins' implementations, which take the step.
+        calls: the implementations of plugins and observers, which take the step.
         handlers: ignite's table of handlers; it has no public way to ask whether an event has any.
         fire: fires the event.
     """
@@ -48,16 +48,16 @@ class Emitter:
 
     def emit(self, step: Step) -> None:
         """Announce the phase; a plugin's error leaves with a note that names plugin, hook and step."""
-        for plugin, function in self._calls:
-            try:
-                function(step)
-            except Exception as error:
-                note_place(error, plugin, self._hook, step)
-                raise
+        emit(self._calls, self._hook, lambda: place_of(step), step)
         if self._handlers.get(self._event):
             self._fire()
 
 
-def note_place(error: Exception, plugin: Plugin, hook: str, step: Step) -> None:
+def note_place(error: Exception, plugin: Named, hook: str, step: Step) -> None:
     """Have ``error`` say where it came from: plugin, hook and step."""
-    error.add_note(f"in plugin {plugin.name!r}, hook {hook!r}, epoch {step.epoch + 1}, step {step.iteration + 1}")
+    error.add_note(f"in plugin {plugin.name!r}, hook {hook!r}, {place_of(step)}")
+
+
+def place_of(step: Step) -> str:
+    """Where in the run ``step`` is, for a message."""
+    return f"epoch {step.epoch + 1}, step {step.iteration + 1}"

@@ -6,40 +6,68 @@ result is whose, and let an error name its plugin.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import pluggy
 
 from stillhouse.contract.hookspecs import PROJECT, SPECIFICATIONS, hook_arguments, hookimpl
 from stillhouse.contract.plugin import Plugin
+from stillhouse.contract.protocols import Named
 from stillhouse.errors import StillhouseError, did_you_mean
 from stillhouse.registry.order import Active
 
-__all__ = ["Call", "Hooks"]
+__all__ = ["Call", "Hooks", "emit"]
 
-Call = tuple[Plugin, Callable[..., Any]]
-"""A plugin and its implementation of one hook, to be called by position."""
+Call = tuple[Named, Callable[..., Any]]
+"""A plugin or an observer, and its implementation of one hook, to be called by position."""
+
+
+def emit(calls: Sequence[Call], hook: str, where: Callable[[], str], *arguments: Any) -> None:
+    """Call the implementations of ``hook`` in turn.
+
+    A plugin's error leaves with a note that names plugin, hook and ``where``. An observer of the engine's own has none:
+    its errors are the engine's.
+    """
+    for owner, function in calls:
+        try:
+            function(*arguments)
+        except Exception as error:
+            if isinstance(owner, Plugin):
+                error.add_note(f"in plugin {owner.name!r}, hook {hook!r}, {where()}")
+            raise
 
 
 class Hooks:
-    """Every hook's implementations of the active plugins, in order.
+    """Every hook's implementations: those of the active plugins in order, then those of the engine's observers.
 
     Args:
         actives: the plugins, ordered.
+        observers: see :meth:`observe`.
 
     Raises:
         StillhouseError: pluggy refuses a plugin.
     """
 
-    def __init__(self, actives: Sequence[Active]) -> None:
+    def __init__(self, actives: Sequence[Active], observers: Iterable[Named] = ()) -> None:
+        self._actives = actives
+        self._own = _Own()
+        self.observe(observers)
+
+    def observe(self, observers: Iterable[Named]) -> None:
+        """Have ``observers`` hear events after the plugins, in their own order, and put them in place of those before.
+
+        An observer is any object with hook implementations and a name. It may ask for ``tryfirst``, as pluggy has it, to
+        hear an event before the plugins.
+        """
         self._manager = pluggy.PluginManager(PROJECT)
         for specification in SPECIFICATIONS:
             self._manager.add_hookspecs(specification)
-        self._own = _Own()
         self._manager.register(self._own, name=PROJECT)
-        # pluggy calls the plugin registered last first: registering in reverse gives the list's order.
-        for active in reversed(actives):
+        # pluggy calls what was registered last first: registering in reverse gives the order.
+        for observer in reversed(list(observers)):
+            self._manager.register(observer)  # without its name, which a plugin may have as well
+        for active in reversed(self._actives):
             try:
                 self._manager.register(active.plugin, name=active.name)
             except (pluggy.PluginValidationError, ValueError) as error:
@@ -62,7 +90,7 @@ class Hooks:
         """
         offered = tuple(a for a in hook_arguments()[name] if a not in bound)
         return [
-            (cast("Plugin", impl.plugin), _adapt(impl.function, impl.argnames, offered, bound))
+            (cast("Named", impl.plugin), _adapt(impl.function, impl.argnames, offered, bound))
             for impl in self._impls[name]
         ]
 
@@ -73,7 +101,7 @@ class Hooks:
             return own
         self._own.forward = own
         names = ", ".join(
-            repr(cast("Plugin", impl.plugin).name) for impl in caller.get_hookimpls() if impl.plugin is not self._own
+            repr(cast("Named", impl.plugin).name) for impl in caller.get_hookimpls() if impl.plugin is not self._own
         )
 
         def forward(step: Any) -> Any:

@@ -1,19 +1,20 @@
-"""Early stopping: ignite's EarlyStopping on the task's score, with a memory of when it ended the run."""
+"""Early stopping: ends a run whose validation score has not improved for a while, and remembers when and why."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
-from ignite.handlers import EarlyStopping
-
 from stillhouse.config.run_options import EarlyStoppingSpec
 from stillhouse.contract.assembly import Facts
+from stillhouse.contract.hookspecs import hookimpl
+from stillhouse.contract.protocols import ProgressReport
 from stillhouse.contract.run import Run
 from stillhouse.errors import StillhouseError
+from stillhouse.training.evaluation import Evaluation
+from stillhouse.training.score import best_of
 
-__all__ = ["Stopping", "check_stopping"]
+__all__ = ["EarlyStopping", "check_stopping"]
 
 
 def check_stopping(spec: EarlyStoppingSpec | None, facts: Facts) -> None:
@@ -30,55 +31,63 @@ def check_stopping(spec: EarlyStoppingSpec | None, facts: Facts) -> None:
         )
 
 
-class Stopping:
+class EarlyStopping:
     """Ends the training when the validation score has not improved in ``patience`` measurements of it.
+
+    How long it has not follows from the history of the run, so that a resumed run counts on.
 
     Args:
         spec: when.
-        run: with its trainer, whose metrics of ``val`` are looked at.
+        evaluation: whose history is looked at.
+        progress: where it says that it has ended the run.
 
     Attributes:
         stopped: ``{"epoch": ..., "step": ..., "reason": ...}`` once it has ended the run; None before.
     """
 
-    def __init__(self, spec: EarlyStoppingSpec, run: Run) -> None:
-        self._spec, self._run = spec, run
+    name = "early stopping"
+
+    def __init__(self, spec: EarlyStoppingSpec, evaluation: Evaluation, progress: ProgressReport) -> None:
+        self._spec, self._evaluation, self._progress = spec, evaluation, progress
         self.stopped: dict[str, Any] | None = None
-        # By position: ignite renamed min_delta and cumulative_delta.
-        self._handler = EarlyStopping(spec.patience, self._score, run.trainer, spec.min_delta, spec.cumulative)
-        self._handler.logger.setLevel(logging.WARNING)  # the run says itself that it was ended, and why
 
-    def _score(self, _engine: Any) -> float:
-        task = self._run.task
-        value = self._run.metrics["val"].get(task.score)
-        if value is None:
-            known = ", ".join(self._run.metrics["val"])
-            raise StillhouseError(
-                f"goes by the task's score {task.score!r}, which is not among its metrics",
-                where="early_stopping",
-                hint=f"measured: {known}",
-            )
-        return value if task.score_mode == "max" else -value
-
-    def after_epoch(self) -> None:
+    @hookimpl
+    def epoch_completed(self, run: Run) -> None:
         """Look at the epoch's validation score. ignite ends the run after all handlers of the epoch's end."""
-        self._handler(self._run.trainer)
-        if self._handler.counter >= self._spec.patience:
-            score, state = self._run.task.score, self._run.trainer.state
-            better = f" by more than {self._spec.min_delta:g}" if self._spec.min_delta else ""
-            unit = "epoch" if self._run.recipe.run.validate_every == 1 else "measurement"
-            waited = f"{self._spec.patience} {unit}{'s' if self._spec.patience > 1 else ''}"
-            self.stopped = {
-                "epoch": state.epoch,
-                "step": state.iteration,
-                "reason": f"val/{score} has not improved{better} for {waited}",
-            }
+        if not self._evaluation.is_fresh(run):
+            return
+        spec, score = self._spec, run.task.score
+        if score not in run.metrics["val"]:
+            raise StillhouseError(
+                f"goes by the task's score {score!r}, which is not among its metrics",
+                where="early_stopping",
+                hint=f"measured: {', '.join(run.metrics['val'])}",
+            )
+        best = best_of(run, self._evaluation.history, spec.min_delta, cumulative=spec.cumulative)
+        if best.waited < spec.patience:
+            return
+        better = f" by more than {spec.min_delta:g}" if spec.min_delta else ""
+        unit = "epoch" if run.recipe.run.validate_every == 1 else "measurement"
+        waited = f"{spec.patience} {unit}{'s' if spec.patience > 1 else ''}"
+        self.stopped = {
+            "epoch": run.trainer.state.epoch,
+            "step": run.trainer.state.iteration,
+            "reason": f"val/{score} has not improved{better} for {waited}",
+        }
+        run.trainer.terminate()
+
+    @hookimpl
+    def completed(self, run: Run) -> None:
+        """Say that the run has ended early, and why."""
+        if self.stopped is not None:
+            self._progress.say(
+                f"{run.recipe.run.name}: ended after epoch {self.stopped['epoch']}: {self.stopped['reason']}"
+            )
 
     def state_dict(self) -> dict[str, Any]:
-        """ignite's count and best score, and when the run was ended; a checkpoint's ``early_stopping``."""
-        return {"handler": dict(self._handler.state_dict()), "stopped": self.stopped}
+        """When and why the run was ended; a checkpoint's ``early_stopping``."""
+        return {"stopped": self.stopped}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting from a saved state."""
-        self._handler.load_state_dict(state["handler"])
+        """Remember whether the run was ended."""
         self.stopped = state["stopped"]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from stillhouse.config.run_options import EmaSpec
+from stillhouse.contract.hookspecs import hookimpl
 
 __all__ = ["AveragedWeights"]
 
@@ -29,6 +30,8 @@ class AveragedWeights:
         student: followed; plugins' modules are not part of it.
         spec: how.
     """
+
+    name = "ema"
 
     def __init__(self, student: nn.Module, spec: EmaSpec) -> None:
         self._spec = spec
@@ -57,6 +60,11 @@ class AveragedWeights:
         """What the next update keeps of the average."""
         count = self.updates + 1
         return min(self._spec.decay, (1 + count) / (10 + count)) if self._spec.warmup else self._spec.decay
+
+    @hookimpl
+    def optimizer_stepped(self) -> None:
+        """Take the student's weights in."""
+        self.update()
 
     @torch.no_grad()
     def update(self) -> None:

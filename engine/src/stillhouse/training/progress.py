@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ignite.engine import Events
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from stillhouse.contract.hookspecs import hookimpl
+
 if TYPE_CHECKING:
     from stillhouse.contract.run import Run
-    from stillhouse.training.monitor import Monitor
 
 __all__ = ["Progress"]
 
@@ -29,9 +29,14 @@ class Progress:
         enabled: False shows nothing.
     """
 
+    name = "progress"
+
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled
         self._console = Console(stderr=True)
+        self._bar: Bar | None = None
+        self._updated = 0.0
+        self._loss: float | None = None
 
     def say(self, text: str) -> None:
         """One line, where progress is shown."""
@@ -50,19 +55,15 @@ class Progress:
             task = bar.add_task(name, total=total)
             yield lambda more: bar.advance(task, more)
 
-    @contextmanager
-    def training(self, run: Run, monitor: Monitor, done: int) -> Iterator[None]:
-        """Show the run's steps while the block lasts; ``done`` steps were done before."""
-        if not self.enabled:
-            yield
-            return
+    @hookimpl
+    def started(self, run: Run) -> None:
+        """Show the run's steps from here on."""
+        done = run.trainer.state.iteration
         if done:
             self.say(f"{run.recipe.run.name}: going on after step {done} of {run.total_steps}")
         if not self._console.is_terminal:
-            run.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: self.say(self._line(run, monitor)))
-            yield
             return
-        bar = Bar(
+        self._bar = Bar(
             TextColumn("[bold]{task.fields[name]}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -71,28 +72,41 @@ class Progress:
             console=self._console,
             transient=True,
         )
-        task = bar.add_task("", total=run.total_steps, completed=done, name=run.recipe.run.name, status="")
-        last = [0.0]
+        self._bar.add_task("", total=run.total_steps, completed=done, name=run.recipe.run.name, status="")
+        self._bar.start()
 
-        def update() -> None:
-            now = time.monotonic()
-            if now - last[0] >= _REFRESH:
-                last[0] = now
-                bar.update(task, completed=run.trainer.state.iteration, status=self._status(run, monitor))
+    @hookimpl
+    def logged(self, scalars: Mapping[str, float]) -> None:
+        """Remember the loss."""
+        self._loss = scalars["loss/total"]
 
-        run.trainer.add_event_handler(Events.ITERATION_COMPLETED, update)
-        with bar:
-            yield
+    @hookimpl
+    def iteration_completed(self, run: Run) -> None:
+        """Move the bar on, ten times a second at most."""
+        if self._bar is None:
+            return
+        now = time.monotonic()
+        if now - self._updated >= _REFRESH:
+            self._updated = now
+            self._bar.update(self._bar.task_ids[0], completed=run.trainer.state.iteration, status=self._status(run))
 
-    @staticmethod
-    def _status(run: Run, monitor: Monitor) -> str:
+    @hookimpl
+    def epoch_completed(self, run: Run) -> None:
+        """Say where the run is, where there is no bar."""
+        if self._bar is None:
+            self.say(f"{run.recipe.run.name}: {self._status(run)}")
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar = None
+
+    def _status(self, run: Run) -> str:
         parts = [f"epoch {run.trainer.state.epoch}/{run.epochs}"]
-        if "loss/total" in monitor.latest:
-            parts.append(f"loss {monitor.latest['loss/total']:.4f}")
+        if self._loss is not None:
+            parts.append(f"loss {self._loss:.4f}")
         value = run.metrics.get("val", {}).get(run.task.score)
         if value is not None:
             parts.append(f"val {run.task.score} {value:.4f}")
         return "  ".join(parts)
-
-    def _line(self, run: Run, monitor: Monitor) -> str:
-        return f"{run.recipe.run.name}: " + self._status(run, monitor)

@@ -1,10 +1,10 @@
-"""Fitting: a run that is ready is trained to its end, or on from its last checkpoint, watched, measured and summed up."""
+"""A run that is ready: trained to its end, or on from its last checkpoint, and summed up; its observers do the rest."""
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,8 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Events
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from stillhouse import seeds as rng
-from stillhouse.config.recipe import Recipe
-from stillhouse.config.structure import unstructure
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.batch import Batch
 from stillhouse.data.batch_transforms import build_batch_transforms, transformed
@@ -29,19 +26,14 @@ from stillhouse.loop.engines import build_run
 from stillhouse.loop.export import fold
 from stillhouse.loop.failures import explained
 from stillhouse.loop.optimizers import build_optimizer, build_scheduler
-from stillhouse.loop.phases import Phase
 from stillhouse.loop.stepper import Stepper, split
 from stillhouse.loop.walk import Walk
 from stillhouse.registry.order import Active
-from stillhouse.training.checkpoint import Checkpoints
-from stillhouse.training.early_stopping import Stopping
-from stillhouse.training.ema import AveragedWeights
-from stillhouse.training.evaluation import Measuring
 from stillhouse.training.explanation import describe, render_text
 from stillhouse.training.folder import RunFolder, make_lock, write_json
-from stillhouse.training.monitor import Monitor
-from stillhouse.training.preview import Preview
+from stillhouse.training.observers import build_observers
 from stillhouse.training.progress import Progress
+from stillhouse.training.score import best_of
 
 __all__ = ["Result", "Training"]
 
@@ -81,6 +73,7 @@ class Training:
         data: the batches.
         teacher_is_trained: False where a teacher given by a recipe was left as it starts, to explain a run.
         optimizer: torch's, with one parameter group for the student and one for each plugin that has parameters.
+        observers: the engine's own: what measures, logs, averages, ends early, writes checkpoints.
     """
 
     def __init__(
@@ -102,32 +95,18 @@ class Training:
         self.teacher_is_trained = teacher_is_trained
         self._resume = resume
         self._made_folder = False
-        self._progress = progress
         hooks, composition = walk.hooks, walk.composition
         self.optimizer = build_optimizer(recipe.optimizer, assembly, composition, hooks)
-        self._scheduler = build_scheduler(
-            recipe.schedule, self.optimizer, assembly.total_steps, assembly.steps_per_epoch
-        )
+        scheduler = build_scheduler(recipe.schedule, self.optimizer, assembly.total_steps, assembly.steps_per_epoch)
         stepper = Stepper(assembly, composition, self.optimizer)
-        # Through a lambda: the monitor reads the run, which is complete when it is made.
+        self.observers = build_observers(
+            recipe, assembly.student, data, hooks, self.optimizer, scheduler, stepper, progress, folder
+        )
+        hooks.observe(self.observers)
         self.run = run = build_run(
-            assembly, composition, self.optimizer, hooks, lambda step: self._monitor.look(step), stepper, folder
+            assembly, composition, self.optimizer, hooks, self.observers.scalars.log_step, stepper, folder
         )
-        self._monitor = Monitor(run, self.optimizer, hooks, stepper)
-        self._preview = Preview(run)
-        self._ema = AveragedWeights(run.student, recipe.ema) if recipe.ema is not None else None
-        self._measuring = Measuring(run, data, self._monitor, self._ema)
-        self._stopping = Stopping(recipe.early_stopping, run) if recipe.early_stopping is not None else None
         self._batch_transforms = build_batch_transforms(recipe.data.batch_transforms, data.info, run.seed, data.example)
-        if self._ema is not None:
-            run.trainer.add_event_handler(Phase.OPTIMIZER_STEPPED, _updater(self._ema))
-        # Attached here, so that a handler that the caller attaches next finds the epoch's metrics.
-        run.trainer.add_event_handler(
-            Events.EPOCH_STARTED, lambda: self._monitor.restart_clock(run.trainer.state.iteration)
-        )
-        if self._scheduler is not None:  # after the step, in which the monitor logs the rate that it had
-            run.trainer.add_event_handler(Events.ITERATION_COMPLETED, _stepper(self._scheduler))
-        run.trainer.add_event_handler(Events.EPOCH_COMPLETED, self._after_epoch)
 
     def fit(self) -> Result:
         """Train to the end, or on from the last checkpoint, and write the run's folder.
@@ -154,10 +133,11 @@ class Training:
         Raises:
             StillhouseError: a plugin gave something else than a module, or no average was kept.
         """
-        if averaged and self._ema is None:
+        ema = self.observers.ema
+        if averaged and ema is None:
             raise StillhouseError("no averaged weights are kept", hint="the recipe needs an [ema] table")
-        if self._ema is not None and (self._ema.instead if averaged is None else averaged):
-            self._ema.put()
+        if ema is not None and (ema.instead if averaged is None else averaged):
+            ema.put()
         for model in (self.run.student, self.run.teacher):
             if model is not None:
                 plain(model, channels_last=self.recipe.speed.channels_last)
@@ -177,7 +157,7 @@ class Training:
         self.data.close()
 
     def _fit(self) -> Result:
-        run, recipe, monitor = self.run, self.recipe, self._monitor
+        run, checkpoints = self.run, self.observers.checkpoints
         if not (self._resume and run.folder is not None and RunFolder(run.folder).read_summary()):
             self._compile()  # before anything is written
         folder = self._open_folder()
@@ -186,44 +166,38 @@ class Training:
         rng.seed_everything(rng.derive(run.seed, "training", *([rank] if rank else [])))
         run.composition.train()
         done = 0
-        if folder is not None:
-            checkpoints = Checkpoints(
-                run, self.optimizer, self._scheduler, recipe.checkpoints, self._measuring, self._more()
-            )
-            if self._resume:
-                done = checkpoints.resume()
-                summary = folder.read_summary()
-                if summary is not None and (done == run.total_steps or self._stopped):
-                    return Result(self.export(), summary["metrics"], self._measuring.epochs, summary, run.folder)
-            if parallel.is_first():
-                monitor.open(folder.path, purge_step=done + 1 if self._resume else None)
-            if done == 0:
-                monitor.text("recipe", recipe.to_toml())
-                monitor.text("composition", render_text(describe(self)))
-            checkpoints.attach()
+        if folder is not None and checkpoints is not None and self._resume:
+            done = checkpoints.resume(run)
+            summary = folder.read_summary()
+            if summary is not None and (done == run.total_steps or self._stopped):
+                return Result(self.export(), summary["metrics"], self._history, summary, run.folder)
         started = time.perf_counter()
         try:
             # Whoever calls this under no_grad wants the run all the same: a teacher's training is started from anywhere.
-            with self._progress.training(run, monitor, done), torch.enable_grad():
-                if done < run.total_steps and not self._stopped:
-                    stream: Iterable[Batch] = self.data.training(done)
-                    if self._batch_transforms is not None:
-                        stream = transformed(stream, self._batch_transforms, run.device, done, run.steps_per_epoch)
-                    run.trainer.run(stream, max_epochs=run.epochs, epoch_length=run.steps_per_epoch)
-            if self._stopped is not None:
-                self._progress.say(
-                    f"{recipe.run.name}: ended after epoch {self._stopped['epoch']}: {self._stopped['reason']}"
-                )
-            metrics = self._measuring.final()
-            summary = self._summary(metrics, time.perf_counter() - started, done)
-            if folder is not None:
-                monitor.hparams(*_hparams(recipe, self.actives, metrics))
-                if parallel.is_first():
-                    write_json(folder.summary, summary)
-                parallel.barrier()
+            with torch.enable_grad():
+                self._train(done)
         finally:
-            monitor.close()
-        return Result(self.export(), metrics, self._measuring.epochs, summary, run.folder)
+            self.observers.close()
+        # Measured when the run completed; one that was interrupted did not.
+        metrics = self.observers.evaluation.final(run)
+        summary = self._summary(metrics, time.perf_counter() - started, done)
+        if folder is not None:
+            if parallel.is_first():
+                write_json(folder.summary, summary)
+            parallel.barrier()
+        return Result(self.export(), metrics, self._history, summary, run.folder)
+
+    def _train(self, done: int) -> None:
+        """Run the trainer from step ``done`` on. A run with nothing left to train, but to measure, starts and completes."""
+        run = self.run
+        if done == run.total_steps or self._stopped:
+            run.trainer.fire_event(Events.STARTED)
+            run.trainer.fire_event(Events.COMPLETED)
+            return
+        stream: Iterable[Batch] = self.data.training(done)
+        if self._batch_transforms is not None:
+            stream = transformed(stream, self._batch_transforms, run.device, done, run.steps_per_epoch)
+        run.trainer.run(stream, max_epochs=run.epochs, epoch_length=run.steps_per_epoch)
 
     def _open_folder(self) -> RunFolder | None:
         if self.run.folder is None:
@@ -240,27 +214,18 @@ class Training:
         parallel.barrier()
         return folder
 
-    def _after_epoch(self) -> None:
-        self._measuring.after_epoch()
-        if self._stopping is not None and self._measuring.is_fresh:
-            self._stopping.after_epoch()
-        self._monitor.figures(self._preview)
+    @property
+    def _history(self) -> list[dict[str, float]]:
+        return self.observers.evaluation.history
 
     @property
     def _stopped(self) -> dict[str, Any] | None:
         """When and why early stopping ended the run; None where it did not."""
-        return None if self._stopping is None else self._stopping.stopped
-
-    def _more(self) -> dict[str, Any]:
-        """What else belongs into a checkpoint."""
-        given = {"ema": self._ema, "early_stopping": self._stopping}
-        return {name: thing for name, thing in given.items() if thing is not None}
+        stopping = self.observers.early_stopping
+        return None if stopping is None else stopping.stopped
 
     def _summary(self, metrics: dict[str, dict[str, float]], seconds: float, done: int) -> dict[str, Any]:
-        run, score = self.run, self.run.task.score
-        ended = enumerate(self._measuring.epochs, 1)
-        values = {n: e[score] for n, e in ended if score in e and n * run.steps_per_epoch >= run.best_from}
-        best = (max if run.task.score_mode == "max" else min)(values, key=values.__getitem__) if values else None
+        run, best = self.run, best_of(self.run, self._history)
         return {
             "name": self.recipe.run.name,
             "seed": run.seed,
@@ -269,42 +234,12 @@ class Training:
             "steps_done": run.trainer.state.iteration,
             "stopped": self._stopped,
             "metrics": metrics,
-            "best": None if best is None else {"epoch": best, f"val/{score}": values[best]},
+            "best": None if best.epoch is None else {"epoch": best.epoch, f"val/{run.task.score}": best.value},
             "student_parameters": sum(p.numel() for p in run.student.parameters()),
             "plugins": [a.name for a in self.actives],
             "device": str(run.device),
             "processes": idist.get_world_size(),
             "resumed_at_step": done,
             "seconds": round(seconds, 3),
-            "history": self._measuring.epochs,
+            "history": self._history,
         }
-
-
-def _updater(ema: AveragedWeights) -> Callable[[], None]:
-    return lambda: ema.update()
-
-
-def _stepper(scheduler: LRScheduler) -> Callable[[], None]:
-    # ignite would hand the engine to the scheduler's own `epoch` argument.
-    return lambda: scheduler.step()
-
-
-def _hparams(
-    recipe: Recipe, actives: Sequence[Active], metrics: dict[str, dict[str, float]]
-) -> tuple[dict[str, Any], dict[str, float]]:
-    settings: dict[str, Any] = {
-        "student": recipe.student.model,
-        "data": recipe.data.name,
-        "epochs": recipe.run.epochs,
-        "batch_size": recipe.data.batch_size,
-        "per_class": recipe.data.per_class or 0,
-        "optimizer": recipe.optimizer.name,
-        "lr": recipe.optimizer.lr,
-        "seed": recipe.run.seed,
-        "plugins": ", ".join(a.name for a in actives) or "none",
-    }
-    for active in actives:
-        for option, value in unstructure(active.plugin).items():
-            if isinstance(value, bool | int | float | str) and option != "name":
-                settings[f"{active.name}.{option}"] = value
-    return settings, {f"{split}/{k}": v for split, values in metrics.items() for k, v in values.items()}

@@ -8,26 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ignite.distributed as idist
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from ignite.handlers import Checkpoint, DiskSaver
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from stillhouse import seeds as rng
 from stillhouse.config.recipe import CheckpointSpec
+from stillhouse.contract.hookspecs import hookimpl
 from stillhouse.contract.run import Run
 from stillhouse.distributed import processes as parallel
 from stillhouse.distributed.fsdp import fit_state, local, spread_optimizer_state, whole
 from stillhouse.errors import StillhouseError
 from stillhouse.models.weights import last_checkpoint, load_state, read_checkpoint
-
-if TYPE_CHECKING:
-    from stillhouse.training.evaluation import Measuring
+from stillhouse.training.evaluation import Evaluation
+from stillhouse.training.score import best_of
 
 __all__ = ["Checkpoints"]
 
@@ -89,86 +88,72 @@ class Checkpoints:
     """Writes a run's checkpoints and brings a run back to its last one.
 
     Args:
-        run: with composition, trainer and folder.
-        optimizer: saved with the models.
-        scheduler: likewise, if there is one.
+        folder: the run's.
         spec: when to write.
-        measuring: whose history goes into the file, and which knows whether the epoch's weights were measured.
-        more: further such objects by name; ``ema`` goes into the best checkpoint as well.
+        evaluation: whose history goes into the file, and says which epoch is the best.
+        parts: what else belongs into a checkpoint, by name: the optimizer, and whatever of a run has a state of its own;
+            ``ema`` goes into the best checkpoint as well.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        optimizer: Optimizer,
-        scheduler: LRScheduler | None,
-        spec: CheckpointSpec,
-        measuring: Measuring,
-        more: Mapping[str, Any] | None = None,
-    ) -> None:
-        assert run.folder is not None
-        self.folder = run.folder / "checkpoints"
-        self._run = run
-        self._spec = spec
-        self._measuring = measuring
-        self._saver = _Saver(self.folder)
-        self._state: dict[str, Any] = {
-            "model": _Whole(run.composition),
-            "optimizer": _Whole(optimizer),
-            "trainer": run.trainer,
-            "generators": _Generators(),
-            "history": measuring,
-            **(more or {}),
-        }
-        if scheduler is not None:
-            self._state["scheduler"] = scheduler
-        weights = {key: value for key, value in self._state.items() if key in ("model", "ema")}
-        self._best = self._handler(weights, "best", 1, self._score) if spec.best else None
-        if self._best is not None:
-            self._state["best"] = self._best
-        self._last = self._handler(self._state, "last", 1)
-        self._kept = self._handler(self._state, "epoch", None)
+    name = "checkpoints"
 
-    def _handler(self, state: dict[str, Any], prefix: str, n_saved: int | None, score: Any = None) -> Checkpoint:
+    def __init__(self, folder: Path, spec: CheckpointSpec, evaluation: Evaluation, parts: Mapping[str, Any]) -> None:
+        self.folder = folder / "checkpoints"
+        self._spec, self._evaluation = spec, evaluation
+        self._state: dict[str, Any] = {"generators": _Generators(), "history": evaluation}
+        self._state |= {key: _Whole(part) if isinstance(part, Optimizer) else part for key, part in parts.items()}
+        self._handlers: dict[str, Checkpoint] = {}
+
+    def _open(self, run: Run) -> None:
+        """Make ignite's handlers and the folder; the first time that the run is seen."""
+        if self._handlers:
+            return
+        saver = _Saver(self.folder)
+        self._state |= {"model": _Whole(run.composition), "trainer": run.trainer}
+        if self._spec.best:
+            weights = {key: value for key, value in self._state.items() if key in ("model", "ema")}
+            self._state["best"] = self._handlers["best"] = self._handler(run, saver, weights, "best", 1)
+        self._handlers["last"] = self._handler(run, saver, self._state, "last", 1)
+        self._handlers["epoch"] = self._handler(run, saver, self._state, "epoch", None)
+
+    @staticmethod
+    def _handler(run: Run, saver: _Saver, state: dict[str, Any], prefix: str, n_saved: int | None) -> Checkpoint:
         return Checkpoint(
             state,
-            self._saver,
+            saver,
             filename_prefix=prefix,
             filename_pattern="{filename_prefix}_{global_step}.pt",
             n_saved=n_saved,
-            score_function=score,
-            global_step_transform=lambda *_: self._run.trainer.state.iteration,
+            global_step_transform=lambda *_: run.trainer.state.iteration,
         )
 
-    def _score(self, _engine: Engine) -> float:
-        value = self._run.metrics["val"][self._run.task.score]
-        return value if self._run.task.score_mode == "max" else -value
+    @hookimpl
+    def started(self, run: Run) -> None:
+        """Write from now on, after every handler that was attached before: what it changes belongs into the file."""
+        self._open(run)
+        if self._spec.every_steps is not None:
+            event = Events.ITERATION_COMPLETED(every=self._spec.every_steps)
+            run.trainer.add_event_handler(event, lambda: self._in_epoch(run))
+        run.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: self._after_epoch(run))
 
-    def attach(self) -> None:
-        """Write from now on. Attach it last: what other handlers of the same event change belongs into the file."""
-        trainer, spec = self._run.trainer, self._spec
-        if spec.every_steps is not None:
-            trainer.add_event_handler(Events.ITERATION_COMPLETED(every=spec.every_steps), self._in_epoch)
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._after_epoch)
-
-    def _in_epoch(self) -> None:
+    def _in_epoch(self, run: Run) -> None:
         # After an epoch's last step the evaluation and the plugins' epoch hooks are still to come: a run resumed from
         # here would skip them. The checkpoint of the epoch's end covers that step.
-        if self._run.trainer.state.iteration % self._run.steps_per_epoch:
-            self._write(self._last)
+        if run.trainer.state.iteration % run.steps_per_epoch:
+            self._write(run, "last")
 
-    def _after_epoch(self) -> None:
-        may_be_best = self._measuring.is_fresh and self._run.trainer.state.iteration >= self._run.best_from
-        if self._best is not None and may_be_best and self._run.task.score in self._run.metrics["val"]:
-            self._write(self._best)
-        if self._spec.keep_every and self._run.trainer.state.epoch % self._spec.keep_every == 0:
-            self._write(self._kept)
-        self._write(self._last)
+    def _after_epoch(self, run: Run) -> None:
+        epoch = run.trainer.state.epoch
+        if self._spec.best and best_of(run, self._evaluation.history).epoch == epoch:
+            self._write(run, "best")
+        if self._spec.keep_every and epoch % self._spec.keep_every == 0:
+            self._write(run, "epoch")
+        self._write(run, "last")
 
-    def _write(self, handler: Checkpoint) -> None:
-        refuse_non_finite(self._run.composition)
+    def _write(self, run: Run, kind: str) -> None:
+        refuse_non_finite(run.composition)
         try:
-            handler(self._run.trainer)
+            self._handlers[kind](run.trainer)
         except OSError as error:
             raise StillhouseError(
                 f"the checkpoint cannot be written: {error}",
@@ -176,7 +161,7 @@ class Checkpoints:
                 hint="the last good checkpoint is still there; make room and use --resume",
             ) from error
 
-    def resume(self) -> int:
+    def resume(self, run: Run) -> int:
         """Bring models, optimizer, schedule, generators and step count back; tidy away what a killed run left.
 
         Returns:
@@ -185,6 +170,7 @@ class Checkpoints:
         Raises:
             StillhouseError: the checkpoint is damaged or of another composition.
         """
+        self._open(run)
         if parallel.is_first():
             for left in self.folder.glob("tmp*"):
                 left.unlink(missing_ok=True)
@@ -199,19 +185,19 @@ class Checkpoints:
             )
         for key, target in self._state.items():
             if key == "model":
-                load_state(self._run.composition, saved[key], str(path))
+                load_state(run.composition, saved[key], str(path))
             else:
                 try:
                     target.load_state_dict(saved[key])
                 except (ValueError, KeyError, RuntimeError) as error:
                     raise StillhouseError(f"its {key} does not fit this run: {error}", where=str(path)) from error
-        step: int = self._run.trainer.state.iteration
-        self._last.load_state_dict({"_saved": [(step, path.name)]})
+        step: int = run.trainer.state.iteration
+        self._handlers["last"].load_state_dict({"_saved": [(step, path.name)]})
         self._tidy(path)
         return step
 
     def _tidy(self, path: Path) -> None:
-        best = {item.filename for item in self._best._saved} if self._best is not None else set()
+        best = {item.filename for item in self._handlers["best"]._saved} if self._spec.best else set()
         for file in self.folder.glob("*.pt") if parallel.is_first() else ():
             outdated = file.name.startswith("last_") and file != path
             if outdated or (file.name.startswith("best_") and file.name not in best):

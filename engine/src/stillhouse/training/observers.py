@@ -1,0 +1,105 @@
+"""The engine's own observers of a run: who they are, and in which order they hear an event."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from stillhouse.config.recipe import Recipe
+from stillhouse.contract.protocols import Named
+from stillhouse.data.batches import Data
+from stillhouse.distributed import processes as parallel
+from stillhouse.loop.stepper import Stepper
+from stillhouse.registry.hooks import Hooks
+from stillhouse.training.checkpoints import Checkpoints
+from stillhouse.training.early_stopping import EarlyStopping
+from stillhouse.training.ema import AveragedWeights
+from stillhouse.training.evaluation import Evaluation
+from stillhouse.training.learning_rate import LearningRate
+from stillhouse.training.preview import Preview
+from stillhouse.training.progress import Progress
+from stillhouse.training.scalars import StepScalars
+from stillhouse.training.tensorboard import TensorBoard
+
+__all__ = ["Observers", "build_observers"]
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Observers:
+    """The observers, in the order in which they hear an event: after the plugins, before ignite's own handlers.
+
+    Each hears through the hooks that any plugin has; what a recipe does not ask for is None.
+
+    Attributes:
+        ema: averages the weights as the plugins' ``optimizer_stepped`` have left them.
+        scalars: reads what is logged of a step; its clock starts with the epoch.
+        learning_rate: moves the schedule on, once the step is logged with the rate that it had.
+        evaluation: measures an ended epoch after the plugins have had their last word on the student; the test split
+            before they hear that the run is done.
+        early_stopping: looks at what has just been measured.
+        preview: keeps samples of the evaluation, and draws them.
+        tensorboard: writes scalars, metrics and figures.
+        progress: shows steps, loss and score.
+        checkpoints: last: it attaches itself when the run starts, so that what anybody's handlers change is in the file.
+    """
+
+    ema: AveragedWeights | None
+    scalars: StepScalars
+    learning_rate: LearningRate | None
+    evaluation: Evaluation
+    early_stopping: EarlyStopping | None
+    preview: Preview | None
+    tensorboard: TensorBoard | None
+    progress: Progress | None
+    checkpoints: Checkpoints | None
+
+    def __iter__(self) -> Iterator[Named]:
+        """Those that are there, in order."""
+        return (observer for observer in attrs.asdict(self, recurse=False).values() if observer is not None)
+
+    def close(self) -> None:
+        """Close what holds a file or the terminal, however the run has ended."""
+        for observer in (self.progress, self.tensorboard):
+            if observer is not None:
+                observer.close()
+
+
+def build_observers(
+    recipe: Recipe,
+    student: nn.Module,
+    data: Data,
+    hooks: Hooks,
+    optimizer: Optimizer,
+    scheduler: LRScheduler | None,
+    stepper: Stepper,
+    progress: Progress,
+    folder: Path | None,
+) -> Observers:
+    """The observers that ``recipe`` asks for; what writes is there in a run with a ``folder``."""
+    ema = None if recipe.ema is None else AveragedWeights(student, recipe.ema)
+    evaluation = Evaluation(data, hooks, ema)
+    stopping = None
+    if recipe.early_stopping is not None:
+        stopping = EarlyStopping(recipe.early_stopping, evaluation, progress)
+    parts: dict[str, Any] = {"optimizer": optimizer, "ema": ema, "early_stopping": stopping, "scheduler": scheduler}
+    if stepper.scaler.is_enabled():
+        parts["scaler"] = stepper.scaler
+    parts = {name: part for name, part in parts.items() if part is not None}
+    shows = folder is not None and parallel.is_first()
+    return Observers(
+        ema=ema,
+        scalars=StepScalars(recipe, data.steps_per_epoch, optimizer, hooks, stepper),
+        learning_rate=None if scheduler is None else LearningRate(scheduler),
+        evaluation=evaluation,
+        early_stopping=stopping,
+        preview=Preview() if shows and recipe.run.figures else None,
+        tensorboard=TensorBoard(hooks) if shows else None,
+        progress=progress if progress.enabled else None,
+        checkpoints=None if folder is None else Checkpoints(folder, recipe.checkpoints, evaluation, parts),
+    )

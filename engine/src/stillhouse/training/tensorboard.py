@@ -1,0 +1,134 @@
+"""TensorBoard: what is logged, measured and drawn, as events in the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+from warnings import warn
+
+from stillhouse.config.structure import unstructure
+from stillhouse.contract.hookspecs import hookimpl
+from stillhouse.contract.run import Run
+from stillhouse.contract.step import Step
+from stillhouse.errors import StillhouseWarning, first_line
+from stillhouse.registry.hooks import Hooks
+from stillhouse.training.folder import RunFolder
+from stillhouse.training.scalars import metric_tags
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+__all__ = ["TensorBoard"]
+
+
+class TensorBoard:
+    """Writes events with torch's writer. One that fails is told of once, and the run goes on without.
+
+    Args:
+        hooks: whose ``figures`` are drawn at the end of an epoch.
+    """
+
+    name = "tensorboard"
+
+    def __init__(self, hooks: Hooks) -> None:
+        self._hooks = hooks
+        self._writer: SummaryWriter | None = None
+
+    @hookimpl
+    def started(self, run: Run) -> None:
+        """Begin a file; events that a killed run has left of steps yet to come are hidden. A new run's texts are written."""
+        assert run.folder is not None  # a run without one has no such observer
+        folder, done = RunFolder(run.folder), run.trainer.state.iteration
+        with self._guarded():
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=done + 1)
+            if done == 0:
+                self._writer.add_text("recipe", _as_it_is(run.recipe.to_toml()))
+                self._writer.add_text("composition", _as_it_is(folder.composition.read_text(encoding="utf-8")))
+
+    @hookimpl
+    def logged(self, step: Step, scalars: Mapping[str, float]) -> None:
+        """Write the step's scalars under their tags."""
+        self._add_scalars(scalars, step.iteration + 1)
+
+    @hookimpl
+    def evaluated(self, run: Run, split: str, metrics: Mapping[str, float]) -> None:
+        """Write the split's metrics."""
+        self._add_scalars(metric_tags({split: metrics}), run.trainer.state.iteration)
+
+    @hookimpl
+    def epoch_completed(self, run: Run) -> None:
+        """Draw the figures of task and plugins."""
+        if self._writer is None or not run.recipe.run.figures:
+            return
+        drawn = {f"{o.name}/{n}": f for o, figures in self._hooks.calls("figures") for n, f in figures(run).items()}
+        with self._guarded():
+            for tag, figure in drawn.items():
+                self._writer.add_figure(tag, figure, run.trainer.state.iteration, close=True)
+
+    @hookimpl
+    def completed(self, run: Run) -> None:
+        """Write the run's settings and results for TensorBoard's HPARAMS page, in this run's own folder."""
+        if self._writer is None:
+            return
+        # A name of their own: under the metrics' names they would show as one more point of each curve.
+        final = {f"summary/{tag}": value for tag, value in metric_tags(run.metrics).items()}
+        with self._guarded():
+            self._writer.add_hparams(_settings(run), final, run_name=".")
+
+    def close(self) -> None:
+        """Write what is buffered and close."""
+        if self._writer is not None:
+            with self._guarded():
+                self._writer.close()
+        self._writer = None
+
+    def _add_scalars(self, scalars: Mapping[str, float], iteration: int) -> None:
+        if self._writer is None:
+            return
+        with self._guarded():
+            for tag, value in scalars.items():
+                self._writer.add_scalar(tag, value, iteration)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Warn of an error in the block, and write nothing more."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - a full disk, a package that is half there: what it is, the warning says
+            if self._writer is not None:
+                with suppress(Exception):  # it has failed already
+                    self._writer.close()
+            self._writer = None
+            warn(
+                f"TensorBoard's events cannot be written, and the run goes on without: {first_line(error)}",
+                StillhouseWarning,
+                stacklevel=2,
+            )
+
+
+def _as_it_is(text: str) -> str:
+    """``text`` as Markdown that shows it unchanged."""
+    return "```\n" + text.replace("```", "'''") + "\n```"
+
+
+def _settings(run: Run) -> dict[str, bool | int | float | str]:
+    recipe = run.recipe
+    settings: dict[str, bool | int | float | str] = {
+        "student": recipe.student.model,
+        "data": recipe.data.name,
+        "epochs": recipe.run.epochs,
+        "batch_size": recipe.data.batch_size,
+        "per_class": recipe.data.per_class or 0,
+        "optimizer": recipe.optimizer.name,
+        "lr": recipe.optimizer.lr,
+        "seed": recipe.run.seed,
+        "plugins": ", ".join(plugin.name for plugin in run.plugins) or "none",
+    }
+    for plugin in run.plugins:
+        for option, value in unstructure(plugin).items():
+            if isinstance(value, bool | int | float | str) and option != "name":
+                settings[f"{plugin.name}.{option}"] = value
+    return settings
