@@ -38,7 +38,7 @@ def recipe(seed: int) -> Recipe:
         f"run.seed={seed}", f"run.epochs={EPOCHS}", f"data.batch_size={BATCH}", f"optimizer.lr={RATE}",
         "schedule.warmup=0.0", 'schedule.decay="none"', f"plugins.logits.temperature={TEMPERATURE}",
     ]  # fmt: skip
-    return Recipe.load(RECIPE, overrides=changes, plugins="logits")
+    return load_recipe(RECIPE, overrides=changes, plugins="logits")
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:

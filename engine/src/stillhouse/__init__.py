@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stillhouse.config.recipe import Recipe
     from stillhouse.contract.run import Run
     from stillhouse.contract.step import Link, LinkSpec, Step, Tap
+    from stillhouse.registry.selection import load_recipe
     from stillhouse.students.evaluation import evaluate
     from stillhouse.students.export import export
     from stillhouse.students.loader import load_student
@@ -33,6 +34,7 @@ _LAZY = {
     "Tap": "contract.step",
     "evaluate": "students.evaluation",
     "export": "students.export",
+    "load_recipe": "registry.selection",
     "load_student": "students.loader",
     "prepare": "training.preparation",
     "train": "training.preparation",
@@ -56,6 +58,7 @@ __all__ = [
     "evaluate",
     "export",
     "hookimpl",
+    "load_recipe",
     "load_student",
     "plugin",
     "prepare",

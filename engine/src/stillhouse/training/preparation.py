@@ -14,7 +14,6 @@ from torch import nn
 
 from stillhouse.config.model import GIVEN, ModelSpec
 from stillhouse.config.recipe import Recipe, TeacherSpec
-from stillhouse.config.structure import unstructure
 from stillhouse.contract.plugin import Plugin
 from stillhouse.contract.run import Run
 from stillhouse.data.loader import load_data
@@ -164,7 +163,7 @@ def _resolved(
     recipe: Recipe, actives: Sequence[Active], student: nn.Module | None, teacher: nn.Module | None
 ) -> Recipe:
     """The recipe as it is run: plugins in order with every option, and what Python handed over named as such."""
-    tables = tuple({"use": a.use, **unstructure(a.plugin)} for a in sorted(actives, key=lambda a: a.listed))
+    tables = tuple(a.table for a in sorted(actives, key=lambda a: a.listed))
     recipe = attrs.evolve(recipe, plugins=tables)
     if student is not None:
         recipe = attrs.evolve(recipe, student=ModelSpec(model=GIVEN + type(student).__qualname__))
