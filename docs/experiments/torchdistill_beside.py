@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import RandomSampler, TensorDataset
 from torchdistill.core.distillation import DistillationBox
 
-from stillhouse import Recipe, prepare
+from stillhouse import Recipe, load_recipe, prepare
 from stillhouse.experiments.statistics import paired_difference, t_interval
 
 ROOT = Path(__file__).parents[2]
