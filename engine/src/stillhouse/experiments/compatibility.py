@@ -6,14 +6,12 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stillhouse.errors import StillhouseError, StillhouseWarning
+from stillhouse.experiments.finished_run import FinishedRun
 from stillhouse.registry.entries import TASKS, installed
 from stillhouse.training.folder import RunFolder
-
-if TYPE_CHECKING:
-    from stillhouse.experiments.run_groups import FinishedRun
 
 __all__ = ["check_comparable", "warn_of_versions"]
 
