@@ -29,15 +29,22 @@ def _alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
 def fake_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """``make(name, entry points, module source)``: a distribution as pip leaves it, on the path for this test."""
 
-    def make(name: str, points: dict[str, str], source: str = "", version: str = "1.0") -> Path:
+    def make(
+        name: str,
+        points: dict[str, str],
+        source: str = "",
+        version: str = "1.0",
+        group: str = "stillhouse.plugins",
+        readme: str = "",
+    ) -> Path:
         site = tmp_path / f"site-{name}"
         info = site / f"{name.replace('-', '_')}-{version}.dist-info"
         info.mkdir(parents=True)
         info.joinpath("METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nSummary: what {name} does\n"
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nSummary: what {name} does\n\n{readme}"
         )
         lines = "\n".join(f"{use} = {target}" for use, target in points.items())
-        info.joinpath("entry_points.txt").write_text(f"[stillhouse.plugins]\n{lines}\n")
+        info.joinpath("entry_points.txt").write_text(f"[{group}]\n{lines}\n")
         for target in points.values():
             site.joinpath(target.split(":")[0] + ".py").write_text(source)
         monkeypatch.syspath_prepend(str(site))

@@ -16,7 +16,6 @@ import sys
 import tomllib
 import typing
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,15 +25,17 @@ import pytest
 import torch
 
 from stillhouse import Recipe, prepare, train
-from stillhouse.cli import _parser, main
+from stillhouse.cli import main
+from stillhouse.cli.parser import make_parser
 from stillhouse.config.recipe import CheckpointSpec, DistributedSpec, OptimizerSpec, RunSpec, TeacherSpec
 from stillhouse.config.run_options import CompileArgs, EarlyStoppingSpec, EmaSpec, SpeedSpec
 from stillhouse.config.structure import type_text, unstructure
 from stillhouse.contract.hookspecs import SPECIFICATIONS, hook_arguments
 from stillhouse.data import DataSpec
 from stillhouse.models import ModelSpec
+from stillhouse.registry.entries import TASKS, installed
 from stillhouse.registry.plugins import plugins_in_use
-from stillhouse.registry.tasks import TASKS
+from stillhouse.registry.tasks import load_task
 from stillhouse.schedule import Schedule
 from stillhouse.tasks import Classification, TaskSpec
 from stillhouse.training.explanation import describe, render_text
@@ -62,9 +63,7 @@ SPECS = {
         EarlyStoppingSpec,
     )
 }
-TASK_KINDS = {
-    name: getattr(import_module(module), name) for module, _, name in (path.partition(":") for path in TASKS.values())
-}
+TASK_KINDS = {task.use: load_task(task) for task in installed(TASKS)}
 
 _BLOCK = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -128,7 +127,7 @@ def hooks_list(group: type) -> str:
 
 def help_text(*command: str) -> str:
     """What ``--help`` prints at 80 columns."""
-    parser = _parser()
+    parser = make_parser()
     for word in command:
         choices = next(a.choices for a in parser._actions if isinstance(a.choices, dict))
         parser = choices[word]
@@ -136,7 +135,7 @@ def help_text(*command: str) -> str:
 
 
 GENERATORS: dict[str, Callable[..., str]] = {
-    "keys": lambda name: keys_table({**SPECS, **TASK_KINDS}[name]),
+    "keys": lambda name: keys_table({**SPECS, **{kind.__name__: kind for kind in TASK_KINDS.values()}}[name]),
     "hooks": lambda name: hooks_list(next(g for g in SPECIFICATIONS if g.__name__ == name)),
     "help": help_text,
 }
@@ -229,8 +228,7 @@ def test_every_key_of_a_recipe_is_explained():
 
 def test_every_task_and_its_options_are_explained():
     text = (ROOT / "docs/tasks.md").read_text(encoding="utf-8")
-    for task, path in TASKS.items():
-        kind = TASK_KINDS[path.partition(":")[2]]
+    for task, kind in TASK_KINDS.items():
         assert f"| `{task}` |" in text
         assert f"generated: keys {kind.__name__} " in text
         assert attribute_texts(kind).keys() >= {a.name for a in attrs.fields(kind)}
@@ -261,7 +259,7 @@ def test_every_hook_stands_there_with_its_exact_arguments():
 
 def test_the_commands_page_has_every_command():
     text = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
-    (commands,) = [a.choices for a in _parser()._actions if isinstance(a.choices, dict)]
+    (commands,) = [a.choices for a in make_parser()._actions if isinstance(a.choices, dict)]
     assert all(f"<!-- generated: help {name} -->" in text for name in commands)
 
 
@@ -423,7 +421,7 @@ def test_the_functions_of_the_export_page_run_each_format(tmp_path: Path):
 
 def test_every_plugins_main_option_is_on_the_commands_page():
     from stillhouse.contract.plugin import option_names
-    from stillhouse.registry.plugins import installed, load
+    from stillhouse.registry.plugins import load
 
     text = " ".join((ROOT / "docs/commands.md").read_text(encoding="utf-8").split())
     listed = text.partition("sets the plugin's main option: ")[2].partition(". ")[0]

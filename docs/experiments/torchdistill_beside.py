@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import RandomSampler, TensorDataset
 from torchdistill.core.distillation import DistillationBox
 
-from stillhouse import Recipe, prepare
+from stillhouse import Recipe, load_recipe, prepare
 from stillhouse.experiments.statistics import paired_difference, t_interval
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def recipe(seed: int) -> Recipe:
         f"run.seed={seed}", f"run.epochs={EPOCHS}", f"data.batch_size={BATCH}", f"optimizer.lr={RATE}",
         "schedule.warmup=0.0", 'schedule.decay="none"', f"plugins.logits.temperature={TEMPERATURE}",
     ]  # fmt: skip
-    return Recipe.load(RECIPE, overrides=changes, plugins="logits")
+    return load_recipe(RECIPE, overrides=changes, plugins="logits")
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support import FEATURES, FIVE, TESTS, command, recipe
 
-from stillhouse import Recipe
+from stillhouse import Recipe, load_recipe
 from stillhouse.cli import main
 
 
@@ -50,7 +50,7 @@ def test_train_as_json_equals_the_python_api(tmp_path: Path, in_tests: None, cap
     arguments = ["--plugins", "features,projector=linear", "--set", "optimizer.lr=0.02"]
     assert main(["train", path, "--out", str(tmp_path / "run"), "--json", "--quiet", *arguments]) == 0
     printed = json.loads(capsys.readouterr().out)
-    loaded = Recipe.load(path, overrides=["optimizer.lr=0.02"], plugins="features,projector=linear")
+    loaded = load_recipe(path, overrides=["optimizer.lr=0.02"], plugins="features,projector=linear")
     result = train(loaded, write=False)
     assert printed["metrics"] == result.metrics
     assert printed["plugins"] == ["features", "projector"]
@@ -186,7 +186,7 @@ BAD: dict[str, tuple[list[Any], dict[str, Any], list[str], list[str]]] = {
         [],
         ["optimizer.args.momentum: adamw has no argument 'momentum'"],
     ),
-    "unknown task": ([], {"task": {"name": "classify"}}, [], ["task.name: unknown task 'classify'"]),
+    "unknown task": ([], {"task": {"name": "classify"}}, [], ["task.name: no installed task is called 'classify'"]),
     "task option": ([], {"task": {"args": {"label_smoothing": 2.0}}}, [], ["task.args.label_smoothing"]),
     "no device": ([], {"run__device": "cuda:99"}, [], ["run.device: 'cuda:99' is no device of this machine"]),
     "missing checkpoint": (

@@ -9,7 +9,7 @@ import pytest
 from support import FEATURES, tables
 
 from stillhouse import Recipe, StillhouseError
-from stillhouse.registry.selection import choose_plugins
+from stillhouse.registry.selection import choose_plugins, load_recipe
 
 RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
 
@@ -172,7 +172,7 @@ def test_a_plugin_list_from_the_command_line_keeps_the_recipes_options():
 
 
 def test_set_reaches_a_plugin_that_only_the_command_lines_list_names(tmp_path: Path):
-    loaded = Recipe.load(
+    loaded = load_recipe(
         write(tmp_path / "x.toml", MINIMAL), plugins="spectral=8", overrides=["plugins.spectral.layer=stage3"]
     )
     assert loaded.plugins == ({"use": "spectral", "rank": 8, "layer": "stage3"},)

@@ -182,3 +182,19 @@ def test_class_variables_and_constants_are_let_be():
 def test_only_subclasses_of_plugin_can_be_one():
     with pytest.raises(StillhouseError, match=r"subclasses of stillhouse\.Plugin"):
         plugin(int)
+
+
+@pytest.mark.parametrize("name", ["before", "after", "requires", "provides", "conflicts"])
+def test_names_given_as_text_or_as_a_list_are_refused_with_the_line_to_write(name: str):
+    assert f"{name} must be a tuple of names, got the text 'links' (write `{name} = ('links',)`)" in refused(
+        **{name: "links"}
+    )
+    assert f"{name} must be a tuple of names, got ['a', 'b'] (write `{name} = ('a', 'b',)`)" in refused(
+        **{name: ["a", "b"]}
+    )
+
+
+def test_versions_and_shorthands_are_text():
+    assert "engine must be text, got 1" in refused(engine=1)
+    assert "engine must be a version specifier, got '1' (write `engine = '>=1,<2'`)" in refused(engine="1")
+    assert "shorthand must be text, got None" in refused(shorthand=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import types
 from collections.abc import Callable
@@ -245,7 +246,10 @@ def test_a_callables_arguments_are_checked() -> None:
 
 
 def test_names_of_no_data_set() -> None:
-    assert "a data set is sklearn:digits" in faults_of("digits")[0]
+    forms = (
+        "a data set is folder:NAME, pairs:NAME, photos:NAME, sklearn:NAME, torchvision:NAME or package.module:callable"
+    )
+    assert forms in faults_of("digits")[0]
     assert "did you mean 'sklearn:digits'?" in faults_of("sklearn:iris")[0]
     assert (
         "data.name: torchvision has no data set 'CIFAR10O' (did you mean 'CIFAR10'"
@@ -406,3 +410,62 @@ def test_folders_of_splits_without_classes_are_no_classes(tmp_path: Path):
         Image.fromarray(np.zeros((4, 4), dtype=np.uint8)).save(tmp_path / name / "0.png")
     with pytest.raises(StillhouseError, match="has the folders 'train' and 'val', and no class folders in them"):
         load_data(DataSpec(name=f"folder:{tmp_path}"), seed=0)
+
+
+OPENERS = """
+import torch
+from torch.utils.data import TensorDataset
+from stillhouse.data import DatasetSource, Source, SourceRequest
+
+def open_noise(name: str, request: SourceRequest) -> Source:
+    if name == "broken":
+        raise KeyError(name)
+    if name == "none":
+        return []
+    n = int(name) * request.args.get("times", 1)
+    return DatasetSource(TensorDataset(torch.rand(n, 3), torch.arange(n) % 2), "noise", request.val_fraction)
+"""
+
+
+@pytest.fixture
+def noise(fake_distribution: Any) -> None:
+    """A distribution that brings data sets called ``noise:N``, and an entry point that leads to none."""
+    points = {"noise": "noise_a:open_noise", "nonoise": "noise_a:__name__"}
+    fake_distribution("noise-dist", points, OPENERS, group="stillhouse.data")
+
+
+@pytest.mark.parametrize("name", ["noise:40", "noise-dist:noise:40"])
+def test_a_data_set_from_elsewhere_is_named_as_ours_are(noise: None, name: str):
+    data = load(name, args={"times": 2})
+    assert sum(data.info.sizes.values()) == 80
+    assert data.info.input_shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("noise:broken", "data.name: 'noise:broken' cannot be opened: KeyError: 'broken' (from noise-dist 1.0)"),
+        ("noise:none", "data.name: 'noise:none' gives list, and must give a stillhouse.data.Source"),
+        ("nonoise:x", "data.name: 'noise_a:__name__' is str, and must be a function of a name and a SourceRequest"),
+        ("digits", "data.name: no installed data set is called 'digits' (a data set is folder:NAME, "),
+        ("foldr", "data.name: no installed data set is called 'foldr' (did you mean 'folder'? a data set is"),
+        ("folder:", "data.name: 'folder' names no folder (folder:PATH)"),
+        ("pairs", "data.name: 'pairs' names no folder (pairs:PATH)"),
+    ],
+)
+def test_a_data_set_that_cannot_be_had_by_name_is_said(noise: None, name: str, says: str):
+    assert faults_of(name)[0].startswith(says)
+
+
+def test_a_misspelt_source_is_told_the_nearest():
+    faults = faults_of("foldr:somewhere/else")
+    assert faults[-1] == "data.name: no installed data set is called 'foldr:somewhere/else' (did you mean 'folder'?)"
+
+
+def test_a_run_locks_the_distributions_that_its_names_come_from(noise: None, tmp_path: Path):
+    from stillhouse import Recipe, train
+
+    tables = {"data": {"name": "noise:40"}, "student": {"model": "mlp"}, "run": {"epochs": 1}}
+    train(Recipe.from_dict(tables), out=tmp_path / "run")
+    versions = json.loads((tmp_path / "run" / "lock.json").read_text())["versions"]
+    assert versions["noise-dist"] == "1.0"

@@ -345,3 +345,56 @@ def test_a_classifiers_stages_fit_a_dense_student() -> None:
     states = {k: v for k, v in convnet(7, width=4).state_dict().items() if not k.startswith("head")}
     load_state(dense.encoder, states, "")
     assert [type(m) for m in dense.encoder.stage1] == [nn.Sequential]
+
+
+FAMILY = """
+from torch import nn
+from stillhouse.models import ModelFamily
+
+def build(name, request):
+    if name == "broken":
+        raise KeyError(name)
+    return nn.Linear(request.info.input_shape[0], request.info.classes, bias=name == "biased")
+
+LINES = ModelFamily(build)
+line = nn.Linear
+ready = nn.Linear(2, 2)
+number = 3
+"""
+
+
+@pytest.fixture
+def lines(fake_distribution: Any) -> None:
+    """A distribution with a family of models, one model, and two entry points that lead to neither."""
+    points = {name: f"lines_a:{name}" for name in ("ready", "number", "line")} | {"lines": "lines_a:LINES"}
+    fake_distribution("lines-dist", points, FAMILY, group="stillhouse.models")
+
+
+@pytest.mark.parametrize("name", ["lines:biased", "lines-dist:lines:biased"])
+def test_a_family_of_models_from_elsewhere_is_named_as_ours_are(lines: None, name: str):
+    model = build_model(ModelSpec(model=name), info((5,), 3), seed=0, where="student")
+    assert (model.in_features, model.out_features, model.bias is not None) == (5, 3, True)
+
+
+def test_one_model_has_a_name_too(lines: None):
+    args = {"in_features": 4, "out_features": 2}
+    assert build_model(ModelSpec(model="line", args=args), info((5,), 3), seed=0, where="student").in_features == 4
+    assert type(build_model(ModelSpec(model="mlp"), info((5,), 3), seed=0, where="student")).__name__ == "Mlp"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("lines", "student.model: 'lines' is a family of models (write lines:NAME)"),
+        ("line:x", "student.model: 'line' is one model, got the name 'x' (line)"),
+        ("lines:broken", "student.model: 'lines:broken' cannot be built: KeyError: 'broken' (from lines-dist 1.0)"),
+        ("ready", "student.model: 'lines_a:ready' is Linear, and must be a ModelFamily or a callable"),
+        ("number", "student.model: 'lines_a:number' is int, and must be a ModelFamily or a callable"),
+        ("convnt", "student.model: no installed model is called 'convnt' (did you mean 'convnet'?"),
+        ("timm", "student.model: 'timm' is a family of models (write timm:NAME)"),
+    ],
+)
+def test_a_model_that_cannot_be_had_by_name_is_said(lines: None, name: str, says: str):
+    with pytest.raises(StillhouseError) as caught:
+        build_model(ModelSpec(model=name), info((5,), 3), seed=0, where="student")
+    assert str(caught.value).startswith(says)

@@ -82,7 +82,7 @@ def test_the_seed_decides_the_weights_and_nothing_else_is_touched(model: str) ->
 
 def test_names_and_arguments_that_are_not_there() -> None:
     assert fault_of("resnet18") == (
-        "student.model: 'resnet18' names no model (a model is torchvision:NAME, timm:NAME, transformers:CLASS or package.module:callable)"
+        "student.model: no installed model is called 'resnet18' (a model is FAMILY:NAME, such as torchvision:resnet18, or package.module:callable)"
     )
     assert "torchvision has no model 'resnet81' for images (did you mean 'resnet18'" in fault_of("torchvision:resnet81")
     assert "'fasterrcnn_resnet50_fpn'" in fault_of("torchvision:fasterrcnn_resnet_50_fpn")

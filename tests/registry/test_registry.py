@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillhouse import Plugin, Recipe, StillhouseError, StillhouseWarning, plugin
+from stillhouse import Plugin, Recipe, StillhouseError, StillhouseWarning, load_recipe, plugin
+from stillhouse.registry.entries import installed
 from stillhouse.registry.order import Active, order
-from stillhouse.registry.plugins import activate, from_instances, installed, load, plugins_in_use
+from stillhouse.registry.plugins import activate, from_instances, load, plugins_in_use
 
 
 def make(name: str, **variables: Any) -> Active:
@@ -164,10 +165,10 @@ def test_installed_plugins_are_listed_from_metadata_and_loaded_on_demand(fake_di
             "cannot be imported: ModuleNotFoundError: No module named 'nothing_of_this_name'",
         ),
         ("raise SystemExit(3)", "cannot be imported: SystemExit"),
-        ("x = 1", "cannot be imported: AttributeError"),
+        ("x = 1", "has no attribute 'Good'"),
         ("Good = 3", "no subclass of stillhouse.Plugin"),
         ("from stillhouse import Plugin\nclass Good(Plugin): pass", "lacks the decorator @plugin"),
-        (GOOD.replace("size: int", "engine = '>=9'\n    size: int"), "needs stillhouse >=9"),
+        (GOOD.replace("size: int", "engine = '>=9'\n    size: int"), "needs version >=9 of the contract"),
         (GOOD.replace("size: int = 3", "def losses(self, step): pass"), "'losses' is a hook's name, without @hookimpl"),
     ],
 )
@@ -195,7 +196,7 @@ def test_a_plugin_is_named_by_the_path_of_its_class_too(tmp_path: Path):
     assert (active.name, active.use, active.plugin.size) == ("good_enough", "beside_it:GoodEnough", 5)
     # Nothing installed it: its file's content stands for the version, in the run's lock.
     assert active.version.startswith("file ")
-    chosen = Recipe.load(tmp_path / "r.toml", plugins="good_enough,logits")
+    chosen = load_recipe(tmp_path / "r.toml", plugins="good_enough,logits")
     assert [table["use"] for table in chosen.plugins] == ["beside_it:GoodEnough", "logits"]
 
 

@@ -180,14 +180,28 @@ def test_safetensors_hold_the_weights_and_say_whose(trained: Path, tmp_path: Pat
     assert same_state(again.state_dict(), load_student(trained, weights="last").state_dict())
 
 
-def test_our_own_models_are_built_again_from_the_file_alone(tmp_path: Path):
-    whole = recipe(student={"model": "stillhouse.models:mlp", "args": {"width": 8}}, run__epochs=1)
+@pytest.mark.parametrize("model", ["stillhouse.models:mlp", "mlp"])
+def test_our_own_models_are_built_again_from_the_file_alone(model: str, tmp_path: Path):
+    whole = recipe(student={"model": model, "args": {"width": 8}}, run__epochs=1)
     train(whole, out=tmp_path / "run")
     export(tmp_path / "run", tmp_path / "s.safetensors")
     x = tiny_data()["test"].tensors[0]
     with torch.no_grad():
         found, wanted = load_student(tmp_path / "s.safetensors")(x), load_student(tmp_path / "run")(x)
     assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("model", ["lines:biased", "line", "lines-dist:lines:biased", "transformers:AutoModel"])
+def test_a_file_makes_no_other_distribution_run(model: str, trained: Path, tmp_path: Path, fake_distribution: Any):
+    from safetensors.torch import load_file, save_file
+
+    points = {"lines": "lines_b:LINES", "line": "lines_b:line"}
+    fake_distribution("lines-dist", points, "raise SystemExit", group="stillhouse.models")
+    export(trained, tmp_path / "s.safetensors")
+    told = json.dumps({**about(tmp_path / "s.safetensors"), "model": model})
+    save_file(load_file(tmp_path / "s.safetensors"), tmp_path / "t.safetensors", {"stillhouse": told})
+    with pytest.raises(StillhouseError, match="code that a file names is not run"):
+        load_student(tmp_path / "t.safetensors")
 
 
 def test_an_export_is_a_teachers_checkpoint(trained: Path, tmp_path: Path):

@@ -49,7 +49,7 @@ def test_a_task_whose_score_is_to_fall(monkeypatch):
 def test_scores_from_before_the_student_is_what_the_method_makes_of_it_do_not_count():
     """They are another model's, and what comes after may well be worse."""
     training = prepare(recipe(teacher=None, run__epochs=6, early_stopping={"patience": 2}), write=False)
-    training.run.settle(9)
+    training.assembly.exclude_from_best_until(9)
     with_scores(training, [0.9, 0.9, 0.2, 0.3, 0.3, 0.3])
     assert training.fit().summary["stopped"]["epoch"] == 6
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stillhouse.contract.assembly import Assembly
     from stillhouse.contract.run import Run
     from stillhouse.contract.step import Link, LinkSpec, Step, Tap
+    from stillhouse.registry.selection import load_recipe
     from stillhouse.students.evaluation import evaluate
     from stillhouse.students.export import export
     from stillhouse.students.loader import load_student
@@ -35,6 +36,7 @@ _LAZY = {
     "Tap": "contract.step",
     "evaluate": "students.evaluation",
     "export": "students.export",
+    "load_recipe": "registry.selection",
     "load_student": "students.loader",
     "prepare": "training.preparation",
     "train": "training.preparation",
@@ -59,6 +61,7 @@ __all__ = [
     "evaluate",
     "export",
     "hookimpl",
+    "load_recipe",
     "load_student",
     "plugin",
     "prepare",

@@ -1,11 +1,10 @@
-"""The command ``stillhouse``: one module a command.
+"""The command ``stillhouse``: one module a command, found by entry point.
 
 torch is imported by the commands that need it, when they run, so that ``plugins`` and ``--help`` are quick.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import warnings
@@ -15,25 +14,10 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.text import Text
 
-from stillhouse.cli import ablate, compare, evaluate, export, plugins, predict, train
+from stillhouse.cli.parser import parse
 from stillhouse.errors import StillhouseError, StillhouseWarning
-from stillhouse.version import __version__
 
 __all__ = ["command", "main"]
-
-_MODULES = (train, evaluate, predict, export, ablate, compare, plugins)
-"""Each has ``add(commands)``, which adds its commands to the parser, in the order in which the help shows them."""
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="stillhouse", description="Train a student network by distillation; a list of plugins is the method."
-    )
-    parser.add_argument("--version", action="version", version=f"stillhouse {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in _MODULES:
-        module.add(commands)
-    return parser
 
 
 def command() -> NoReturn:
@@ -47,7 +31,7 @@ def command() -> NoReturn:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 0, 1 where ``plugins --check`` finds a broken one, 2 for bad input, 130 after an interruption."""
-    parsed = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
     errors = Console(stderr=True)
     rank = os.environ.get("RANK", "0")
     said_by = "" if rank == "0" else f"rank {rank}: "
@@ -64,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.showwarning = show
         code = None
         try:
+            parsed = parse(given)
             code = int(parsed.function(parsed))
             return code
         except StillhouseError as error:
@@ -76,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except KeyboardInterrupt:
-            hint = "; go on with --resume" if parsed.command == "train" else ""
+            hint = "; go on with --resume" if given[:1] == ["train"] else ""
             errors.print(f"interrupted{hint}", soft_wrap=True)
             return 130
         finally:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from stillhouse.cli.common import Commands, add_recipe, output, overrides_of
+from stillhouse.cli.common import Commands, add_recipe, output, recipe_of
 
 if TYPE_CHECKING:
     from stillhouse.experiments.comparison import Comparison
@@ -58,10 +58,9 @@ def add(commands: Commands) -> None:
 
 
 def _ablate(arguments: argparse.Namespace) -> int:
-    from stillhouse.config.recipe import Recipe
     from stillhouse.experiments.ablation import ablate, make_plan, run_plan
 
-    recipe = Recipe.load(arguments.recipe, overrides=overrides_of(arguments), plugins=arguments.plugins)
+    recipe = recipe_of(arguments)
     what = {name: getattr(arguments, name) for name in _WHAT}
     if arguments.list or arguments.only is not None:
         plan, _ = make_plan(recipe, **what)

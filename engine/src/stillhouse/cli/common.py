@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-__all__ = ["Commands", "add_device", "add_recipe", "add_run", "add_skip_bad", "output", "overrides_of"]
+if TYPE_CHECKING:
+    from stillhouse.config.recipe import Recipe
+
+__all__ = ["Commands", "add_device", "add_recipe", "add_run", "add_skip_bad", "output", "overrides_of", "recipe_of"]
 
 Commands = Any
-"""What ``add_subparsers`` gives; argparse keeps its type to itself."""
+"""What ``add_subparsers`` gives: ``add_parser(NAME, help=...)``; argparse keeps its type to itself."""
 
 _NO_LIMIT = 10_000
 """Characters in a line that goes to a file or a pipe."""
@@ -63,6 +66,13 @@ def add_skip_bad(parser: argparse.ArgumentParser) -> None:
 def overrides_of(arguments: argparse.Namespace) -> list[str]:
     """What ``--set`` and ``--skip-bad`` change in the recipe."""
     return [*(["data.skip_bad=true"] if arguments.skip_bad else []), *arguments.overrides]
+
+
+def recipe_of(arguments: argparse.Namespace) -> Recipe:
+    """The recipe that the arguments of :func:`add_recipe` mean."""
+    from stillhouse.registry.selection import load_recipe
+
+    return load_recipe(arguments.recipe, overrides=overrides_of(arguments), plugins=arguments.plugins)
 
 
 def output() -> Console:

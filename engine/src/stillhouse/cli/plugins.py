@@ -1,14 +1,30 @@
-"""``stillhouse plugins``: what is installed; imports neither torch nor, without ``--check``, any plugin."""
+"""``stillhouse plugins``: what is installed, and one plugin in detail.
+
+Without a name and ``--check`` it imports neither torch nor any plugin.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 
 from rich.text import Text
 
 from stillhouse.cli.common import Commands, output
-from stillhouse.errors import StillhouseError
+from stillhouse.errors import StillhouseError, did_you_mean
+from stillhouse.registry.entries import (
+    COMMANDS,
+    DATA,
+    GROUPS,
+    MODELS,
+    PLUGINS,
+    TASKS,
+    Group,
+    Installed,
+    installed,
+    misplaced,
+)
 from stillhouse.tables import plain_table
 
 __all__ = ["add"]
@@ -16,46 +32,95 @@ __all__ = ["add"]
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    plugins = commands.add_parser("plugins", help="list the installed plugins")
-    plugins.add_argument("--check", action="store_true", help="import each and say whether it works")
-    plugins.add_argument("--json", action="store_true", help="print them as JSON")
+    plugins = commands.add_parser("plugins", help="list the installed plugins, or describe one")
+    plugins.add_argument("name", nargs="?", metavar="NAME", help="say what this plugin does, its options and its hooks")
+    plugins.add_argument(
+        "--check",
+        action="store_true",
+        help="import each, and all tasks, models, data sets and commands, and name what is broken",
+    )
+    plugins.add_argument("--json", action="store_true", help="print it as JSON")
     plugins.set_defaults(function=_plugins)
 
 
 def _plugins(arguments: argparse.Namespace) -> int:
-    from stillhouse.registry.plugins import installed, load
+    if arguments.name is not None:
+        from stillhouse.cli.description import describe_plugin, print_description
 
-    rows = []
-    for found in installed():
-        row = {
-            "use": found.use,
-            "distribution": found.distribution,
-            "version": found.version,
-            "target": found.target,
-            "summary": found.summary,
-        }
-        if arguments.check:
-            try:
-                load(found.use)
-                row["status"] = "ok"
-            except StillhouseError as error:
-                row["status"] = "; ".join(fault.what for fault in error.faults)
-        rows.append(row)
+        description = describe_plugin(arguments.name)
+        if arguments.json:
+            print(json.dumps(description, indent=2))
+        else:
+            print_description(description, output())
+        return 0
+    rows = [_row(found) for found in installed(PLUGINS)]
+    if arguments.check:
+        rows = _checked()
+    rows += [{**_row(found), "group": group, "status": _misplaced(group)} for group, found in misplaced()]
     broken = [row for row in rows if row.get("status", "ok") != "ok"]
     if arguments.json:
         print(json.dumps(rows, indent=2))
-        return 1 if broken else 0
+    else:
+        _print_rows([row for row in rows if row["group"] == PLUGINS.name], broken, checked=arguments.check)
+    return 1 if broken and arguments.check else 0
+
+
+def _row(found: Installed) -> dict[str, str]:
+    return {
+        "use": found.use,
+        "group": PLUGINS.name,
+        "distribution": found.distribution,
+        "version": found.version,
+        "target": found.target,
+        "summary": found.summary,
+    }
+
+
+def _misplaced(group: str) -> str:
+    return f"nobody reads the group {group!r}; {did_you_mean(group, [g.name for g in GROUPS], 1)}"
+
+
+def _checked() -> list[dict[str, str]]:
+    """A row for each plugin, and one for each broken member of another group, with its status."""
+    from stillhouse.cli.parser import check_command
+    from stillhouse.data.catalogue import load_opener
+    from stillhouse.models.builder import load_model
+    from stillhouse.registry.plugins import load_installed
+    from stillhouse.registry.tasks import load_task
+
+    loaders: dict[Group, Callable[[Installed], object]] = {
+        PLUGINS: load_installed,
+        TASKS: load_task,
+        MODELS: load_model,
+        DATA: load_opener,
+        COMMANDS: check_command,
+    }
+    rows = []
+    for group, load in loaders.items():
+        for found in installed(group):
+            row = {**_row(found), "group": group.name, "status": "ok"}
+            try:
+                loaded = load(found)
+            except StillhouseError as error:
+                row["status"] = "; ".join(fault.what for fault in error.faults)
+            else:
+                row["summary"] = found.summary or (getattr(loaded, "__doc__", None) or "").partition("\n")[0]
+            if group is PLUGINS or row["status"] != "ok":
+                rows.append(row)
+    return rows
+
+
+def _print_rows(rows: list[dict[str, str]], broken: list[dict[str, str]], *, checked: bool) -> None:
     console = output()
-    if not rows:
+    if rows:
+        table = plain_table("plugin", "distribution", "version", "what it does", *(["status"] if checked else []))
+        for row in rows:
+            cells = [row["use"], row["distribution"], row["version"], row["summary"]]
+            if checked:
+                cells.append("broken" if row in broken else "ok")
+            table.add_row(*(Text(cell) for cell in cells))
+        console.print(table)
+    else:
         console.print("no plugins are installed: pip install stillhouse-features stillhouse-projector ...")
-        return 0
-    table = plain_table("plugin", "distribution", "version", "what it does", *(["status"] if arguments.check else []))
-    for row in rows:
-        cells = [row["use"], row["distribution"], row["version"], row["summary"]]
-        if arguments.check:
-            cells.append("broken" if row in broken else "ok")
-        table.add_row(*(Text(cell) for cell in cells))
-    console.print(table)
     for row in broken:
         console.print(Text(f"{row['distribution']} {row['version']}: {row['status']}"), soft_wrap=True)
-    return 1 if broken else 0

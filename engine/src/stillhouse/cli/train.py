@@ -1,4 +1,4 @@
-"""``stillhouse train`` and ``stillhouse explain``: a recipe, run or described."""
+"""``stillhouse train``: a recipe, run."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from stillhouse.cli.common import Commands, add_recipe, output, overrides_of
+from stillhouse.cli.common import Commands, add_recipe, output, recipe_of
 from stillhouse.errors import StillhouseWarning
 from stillhouse.tables import plain_table
 
@@ -18,7 +16,7 @@ __all__ = ["add"]
 
 
 def add(commands: Commands) -> None:
-    """Add the two commands."""
+    """Add the command."""
     train = commands.add_parser("train", help="train a recipe's student")
     add_recipe(train)
     train.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/NAME)")
@@ -27,18 +25,12 @@ def add(commands: Commands) -> None:
     train.add_argument("--json", action="store_true", help="print the summary as JSON")
     train.set_defaults(function=_train)
 
-    explain = commands.add_parser("explain", help="show the composed method before it runs")
-    add_recipe(explain)
-    explain.add_argument("--json", action="store_true", help="print it as JSON")
-    explain.set_defaults(function=_explain)
-
 
 def _train(arguments: argparse.Namespace) -> int:
-    from stillhouse.config.recipe import Recipe
     from stillhouse.distributed import processes as parallel
     from stillhouse.training.preparation import train
 
-    recipe = Recipe.load(arguments.recipe, overrides=overrides_of(arguments), plugins=arguments.plugins)
+    recipe = recipe_of(arguments)
     folder = Path(arguments.out or Path("runs") / recipe.run.name)
     if arguments.resume and not folder.exists():
         warnings.warn(f"{folder}: there is no run to go on with, a new one begins", StillhouseWarning, stacklevel=1)
@@ -74,21 +66,3 @@ def _print_summary(summary: dict[str, Any], folder: str) -> None:
         console.print(when, highlight=False, markup=False, soft_wrap=True)
     console.print(f"run folder   {folder}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"TensorBoard  tensorboard --logdir {folder}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _explain(arguments: argparse.Namespace) -> int:
-    from stillhouse.config.recipe import Recipe
-    from stillhouse.training.explanation import describe, render
-    from stillhouse.training.preparation import prepare
-
-    recipe = Recipe.load(arguments.recipe, overrides=overrides_of(arguments), plugins=arguments.plugins)
-    training = prepare(recipe, write=False, train_teacher=False)
-    try:
-        description = describe(training)
-    finally:
-        training.close()
-    if arguments.json:
-        print(json.dumps(description, indent=2))
-    else:
-        render(description, Console())
-    return 0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["default_name"]
+__all__ = ["default_name", "snake_case"]
 
 
 def default_name(use: str) -> str:
     """What a plugin is called that a recipe gives no name: its kind's name; of ``package.module:Class`` the class's."""
-    return _snake_case(use.rpartition(":")[2].rpartition(".")[2]) if ":" in use else use
+    return snake_case(use.rpartition(":")[2].rpartition(".")[2]) if ":" in use else use
 
 
-def _snake_case(name: str) -> str:
+def snake_case(name: str) -> str:
+    """``SnakeCase`` as ``snake_case``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

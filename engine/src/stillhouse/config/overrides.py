@@ -10,10 +10,11 @@ from typing import Any
 from stillhouse.config.names import default_name
 from stillhouse.errors import StillhouseError, did_you_mean
 
-__all__ = ["apply_override"]
+__all__ = ["apply_override", "names_of", "parse_value"]
 
 
-def _value(text: str) -> Any:
+def parse_value(text: str) -> Any:
+    """A value in TOML, or else the text itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -42,12 +43,12 @@ def apply_override(data: dict[str, Any], override: str) -> None:
         raise StillhouseError(f"{override!r} sets an item of a list", where="--set", hint="name one of its keys")
     if not isinstance(table, dict):
         raise StillhouseError(f"{override!r} goes into {table!r}, which is no table", where="--set")
-    table[last] = _value(text.strip())
+    table[last] = parse_value(text.strip())
 
 
 def _enter(table: Any, part: str, override: str) -> Any:
     if isinstance(table, list):
-        named = [t for t in table if isinstance(t, dict) and part in _names(t)]
+        named = [t for t in table if isinstance(t, dict) and part in names_of(t)]
         if named:
             return named[0]
         if re.fullmatch(r"\d+", part) and int(part) < len(table):
@@ -61,7 +62,7 @@ def _enter(table: Any, part: str, override: str) -> Any:
     return table.setdefault(part, {})
 
 
-def _names(table: Mapping[str, Any]) -> tuple[Any, ...]:
+def names_of(table: Mapping[str, Any]) -> tuple[Any, ...]:
     """What the command line may call an item of a list."""
     use = table.get("use")
     return table.get("name"), use, default_name(use) if isinstance(use, str) else None

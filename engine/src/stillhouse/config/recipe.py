@@ -20,7 +20,6 @@ from stillhouse.config.run_options import EarlyStoppingSpec, EmaSpec, SpeedSpec
 from stillhouse.config.structure import structure, unstructure
 from stillhouse.config.task import TaskSpec
 from stillhouse.errors import Fault, StillhouseError, did_you_mean
-from stillhouse.registry.selection import choose_plugins
 from stillhouse.schedule import Schedule
 
 __all__ = [
@@ -218,20 +217,17 @@ class Recipe:
     plugins: tuple[dict[str, Any], ...] = ()
 
     @classmethod
-    def load(cls, path: str | Path, *, overrides: Sequence[str] = (), plugins: str | None = None) -> Recipe:
+    def load(cls, path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
         """Read a recipe from a TOML file.
 
         Args:
             path: the file.
             overrides: ``a.b=value`` each, as ``--set`` takes them; values in TOML, or else taken as text.
-            plugins: a list as ``--plugins`` takes it: see :func:`stillhouse.registry.selection.choose_plugins`.
 
         Raises:
             StillhouseError: no such file, no TOML, or every unknown key and wrong value of the file at once.
         """
-        data = _read(Path(path))
-        if plugins is not None:  # first, so that the overrides reach plugins that only this list names
-            data["plugins"] = choose_plugins(data.get("plugins", []), plugins, Path(path).parent)
+        data = read_tables(Path(path))
         for override in overrides:
             apply_override(data, override)
         return _structured(data, Path(path).parent, str(path))
@@ -279,7 +275,12 @@ class Recipe:
         return Path(self.run.base)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_tables(path: Path) -> dict[str, Any]:
+    """A recipe's file as plain tables.
+
+    Raises:
+        StillhouseError: no such file, or no TOML.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -339,7 +340,7 @@ def _other_recipe(value: Any, base: Path, asked_by: Sequence[Path]) -> dict[str,
                 f"{value!r} would have to be trained before itself: {' needs '.join(names)}",
                 hint="another recipe, or a checkpoint",
             )
-        return _structured(_read(path), path.parent, str(path), asked_by).to_dict()
+        return _structured(read_tables(path), path.parent, str(path), asked_by).to_dict()
     if not isinstance(value, Mapping):
         raise StillhouseError(f"{value!r} is neither a file nor a table")
     return _structured(value, base, "", asked_by).to_dict()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, TypeVar, cast, dataclass_transform
 
 import attrs
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from stillhouse.config.fields import strict_fields
 from stillhouse.contract.hookspecs import PROJECT, hook_arguments, hookimpl
@@ -57,13 +58,16 @@ class Plugin:
     conflicts: ClassVar[tuple[str, ...]] = ()
     """Kinds or capabilities that cannot be active together with this plugin."""
     engine: ClassVar[str] = ""
-    """Engine versions it works with, as in a requirement: ``>=0.1,<2``. Empty: any."""
+    """Versions of the contract (``stillhouse.contract.VERSION``) that it works with, as in a requirement: ``>=1,<3``. Empty: any.
+
+    Which versions of the distribution ``stillhouse`` it needs, its own distribution's dependencies say."""
     shorthand: ClassVar[str] = "kind"
     """The option that ``--plugins projector=linear`` sets."""
 
     name: str = ""
 
 
+_TUPLES = ("before", "after", "requires", "provides", "conflicts")
 _CLASS_VARIABLES = frozenset(name for name, kind in inspect.get_annotations(Plugin).items() if "ClassVar" in str(kind))
 
 
@@ -110,9 +114,9 @@ def renamed(instance: P, name: str) -> P:
     return made
 
 
-def _class_faults(cls: type, annotations: dict[str, Any]) -> list[tuple[str, str]]:
+def _class_faults(cls: type[Plugin], annotations: dict[str, Any]) -> list[tuple[str, str]]:
     hooks = hook_arguments()
-    found: list[tuple[str, str]] = []
+    found = _variable_faults(cls)
     for name, kind in annotations.items():
         if name in _CLASS_VARIABLES and "ClassVar" not in str(kind):
             found.append((f"{name!r} is a class variable and is annotated like an option", f"write `{name} = ...`"))
@@ -152,6 +156,32 @@ def _class_faults(cls: type, annotations: dict[str, Any]) -> list[tuple[str, str
         ):
             found.append((f"the option {name!r} has no annotation", f"write `{name}: TYPE = ...`"))
     return found
+
+
+def _variable_faults(cls: type[Plugin]) -> list[tuple[str, str]]:
+    found = []
+    for name in _TUPLES:
+        value = getattr(cls, name)
+        if isinstance(value, str):
+            found.append((f"{name} must be a tuple of names, got the text {value!r}", f"write `{name} = ({value!r},)`"))
+        elif not (isinstance(value, tuple) and all(isinstance(item, str) for item in value)):
+            listed = ", ".join(repr(str(item)) for item in value) if isinstance(value, Iterable) else repr(str(value))
+            found.append((f"{name} must be a tuple of names, got {value!r}", f"write `{name} = ({listed},)`"))
+    for name in ("engine", "shorthand"):
+        value = getattr(cls, name)
+        if not isinstance(value, str):
+            found.append((f"{name} must be text, got {value!r}", f"write `{name} = {str(value)!r}`"))
+    if isinstance(cls.engine, str) and not _is_specifier(cls.engine):
+        found.append((f"engine must be a version specifier, got {cls.engine!r}", "write `engine = '>=1,<2'`"))
+    return found
+
+
+def _is_specifier(text: str) -> bool:
+    try:
+        SpecifierSet(text)
+    except InvalidSpecifier:
+        return False
+    return True
 
 
 def _hook_faults(

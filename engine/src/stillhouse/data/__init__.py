@@ -13,5 +13,17 @@ from stillhouse.config.data import BlockSplit, DataSpec
 from stillhouse.contract.batch import Batch, DataInfo
 from stillhouse.data.batches import Data
 from stillhouse.data.loader import load_data
+from stillhouse.data.map_style import DatasetSource
+from stillhouse.data.sources import Source, SourceRequest
 
-__all__ = ["Batch", "BlockSplit", "Data", "DataInfo", "DataSpec", "load_data"]
+__all__ = [
+    "Batch",
+    "BlockSplit",
+    "Data",
+    "DataInfo",
+    "DataSpec",
+    "DatasetSource",
+    "Source",
+    "SourceRequest",
+    "load_data",
+]

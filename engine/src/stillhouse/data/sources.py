@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,12 +17,33 @@ from stillhouse.data.splits import hold_out
 from stillhouse.data.targets import Kind, TargetSpec
 from stillhouse.errors import Fault, raise_faults
 
-__all__ = ["ALIASES", "Digits", "Source"]
+__all__ = ["ALIASES", "Digits", "Source", "SourceRequest"]
 
 Ids = NDArray[np.int64]
 
 ALIASES = {"valid": "val", "validation": "val"}
 """Other names of splits, as folders and data sets have them."""
+
+
+@attrs.frozen(eq=False)
+class SourceRequest:
+    """What is asked of a source of samples beside its name.
+
+    Attributes:
+        args: the recipe's ``[data] args``; a key that is not known is to be refused.
+        val_fraction: share of each class to hold out where the source has no validation split.
+        base: the recipe's folder, which relative paths and modules are looked up in.
+        skip_bad: leave out files whose partner is missing, and go on where samples cannot be read.
+    """
+
+    args: Mapping[str, Any] = attrs.field(factory=dict)
+    val_fraction: float = 0.1
+    base: Path | None = None
+    skip_bad: bool = False
+
+    def path(self, text: str) -> Path:
+        """A path of the recipe's, from its folder on."""
+        return (self.base or Path()) / Path(text).expanduser()
 
 
 class Source(ABC):

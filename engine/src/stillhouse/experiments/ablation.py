@@ -18,11 +18,12 @@ from stillhouse.errors import StillhouseError, StillhouseWarning, did_you_mean
 from stillhouse.experiments.arms import Arm, make_arms, resolved
 from stillhouse.experiments.comparison import Comparison, Group, compare_groups
 from stillhouse.experiments.compatibility import warn_of_versions
+from stillhouse.experiments.finished_run import FinishedRun
 from stillhouse.experiments.grid import parse_grid
 from stillhouse.experiments.job import Job, collected
 from stillhouse.experiments.plan import Plan, PlannedRun
 from stillhouse.experiments.progress import Counter
-from stillhouse.experiments.run_groups import FinishedRun, default_metric, metric_of
+from stillhouse.experiments.run_groups import default_metric, metric_of
 from stillhouse.experiments.tables import to_markdown
 from stillhouse.experiments.workers import run_here, run_in_workers
 from stillhouse.memo import keeping

@@ -11,7 +11,6 @@ import attrs
 
 from stillhouse.config.overrides import apply_override
 from stillhouse.config.recipe import Recipe
-from stillhouse.config.structure import unstructure
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, raise_faults
 from stillhouse.experiments.grid import Axis, cells
 from stillhouse.registry.order import Active
@@ -218,7 +217,7 @@ def _unmet(actives: Sequence[Active], has_teacher: bool) -> list[tuple[Active, s
 
 
 def _with(recipe: Recipe, actives: Sequence[Active]) -> Recipe:
-    return attrs.evolve(recipe, plugins=tuple({"use": a.use, **unstructure(a.plugin)} for a in actives))
+    return attrs.evolve(recipe, plugins=tuple(a.table for a in actives))
 
 
 def _changed(recipe: Recipe, settings: dict[str, str]) -> Recipe:

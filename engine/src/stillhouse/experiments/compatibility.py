@@ -6,14 +6,12 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stillhouse.errors import StillhouseError, StillhouseWarning
-from stillhouse.registry.tasks import TASKS
+from stillhouse.experiments.finished_run import FinishedRun
+from stillhouse.registry.entries import TASKS, installed
 from stillhouse.training.folder import RunFolder
-
-if TYPE_CHECKING:
-    from stillhouse.experiments.run_groups import FinishedRun
 
 __all__ = ["check_comparable", "warn_of_versions"]
 
@@ -31,11 +29,12 @@ def check_comparable(runs: Sequence[FinishedRun], metric: str) -> None:
     Raises:
         StillhouseError: the runs have different tasks; each is named with its runs.
     """
+    paths = {found.use: found.target for found in installed(TASKS)}
     tasks: dict[str, list[Path]] = {}
     for run in runs:
-        tasks.setdefault(TASKS.get(run.recipe.task.name, run.recipe.task.name), []).append(run.folder)
+        tasks.setdefault(paths.get(run.recipe.task.name, run.recipe.task.name), []).append(run.folder)
     if len(tasks) > 1:
-        names = {path: name for name, path in TASKS.items()}
+        names = {path: name for name, path in paths.items()}
         raise StillhouseError(
             "the runs have different tasks, whose metrics say nothing of one another: "
             + _who({repr(names.get(task, task)): folders for task, folders in tasks.items()}),

@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import attrs
 
 from stillhouse.config.recipe import Recipe
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, raise_faults
 from stillhouse.experiments.arms import identity
 from stillhouse.experiments.comparison import Comparison, Group, compare_groups
 from stillhouse.experiments.compatibility import check_comparable, warn_of_versions
+from stillhouse.experiments.finished_run import FinishedRun
 from stillhouse.experiments.plan import PLAN, finished_summary, read_plan
 from stillhouse.experiments.settings import differing, flat_settings, short_texts, text_of
 from stillhouse.training.folder import RunFolder
 
-__all__ = ["FinishedRun", "compare", "default_metric", "metric_of", "read_runs"]
-
-
-@attrs.frozen
-class FinishedRun:
-    """A run that was trained to its end.
-
-    Attributes:
-        folder: its folder.
-        recipe: as it ran.
-        summary: its summary.json.
-        arm: its arm in an ablation; empty for any other run.
-    """
-
-    folder: Path
-    recipe: Recipe
-    summary: Mapping[str, Any]
-    arm: str = ""
+__all__ = ["compare", "default_metric", "metric_of", "read_runs"]
 
 
 def compare(

@@ -1,7 +1,8 @@
-"""From a ModelSpec to a module: by its scheme, with weights from a seed, the source or a file."""
+"""From a ModelSpec to a module: by its name, with weights from a seed, the source or a file."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,15 @@ from stillhouse.config.signatures import call, parameters_of
 from stillhouse.contract.batch import DataInfo
 from stillhouse.errors import StillhouseError
 from stillhouse.models.arguments import filled
+from stillhouse.models.family import ModelFamily, ModelRequest
 from stillhouse.models.heads import load_but_heads
-from stillhouse.models.timm_models import build_timm
-from stillhouse.models.torchvision_models import build_torchvision
-from stillhouse.models.transformers_models import build_transformers
+from stillhouse.registry.entries import MODELS, Installed, error_text, find_scheme, load_entry, nearest
 from stillhouse.seeds import OwnRandomness
 
-__all__ = ["build_model"]
+__all__ = ["build_model", "load_model"]
 
-_FORMS = "a model is torchvision:NAME, timm:NAME, transformers:CLASS or package.module:callable"
+
+_FORMS = "a model is FAMILY:NAME, such as torchvision:resnet18, or package.module:callable"
 
 
 def build_model(
@@ -44,21 +45,12 @@ def build_model(
         StillhouseError: no such model (with the nearest names), an argument it does not take, weights that cannot be
             fetched or are another model's, or something that is no nn.Module.
     """
-    scheme, colon, name = spec.model.partition(":")
-    if not (colon and name):
-        raise StillhouseError(f"{spec.model!r} names no model", where=f"{where}.model", hint=_FORMS)
     if outputs is not None:
         info = attrs.evolve(info, classes=outputs)  # to a model, a class is one of its outputs
+    request = ModelRequest(spec, info, where, base)
     with OwnRandomness() as randomness:
         randomness.seed(seed & 0xFFFFFFFFFFFFFFFF)
-        if scheme == "torchvision":
-            model = build_torchvision(name, spec, info, where)
-        elif scheme == "timm":
-            model = build_timm(name, spec, info, where)
-        elif scheme == "transformers":
-            model = build_transformers(name, spec, info, where, base)
-        else:
-            model = _own(spec, info, where, base)
+        model = _called(request)
     if not isinstance(model, nn.Module):
         raise StillhouseError(
             f"{spec.model!r} gives {type(model).__name__}", where=f"{where}.model", hint="it must return an nn.Module"
@@ -71,8 +63,53 @@ def build_model(
     return model
 
 
-def _own(spec: ModelSpec, info: DataInfo, where: str, base: Path | None) -> Any:
-    function = import_object(spec.model, f"{where}.model", base)
+def _called(request: ModelRequest) -> Any:
+    """What the model's name leads to, called."""
+    text, where = request.spec.model, f"{request.where}.model"
+    named = find_scheme(MODELS, text, where)
+    if named is None and ":" not in text:
+        near = nearest(MODELS, text)
+        raise StillhouseError(
+            f"no installed model is called {text!r}", where=where, hint=f"{near} {_FORMS}" if near else _FORMS
+        )
+    if named is None:
+        return _call(import_object(text, where, request.base), request)
+    found, name = named
+    model = load_model(found, where)
+    if isinstance(model, ModelFamily):
+        if not name:
+            raise StillhouseError(f"{text!r} is a family of models", where=where, hint=f"write {text}:NAME")
+        return _built(model, name, request, found)
+    if name:
+        raise StillhouseError(f"{found.use!r} is one model, got the name {name!r}", where=where, hint=found.use)
+    return _call(model, request)
+
+
+def _built(family: ModelFamily, name: str, request: ModelRequest, found: Installed) -> Any:
+    try:
+        return family.build(name, request)
+    except StillhouseError:
+        raise
+    except Exception as error:
+        what = f"{request.spec.model!r} cannot be built: {error_text(error)}"
+        raise StillhouseError(what, where=f"{request.where}.model", hint=f"from {found.origin}") from error
+
+
+def load_model(found: Installed, where: str = "") -> ModelFamily | Callable[..., Any]:
+    """Import the family of models, or the callable that makes one, that a distribution brings.
+
+    Raises:
+        StillhouseError: it is broken.
+    """
+    model: ModelFamily | Callable[..., Any] = load_entry(found, MODELS, where)
+    if isinstance(model, nn.Module) or not (isinstance(model, ModelFamily) or callable(model)):
+        what = f"{found.target!r} is {type(model).__name__}, and must be a ModelFamily or a callable that makes a model"
+        raise StillhouseError(what, where=where, hint=f"from {found.origin}")
+    return model
+
+
+def _call(function: Any, request: ModelRequest) -> Any:
+    spec, where = request.spec, request.where
     if isinstance(function, nn.Module):
         raise StillhouseError(
             f"{spec.model!r} is a module already, which every run would share",
@@ -87,4 +124,4 @@ def _own(spec: ModelSpec, info: DataInfo, where: str, base: Path | None) -> Any:
             f"{spec.model!r} takes no `pretrained`", where=f"{where}.pretrained", hint='bring it: checkpoint = "FILE"'
         )
     more = {"pretrained": True} if spec.pretrained else {}
-    return call(function, {**filled(spec.args, takes, info), **more}, f"{where}.args")
+    return call(function, {**filled(spec.args, takes, request.info), **more}, f"{where}.args")

@@ -13,25 +13,25 @@ from stillhouse.config.signatures import call
 from stillhouse.contract.batch import DataInfo
 from stillhouse.errors import StillhouseError, StillhouseWarning, did_you_mean
 from stillhouse.models.arguments import fetched, filled
+from stillhouse.models.family import ModelFamily, ModelRequest
 
-__all__ = ["build_timm"]
+__all__ = ["TIMM", "build_timm"]
 
 _SIZES = ("img_size", "dynamic_img_size", "strict_img_size")
 """Arguments that say how a model of one size is to take another: whoever gives one has chosen."""
 
 
-def build_timm(name: str, spec: ModelSpec, info: DataInfo, where: str) -> Any:
+def build_timm(name: str, request: ModelRequest) -> Any:
     """The model ``name`` of timm's. A model that takes images of one size gets the data's as ``img_size``.
 
     Args:
         name: ``vit_tiny_patch16_224``, perhaps with the name of its weights, or ``hf-hub:...``.
-        spec: its arguments, and whether it comes with published weights.
-        info: the data's classes and the shape of one input.
-        where: the recipe's table, for faults.
+        request: what it is built for.
 
     Raises:
         StillhouseError: timm is missing, no such model, an argument it does not take, weights that cannot be fetched.
     """
+    spec, info, where = request.spec, request.info, request.where
     try:
         timm: Any = importlib.import_module("timm")
     except ImportError as error:
@@ -60,6 +60,9 @@ def build_timm(name: str, spec: ModelSpec, info: DataInfo, where: str) -> Any:
         if size and error.faults[0].where == f"{where}.args.img_size":  # it has no such argument
             return create()
         raise
+
+
+TIMM = ModelFamily(build_timm)
 
 
 def _default(timm: Any, name: str) -> Mapping[str, Any] | None:

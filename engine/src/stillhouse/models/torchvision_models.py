@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any, get_type_hints
 
-from stillhouse.config.model import ModelSpec
 from stillhouse.config.signatures import call, parameters_of
-from stillhouse.contract.batch import DataInfo
 from stillhouse.errors import StillhouseError, did_you_mean
 from stillhouse.models.arguments import fetched, filled
+from stillhouse.models.family import ModelFamily, ModelRequest
 from stillhouse.models.heads import put_new_heads
 
-__all__ = ["build_torchvision"]
+__all__ = ["TORCHVISION", "build_torchvision"]
 
 
-def build_torchvision(name: str, spec: ModelSpec, info: DataInfo, where: str) -> Any:
+def build_torchvision(name: str, request: ModelRequest) -> Any:
     """The model ``name`` of torchvision.
 
     Weights are downloaded with ``pretrained = true`` only. torchvision's builders of segmentation and detection models
@@ -24,6 +23,8 @@ def build_torchvision(name: str, spec: ModelSpec, info: DataInfo, where: str) ->
         StillhouseError: no such model, inputs that are no images of 3 channels, a wrong argument, a failed download.
     """
     from torchvision import models
+
+    spec, info, where = request.spec, request.info, request.where
 
     known = [n for module in (models, models.segmentation, models.detection) for n in models.list_models(module=module)]
     if name not in known:
@@ -61,3 +62,6 @@ def build_torchvision(name: str, spec: ModelSpec, info: DataInfo, where: str) ->
     if isinstance(args.get("input_size"), int):  # maxvit takes both sides
         args["input_size"] = (args["input_size"], args["input_size"])
     return fetched(build, spec, where) if args.get("weights_backbone") else build()
+
+
+TORCHVISION = ModelFamily(build_torchvision)

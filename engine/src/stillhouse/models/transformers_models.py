@@ -8,27 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.config.model import ModelSpec
-from stillhouse.contract.batch import DataInfo
 from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
+from stillhouse.models.family import ModelFamily, ModelRequest
 
-__all__ = ["build_transformers"]
+__all__ = ["TRANSFORMERS", "build_transformers"]
 
 
-def build_transformers(name: str, spec: ModelSpec, info: DataInfo, where: str, base: Path | None) -> Any:
+def build_transformers(name: str, request: ModelRequest) -> Any:
     """The model class ``name`` of transformers, such as ``SegformerForSemanticSegmentation``.
 
     Args:
         name: a class, or an ``AutoModelFor...``, which needs ``source`` or ``model_type`` in ``args``.
-        spec: ``args`` are keys of the model's config; ``source`` is a folder (from the recipe's on) or a name on the hub,
-            whose config is taken, and with ``pretrained = true`` its weights too. The number of labels, the channels and
-            the image's size come from data and task where the config has them.
-        info: the data's classes and the shape of one input.
-        where: the recipe's table, for faults.
-        base: the recipe's folder.
+        request: what it is built for. ``args`` are keys of the model's config; ``source`` is a folder (from the recipe's
+            on) or a name on the hub, whose config is taken, and with ``pretrained = true`` its weights too. The number of
+            labels, the channels and the image's size come from data and task where the config has them.
 
     Raises:
         StillhouseError: transformers is missing, no such class, a key that the config lacks, a source that cannot be read.
     """
+    spec, where, base = request.spec, request.where, request.base
     try:
         transformers: Any = importlib.import_module("transformers")
     except ImportError as error:
@@ -46,7 +44,7 @@ def build_transformers(name: str, spec: ModelSpec, info: DataInfo, where: str, b
         kind = getattr(transformers, name)
     except (ImportError, RuntimeError) as error:  # RuntimeError: a model's file that needs some further package
         raise StillhouseError(f"{spec.model!r} cannot be imported: {error}", where=f"{where}.model") from None
-    config = _config(transformers, kind, spec, info, where, base)
+    config = _config(transformers, kind, request)
     try:
         if spec.pretrained:
             source = _source(spec.args["source"], base)
@@ -58,8 +56,12 @@ def build_transformers(name: str, spec: ModelSpec, info: DataInfo, where: str, b
         raise StillhouseError(f"{name} cannot be built: {_line(error)}", where=f"{where}.args") from error
 
 
-def _config(transformers: Any, kind: Any, spec: ModelSpec, info: DataInfo, where: str, base: Path | None) -> Any:
+TRANSFORMERS = ModelFamily(build_transformers)
+
+
+def _config(transformers: Any, kind: Any, request: ModelRequest) -> Any:
     """The model's config: ``args``, then what the data decides, then the source's or the class's defaults."""
+    spec, where, base = request.spec, request.where, request.base
     args = {key: value for key, value in spec.args.items() if key not in ("source", "model_type", "num_classes")}
     source, model_type = spec.args.get("source"), spec.args.get("model_type")
     own = getattr(kind, "config_class", None)
@@ -93,11 +95,11 @@ def _config(transformers: Any, kind: Any, spec: ModelSpec, info: DataInfo, where
         for key in args
         if key not in fields
     )
-    shape = info.input_shape
+    shape = request.info.input_shape
     if len(shape) == 3:
         size = shape[1] if shape[1] == shape[2] else list(shape[1:])
         args = {**{k: v for k, v in (("num_channels", shape[0]), ("image_size", size)) if k in fields}, **args}
-    args.setdefault("num_labels", spec.args.get("num_classes", info.classes))
+    args.setdefault("num_labels", spec.args.get("num_classes", request.info.classes))
     return make(**args)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import attrs
 
+from stillhouse.config.structure import unstructure
 from stillhouse.contract.plugin import Plugin
 from stillhouse.errors import Fault, StillhouseError
 
@@ -25,6 +27,7 @@ class Active:
         listed: its place in the recipe's list, from 0.
         distribution: what installed it, and ``version``; empty for a class handed over from Python.
         reason: why it stands where it does, once ordered.
+        named: what a recipe calls it where ``use`` is not enough: ``DISTRIBUTION:NAME``.
     """
 
     plugin: Plugin
@@ -33,11 +36,17 @@ class Active:
     distribution: str = ""
     version: str = ""
     reason: str = ""
+    named: str = ""
 
     @property
     def name(self) -> str:
         """The instance's name."""
         return self.plugin.name
+
+    @property
+    def table(self) -> dict[str, Any]:
+        """The recipe's table that makes it again."""
+        return {"use": self.named or self.use, **unstructure(self.plugin)}
 
     def answers_to(self, kind: str) -> bool:
         """Whether ``kind`` in somebody's ``before``, ``after`` or ``conflicts`` means this plugin."""

@@ -1,7 +1,6 @@
-"""Finding plugins by entry point, loading them one by one, and making the active list of a run.
+"""Plugins by name: loaded, and made the active list of a run.
 
-Installed is not active: only what a recipe lists runs. A plugin that cannot be imported is reported where it is asked
-for and nowhere else.
+Installed is not active: only what a recipe lists runs.
 """
 
 from __future__ import annotations
@@ -12,123 +11,60 @@ import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
 import attrs
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from stillhouse.config.names import _snake_case, default_name
+from stillhouse.config.names import default_name, snake_case
 from stillhouse.config.references import import_object
 from stillhouse.config.structure import structure
+from stillhouse.contract import VERSION
 from stillhouse.contract.plugin import Plugin, renamed
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, raise_faults
-from stillhouse.memo import once
+from stillhouse.registry.entries import PLUGINS, Installed, find, find_named, installed, load_entry
 from stillhouse.registry.order import Active, check_needs, order
 from stillhouse.schedule import Schedule
+from stillhouse.version import __version__
 
-__all__ = ["GROUP", "Installed", "activate", "installed", "kind_of", "load", "plugins_in_use"]
-
-GROUP = "stillhouse.plugins"
+__all__ = ["activate", "from_instances", "kind_of", "load", "load_installed", "plugins_in_use"]
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-
-
-@attrs.frozen
-class Installed:
-    """A plugin as the metadata of its distribution describes it; nothing of it has been imported.
-
-    Attributes:
-        use: the entry point's name, by which recipes use it.
-        target: ``module:Class``.
-        distribution: the distribution that brings it.
-        version: that distribution's version.
-        summary: that distribution's one-line summary.
-        entry: the entry point; None for a class that a recipe names by its import path.
-    """
-
-    use: str
-    target: str
-    distribution: str
-    version: str
-    summary: str
-    entry: EntryPoint | None = attrs.field(repr=False, eq=False)
-
-
-def installed() -> list[Installed]:
-    """Every plugin found, by name; imports neither torch nor any plugin."""
-    return list(once(lambda: "installed plugins", _find))
-
-
-def _find() -> list[Installed]:
-    found = []
-    for entry in entry_points(group=GROUP):
-        dist = entry.dist
-        found.append(
-            Installed(
-                entry.name,
-                entry.value,
-                dist.name if dist else "",
-                dist.version if dist else "",
-                (dist.metadata["Summary"] or "") if dist and "Summary" in dist.metadata else "",
-                entry,
-            )
-        )
-    return sorted(found, key=lambda p: (p.use, p.distribution))
 
 
 def load(use: str, where: str = "", base: Path | None = None) -> tuple[type[Plugin], Installed]:
     """Import the plugin that recipes call ``use``: an installed one's name, or ``package.module:Class``.
 
     Args:
-        use: the name or path.
+        use: the name, ``DISTRIBUTION:NAME`` where several distributions bring one, or the path.
         where: the recipe's key, for the fault.
         base: the recipe's folder, beside which the module of a path may lie.
 
     Raises:
         StillhouseError: unknown (with the nearest names), brought by two distributions, broken, or made for another
-            version of the engine.
+            version of the contract.
     """
-    if ":" in use:
-        return _load_path(use, where, base)
-    every = installed()
-    candidates = [p for p in every if p.use == use]
-    if not candidates:
-        raise StillhouseError(
-            f"no installed plugin is called {use!r}",
-            where=where,
-            hint=_not_installed(use, {p.use for p in every}),
-        )
-    if len(candidates) > 1:
-        owners = " and ".join(p.distribution for p in candidates)
-        raise StillhouseError(
-            f"the plugin {use!r} is brought by {owners}", where=where, hint="uninstall all but one of them"
-        )
-    found = candidates[0]
-    assert found.entry is not None  # only a path's has none
-    try:
-        cls = found.entry.load()
-    except (Exception, SystemExit) as error:  # importing foreign code can raise anything; it is reported
-        raise StillhouseError(
-            f"the plugin {use!r} cannot be imported: {_error_text(error)}",
-            where=where,
-            hint=f"from {found.distribution} {found.version}; see `stillhouse plugins --check`",
-        ) from error
-    fault = _class_fault(cls, found)
-    if fault:
-        raise StillhouseError(f"the plugin {use!r} {fault}", where=where)
-    return cls, found
-
-
-def _load_path(use: str, where: str, base: Path | None) -> tuple[type[Plugin], Installed]:
+    if ":" not in use or find_named(PLUGINS, use) is not None:
+        found = find(PLUGINS, use, where)
+        return load_installed(found, where), found
     cls = import_object(use, where, base)
     found = Installed(use, use, "", _source_version(cls), "", None)
-    fault = _class_fault(cls, found)
-    if fault:
-        raise StillhouseError(f"the plugin {use!r} {fault}", where=where)
+    _check_class(cls, found, where)
     return cls, found
+
+
+def load_installed(found: Installed, where: str = "") -> type[Plugin]:
+    """Import a plugin that a distribution brings.
+
+    Raises:
+        StillhouseError: it is broken, or made for another version of the contract.
+    """
+    cls = load_entry(found, PLUGINS, where)
+    _check_class(cls, found, where)
+    plugin: type[Plugin] = cls
+    return plugin
 
 
 def _source_version(cls: Any) -> str:
@@ -137,32 +73,24 @@ def _source_version(cls: Any) -> str:
     return "file " + hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12] if file else ""
 
 
-def _not_installed(use: str, known: set[str]) -> str:
-    near = did_you_mean(use, known)
-    if near.startswith("did you mean"):
-        return near
-    package = f"is its package installed, stillhouse-{use} perhaps?"
-    return f"{package} {near}" if near else package
+def _check_class(cls: Any, found: Installed, where: str) -> None:
+    fault = _class_fault(cls, found)
+    if fault:
+        hint = f"from {found.origin}" if found.distribution else ""
+        raise StillhouseError(f"the plugin {found.use!r} {fault}", where=where, hint=hint)
 
 
 def _class_fault(cls: Any, found: Installed) -> str:
-    from stillhouse.version import __version__
-
+    if isinstance(cls, Plugin):
+        kind = type(cls)
+        return f"is {found.target}, an instance; its class would be {kind.__module__}:{kind.__qualname__}"
     if not (isinstance(cls, type) and issubclass(cls, Plugin)):
         return f"is {found.target}, which is no subclass of stillhouse.Plugin"
     if "__attrs_attrs__" not in vars(cls):
         return f"is {found.target}, which lacks the decorator @plugin"
-    try:
-        fits = Version(__version__) in SpecifierSet(cls.engine, prereleases=True)
-    except InvalidSpecifier:
-        return f"declares engine = {cls.engine!r}, which is no version specifier such as '>=0.1,<2'"
-    return "" if fits else f"needs stillhouse {cls.engine}, and this is {__version__}"
-
-
-def _error_text(error: BaseException) -> str:
-    if isinstance(error, StillhouseError):
-        return "; ".join(str(fault) for fault in error.faults)
-    return f"{type(error).__name__}: {error}"
+    if Version(str(VERSION)) in SpecifierSet(cls.engine, prereleases=True):
+        return ""
+    return f"needs version {cls.engine} of the contract, and stillhouse {__version__} has version {VERSION}"
 
 
 def kind_of(cls: type[Plugin]) -> tuple[str, str, str]:
@@ -171,7 +99,7 @@ def kind_of(cls: type[Plugin]) -> tuple[str, str, str]:
         module, _, attribute = found.target.partition(":")
         if attribute == cls.__qualname__ and module.split(".")[0] == cls.__module__.split(".")[0]:
             return found.use, found.distribution, found.version
-    return _snake_case(cls.__name__), "", ""
+    return snake_case(cls.__name__), "", ""
 
 
 def plugins_in_use(tables: Sequence[Mapping[str, Any]], base: Path | None = None) -> list[Active]:
@@ -199,7 +127,7 @@ def plugins_in_use(tables: Sequence[Mapping[str, Any]], base: Path | None = None
         except StillhouseError as error:
             faults += [attrs.evolve(f, where=f"{f.where} ({use})") for f in error.faults]
             continue
-        actives.append(Active(instance, use, index, found.distribution, found.version))
+        actives.append(Active(instance, found.use, index, found.distribution, found.version, named=use))
     raise_faults(faults)
     return actives
 
@@ -260,5 +188,7 @@ def from_instances(instances: Sequence[Plugin]) -> list[Active]:
                 hint="an instance of a class decorated with @plugin",
             )
         use, distribution, version = kind_of(type(instance))
-        actives.append(Active(renamed(instance, instance.name or use), use, index, distribution, version))
+        alone = sum(found.use == use for found in installed()) < 2
+        named = use if alone else f"{distribution}:{use}"
+        actives.append(Active(renamed(instance, instance.name or use), use, index, distribution, version, named=named))
     return actives

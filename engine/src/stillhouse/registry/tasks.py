@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,42 +9,37 @@ from stillhouse.config.references import import_object
 from stillhouse.config.structure import structure
 from stillhouse.config.task import TaskSpec
 from stillhouse.contract.task import Task
-from stillhouse.errors import StillhouseError, did_you_mean
+from stillhouse.errors import StillhouseError
+from stillhouse.registry.entries import TASKS, Installed, find, find_named, load_entry
 
-__all__ = ["TASKS", "build_task"]
-
-
-TASKS = {
-    "classification": "stillhouse.tasks.classification:Classification",
-    "detection": "stillhouse.tasks.detection:Detection",
-    "colourisation": "stillhouse.tasks.images:Colourisation",
-    "denoising": "stillhouse.tasks.images:Denoising",
-    "depth": "stillhouse.tasks.depth:Depth",
-    "image-to-image": "stillhouse.tasks.images:ImageToImage",
-    "multi-label": "stillhouse.tasks.multilabel:MultiLabel",
-    "regression": "stillhouse.tasks.regression:Regression",
-    "segmentation": "stillhouse.tasks.segmentation:Segmentation",
-    "self-supervised": "stillhouse.tasks.self_supervision:SelfSupervised",
-    "super-resolution": "stillhouse.tasks.images:SuperResolution",
-}
-"""The engine's tasks by name; imported when a recipe names them."""
+__all__ = ["build_task", "load_task"]
 
 
 def build_task(spec: TaskSpec, base: Path | None = None) -> Task:
-    """The task that ``spec`` names.
+    """The task that ``spec`` names: an installed one's name, or ``package.module:Class``.
 
     Raises:
-        StillhouseError: no such task, or options that do not fit it.
+        StillhouseError: no such task, a broken one, or options that do not fit it.
     """
-    kind: Any
-    if ":" in spec.name:
-        kind = import_object(spec.name, "task.name", base)
-        if not (isinstance(kind, type) and issubclass(kind, Task)):
-            raise StillhouseError(f"{spec.name!r} is no subclass of stillhouse.tasks.Task", where="task.name")
-    elif spec.name in TASKS:
-        module, _, name = TASKS[spec.name].partition(":")
-        kind = getattr(import_module(module), name)
+    where = "task.name"
+    if ":" not in spec.name or find_named(TASKS, spec.name) is not None:
+        kind = load_task(find(TASKS, spec.name, where), where)
     else:
-        raise StillhouseError(f"unknown task {spec.name!r}", where="task.name", hint=did_you_mean(spec.name, TASKS))
+        kind = _checked(import_object(spec.name, where, base), spec.name, where)
     task: Task = structure(spec.args, kind, "task.args")
     return task
+
+
+def load_task(found: Installed, where: str = "") -> type[Task]:
+    """Import a task that a distribution brings.
+
+    Raises:
+        StillhouseError: it is broken.
+    """
+    return _checked(load_entry(found, TASKS, where), found.target, where)
+
+
+def _checked(kind: Any, path: str, where: str) -> type[Task]:
+    if not (isinstance(kind, type) and issubclass(kind, Task)):
+        raise StillhouseError(f"{path!r} is no subclass of stillhouse.tasks.Task", where=where)
+    return kind

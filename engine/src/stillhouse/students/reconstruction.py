@@ -13,12 +13,23 @@ from stillhouse.contract.batch import DataInfo
 from stillhouse.errors import StillhouseError
 from stillhouse.models.builder import build_model
 from stillhouse.models.weights import load_weights
+from stillhouse.registry.entries import MODELS, find_scheme
 from stillhouse.students.formats import METADATA
 
 __all__ = ["filled", "rebuilt"]
 
 
-_KNOWN = ("torchvision:", "timm:", "stillhouse.models:", "stillhouse.models.nets:")
+_OURS = ("stillhouse.models:", "stillhouse.models.nets:")
+_FROM_ANYWHERE = ("transformers",)
+"""Families whose models may bring code or a config from elsewhere."""
+
+
+def _is_safe(model: str) -> bool:
+    """Whether building ``model`` runs the engine's own code and its requirements' alone."""
+    named = find_scheme(MODELS, model)
+    if named is None:
+        return model.startswith(_OURS)
+    return named[0].distribution == "stillhouse" and named[0].use not in _FROM_ANYWHERE
 
 
 def _build(model: str, args: dict[str, Any], info: DataInfo, outputs: int, base: Path | None) -> nn.Module:
@@ -63,7 +74,7 @@ def rebuilt(path: Path, own_code: bool = False, base: Path | None = None) -> nn.
         raise StillhouseError(f"its metadata are damaged: {error!r}", where=str(path), hint=handed) from None
     if not isinstance(model, str):
         raise StillhouseError("its model is none that a recipe names", where=str(path), hint=handed)
-    if not own_code and not model.startswith(_KNOWN):
+    if not own_code and not _is_safe(model):
         raise StillhouseError(
             f"its model is {model!r}: code that a file names is not run", where=str(path), hint=handed
         )

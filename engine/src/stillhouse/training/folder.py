@@ -18,6 +18,7 @@ from stillhouse.config.recipe import Recipe
 from stillhouse.config.structure import unstructure
 from stillhouse.contract.batch import DataInfo
 from stillhouse.errors import Fault, StillhouseError, raise_faults
+from stillhouse.registry.entries import DATA, MODELS, TASKS, find_scheme
 from stillhouse.registry.order import Active
 
 __all__ = ["RunFolder", "flat", "make_lock", "write_json", "write_text"]
@@ -42,6 +43,9 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, sort_keys=False) + "\n")
 
 
+_VERSIONS = ("stillhouse", "torch", "torchvision", "pytorch-ignite", "numpy")
+
+
 def make_lock(recipe: Recipe, actives: Sequence[Active], device: torch.device, data: DataInfo) -> dict[str, Any]:
     """What the run's result depends on besides the recipe: plugins and versions, torch, seeds, device, data."""
     return {
@@ -56,9 +60,7 @@ def make_lock(recipe: Recipe, actives: Sequence[Active], device: torch.device, d
             }
             for a in actives
         ],
-        "versions": {
-            name: _version(name) for name in ("stillhouse", "torch", "torchvision", "pytorch-ignite", "numpy")
-        },
+        "versions": {name: _version(name) for name in dict.fromkeys((*_VERSIONS, *_brought(recipe)))},
         "python": platform.python_version(),
         "seed": recipe.run.seed,
         "device": str(device),
@@ -67,6 +69,13 @@ def make_lock(recipe: Recipe, actives: Sequence[Active], device: torch.device, d
         "data_info": {k: v for k, v in unstructure(data).items() if k != "fingerprint"},
         "recipe": recipe.digest(),
     }
+
+
+def _brought(recipe: Recipe) -> list[str]:
+    """The distributions whose task, data set or model the recipe names."""
+    named = ((TASKS, recipe.task.name), (DATA, recipe.data.name), (MODELS, recipe.student.model))
+    found = (find_scheme(group, name) for group, name in named)
+    return [scheme[0].distribution for scheme in found if scheme is not None]
 
 
 def _version(distribution: str) -> str:

@@ -11,7 +11,6 @@ from torch import nn
 
 from stillhouse.config.model import ModelSpec
 from stillhouse.config.recipe import Recipe, TeacherSpec
-from stillhouse.config.structure import unstructure
 from stillhouse.contract.task import Task
 from stillhouse.data.batches import Data
 from stillhouse.data.loader import load_data
@@ -133,7 +132,7 @@ def resolve(
     Raises:
         StillhouseError: its own run was handed a model that is not there now.
     """
-    tables = tuple({"use": a.use, **unstructure(a.plugin)} for a in sorted(actives, key=lambda a: a.listed))
+    tables = tuple(a.table for a in sorted(actives, key=lambda a: a.listed))
     recipe = attrs.evolve(recipe, plugins=tables)
     if student is not None:
         recipe = attrs.evolve(recipe, student=ModelSpec(model=type(student).__qualname__, given=True))

@@ -1,0 +1,36 @@
+"""``stillhouse explain``: a recipe, described before it runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from rich.console import Console
+
+from stillhouse.cli.common import Commands, add_recipe, recipe_of
+
+__all__ = ["add"]
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    explain = commands.add_parser("explain", help="show the composed method before it runs")
+    add_recipe(explain)
+    explain.add_argument("--json", action="store_true", help="print it as JSON")
+    explain.set_defaults(function=_explain)
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from stillhouse.training.explanation import describe, render
+    from stillhouse.training.preparation import prepare
+
+    training = prepare(recipe_of(arguments), write=False, train_teacher=False)
+    try:
+        description = describe(training)
+    finally:
+        training.close()
+    if arguments.json:
+        print(json.dumps(description, indent=2))
+    else:
+        render(description, Console())
+    return 0

@@ -1,0 +1,111 @@
+"""The parser of the command line: a command for each entry point of the group ``stillhouse.commands``.
+
+The entry point's name is the command's. It leads to a module whose ``add(commands)`` calls ``commands.add_parser(NAME,
+help=...)`` and sets the parser's default ``function``: it takes the parsed arguments and returns the exit code. Only the
+command that is asked for is imported; the help imports all.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from stillhouse.cli.common import Commands
+from stillhouse.errors import StillhouseError
+from stillhouse.registry.entries import COMMANDS, Installed, error_text, find, installed, load_entry
+from stillhouse.version import __version__
+
+__all__ = ["add_command", "check_command", "make_parser", "parse"]
+
+_FIRST = ("train", "explain", "evaluate", "predict", "export", "ablate", "compare", "plugins")
+"""The order of the help; other commands follow by name."""
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The arguments ``words``; ``function`` among them runs the command.
+
+    Raises:
+        StillhouseError: no such command, or one that is broken.
+    """
+    if words and not words[0].startswith("-"):
+        parser, commands = _bare_parser()
+        add_command(commands, find(COMMANDS, words[0]), words[0])
+    else:
+        parser = make_parser()
+    return parser.parse_args(words)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser with every command; a broken one stands there with what is wrong."""
+    parser, commands = _bare_parser()
+    every = installed(COMMANDS)
+    uses = [found.use for found in every]
+    for found in sorted(every, key=lambda f: (_FIRST.index(f.use) if f.use in _FIRST else len(_FIRST), f.use)):
+        name = found.use if uses.count(found.use) == 1 else f"{found.distribution}:{found.use}"
+        try:
+            add_command(commands, found, name)
+        except StillhouseError as error:
+            if name not in commands.choices:
+                commands.add_parser(name, help=f"broken: {error.faults[0].what}".replace("%", "%%"))
+    return parser
+
+
+def _bare_parser() -> tuple[argparse.ArgumentParser, Commands]:
+    parser = argparse.ArgumentParser(
+        prog="stillhouse", description="Train a student network by distillation; a list of plugins is the method."
+    )
+    parser.add_argument("--version", action="version", version=f"stillhouse {__version__}")
+    return parser, parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+
+def add_command(commands: Commands, found: Installed, name: str) -> None:
+    """Have the module that an entry point leads to add its command.
+
+    Args:
+        commands: what ``add_subparsers`` gave.
+        found: the entry point.
+        name: what the command is called here: the entry point's name, or ``DISTRIBUTION:NAME``.
+
+    Raises:
+        StillhouseError: the module cannot be imported, or adds something else than one command of the entry point's name.
+    """
+    module = load_entry(found, COMMANDS)
+    what, hint = f"the command {found.use!r}", f"from {found.origin}"
+    add = getattr(module, "add", None)
+    if not callable(add):
+        raise StillhouseError(f"{what} is {found.target}, which has no function add(commands)", hint=hint)
+    only = _OneCommand(commands, found.use, name)
+    try:
+        add(only)
+    except (Exception, SystemExit) as error:  # foreign code can raise anything; it is reported
+        raise StillhouseError(f"{what} cannot be added: {error_text(error)}", hint=hint) from error
+    if only.parser is None or only.parser.get_default("function") is None:
+        missing = "adds no parser" if only.parser is None else "has no function: parser.set_defaults(function=...)"
+        raise StillhouseError(f"{what} {missing}", hint=hint)
+
+
+def check_command(found: Installed) -> None:
+    """Raise what is wrong with a command: see :func:`add_command`."""
+    add_command(_bare_parser()[1], found, found.use)
+
+
+class _OneCommand:
+    """The ``commands`` that a module's ``add`` gets: takes one parser, of the entry point's name.
+
+    Args:
+        commands: what ``add_subparsers`` gave.
+        use: the entry point's name.
+        name: what the parser is called there.
+    """
+
+    def __init__(self, commands: Commands, use: str, name: str) -> None:
+        self._commands, self._use, self._name = commands, use, name
+        self.parser: argparse.ArgumentParser | None = None
+
+    def add_parser(self, name: str, **options: Any) -> argparse.ArgumentParser:
+        """See argparse."""
+        if name != self._use or self.parser is not None:
+            raise StillhouseError(f"it adds {name!r}, and may add the command {self._use!r} only")
+        self.parser = self._commands.add_parser(self._name, **options)
+        return self.parser

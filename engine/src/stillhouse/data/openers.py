@@ -1,0 +1,116 @@
+"""The engine's own entry points of the group ``stillhouse.data``: each opens what the name after its colon says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from stillhouse.config.signatures import call, parameters_of
+from stillhouse.data.imagefolder import ImageFolder
+from stillhouse.data.map_style import DatasetSource
+from stillhouse.data.pairs import PairFolder
+from stillhouse.data.sources import Digits, Source, SourceRequest
+from stillhouse.data.targets import TargetSpec
+from stillhouse.errors import StillhouseError, did_you_mean
+
+__all__ = ["divide_arguments", "open_folder", "open_pairs", "open_photos", "open_sklearn", "open_torchvision"]
+
+_NAME = "data.name"
+
+
+def open_sklearn(name: str, request: SourceRequest) -> Source:
+    """``sklearn:digits``."""
+    if name != "digits":
+        raise StillhouseError(
+            f"scikit-learn's {name!r} is not read here", where=_NAME, hint="did you mean 'sklearn:digits'?"
+        )
+    _refuse_arguments(request, "sklearn:digits takes no arguments")
+    return Digits()
+
+
+def open_folder(path: str, request: SourceRequest) -> Source:
+    """``folder:PATH``, with a folder for each class; ``levels`` folders down to one."""
+    _need_path(path, "folder")
+    _refuse_arguments(request, f"folder:{path} takes `levels` and no other argument", "levels")
+    levels = request.args.get("levels", 1)
+    if not isinstance(levels, int) or isinstance(levels, bool) or levels < 1:
+        raise StillhouseError(f"{levels!r} is no number of folders", where="data.args.levels", hint="1 or more")
+    return ImageFolder(request.path(path), request.val_fraction, levels)
+
+
+def open_pairs(path: str, request: SourceRequest) -> Source:
+    """``pairs:PATH``, images with a file for each one's target."""
+    return _pairs(path, request, "pairs")
+
+
+def open_photos(path: str, request: SourceRequest) -> Source:
+    """``photos:PATH``, images alone."""
+    return _pairs(path, request, "photos")
+
+
+def _pairs(path: str, request: SourceRequest, kind: str) -> Source:
+    _need_path(path, kind)
+    return PairFolder(
+        request.path(path), request.args, request.val_fraction, alone=kind == "photos", skip_bad=request.skip_bad
+    )
+
+
+def _need_path(path: str, kind: str) -> None:
+    if not path:
+        raise StillhouseError(f"{kind!r} names no folder", where=_NAME, hint=f"{kind}:PATH")
+
+
+def _refuse_arguments(request: SourceRequest, what: str, *known: str) -> None:
+    wrong = [key for key in request.args if key not in known]
+    if wrong:
+        raise StillhouseError(what, where=f"data.args.{wrong[0]}")
+
+
+def divide_arguments(function: Any, args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``args`` for the function, and those that it does not take and that describe its targets."""
+    takes, open_ended = parameters_of(function)
+    told = {a.name for a in attrs.fields(TargetSpec)} - takes.keys() if not open_ended else set()
+    return {k: v for k, v in args.items() if k not in told}, {k: v for k, v in args.items() if k in told}
+
+
+def open_torchvision(name: str, request: SourceRequest) -> Source:
+    """A data set class of torchvision. Its ``root`` defaults to the user's cache, and missing files are downloaded."""
+    import torchvision.datasets as sets
+
+    known = [n for n in sets.__all__ if isinstance(getattr(sets, n), type)]
+    if name not in known:
+        raise StillhouseError(f"torchvision has no data set {name!r}", where=_NAME, hint=did_you_mean(name, known))
+    kind = getattr(sets, name)
+    takes, _ = parameters_of(kind)
+    args, described = divide_arguments(kind, request.args)
+    if "root" in takes:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "stillhouse" / "data"
+        args["root"] = str(request.path(args.get("root", cache)))
+    if "download" in takes:
+        args.setdefault("download", True)
+    choices: dict[str, dict[str, Any]] = {}
+    if "train" in takes and "train" not in args:
+        choices = {"train": {"train": True}, "test": {"train": False}}
+    else:
+        key = next((key for key in ("split", "image_set") if key in takes and key not in args), None)
+        choices = {split: {key: split} for split in ("train", "val", "valid", "test")} if key is not None else {}
+    if not choices:
+        return _of_torchvision(call(kind, args, "data.args"), name, described, request)
+    found = {}
+    for split, choice in choices.items():
+        try:
+            found[split] = call(kind, {**args, **choice}, "data.args")
+        except StillhouseError as error:
+            # torchvision says ValueError for a split that the data set does not have.
+            if split == "train" or not isinstance(error.__cause__, ValueError):
+                raise
+    return _of_torchvision(found, name, described, request)
+
+
+def _of_torchvision(given: Any, name: str, described: Mapping[str, Any], request: SourceRequest) -> Source:
+    origin = f"torchvision:{name}"
+    return DatasetSource(given, origin, request.val_fraction, pure=True, described=described, skip_bad=request.skip_bad)
