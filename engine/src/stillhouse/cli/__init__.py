@@ -9,7 +9,8 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
 from typing import Any, NoReturn
 
 from rich.console import Console
@@ -24,6 +25,9 @@ __all__ = ["command", "main"]
 _MODULES = (train, evaluate, predict, export, ablate, compare, plugins)
 """Each has ``add(commands)``, which adds its commands to the parser, in the order in which the help shows them."""
 
+_GROUP = "stillhouse.commands"
+"""Entry points to further modules of that form, which other distributions bring."""
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -33,7 +37,21 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in _MODULES:
         module.add(commands)
+    for entry in sorted(entry_points(group=_GROUP), key=lambda entry: entry.name):
+        try:
+            entry.load().add(commands)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code can raise anything; it is reported
+            if entry.name not in commands.choices:
+                broken = f"broken: {type(error).__name__}: {error}".replace("%", "%%")
+                commands.add_parser(entry.name, help=broken).set_defaults(function=_refuse(entry.name, str(error)))
     return parser
+
+
+def _refuse(name: str, why: str) -> Callable[[argparse.Namespace], int]:
+    def refuse(_: argparse.Namespace) -> int:
+        raise StillhouseError(f"the command {name!r} cannot be imported: {why}")
+
+    return refuse
 
 
 def command() -> NoReturn:

@@ -1,4 +1,4 @@
-"""What an experiment chooses before it is run: each option's value with the best mean on the validation split.
+"""Values that an experiment chooses before it is run: those with the best mean on the validation split.
 
 The runs that choose have seeds of their own and do not measure the test split. Like all runs they are kept. The full tier
 takes what the small one has chosen.
@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from _plan import Experiment, Values, changed
 
 from stillhouse import StillhouseError
 from stillhouse.experiments.ablation import run_plan, table_of
 from stillhouse.experiments.arms import Arm
 from stillhouse.experiments.plan import Plan
 from stillhouse.tasks import build_task
+from stillhouse_experiments.experiment import Experiment, changed
+from stillhouse_experiments.plan import Values
+
+__all__ = ["Choice", "UnfinishedError", "taken", "tuned"]
 
 
 class UnfinishedError(Exception):
@@ -27,7 +30,7 @@ class UnfinishedError(Exception):
 
 @attrs.frozen
 class Choice:
-    """What was chosen for an arm.
+    """Settings chosen for an arm.
 
     Attributes:
         arm: the arm's name.

@@ -1,26 +1,10 @@
-"""The files of ``plans/``: a recipe, the arms that change it, the seeds, and what is chosen before anything is reported.
-
-A plan's keys:
-
-- ``title``, of the table; ``recipe``, a file below ``plans/``; ``set``, changes of it as ``--set`` takes them;
-- ``metric``, ``SPLIT/NAME``; ``seeds``, how many; ``reference``, the arm that others are compared with; ``pairs``, further pairs;
-- ``[[arms]]``, each with a ``name`` and what it changes: ``set``, ``teacher`` (a table instead of the recipe's, or false),
-  ``plugins`` (a list instead of the recipe's) and ``tune`` (``{ "plugins.features.weight" = [0.1, 1.0, 10.0] }``);
-  with ``probe``, a layer of the teacher, an arm is no run but the accuracy of that layer's linear probe from the run's labels; with
-  ``axes``, a recipe below ``plans/``, its plugin tcs has the axes of that recipe's images;
-- ``[lists]``, plugin lists by name: a text among an arm's ``plugins`` stands for the list of that name;
-- ``[teachers]``, likewise, for an arm's ``teacher``;
-- ``[[settings]]``, each with ``name`` and ``set``: every arm runs under every one, as ``SETTING: ARM``, and is compared within it;
-- ``[tuning]``: ``seeds``, which are not reported; ``shared``, like ``tune``, chosen once on the reference and taken for all arms;
-- ``[[curves]]``, what ``curves.py`` draws of the scalars that were logged;
-- ``after``, scripts beside this one that ``run.py`` calls when all runs are there, ``{out}`` being the folder of the runs.
-"""
+"""An experiment: a plan's arms as recipes, the seeds, and what is chosen before it is run."""
 
 from __future__ import annotations
 
 import copy
 import json
-import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +15,17 @@ from stillhouse.config.overrides import apply_override
 from stillhouse.errors import did_you_mean
 from stillhouse.experiments.arms import Arm, identity, resolved
 from stillhouse.experiments.plan import Plan
+from stillhouse_experiments.plan import ArmTable, CurveTable, PlanTables, SettingTable, TuningTable, Values, read_tables
 
-PLANS = Path(__file__).parent / "plans"
-KEYS = (
-    *("title", "recipe", "set", "metric", "seeds", "reference", "pairs"),
-    *("arms", "lists", "teachers", "settings", "tuning", "curves", "after"),
-)
-ARM_KEYS = ("name", "set", "teacher", "plugins", "tune", "probe", "axes")
+__all__ = ["DATASETS", "Experiment", "Tuning", "changed", "read"]
 
-Values = dict[str, list[Any]]
-"""The values to choose from, by key."""
+DATASETS = "~/datasets"
+"""The folder of data sets, as recipes write it."""
 
 
 @attrs.frozen
 class Tuning:
-    """What is chosen, on the validation split, before the experiment.
+    """Values that are chosen, on the validation split, before the experiment.
 
     Attributes:
         seeds: of the runs that choose.
@@ -60,11 +40,11 @@ class Tuning:
 
 @attrs.frozen
 class Experiment:
-    """One file of ``plans/``.
+    """A plan, ready to run.
 
     Attributes:
         name: the file's stem.
-        title: what the table is of.
+        title: of its table.
         plan: arms and seeds; an arm's group is its setting.
         metric: ``SPLIT/NAME`` that is compared.
         reference: the arm that the others of its setting are compared with.
@@ -73,7 +53,8 @@ class Experiment:
         probes: arms that are no runs, and the teacher's layer that is probed.
         axes: files of axes that arms name, and the recipes that they come from.
         order: the names of all arms, as the tables have them.
-        after: what is called when all runs are there.
+        curves: drawn of the logged scalars.
+        figures: drawn when all runs are there.
     """
 
     name: str
@@ -84,75 +65,89 @@ class Experiment:
     pairs: tuple[tuple[str, str], ...] = ()
     tuning: Tuning | None = None
     probes: tuple[tuple[Arm, str], ...] = ()
-    axes: dict[Path, Path] = attrs.field(factory=dict)
+    axes: dict[Path, Recipe] = attrs.field(factory=dict)
     order: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
+    curves: tuple[CurveTable, ...] = ()
+    figures: tuple[str, ...] = ()
 
     def reference_of(self, arm: Arm) -> str:
         """The name of the arm that ``arm`` is compared with."""
         return _within(arm.group, self.reference)
 
+    def with_data(self, root: Path) -> Experiment:
+        """The same with its data sets below ``root`` instead of ``~/datasets``."""
 
-def read(name: str, out: Path, seeds: int | None, overrides: list[str]) -> Experiment:
-    """The experiment of ``plans/NAME.toml``, whose runs go below ``out``.
+        def moved(recipe: Recipe) -> Recipe:
+            text = json.dumps(recipe.to_dict()).replace(DATASETS, str(root.resolve()))
+            return Recipe.from_dict(json.loads(text), base=recipe.base)
+
+        arms = tuple(attrs.evolve(arm, recipe=moved(arm.recipe)) for arm in self.plan.arms)
+        return attrs.evolve(
+            self,
+            plan=attrs.evolve(self.plan, recipe=moved(self.plan.recipe), arms=arms),
+            probes=tuple((attrs.evolve(arm, recipe=moved(arm.recipe)), layer) for arm, layer in self.probes),
+            axes={file: moved(recipe) for file, recipe in self.axes.items()},
+        )
+
+
+def read(path: Path, out: Path, seeds: int | None = None, overrides: list[str] | None = None) -> Experiment:
+    """The experiment of a plan's file, whose runs go below ``out``.
+
+    Args:
+        path: the file.
+        out: the folder of the runs of all experiments.
+        seeds: how many, instead of the plan's.
+        overrides: changes of the plan's recipe, ``KEY=VALUE``, after its own.
 
     Raises:
-        StillhouseError: no such plan, unknown keys and names, arms that are the same run, tuning seeds that are reported.
+        StillhouseError: what is wrong with the file, with a recipe or an arm; arms that are the same run; tuning seeds that
+            are reported.
     """
-    path = PLANS / f"{name}.toml"
-    if not path.exists():
-        raise StillhouseError(
-            f"there is no experiment {name!r}", hint=did_you_mean(name, [p.stem for p in PLANS.glob("*.toml")])
-        )
     try:
-        return _read(name, tomllib.loads(path.read_text(encoding="utf-8")), out, seeds, overrides)
-    except tomllib.TOMLDecodeError as error:
-        raise StillhouseError(f"is no TOML: {error}", where=str(path)) from None
+        return _read(path, read_tables(path), out, seeds, overrides or [])
     except StillhouseError as error:
-        raise error.within(f"plans/{name}.toml") from None
+        raise error.within(str(path)) from None
 
 
-def _read(name: str, tables: dict[str, Any], out: Path, seeds: int | None, overrides: list[str]) -> Experiment:
-    _known(tables, KEYS)
-    base = Recipe.load(PLANS / tables["recipe"], overrides=[*tables.get("set", []), *overrides])
-    settings = tables.get("settings", [{"name": ""}])
+def _read(path: Path, tables: PlanTables, out: Path, seeds: int | None, overrides: list[str]) -> Experiment:
+    folder = path.parent
+    base = Recipe.load(folder / tables.recipe, overrides=[*tables.set, *overrides])
     arms: list[Arm] = []
     probes: list[tuple[Arm, str]] = []
-    axes: dict[Path, Path] = {}
+    axes: dict[Path, Recipe] = {}
     order: list[str] = []
     tune: dict[str, Values] = {}
-    for setting in settings:
-        _known(setting, ("name", "set"))
-        for table in tables["arms"]:
-            _known(table, ARM_KEYS)
-            if "axes" in table:
-                recipe = PLANS / table["axes"]
-                file = (out / "axes" / f"{recipe.stem}.safetensors").resolve()
-                axes[file] = recipe
-                table = {**table, "set": [*table.get("set", []), f"plugins.tcs.axes={file}"]}
+    for setting in tables.settings:
+        for table in tables.arms:
+            if table.axes is not None:
+                source = folder / table.axes
+                file = (out / "axes" / f"{source.stem}.safetensors").resolve()
+                axes[file] = Recipe.load(source)
+                table = attrs.evolve(table, set=(*table.set, f"plugins.tcs.axes={file}"))
             arm = _arm(base, table, setting, tables)
             order.append(arm.name)
-            if "probe" in table:
-                probes.append((arm, table["probe"]))
+            if table.probe is not None:
+                probes.append((arm, table.probe))
                 continue
             arms.append(arm)
-            if table.get("tune"):
-                tune[arm.name] = table["tune"]
-    _check_names(tables, arms)
-    pairs = [(_within(s["name"], a), _within(s["name"], b)) for s in settings for a, b in tables.get("pairs", [])]
-    numbers = tuple(range(base.run.seed, base.run.seed + (seeds or tables["seeds"])))
+            if table.tune:
+                tune[arm.name] = table.tune
+    _check_different(arms)
+    groups = [setting.name for setting in tables.settings]
+    numbers = tuple(range(base.run.seed, base.run.seed + (seeds or tables.seeds)))
     return Experiment(
-        name,
-        tables["title"],
-        Plan(base, tuple(arms), numbers, out / name),
-        tables["metric"],
-        tables["reference"],
-        tuple(pairs),
-        _tuning(tables.get("tuning"), tune, numbers),
+        path.stem,
+        tables.title,
+        Plan(base, tuple(arms), numbers, out / path.stem),
+        tables.metric,
+        tables.reference,
+        tuple((_within(group, a), _within(group, b)) for group in groups for a, b in tables.pairs),
+        _tuning(tables.tuning, tune, numbers),
         tuple(probes),
         axes,
         tuple(order),
-        tuple(tables.get("after", ())),
+        tables.curves,
+        tables.figures,
     )
 
 
@@ -164,35 +159,35 @@ def changed(arm: Arm, values: dict[str, Any], name: str | None = None) -> Arm:
     return attrs.evolve(arm, recipe=resolved(Recipe.from_dict(tables, base=arm.recipe.base)), name=name or arm.name)
 
 
-def _arm(base: Recipe, table: dict[str, Any], setting: dict[str, Any], named: dict[str, Any]) -> Arm:
-    """An arm: the recipe with the changes of its own and its setting's table."""
+def _arm(base: Recipe, table: ArmTable, setting: SettingTable, named: PlanTables) -> Arm:
+    """The recipe with the changes of an arm's and a setting's table."""
     tables = base.to_dict()
-    if "plugins" in table:
-        tables["plugins"] = _plugins(table["plugins"], named.get("lists", {}))
-    teacher = table.get("teacher")
-    if isinstance(teacher, str):
-        teacher = _named(teacher, named.get("teachers", {}))
+    if table.plugins is not None:
+        tables["plugins"] = _plugins(table.plugins, named.lists)
+    teacher = _named(table.teacher, named.teachers) if isinstance(table.teacher, str) else table.teacher
     if teacher is False:
         tables.pop("teacher", None)
     elif teacher is not None:
         tables["teacher"] = teacher
     tables = copy.deepcopy(tables)  # other arms name the same lists: what `set` changes here is this arm's alone
-    for override in [*setting.get("set", []), *table.get("set", [])]:
+    for override in (*setting.set, *table.set):
         apply_override(tables, override)
     recipe = Recipe.from_dict(tables, base=base.base)
-    if not recipe.plugins and not {"teacher", "probe"} & table.keys():
+    if not recipe.plugins and table.teacher is None and table.probe is None:
         recipe = attrs.evolve(recipe, teacher=None)  # nobody would look at it
-    return Arm(_within(setting["name"], table["name"]), "grid", resolved(recipe), group=setting["name"])
+    return Arm(_within(setting.name, table.name), "grid", resolved(recipe), group=setting.name)
 
 
-def _plugins(listed: Any, lists: dict[str, Any]) -> list[dict[str, Any]]:
-    found = []
+def _plugins(
+    listed: str | tuple[str | dict[str, Any], ...], lists: Mapping[str, list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
     for item in [listed] if isinstance(listed, str) else listed:
         found += _named(item, lists) if isinstance(item, str) else [item]
     return found
 
 
-def _named(name: str, known: dict[str, Any]) -> Any:
+def _named(name: str, known: Mapping[str, Any]) -> Any:
     if name not in known:
         raise StillhouseError(f"nothing is named {name!r}", hint=did_you_mean(name, known))
     return known[name]
@@ -202,17 +197,7 @@ def _within(setting: str, arm: str) -> str:
     return f"{setting}: {arm}" if setting else arm
 
 
-def _known(table: dict[str, Any], keys: tuple[str, ...]) -> None:
-    for key in table:
-        if key not in keys:
-            raise StillhouseError(f"unknown key {key!r}", hint=did_you_mean(key, keys))
-
-
-def _check_names(tables: dict[str, Any], arms: list[Arm]) -> None:
-    names = [table["name"] for table in tables["arms"]]
-    for name in [tables["reference"], *(side for pair in tables.get("pairs", []) for side in pair)]:
-        if name not in names:
-            raise StillhouseError(f"there is no arm {name!r}", hint=did_you_mean(name, names))
+def _check_different(arms: list[Arm]) -> None:
     seen: dict[str, str] = {}
     for arm in arms:
         other = seen.setdefault(identity(arm.recipe), arm.name)
@@ -220,12 +205,9 @@ def _check_names(tables: dict[str, Any], arms: list[Arm]) -> None:
             raise StillhouseError(f"the arms {other!r} and {arm.name!r} are the same run")
 
 
-def _tuning(table: dict[str, Any] | None, arms: dict[str, Values], reported: tuple[int, ...]) -> Tuning | None:
+def _tuning(table: TuningTable | None, arms: dict[str, Values], reported: tuple[int, ...]) -> Tuning | None:
     if table is None:
-        if arms:
-            raise StillhouseError("an arm has `tune`, and there is no [tuning]", hint="[tuning] seeds = [1000, 1001]")
         return None
-    _known(table, ("seeds", "shared"))
-    if both := sorted(set(table["seeds"]) & set(reported)):
+    if both := sorted(set(table.seeds) & set(reported)):
         raise StillhouseError(f"the seeds {both} would both choose and be reported", where="tuning.seeds")
-    return Tuning(tuple(table["seeds"]), table.get("shared", {}), arms)
+    return Tuning(table.seeds, table.shared, arms)

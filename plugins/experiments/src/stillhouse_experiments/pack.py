@@ -1,7 +1,4 @@
-"""Pack what an experiment of the full tier reads, for a machine that has a GPU and not the data sets.
-
-    python docs/experiments/pack.py cross-depth-tuned --to depth.tar.gz
-    python docs/experiments/pack.py --unpack depth.tar.gz                # there; --root says where, if not ~/datasets
+"""Packs of the files that an experiment of the full tier reads, for a machine that has a GPU and not the data sets.
 
 The archive has the files that the runs and their teachers read, and the listing of the whole folders. Unpacked, a file that
 was not packed is there by name, size and time of change, and holds zeros: splits and subsets of labels are chosen from the
@@ -10,7 +7,6 @@ listing, so they come out as from the whole set, and so does the data's fingerpr
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
@@ -23,49 +19,22 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import attrs
-from _full import ROOT, Full, picked
-from _plan import Experiment, changed
 
 from stillhouse import Recipe, StillhouseError
 from stillhouse.data import load_data
 from stillhouse.memo import keeping
 from stillhouse.tasks import build_task
+from stillhouse_experiments.experiment import Experiment, changed
+from stillhouse_experiments.home import Home
+from stillhouse_experiments.tier import TierEntry
+
+__all__ = ["files_read", "pack", "unpack"]
 
 LIMIT = 45 * 2**20
 """Bytes of an archive."""
 LISTING = "listing.json"
 KEEPERS = ("tcs", "cache")
 """Plugins that may read the training split beyond the labelled samples."""
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Pack or unpack."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("name", nargs="?", metavar="NAME", help="an experiment of the full tier")
-    parser.add_argument("--to", type=Path, metavar="FILE", help="the archive (default: NAME.tar.gz)")
-    parser.add_argument("--unpack", type=Path, metavar="FILE", help="unpack this archive instead")
-    parser.add_argument("--root", type=Path, default=Path(ROOT), metavar="DIR", help=f"the data sets (default: {ROOT})")
-    parser.add_argument("--seeds", type=int, help="instead of the tier's")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    arguments = parser.parse_args(argv)
-    root = arguments.root.expanduser().resolve()
-    try:
-        if arguments.unpack is not None:
-            whole, empty = unpack(arguments.unpack, root)
-            print(f"{root}: {whole} files, and {empty} by name alone")
-            return 0
-        if arguments.name is None:
-            parser.error("name an experiment, or --unpack an archive")
-        (entry,) = picked([arguments.name])
-        experiment = entry.experiment(Path("runs"), arguments.seeds, arguments.overrides, root)
-        to = arguments.to or Path(f"{entry.name}.tar.gz")
-        size = pack(entry, files_read(experiment, root), root, to)
-        print(f"{to}: {size / 2**20:.1f} MiB")
-    except StillhouseError as error:
-        for fault in error.faults:
-            print(f"error: {fault}", file=sys.stderr)
-        return 2
-    return 0
 
 
 def files_read(experiment: Experiment, root: Path) -> set[str]:
@@ -101,7 +70,7 @@ def files_read(experiment: Experiment, root: Path) -> set[str]:
         return {Path(path).relative_to(root).as_posix() for path in noted if Path(path).is_file()}
 
 
-def pack(entry: Full, files: set[str], root: Path, to: Path) -> int:
+def pack(home: Home, entry: TierEntry, files: set[str], root: Path, to: Path) -> int:
     """Write the archive; its size in bytes.
 
     Raises:
@@ -109,7 +78,7 @@ def pack(entry: Full, files: set[str], root: Path, to: Path) -> int:
     """
     tops = {PurePosixPath(file).parts[0] for file in files}
     if unknown := sorted(tops - set(entry.data)):
-        raise StillhouseError(f"{unknown[0]!r} is read, and not among its `data`", where=f"full.toml: {entry.name}")
+        raise StillhouseError(f"{unknown[0]!r} is read, and not among its `data`", where=f"{home.tier}: {entry.name}")
     listing = [row for top in entry.data for row in _listed(root, top)]
     part = to.with_name(f"{to.name}.part")
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -127,7 +96,7 @@ def pack(entry: Full, files: set[str], root: Path, to: Path) -> int:
             parts = ", ".join(f"{top} {n / 2**20:.1f}" for top, n in sorted(by.items()))
             raise StillhouseError(
                 f"its files come to {size / 2**20:.1f} MiB, {(size - LIMIT) / 2**20:.1f} too many ({parts})",
-                where=f"full.toml: {entry.name}",
+                where=f"{home.tier}: {entry.name}",
                 hint="lower data.per_class or data.limit, seeds, or choose fewer files by data.args.images",
             )
         part.replace(to)
@@ -196,7 +165,7 @@ def _inner(tables: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _listed(root: Path, top: str) -> Iterator[tuple[str, int, int]]:
     """(path below ``root``, bytes, time of change in ns) of every file of a folder."""
     if not (root / top).is_dir():
-        raise StillhouseError(f"there is no folder {root / top}", hint="--root says where the data sets are")
+        raise StillhouseError(f"there is no folder {root / top}", hint="--data says where the data sets are")
     for file in sorted(p for p in (root / top).rglob("*") if p.is_file()):
         stat = file.stat()
         yield file.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns
@@ -229,7 +198,3 @@ def _listen() -> None:
                     noted.add(path)
 
     sys.addaudithook(note)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

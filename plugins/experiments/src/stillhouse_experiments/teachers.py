@@ -1,4 +1,4 @@
-"""What is asked of an experiment's teachers besides the runs: how good they are, their probes, and axes of other images."""
+"""An experiment's teachers besides its runs: how good they are, their probes, and axes of other images."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ import statistics
 from pathlib import Path
 
 import attrs
-from _plan import Experiment
 
 from stillhouse import Recipe, prepare
 from stillhouse.experiments.comparison import Group
 from stillhouse.memo import keeping
 from stillhouse.teachers.sources import teachers_run
+from stillhouse_experiments.experiment import Experiment
 from stillhouse_tcs import probe_teacher, save_axes
 
+__all__ = ["make_axes", "probed", "teachers_line"]
+
 _SCORES = ("accuracy", "miou", "psnr", "abs_rel", "loss")
-"""What a teacher's quality is told by, the first that its task has."""
+"""Metrics that tell a teacher's quality, the first that its task has."""
 
 
 def make_axes(experiment: Experiment) -> None:
-    """The files of axes that arms name: of another recipe's images, as that recipe's teacher and plugin tcs find them; made once."""
+    """Make the files of axes that arms name, once: of another recipe's images, as its teacher and its plugin tcs find them."""
     for file, recipe in experiment.axes.items():
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            training = prepare(Recipe.load(recipe), write=False)
+            training = prepare(recipe, write=False)
             (cache,) = training.run.caches.values()
             save_axes(file, cache.moments)
             training.close()

@@ -1,62 +1,63 @@
-"""The full tier: what ``full.toml`` changes of the plans, so that a GPU has something to do.
-
-A table ``[[experiments]]``, in the order in which they are run, that of their value:
-
-- ``name``, of a plan; ``set``, changes of its recipe as ``--set`` takes them, beside ``run.device=cuda``; ``seeds``, instead of
-  the plan's;
-- ``jobs``, runs at a time; ``minutes`` that it may take, an estimate until it has run;
-- ``data``, the folders below ``~/datasets`` that its recipes read, which ``pack.py`` packs.
-"""
+"""The full tier: changes of the plans, in ``full.toml``, that give a GPU something to do."""
 
 from __future__ import annotations
 
-import json
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import attrs
-from _plan import Experiment, read
 
-from stillhouse import Recipe, StillhouseError
-from stillhouse.errors import did_you_mean
-from stillhouse.experiments.arms import Arm
+from stillhouse import StillhouseError
+from stillhouse.config.structure import structure
+from stillhouse.errors import Fault, did_you_mean, raise_faults
+from stillhouse_experiments.experiment import Experiment, read
+from stillhouse_experiments.home import Home
+from stillhouse_experiments.plan import at_least_one
 
-FULL = Path(__file__).parent / "full.toml"
+__all__ = ["MINUTES", "TierEntry", "picked", "table", "tier"]
+
 MINUTES = 20.0
 """All experiments together."""
-ROOT = "~/datasets"
-"""What recipes call the folder of the data sets."""
 
 
 @attrs.frozen(kw_only=True)
-class Full:
-    """An experiment of the full tier; see above."""
+class TierEntry:
+    """One of the tier's ``[[experiments]]``, in the order in which they are run, that of their value.
+
+    Attributes:
+        name: of a plan.
+        minutes: that it may take, an estimate until it has run.
+        set: changes of the plan's recipe, beside ``run.device=cuda``.
+        seeds: how many, instead of the plan's.
+        jobs: runs at a time.
+        data: the folders below ``~/datasets`` that its recipes read, which a pack has.
+    """
 
     name: str
     minutes: float
-    set: list[str] = attrs.field(factory=list)
-    seeds: int | None = None
-    jobs: int = 8
-    data: list[str] = attrs.field(factory=list)
+    set: tuple[str, ...] = ()
+    seeds: int | None = attrs.field(default=None, validator=at_least_one)
+    jobs: int = attrs.field(default=8, validator=at_least_one)
+    data: tuple[str, ...] = ()
 
     @property
     def block(self) -> str:
-        """What its place in a page, its folder of runs and its numbers are called."""
+        """The name of its place in a page, of its folder of runs and of its numbers."""
         return f"{self.name}-full"
 
-    def experiment(self, out: Path, seeds: int | None, overrides: list[str], root: Path | None = None) -> Experiment:
-        """The plan with these changes, its runs below ``out``, and its data below ``root`` instead of ``~/datasets``.
+    def experiment(
+        self, home: Home, out: Path, seeds: int | None = None, overrides: list[str] | None = None
+    ) -> Experiment:
+        """The plan with these changes, its runs below ``out``.
 
         Raises:
-            StillhouseError: as :func:`_plan.read`.
+            StillhouseError: as :func:`stillhouse_experiments.experiment.read`.
         """
-        found = read(self.name, out, seeds or self.seeds, ["run.device=cuda", *self.set, *overrides])
+        changes = ["run.device=cuda", *self.set, *(overrides or [])]
+        found = read(home.plan(self.name), out, seeds or self.seeds, changes)
         plan = attrs.evolve(found.plan, folder=out / self.block)
-        if root is not None:
-            arms = tuple(_moved(arm, root) for arm in plan.arms)
-            plan = attrs.evolve(plan, recipe=_elsewhere(plan.recipe, root), arms=arms)
-        return attrs.evolve(found, name=self.block, title=f"{found.title}: the full tier", plan=plan)
+        # The figures are drawn of the small tier's runs.
+        return attrs.evolve(found, name=self.block, title=f"{found.title}: the full tier", plan=plan, figures=())
 
     def line(self) -> str:
         """A row of the table."""
@@ -65,54 +66,56 @@ class Full:
         return f"| {self.name} | {', '.join(changes)} | {self.jobs} | {self.minutes:g} | {', '.join(self.data) or 'none'} |"
 
 
-def tier() -> list[Full]:
+@attrs.frozen(kw_only=True)
+class _File:
+    experiments: tuple[TierEntry, ...]
+
+
+def tier(home: Home) -> list[TierEntry]:
     """The experiments of ``full.toml``, in their order.
 
     Raises:
-        StillhouseError: unknown keys, a name twice, more minutes than there are.
+        StillhouseError: no such file, unknown keys and wrong values, a name twice, more minutes than there are.
     """
-    tables: list[dict[str, Any]] = tomllib.loads(FULL.read_text(encoding="utf-8"))["experiments"]
-    keys = [field.name for field in attrs.fields(Full)]
-    for table in tables:
-        for key in table:
-            if key not in keys:
-                raise StillhouseError(f"unknown key {key!r}", where=FULL.name, hint=did_you_mean(key, keys))
-    found = [Full(**table) for table in tables]
-    names = [each.name for each in found]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise StillhouseError(f"{twice[0]!r} is there twice", where=FULL.name)
-    total = sum(each.minutes for each in found)
-    if total > MINUTES:
-        raise StillhouseError(f"{total:g} minutes, and all together may take {MINUTES:g}", where=FULL.name)
-    return found
+    try:
+        return _checked(structure(tomllib.loads(home.tier.read_text(encoding="utf-8")), _File))
+    except OSError as error:
+        raise StillhouseError(f"cannot be read: {error}", where=str(home.tier)) from None
+    except tomllib.TOMLDecodeError as error:
+        raise StillhouseError(f"is no TOML: {error}", where=str(home.tier)) from None
+    except StillhouseError as error:
+        raise error.within(str(home.tier)) from None
 
 
-def picked(names: list[str]) -> list[Full]:
+def picked(home: Home, names: list[str]) -> list[TierEntry]:
     """The experiments that are named, in the tier's order; none named: all.
 
     Raises:
         StillhouseError: a name that the tier does not have.
     """
-    found = tier()
+    found = tier(home)
     known = [each.name for each in found]
-    for name in names:
-        if name not in known:
-            raise StillhouseError(f"the full tier has no {name!r}", hint=did_you_mean(name, known))
+    raise_faults(
+        Fault(str(home.tier), f"the full tier has no {name!r}", did_you_mean(name, known))
+        for name in names
+        if name not in known
+    )
     return [each for each in found if not names or each.name in names]
 
 
-def table() -> str:
+def table(home: Home) -> str:
     """The tier, for its page."""
-    every = tier()
+    every = tier(home)
     total = f"{sum(each.minutes for each in every):g} minutes in all: estimates, until they have run."
     head = ["| experiment | what it changes | runs at a time | minutes | data |", "|---|---|---|---|---|"]
     return "\n".join([*head, *(each.line() for each in every), "", total])
 
 
-def _moved(arm: Arm, root: Path) -> Arm:
-    return attrs.evolve(arm, recipe=_elsewhere(arm.recipe, root))
-
-
-def _elsewhere(recipe: Recipe, root: Path) -> Recipe:
-    text = json.dumps(recipe.to_dict()).replace(ROOT, str(root.resolve()))
-    return Recipe.from_dict(json.loads(text), base=recipe.base)
+def _checked(file: _File) -> list[TierEntry]:
+    names = [each.name for each in file.experiments]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise StillhouseError(f"{twice[0]!r} is there twice", where="experiments")
+    total = sum(each.minutes for each in file.experiments)
+    if total > MINUTES:
+        raise StillhouseError(f"{total:g} minutes, and all together may take {MINUTES:g}", where="experiments")
+    return list(file.experiments)

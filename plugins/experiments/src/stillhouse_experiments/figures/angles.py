@@ -1,28 +1,23 @@
-"""Which terms pull against each other: ``python docs/experiments/angles.py composition-tuned``.
+"""Terms that pull against each other: the cosine between the gradients of two terms with respect to the student's parameters.
 
-From the runs of an experiment in which an arm has the observer ``observing:GradientCosines`` under the name ``angle``: the
-cosine between the gradients of two terms with respect to the student's parameters, for each pair, as a table, a map of the
-run's mean, and by step.
+From the runs of an experiment in which an arm has the observer :class:`~stillhouse_experiments.recipes.observers.GradientCosines`
+under the name ``angle``: for each pair a row of the table, the run's mean in a map, and a curve by step.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import sys
 from itertools import chain
 from pathlib import Path
 
-import matplotlib as mpl
-from _page import HERE, into_pages
-from _plan import read
-from _tuning import tuned
-from curves import scalars
-
 from stillhouse import StillhouseError
 from stillhouse.experiments.statistics import t_interval
+from stillhouse_experiments.drawing import panels, save
+from stillhouse_experiments.figures.curves import scalars
+from stillhouse_experiments.figures.figure import Figure, Request
 
-mpl.use("agg")
+__all__ = ["lines_of", "make"]
+
 PREFIX = "plugin/angle/"
 
 Pair = tuple[str, str]
@@ -32,10 +27,8 @@ Seeds = list[dict[int, float]]
 
 def draw(found: dict[Pair, Seeds], path: Path) -> None:
     """The map and the curves."""
-    import matplotlib.pyplot as plt
-
     names = list(dict.fromkeys(chain.from_iterable(found)))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    figure, (left, right) = panels(2, 10, 3.8)
     matrix = [[1.0 if a == b else mean(found.get((a, b)) or found[b, a]) for b in names] for a in names]
     image = left.imshow(matrix, cmap="RdBu", vmin=-1, vmax=1)
     left.set_xticks(range(len(names)), names)
@@ -57,10 +50,8 @@ def draw(found: dict[Pair, Seeds], path: Path) -> None:
         right.plot(steps, [statistics.mean(values[s] for values in seeds) for s in steps], label=f"{a}, {b}")
     right.axhline(0, color="0.3", linewidth=0.8)
     right.set(xlabel="step", ylabel="cosine, mean over the seeds")
-    right.spines[["top", "right"]].set_visible(False)
     right.legend(fontsize="small")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save(figure, path)
 
 
 def mean(seeds: Seeds) -> float:
@@ -87,40 +78,32 @@ def _told(values: list[float]) -> str:
     return f"{statistics.mean(values):+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
-def main() -> int:
-    """Read, draw and write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("name", metavar="NAME", help="an experiment")
-    parser.add_argument("--out", type=Path, default=Path("runs") / "experiments", help="where its runs are")
-    arguments = parser.parse_args()
-    name = arguments.name
-    try:
-        experiment, _, _ = tuned(read(name, arguments.out, None, []), jobs=1)
-    except StillhouseError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def make(request: Request) -> Figure:
+    """The table and the picture of one experiment.
+
+    Raises:
+        StillhouseError: no run has logged cosines.
+    """
+    name = request.name
     found: dict[Pair, Seeds] = {}
     arms = []
-    for run in experiment.plan.runs():
+    for run in request.finished().plan.runs():
         if run.summary() is not None:
             for tag, values in scalars(run.folder).items():
                 if tag.startswith(PREFIX):
                     a, b = tag.removeprefix(PREFIX).split("_and_")
                     found.setdefault((a, b), []).append(values)
                     arms.append(run.arm)
-    draw(found, HERE / "results" / f"{name}-angles.png")
+    if not found:
+        hint = "GradientCosines among an arm's plugins, with name = 'angle'"
+        raise StillhouseError(f"no run has logged {PREFIX}*", where=str(request.plan), hint=hint)
+    draw(found, request.home.results / f"{name}-angles.png")
+    told = " and ".join(repr(arm) for arm in dict.fromkeys(arms))
     lines = [
-        f"Command: `python docs/experiments/angles.py {name}`. The arm {' and '.join(repr(arm) for arm in dict.fromkeys(arms))}, "
-        f"{len(next(iter(found.values())))} seeds.",
+        f"Command: `stillhouse experiment {name} --figure angles`. The arm {told}, {len(next(iter(found.values())))} seeds.",
         "",
         *lines_of(found),
         "",
         f"![Cosine of the terms' gradients](results/{name}-angles.png)",
     ]
-    into_pages(f"{name} angles", "\n".join(lines))
-    print("\n".join(lines))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return Figure(f"{name} angles", lines)

@@ -1,4 +1,4 @@
-"""The gain against how far the tasks are apart: ``python docs/experiments/distance.py``, after ``run.py cross-distance``.
+"""The gain against how far the tasks are apart, of an experiment whose arms are called ``inverted, TASK``, ``traditional, TASK``.
 
 Distance = 1 - (probe - random) / (same - random): probe, the accuracy of a linear probe on the teacher's features for the
 student's task; same, that of the teacher of the same task; random, that of untrained ones. A probe sees as many labels as
@@ -7,34 +7,32 @@ the student, drawn many times from the training split, and is measured on the re
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from _page import HERE, into_pages
-from _plan import PLANS, read
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
+from stillhouse import StillhouseError, prepare
 from stillhouse.experiments.arms import Arm
-from stillhouse.training.preparation import prepare
+from stillhouse_experiments.drawing import panel, save
+from stillhouse_experiments.figures.figure import Figure, Request
+from stillhouse_experiments.recipes.relabelled_digits import digits
 
-PLAN = "cross-distance"
+__all__ = ["distance", "make", "probes"]
+
 RANDOM, SAME = "untrained", "same task"
+KINDS = ("inverted, ", "traditional, ")
 DRAWS, PER_CLASS = 30, 10
 
 Numbers = NDArray[np.float64]
 
 
 def features(arm: Arm) -> tuple[Numbers, Numbers]:
-    """What the arm's teacher gives at ``stage3``, averaged over positions, for training and validation images, and their digits."""
-    sys.path.insert(0, str(PLANS / "recipes"))
-    from relabelled import digits
-
+    """The arm's teacher's ``stage3``, averaged over positions, of training and validation images (N, C), and their digits (N,)."""
     training = prepare(arm.recipe, write=False)
     teacher = training.run.teacher
     assert teacher is not None
@@ -76,54 +74,60 @@ def distance(own: Numbers, same: Numbers, random: Numbers) -> tuple[float, float
     return float(ratio(np.arange(DRAWS))), float(low), float(high)
 
 
-def main() -> int:
-    """Write the table and the plot."""
-    import matplotlib.pyplot as plt
+def make(request: Request) -> Figure:
+    """The table and the plot of one experiment.
 
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs") / "experiments", help="where the runs are")
-    arguments = parser.parse_args()
+    Raises:
+        StillhouseError: arms are not those that it needs, or the experiment's table is not there.
+    """
+    name = request.name
     torch.set_num_threads(1)
-    arms = {arm.name: arm for arm in read(PLAN, arguments.out, None, []).plan.arms}
-    teachers = {name.removeprefix("inverted, "): arm for name, arm in arms.items() if name.startswith("inverted, ")}
-    found = {name: probes(*features(arm)) for name, arm in teachers.items()}
-    measured = {name: distance(own, found[SAME], found[RANDOM]) for name, own in found.items()}
-    distances = {name: middle for name, (middle, _, _) in measured.items()}
-    groups = json.loads((HERE / "results" / f"{PLAN}.json").read_text(encoding="utf-8"))["groups"]
-    gains = {group["name"]: group["differences"]["none"] for group in groups}
+    arms = {arm.name: arm for arm in request.experiment().plan.arms}
+    teachers = {arm.removeprefix(KINDS[0]): arms[arm] for arm in arms if arm.startswith(KINDS[0])}
+    if not {RANDOM, SAME} <= teachers.keys():
+        raise StillhouseError(f"needs the arms {KINDS[0] + RANDOM!r} and {KINDS[0] + SAME!r}", where=str(request.plan))
+    gains = _gains(request.home.results / f"{name}.json", name)
+    found = {task: probes(*features(arm)) for task, arm in teachers.items()}
+    measured = {task: distance(own, found[SAME], found[RANDOM]) for task, own in found.items()}
+    draw(measured, gains, request.home.results / f"{name}-curve.png")
     lines = [
-        f"Command: `python docs/experiments/distance.py`. Probes from {PER_CLASS} labels a class, {DRAWS} draws, measured on "
-        "the other training images and on the validation split; intervals over draws, the teachers being one training each. The "
+        f"Command: `stillhouse experiment {name} --figure distance`. Probes from {PER_CLASS} labels a class, {DRAWS} draws, measured "
+        "on the other training images and on the validation split; intervals over draws, the teachers being one training each. The "
         "gains are those of the table above.",
         "",
         "| teacher's task | probe, mean ± sd | distance [95%] | inverted | traditional |",
         "|---|---|---|---|---|",
     ]
-    figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
-    for number, kind in enumerate(("inverted", "traditional")):
-        drawn = [(distances[name], gains[f"{kind}, {name}"]) for name in teachers]
+    for task in sorted(teachers, key=lambda task: measured[task][0]):
+        middle, low, high = measured[task]
+        cells = [f"{gains[f'{kind}{task}']['mean']:+.4f}" for kind in KINDS]
+        own = found[task]
+        told = f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+        lines.append(f"| {task} | {own.mean():.3f} ± {own.std(ddof=1):.3f} | {told} | {' | '.join(cells)} |")
+    return Figure(f"{name}-curve", [*lines, "", f"![Gain against distance](results/{name}-curve.png)"])
+
+
+def draw(measured: dict[str, tuple[float, float, float]], gains: dict[str, Any], path: Path) -> None:
+    """Both kinds' gains and their intervals against the distance of the teacher's task."""
+    figure, axes = panel(7, 3.6)
+    for number, kind in enumerate(KINDS):
+        drawn = [(middle, gains[f"{kind}{task}"]) for task, (middle, _, _) in measured.items()]
         middle = np.array([gain["mean"] for _, gain in drawn])
         ends = np.array([[gain["mean"] - gain["low"], gain["high"] - gain["mean"]] for _, gain in drawn]).T
         at = np.array([apart for apart, _ in drawn]) + 0.008 * (2 * number - 1)
-        axes.errorbar(at, middle, ends, fmt="os"[number], label=kind, color=f"C{number}", capsize=2, markersize=4)
-    for name in sorted(teachers, key=lambda name: distances[name]):
-        if name == (alike := [n for n in teachers if abs(distances[n] - distances[name]) < 1e-9])[0]:
-            axes.annotate(", ".join(alike), (distances[name], axes.get_ylim()[1]), rotation=45, fontsize="small")
-        cells = [f"{gains[f'{kind}, {name}']['mean']:+.4f}" for kind in ("inverted", "traditional")]
-        middle, low, high = measured[name]
-        told = f"{middle:.2f} [{low:.2f}, {high:.2f}]"
-        own = found[name]
-        lines.append(f"| {name} | {own.mean():.3f} ± {own.std(ddof=1):.3f} | {told} | {' | '.join(cells)} |")
+        label = kind.removesuffix(", ")
+        axes.errorbar(at, middle, ends, fmt="os"[number], label=label, color=f"C{number}", capsize=2, markersize=4)
+    for apart in dict.fromkeys(round(middle, 9) for middle, _, _ in measured.values()):
+        alike = [task for task, (middle, _, _) in measured.items() if abs(middle - apart) < 1e-8]
+        axes.annotate(", ".join(alike), (apart, axes.get_ylim()[1]), rotation=45, fontsize="small")
     axes.axhline(0, color="0.3", linewidth=0.8)
     axes.set(xlabel="distance of the teacher's task from the student's", ylabel="test accuracy less 'none'")
     axes.legend(fontsize="small")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(HERE / "results" / f"{PLAN}-curve.png", dpi=110)
-    lines += ["", f"![Gain against distance](results/{PLAN}-curve.png)"]
-    into_pages(f"{PLAN}-curve", "\n".join(lines))
-    print("\n".join(lines))
-    return 0
+    save(figure, path)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _gains(numbers: Path, name: str) -> dict[str, Any]:
+    if not numbers.exists():
+        raise StillhouseError("is not there", where=str(numbers), hint=f"run it first: stillhouse experiment {name}")
+    groups = json.loads(numbers.read_text(encoding="utf-8"))["groups"]
+    return {group["name"]: group["differences"]["none"] for group in groups}

@@ -1,25 +1,29 @@
-"""Does a projection become low-rank while it is trained? ``python docs/experiments/singular.py``, after ``run.py cross-start``.
+"""Does a projection become low-rank while it is trained? From the runs of the experiment ``cross-start``.
 
-Reads what the observer of ``plans/recipes/watching.py`` wrote in that experiment's runs, where every arm has the same weight.
+Reads the lines that :class:`~stillhouse_experiments.recipes.singular_values.SingularValues` wrote in them; every arm has the same
+weight.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _page import HERE, into_pages
-from _plan import read
+import torch
 
+from stillhouse import StillhouseError
 from stillhouse.experiments.plan import PlannedRun, finished_summary
 from stillhouse.experiments.statistics import holm, paired_difference, t_interval
+from stillhouse_experiments.drawing import panels, save
+from stillhouse_experiments.figures.figure import Figure, Request
+from stillhouse_experiments.recipes.observers import effective_rank_of
+from stillhouse_experiments.recipes.singular_values import FILE
 
-PLAN, SETTING = "cross-start", "20 pairs: "
-FILE = "singular-values.jsonl"
+__all__ = ["collected", "effective_rank", "head", "make", "pair_rows", "row"]
+
+SETTING = "20 pairs: "
 SHOWN = {"before": "features before", "map": "P", "projected": "features after P"}
 PAIRS = (
     ("inverted", "traditional"),
@@ -32,10 +36,8 @@ Lines = list[dict[str, Any]]
 
 
 def effective_rank(values: list[float]) -> float:
-    """exp of the entropy of the singular values, as shares of their sum (Roy and Vetterli, 2007)."""
-    shares = np.asarray(values) / np.sum(values)
-    shares = shares[shares > 0]
-    return float(np.exp(-(shares * np.log(shares)).sum()))
+    """Of singular values, see :func:`stillhouse_experiments.recipes.observers.effective_rank_of`."""
+    return effective_rank_of(torch.tensor(values, dtype=torch.float64)).item()
 
 
 def head(values: list[float], count: int = 8) -> float:
@@ -86,11 +88,9 @@ def row(arm: str, runs: list[Lines], key: str) -> str:
     )
 
 
-def plot(found: dict[str, list[Lines]], path: Path) -> None:
+def draw(found: dict[str, list[Lines]], path: Path) -> None:
     """Effective rank through training, and the spectra of P at both ends."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+    figure, axes = panels(3, 11, 3.4)
     for number, (arm, runs) in enumerate(found.items()):
         steps = [line["step"] for line in runs[0]]
         for place, key in ((axes[0], "map"), (axes[1], "projected")):
@@ -103,24 +103,24 @@ def plot(found: dict[str, list[Lines]], path: Path) -> None:
     axes[2].set(title="singular values of P / the largest\n(dotted: start, line: end)", xlabel="number")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     for place in axes:
-        place.spines[["top", "right"]].set_visible(False)
         place.title.set_fontsize("medium")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save(figure, path)
 
 
-def main() -> int:
-    """Write the table and the plot."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs") / "experiments", help="where the runs are")
-    arguments = parser.parse_args()
-    found = collected(read(PLAN, arguments.out, None, []).plan.runs())
+def make(request: Request) -> Figure:
+    """The table, the plot and the numbers of one experiment.
+
+    Raises:
+        StillhouseError: no finished run was watched.
+    """
+    name = request.name
+    found = collected(request.experiment().plan.runs())
     if not found:
-        print(f"error: no finished run of {PLAN} in {arguments.out}", file=sys.stderr)
-        return 2
+        hint = f"run it first: stillhouse experiment {name}"
+        raise StillhouseError(f"no finished run of {name} has {FILE}", where=str(request.out), hint=hint)
     count = max(len(runs) for runs in found.values())
     lines = [
-        f"Command: `python docs/experiments/singular.py`, on the {count} seeds of each arm with 20 pairs of the experiment "
+        f"Command: `stillhouse experiment {name} --figure singular`, on the {count} seeds of each arm with 20 pairs of the experiment "
         "above, batch by batch; uncentred rows, samples x positions. *head*: the share of the energy in the first 8 directions.",
         "",
         "| arm | of what | directions | effective rank, start | end | change [95%] | head, start | end |",
@@ -131,16 +131,10 @@ def main() -> int:
         "",
         "![Effective rank through training](results/cross-singular.png)",
     ]
-    into_pages("cross-singular", "\n".join(lines))
-    plot(found, HERE / "results" / "cross-singular.png")
+    draw(found, request.home.results / "cross-singular.png")
     ranks = {
         arm: {key: [[effective_rank(line[key]) for line in run] for run in runs] for key in SHOWN}
         for arm, runs in found.items()
     }
-    (HERE / "results" / "cross-singular.json").write_text(json.dumps(ranks), encoding="utf-8")
-    print("\n".join(lines))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    (request.home.results / "cross-singular.json").write_text(json.dumps(ranks), encoding="utf-8")
+    return Figure("cross-singular", lines)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from part_of_folder import Images
 from PIL import Image
 
 from stillhouse import StillhouseError
+from stillhouse_experiments.recipes.part_of_folder import Images
 
 __all__ = ["characters"]
 

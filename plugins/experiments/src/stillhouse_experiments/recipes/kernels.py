@@ -1,7 +1,4 @@
-"""Similarity losses with other kernels than the inner product: the student should find the same samples alike as the teacher.
-
-A recipe of this folder uses it by import path: ``use = "kernels:KernelSimilarity"``.
-"""
+"""Similarity losses with other kernels than the inner product: the student should find the same samples alike as the teacher."""
 
 from __future__ import annotations
 
@@ -53,7 +50,8 @@ def alignment(a: Tensor, b: Tensor) -> Tensor:
     either side, so that one weight serves all kernels.
     """
     a, b = _centred(a), _centred(b)
-    return (a * b).sum() / (a.norm() * b.norm()).clamp_min(1e-12)
+    found: Tensor = (a * b).sum() / (a.norm() * b.norm()).clamp_min(1e-12)
+    return found
 
 
 def _centred(k: Tensor) -> Tensor:

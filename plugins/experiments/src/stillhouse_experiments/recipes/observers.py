@@ -1,7 +1,6 @@
-"""Plugins that only look: what the experiments measure inside of runs, as ``plugin/NAME/...`` in TensorBoard.
+"""Plugins that only look: measures taken inside of runs, as ``plugin/NAME/...`` in TensorBoard.
 
-A recipe of this folder uses them by import path: ``use = "observing:Similarity"``. They change nothing: a run with one of
-them ends with the weights of the run without.
+They change nothing: a run with one of them ends with the weights of the run without.
 """
 
 from __future__ import annotations
@@ -28,23 +27,30 @@ def rows_of(x: Tensor) -> Tensor:
 def gram_error(before: Tensor, after: Tensor) -> Tensor:
     """||K' - K|| / ||K|| of the Gram matrices K = Z Z^T of rows (R, C) ``before`` and (R, C') ``after``: a scalar."""
     a, b = before @ before.T, after @ after.T
-    return (b - a).norm() / a.norm().clamp_min(1e-30)
+    error: Tensor = (b - a).norm() / a.norm().clamp_min(1e-30)
+    return error
 
 
 def gram_angle(before: Tensor, after: Tensor) -> Tensor:
     """1 - <K, K'> / (||K|| ||K'||): the same, blind to a common factor; 0 to 1."""
     a, b = before @ before.T, after @ after.T
-    return 1.0 - (a * b).sum() / (a.norm() * b.norm()).clamp_min(1e-30)
+    angle: Tensor = 1.0 - (a * b).sum() / (a.norm() * b.norm()).clamp_min(1e-30)
+    return angle
 
 
 def effective_rank(rows: Tensor) -> Tensor:
-    """exp of the entropy of sigma_i / sum sigma of the centred rows (R, C): 1 to min(R - 1, C).
+    """Of the centred rows (R, C): 1 to min(R - 1, C)."""
+    return effective_rank_of(torch.linalg.svdvals(rows - rows.mean(0)))
+
+
+def effective_rank_of(sigma: Tensor) -> Tensor:
+    """exp of the entropy of sigma_i / sum sigma of singular values (K,): a scalar.
 
     Source: Roy and Vetterli, The effective rank, EUSIPCO 2007, definition 1.
     """
-    sigma = torch.linalg.svdvals(rows - rows.mean(0))
     p = sigma / sigma.sum().clamp_min(1e-30)
-    return torch.special.entr(p).sum().exp()
+    rank: Tensor = torch.special.entr(p).sum().exp()
+    return rank
 
 
 @plugin
@@ -151,4 +157,5 @@ def _gradient(term: Tensor, parameters: list[nn.Parameter]) -> Tensor:
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
-    return (a @ b) / (a.norm() * b.norm()).clamp_min(1e-30)
+    cosine: Tensor = (a @ b) / (a.norm() * b.norm()).clamp_min(1e-30)
+    return cosine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from torch.utils.data import TensorDataset
 
@@ -47,5 +48,5 @@ def digits(labels: str = "digit") -> dict[str, TensorDataset]:
     return {split: TensorDataset(x[a:b], y[a:b]) for split, (a, b) in SPLITS.items()}
 
 
-def _quarters(values: np.ndarray) -> np.ndarray:
-    return np.digitize(values, np.quantile(values, [0.25, 0.5, 0.75]))
+def _quarters(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    return np.digitize(values, np.quantile(values, [0.25, 0.5, 0.75])).astype(np.int64)

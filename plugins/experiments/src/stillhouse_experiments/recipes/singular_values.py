@@ -1,4 +1,4 @@
-"""What a projection does to features while it is trained: an observer, which changes nothing."""
+"""An observer, which changes nothing, of what a projection does to features while it is trained."""
 
 from __future__ import annotations
 

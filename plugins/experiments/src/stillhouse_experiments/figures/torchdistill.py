@@ -1,7 +1,6 @@
 """The same distillation by torchdistill (1.1.5) and by Stillhouse: does the accuracy agree?
 
-pip install --no-deps torchdistill
-python docs/experiments/torchdistill_beside.py [--seeds 30]
+torchdistill is installed for this alone: ``pip install --no-deps torchdistill``.
 
 For each seed both start from the same student, with the same teacher, the same ten labelled digits a class and the same
 optimizer; cross-entropy plus logit distillation at a temperature of 4. Orders of samples differ: each has its own loader.
@@ -12,45 +11,47 @@ from __future__ import annotations
 
 import copy
 import statistics
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchdistill
-from _page import into_pages, machine
 from torch import Tensor, nn
 from torch.utils.data import RandomSampler, TensorDataset
-from torchdistill.core.distillation import DistillationBox
 
-from stillhouse import Recipe, prepare
+from stillhouse import Recipe, StillhouseError, prepare
 from stillhouse.experiments.statistics import paired_difference, t_interval
+from stillhouse_experiments.figures.figure import Figure, Request
+from stillhouse_experiments.machine import machine
 
-ROOT = Path(__file__).parents[2]
-RECIPE = ROOT / "docs/recipes/digits-vkd.toml"
+__all__ = ["both", "make"]
+
+RECIPE = Path("recipes") / "digits-vkd.toml"
+"""Beside the folder of experiments."""
+SEEDS = 30
 LIMIT, TEMPERATURE, RATE, BATCH, EPOCHS = 0.015, 4.0, 2e-3, 32, 50
 
 
-def recipe(seed: int) -> Recipe:
+def recipe(file: Path, seed: int) -> Recipe:
     """The digits with logit distillation, at a constant learning rate, whole batches only."""
     changes = [
         f"run.seed={seed}", f"run.epochs={EPOCHS}", f"data.batch_size={BATCH}", f"optimizer.lr={RATE}",
         "schedule.warmup=0.0", 'schedule.decay="none"', f"plugins.logits.temperature={TEMPERATURE}",
     ]  # fmt: skip
-    return Recipe.load(RECIPE, overrides=changes, plugins="logits")
+    return Recipe.load(file, overrides=changes, plugins="logits")
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Of ``model`` in eval mode."""
     model.eval()
     with torch.no_grad():
-        return (model(images).argmax(1) == labels).float().mean().item()
+        right: Tensor = model(images).argmax(1) == labels
+    return right.float().mean().item()
 
 
-def both(seed: int) -> tuple[float, float]:
+def both(file: Path, seed: int) -> tuple[float, float]:
     """Test accuracy of Stillhouse and of torchdistill."""
-    training = prepare(recipe(seed), write=False)
+    training = prepare(recipe(file, seed), write=False)
     run, data = training.run, training.data
     assert run.teacher is not None
     student, teacher = copy.deepcopy(run.student), copy.deepcopy(run.teacher)
@@ -70,6 +71,8 @@ def both(seed: int) -> tuple[float, float]:
 
 def by_torchdistill(student: nn.Module, teacher: nn.Module, few: TensorDataset) -> None:
     """Train ``student`` in place, by torchdistill's own box, loss and loader."""
+    from torchdistill.core.distillation import DistillationBox
+
     kd = {
         "student_module_path": ".", "student_module_io": "output", "teacher_module_path": ".",
         "teacher_module_io": "output", "temperature": TEMPERATURE, "alpha": 1.0, "beta": 1.0, "reduction": "batchmean",
@@ -97,18 +100,30 @@ def by_torchdistill(student: nn.Module, teacher: nn.Module, few: TensorDataset) 
         box.post_epoch_process()
 
 
-def main() -> int:
-    """Train, compare, and write the page's table."""
+def make(request: Request) -> Figure:
+    """The table; of no experiment's runs.
+
+    Raises:
+        StillhouseError: torchdistill is not installed, or fewer than two seeds.
+    """
+    try:
+        import torchdistill
+    except ImportError as error:
+        hint = "pip install --no-deps torchdistill"
+        raise StillhouseError(f"torchdistill cannot be imported: {error}", hint=hint) from None
+    seeds = request.seeds or SEEDS
+    if seeds < 2:
+        raise StillhouseError(f"must be >= 2 to have an interval, got {seeds}", where="--seeds")
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    seeds = int(sys.argv[sys.argv.index("--seeds") + 1]) if "--seeds" in sys.argv else 30
-    found = [both(seed) for seed in range(seeds)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = [both(request.home.folder.parent / RECIPE, seed) for seed in range(seeds)]
     ours, theirs = [a for a, _ in found], [b for _, b in found]
     difference, interval = paired_difference(ours, theirs), t_interval([a - b for a, b in found], 0.9)
     assert interval is not None
     met = max(abs(interval[0]), abs(interval[1])) <= LIMIT
     lines = [
-        f"Command: `python docs/experiments/torchdistill_beside.py`. Machine: {machine()}. Seeds 0 to {seeds - 1}, {EPOCHS} epochs, "
+        f"Command: `stillhouse experiment --figure torchdistill`. Machine: {machine()}. Seeds 0 to {seeds - 1}, {EPOCHS} epochs, "
         f"batches of {BATCH}, AdamW at {RATE:g}, T = {TEMPERATURE:g}.",
         "",
         "| trained by | test accuracy, mean ± sd |",
@@ -119,10 +134,4 @@ def main() -> int:
         "",
         f"Target, within {LIMIT} either way: {'met' if met else 'MISSED'}.",
     ]
-    into_pages("torchdistill", "\n".join(lines))
-    print("\n".join(lines))
-    return 0 if met else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return Figure("torchdistill", lines, met)
