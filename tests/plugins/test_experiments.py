@@ -1,8 +1,7 @@
-"""The script of the experiments: compact plans, what is chosen before anything is reported, pairs corrected together."""
+"""Experiments: plans, values chosen before anything is reported, pairs corrected together, what a page has."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 from pathlib import Path
@@ -11,18 +10,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tomli_w
 from scipy import stats
 from support import FEATURES, tables
+from support.experiments import make_home, save_plan
 
 from stillhouse import StillhouseError, prepare
+from stillhouse.cli import main
+from stillhouse.experiments.ablation import run_plan
 from stillhouse.experiments.comparison import Group, compare_groups
+from stillhouse_experiments import choices, clock, page
+from stillhouse_experiments.experiment import Experiment, read
+from stillhouse_experiments.home import Home
+from stillhouse_experiments.teachers import teachers_line
 
-ROOT = Path(__file__).parents[1]
 LINEAR = {"use": "projector", "kind": "linear"}
 PLAN: dict[str, Any] = {
     "title": "Tiny",
-    "recipe": "tiny.toml",
+    "recipe": "recipes/tiny.toml",
     "metric": "test/accuracy",
     "seeds": 2,
     "reference": "none",
@@ -40,33 +44,19 @@ PLAN: dict[str, Any] = {
 
 
 @pytest.fixture
-def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The modules beside ``run.py``, by name, with their plans in ``tmp_path``."""
-    monkeypatch.syspath_prepend(str(ROOT / "docs/experiments"))
-    found = {name: importlib.import_module(name) for name in ("_plan", "_tuning", "_page")}
-    monkeypatch.setattr(found["_plan"], "PLANS", tmp_path)
-    (tmp_path / "tiny.toml").write_text(tomli_w.dumps(tables(run__epochs=12)), encoding="utf-8")
-    return found
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(page, "machine", lambda: "none")
+    return make_home(tables(run__epochs=12))
 
 
-def save(folder: Path, **changes: Any) -> None:
-    plan = {key: value for key, value in {**PLAN, **changes}.items() if value is not None}
-    (folder / "plan.toml").write_text(tomli_w.dumps(plan), encoding="utf-8")
+def planned(home: Home, **changes: Any) -> Experiment:
+    """The experiment of the plan with these changes."""
+    return read(save_plan(home, PLAN, **changes), Path("out"))
 
 
-def run_in(folder: Path, scripts: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The module ``run``, with pages and runs in ``folder``."""
-    run = importlib.import_module("run")
-    monkeypatch.setattr(run, "HERE", folder)
-    monkeypatch.setattr(scripts["_page"], "HERE", folder)
-    monkeypatch.setattr(scripts["_page"], "machine", lambda: "none")
-    monkeypatch.chdir(folder)
-    return run
-
-
-def test_a_plan_names_lists_and_teachers_and_runs_every_arm_in_every_setting(scripts: Any, tmp_path: Path):
-    save(tmp_path)
-    experiment = scripts["_plan"].read("plan", tmp_path / "out", None, [])
+def test_a_plan_names_lists_and_teachers_and_runs_every_arm_in_every_setting(home: Home):
+    experiment = planned(home)
     arms = {arm.name: arm for arm in experiment.plan.arms}
     assert list(arms) == ["few: none", "few: one", "few: narrow", "all: none", "all: one", "all: narrow"]
     assert arms["few: one"].plugins == ("features", "projector")
@@ -79,10 +69,9 @@ def test_a_plan_names_lists_and_teachers_and_runs_every_arm_in_every_setting(scr
     assert experiment.plan.seeds == (3, 4)
 
 
-def test_what_an_arm_sets_in_a_named_list_is_that_arms_alone(scripts: Any, tmp_path: Path):
+def test_what_an_arm_sets_in_a_named_list_is_that_arms_alone(home: Home):
     one = {"name": "one", "plugins": ["pair", LINEAR], "set": ["plugins.features.weight=7"]}
-    save(tmp_path, arms=[PLAN["arms"][0], one, PLAN["arms"][2]], settings=None, tuning=None)
-    experiment = scripts["_plan"].read("plan", tmp_path / "out", None, [])
+    experiment = planned(home, arms=[PLAN["arms"][0], one, PLAN["arms"][2]], settings=None, tuning=None)
     weights = {arm.name: table.get("weight") for arm in experiment.plan.arms for table in arm.recipe.plugins[:1]}
     assert weights["one"] == 7
     assert weights["narrow"] != 7
@@ -99,20 +88,25 @@ def test_what_an_arm_sets_in_a_named_list_is_that_arms_alone(scripts: Any, tmp_p
         ({"arms": [{"name": "none"}, {"name": "same"}], "pairs": []}, "are the same run"),
         ({"tuning": {"seeds": [4, 5]}}, r"tuning.seeds.*\[4\] would both choose and be reported"),
         ({"tuning": None}, r"`tune`.*no \[tuning\]"),
+        ({"title": None, "metric": 3}, r"(?s)title: this key is missing.*metric: 3 is not text"),
+        ({"seeds": 0}, "seeds: must be >= 1, got 0"),
+        ({"figures": ["angels"]}, "figures: there is no 'angels'.*'angles'"),
+        ({"arms": [{"name": "none"}, {"name": "none"}], "pairs": []}, "two are named 'none'"),
+        ({"arms": [{"name": "none", "teacher": True}], "pairs": []}, r"teacher: True is not"),
+        ({"settings": [{"name": "few"}, {"name": "few"}]}, "settings: two are named 'few'"),
+        ({"tuning": {"seeds": [1000], "shared": {"optimizer.lr": []}}}, "optimizer.lr: has no value to try"),
+        ({"recipe": "recipes/none.toml"}, "none.toml"),
     ],
 )
-def test_what_is_wrong_with_a_plan_is_named(scripts: Any, tmp_path: Path, changes: dict[str, Any], message: str):
-    save(tmp_path, **changes)
-    with pytest.raises(StillhouseError, match=message):
-        scripts["_plan"].read("plan", tmp_path / "out", None, [])
+def test_what_is_wrong_with_a_plan_is_named(home: Home, changes: dict[str, Any], message: str):
+    with pytest.raises(StillhouseError, match=message) as raised:
+        planned(home, **changes)
+    assert all(fault.where.startswith("docs/experiments/plans/plan.toml") for fault in raised.value.faults)
 
 
-def test_values_are_chosen_by_validation_on_seeds_of_their_own(
-    scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    save(tmp_path, settings=None)
-    experiment = scripts["_plan"].read("plan", tmp_path / "out", None, [])
-    tuned, choices, plans = scripts["_tuning"].tuned(experiment, jobs=1)
+def test_values_are_chosen_by_validation_on_seeds_of_their_own(home: Home, monkeypatch: pytest.MonkeyPatch):
+    experiment = planned(home, settings=None)
+    tuned, chosen, plans = choices.tuned(experiment, jobs=1)
     runs = [run for plan in plans for run in plan.runs()]
     assert [len(plan.runs()) for plan in plans] == [4, 4], "two values, two seeds, at each stage"
     found: dict[str, list[float]] = {}
@@ -122,7 +116,7 @@ def test_values_are_chosen_by_validation_on_seeds_of_their_own(
         assert run.seed in (1000, 1001)
         assert list(summary["metrics"]) == ["val"], "the test split is not measured"
         found.setdefault(run.arm, []).append(summary["metrics"]["val"]["accuracy"])
-    shared, own = choices
+    shared, own = chosen
     assert (shared.arm, shared.shared, shared.metric) == ("none", True, "val/accuracy")
     assert (own.arm, own.shared) == ("one", False)
     assert shared.tried == [({"optimizer.lr": v}, np.mean(found[f"none, optimizer.lr={v}"])) for v in (1e-9, 5e-2)]
@@ -137,51 +131,42 @@ def test_values_are_chosen_by_validation_on_seeds_of_their_own(
 
     before = {run.folder: (run.folder / "summary.json").read_text() for run in runs}
     monkeypatch.setattr("stillhouse.training.preparation.train", None)  # nothing is trained again
-    again = scripts["_tuning"].tuned(experiment, jobs=1)
+    again = choices.tuned(experiment, jobs=1)
     assert [choice.chosen for choice in again[1]] == [shared.chosen, own.chosen]
     assert before == {folder: (folder / "summary.json").read_text() for folder in before}
 
 
-def test_a_score_where_less_is_better_chooses_the_least(scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_score_where_less_is_better_chooses_the_least(home: Home, monkeypatch: pytest.MonkeyPatch):
     from stillhouse.tasks.classification import Classification
 
-    save(tmp_path, settings=None)
     monkeypatch.setattr(Classification, "score_mode", "min")
-    experiment = scripts["_plan"].read("plan", tmp_path / "out", None, [])
-    shared = scripts["_tuning"].tuned(experiment, jobs=1)[1][0]
+    shared = choices.tuned(planned(home, settings=None), jobs=1)[1][0]
     assert shared.chosen == min(shared.tried, key=lambda each: each[1])[0]
     assert len({mean for _, mean in shared.tried}) == 2
 
 
-def test_pairs_are_corrected_for_their_number(scripts: Any, tmp_path: Path):
-    save(tmp_path, pairs=[["one", "none"], ["narrow", "one"]], settings=None)
-    experiment = scripts["_plan"].read("plan", tmp_path / "out", None, [])
+def test_pairs_are_corrected_for_their_number(home: Home):
+    experiment = planned(home, pairs=[["one", "none"], ["narrow", "one"]], settings=None)
     values = {"none": [0.5, 0.6, 0.55], "one": [0.6, 0.69, 0.66], "narrow": [0.61, 0.7, 0.64]}
     groups = [Group(name, dict(enumerate(v))) for name, v in values.items()]
-    found = scripts["_page"].compared_pairs(experiment, compare_groups("test/accuracy", groups))
+    found = page.compared_pairs(experiment, compare_groups("test/accuracy", groups))
     p = [stats.ttest_rel(values["one"], values["none"]).pvalue, stats.ttest_rel(values["narrow"], values["one"]).pvalue]
     assert [each[2].p for each in found] == pytest.approx(p)
     assert [each[3] for each in found] == pytest.approx([2 * p[0], p[1]]), "Holm: the smaller is doubled"
-    lines = scripts["_page"].pair_lines(found)
+    lines = page.pair_lines(found)
     assert lines[2].endswith("] * | " + f"{found[0][2].detectable:.4f} |") is bool(2 * p[0] < 0.05)
     assert " * |" not in lines[3]
     assert "2 comparisons" in lines[-2]
 
 
-def test_an_experiments_page_has_what_its_numbers_file_has(scripts: Any, tmp_path: Path, monkeypatch: Any):
-    from stillhouse.experiments.ablation import run_plan
-
-    page = scripts["_page"]
-    monkeypatch.setattr(page, "HERE", tmp_path)
-    monkeypatch.setattr(page, "machine", lambda: "none")
-    (tmp_path / "page.md").write_text("before\n<!-- results: plan -->\nold\n<!-- end -->\nafter\n")
-    save(tmp_path, tuning=None, arms=[PLAN["arms"][0], {"name": "one", "plugins": ["pair", LINEAR]}])
-    experiment = scripts["_plan"].read("plan", tmp_path / "out", None, [])
+def test_an_experiments_page_has_what_its_numbers_file_has(home: Home):
+    (home.pages / "page.md").write_text("before\n<!-- results: plan -->\nold\n<!-- end -->\nafter\n")
+    experiment = planned(home, tuning=None, arms=[PLAN["arms"][0], {"name": "one", "plugins": ["pair", LINEAR]}])
     failed = run_plan(experiment.plan)
     comparison = page.compared(experiment, failed)
-    page.write(experiment, comparison, [], [], 1, "the command")
-    numbers = json.loads((tmp_path / "results/plan.json").read_text())
-    text = (tmp_path / "page.md").read_text()
+    page.write(home, experiment, comparison, [], [], 1, "the command")
+    numbers = json.loads((home.results / "plan.json").read_text())
+    text = (home.pages / "page.md").read_text()
     assert text.startswith("before\n")
     assert text.endswith("<!-- end -->\nafter\n")
     assert "old" not in text
@@ -190,55 +175,56 @@ def test_an_experiments_page_has_what_its_numbers_file_has(scripts: Any, tmp_pat
         assert group["against"] == {"none": "few: none" if group["name"].startswith("few") else "all: none"}
         assert f"| {group['name']} | 2 | {group['mean']:.4f} ± {group['deviation']:.4f} | " in text
     assert [pair["arm"] for pair in numbers["pairs"]] == ["few: one", "all: one"]
-    assert (tmp_path / "results/plan.png").stat().st_size > 0
+    assert (home.results / "plan.png").stat().st_size > 0
 
 
-def test_what_a_plan_has_called_after_its_runs_is_called_once_all_are_there(
-    scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    run = run_in(tmp_path, scripts, monkeypatch)
-    (tmp_path / "note.py").write_text("import pathlib, sys; pathlib.Path(sys.argv[2], sys.argv[1]).touch()")
-    save(tmp_path, settings=None, arms=PLAN["arms"][:2], after=["note.py 'so far' {out}"])
-    assert run.main(["plan", "--jobs", "1", "--minutes", "0"]) == 0
-    noted = tmp_path / "runs" / "experiments" / "so far"
-    assert not noted.exists()
-    assert run.main(["plan", "--jobs", "1"]) == 0
-    assert noted.exists()
-
-
-def test_the_time_by_the_clock_is_told_where_all_of_it_was_measured(
-    scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    run = run_in(tmp_path, scripts, monkeypatch)
-    page = tmp_path / "page.md"
-    page.write_text("<!-- results: plan -->\n<!-- end -->\n")
-    save(tmp_path, settings=None, arms=PLAN["arms"][:2])
+def test_the_time_by_the_clock_is_told_where_all_of_it_was_measured(home: Home, monkeypatch: pytest.MonkeyPatch):
+    written = home.pages / "page.md"
+    written.write_text("<!-- results: plan -->\n<!-- end -->\n")
+    save_plan(home, PLAN, settings=None, arms=PLAN["arms"][:2])
 
     def told(*more: str) -> float | None:
-        assert run.main(["plan", "--jobs", "1", *more]) == 0
-        found = re.search(r"1 at a time: (\d+\.\d) minutes by the clock", page.read_text())
+        assert main(["experiment", "plan", "--jobs", "1", *more]) == 0
+        found = re.search(r"1 at a time: (\d+\.\d) minutes by the clock", written.read_text())
         return None if found is None else float(found[1])
 
     seconds = iter(range(0, 6000, 600))
-    monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     assert told() == 10.0
     assert told() == 10.0, "it trained nothing"
     assert told("--seeds", "3") == 20.0
-    (tmp_path / "runs" / "experiments" / "plan" / "clock.json").unlink()
+    Path("runs/experiments/plan/clock.json").unlink()
     assert told("--seeds", "4") is None
 
 
-def test_teachers_that_recipes_train_are_told_with_what_they_reach(
-    scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("STILLHOUSE_CACHE", str(tmp_path / "cache"))
+def test_teachers_that_recipes_train_are_told_with_what_they_reach(home: Home, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("STILLHOUSE_CACHE", str(Path("cache").resolve()))
     wide = tables(run__name="wide", teacher=None, student={"model": "support:TinyNet", "args": {"width": 6}})
     arm = {"name": "one", "plugins": ["pair", LINEAR], "teacher": {"recipe": wide}}
-    save(tmp_path, settings=None, tuning=None, arms=[PLAN["arms"][0], arm])
-    experiment = scripts["_plan"].read("plan", tmp_path / "out", None, [])
-    line = scripts["_page"].teachers_line
-    assert line(experiment) == "", "not trained yet"
+    experiment = planned(home, settings=None, tuning=None, arms=[PLAN["arms"][0], arm])
+    assert teachers_line(experiment) == "", "not trained yet"
     prepare(experiment.plan.arms[1].recipe, write=False)
-    (folder,) = (path for path in (tmp_path / "cache" / "teachers").iterdir() if path.is_dir())
+    (folder,) = (path for path in Path("cache/teachers").iterdir() if path.is_dir())
     reached = json.loads((folder / "summary.json").read_text())["metrics"]["test"]["accuracy"]
-    assert line(experiment) == f"Teachers, on their own tasks: `wide` `test/accuracy` {reached:.4f}."
+    assert teachers_line(experiment) == f"Teachers, on their own tasks: `wide` `test/accuracy` {reached:.4f}."
+
+
+def test_data_sets_elsewhere_are_elsewhere_for_arms_probes_teachers_and_axes(home: Home, tmp_path: Path):
+    few = {"name": "folder:~/datasets/pics", "per_class": 2}
+    teacher = {"recipe": tables(data={"name": "folder:~/datasets/more"}, teacher=None)}
+    arms = [
+        {"name": "none", "plugins": []},
+        {"name": "one", "plugins": ["pair", LINEAR], "teacher": teacher},
+        {"name": "probe", "plugins": [], "probe": "body", "teacher": teacher},
+    ]
+    set_ = [f"data={{ name = '{few['name']}', per_class = 2 }}"]
+    experiment = planned(home, settings=None, tuning=None, pairs=[], arms=arms, set=set_).with_data(tmp_path / "sets")
+    for recipe in [
+        *(arm.recipe for arm in experiment.plan.arms),
+        experiment.plan.recipe,
+        experiment.probes[0][0].recipe,
+    ]:
+        text = json.dumps(recipe.to_dict())
+        assert "~/datasets" not in text
+        assert f"folder:{tmp_path}/sets/pics" in text
+    assert f"folder:{tmp_path}/sets/more" in json.dumps(experiment.probes[0][0].recipe.to_dict())

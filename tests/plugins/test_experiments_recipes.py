@@ -1,8 +1,7 @@
-"""The experiments' own plugins: kernels against scikit-learn, measures against their definitions, observers that change nothing."""
+"""The experiments' own plugins and data: kernels against scikit-learn, measures against their definitions, observers that change nothing."""
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +15,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from stillhouse import StillhouseError, prepare, train
 from stillhouse.loop.engines import Phase
+from stillhouse_experiments.recipes import kernels, observers
+from stillhouse_experiments.recipes.characters import characters
 
-RECIPES = Path(__file__).parents[1] / "docs/experiments/plans/recipes"
-
-
-@pytest.fixture
-def kernels(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(RECIPES))
-    return importlib.import_module("kernels")
-
-
-@pytest.fixture
-def characters(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(RECIPES))
-    return importlib.import_module("characters").characters
-
-
-@pytest.fixture
-def observing(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(RECIPES))
-    return importlib.import_module("observing")
+KERNELS = "stillhouse_experiments.recipes.kernels"
+OBSERVERS = "stillhouse_experiments.recipes.observers"
 
 
 def rows(n: int = 9, c: int = 5, seed: int = 0) -> torch.Tensor:
     return torch.randn(n, c, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_kernels_are_those_of_scikit_learn(kernels: Any):
+def test_kernels_are_those_of_scikit_learn():
     z = rows(7)  # 21 pairs: one median, where torch takes the lower of two
     x = z.numpy()
     mean = float((x**2).sum(1).mean())
@@ -59,7 +43,7 @@ def test_kernels_are_those_of_scikit_learn(kernels: Any):
 
 
 @pytest.mark.parametrize("kernel", ["inner", "cosine", "polynomial", "rbf"])
-def test_alignment_is_one_for_the_same_samples_at_any_scale_and_rotation_and_has_a_gradient(kernels: Any, kernel: str):
+def test_alignment_is_one_for_the_same_samples_at_any_scale_and_rotation_and_has_a_gradient(kernel: str):
     z, other = rows(), rows(seed=1)
     turn, _ = torch.linalg.qr(rows(5, 5, seed=2))
     matrix = kernels.kernel_matrix(z, kernel)
@@ -74,7 +58,7 @@ def test_alignment_is_one_for_the_same_samples_at_any_scale_and_rotation_and_has
     assert 0 < student.grad.norm() < float("inf")
 
 
-def test_a_constant_batch_has_no_alignment_and_no_infinite_gradient(kernels: Any):
+def test_a_constant_batch_has_no_alignment_and_no_infinite_gradient():
     for kernel in ("inner", "cosine", "polynomial", "rbf"):
         student = torch.ones(4, 3, requires_grad=True)
         (
@@ -84,33 +68,33 @@ def test_a_constant_batch_has_no_alignment_and_no_infinite_gradient(kernels: Any
         assert student.grad.isfinite().all(), kernel
 
 
-def test_a_kernel_trains_and_an_unknown_one_is_refused(kernels: Any):
+def test_a_kernel_trains_and_an_unknown_one_is_refused():
     links = {**FIVE["features"], "distance": "none"}
-    first = train(recipe(links, {"use": "kernels:KernelSimilarity", "kernel": "rbf"}), write=False)
+    first = train(recipe(links, {"use": f"{KERNELS}:KernelSimilarity", "kernel": "rbf"}), write=False)
     assert first.summary["metrics"]["test"]["accuracy"] > 0
     with pytest.raises(StillhouseError, match="kernel"):
-        prepare(recipe(links, {"use": "kernels:KernelSimilarity", "kernel": "gauss"}), write=False)
+        prepare(recipe(links, {"use": f"{KERNELS}:KernelSimilarity", "kernel": "gauss"}), write=False)
 
 
-def test_gram_errors_and_the_effective_rank_are_their_definitions(observing: Any):
+def test_gram_errors_and_the_effective_rank_are_their_definitions():
     z = rows(8, 4)
     isometry = torch.linalg.qr(rows(6, 4, seed=1)).Q
-    assert observing.gram_error(z, z @ isometry.T) < 1e-12
-    assert observing.gram_error(z, 2 * z) == pytest.approx(3.0)
-    assert observing.gram_angle(z, 2 * z) == pytest.approx(0.0, abs=1e-12)
+    assert observers.gram_error(z, z @ isometry.T) < 1e-12
+    assert observers.gram_error(z, 2 * z) == pytest.approx(3.0)
+    assert observers.gram_angle(z, 2 * z) == pytest.approx(0.0, abs=1e-12)
     orthogonal = torch.eye(4, dtype=torch.float64) - 0.25
-    assert observing.effective_rank(orthogonal) == pytest.approx(3.0, abs=1e-6)
-    assert observing.effective_rank(torch.outer(torch.arange(5.0), torch.ones(3)).double()) == pytest.approx(
+    assert observers.effective_rank(orthogonal) == pytest.approx(3.0, abs=1e-6)
+    assert observers.effective_rank(torch.outer(torch.arange(5.0), torch.ones(3)).double()) == pytest.approx(
         1.0, abs=1e-6
     )
 
 
-def test_observers_change_nothing_and_log_what_they_see(observing: Any, tmp_path: Path):
+def test_observers_change_nothing_and_log_what_they_see(tmp_path: Path):
     plugins = [FIVE["features"], {"use": "projector", "kind": "orthogonal"}, FIVE["spectral"]]
     watching = [
-        {"use": "observing:Similarity", "name": "look"},
-        {"use": "observing:Rank", "name": "rank", "layer": "body"},
-        {"use": "observing:GradientCosines", "name": "angle", "every": 2},
+        {"use": f"{OBSERVERS}:Similarity", "name": "look"},
+        {"use": f"{OBSERVERS}:Rank", "name": "rank", "layer": "body"},
+        {"use": f"{OBSERVERS}:GradientCosines", "name": "angle", "every": 2},
     ]
     plain = train(recipe(*plugins), out=tmp_path / "plain")
     watched = train(recipe(*plugins, *watching, run__log_every=1), out=tmp_path / "watched")
@@ -127,10 +111,10 @@ def test_observers_change_nothing_and_log_what_they_see(observing: Any, tmp_path
     assert all(-1 <= value <= 1 for value in angles.values())
 
 
-def test_the_cosine_of_two_terms_is_that_of_their_gradients_written_out(observing: Any):
+def test_the_cosine_of_two_terms_is_that_of_their_gradients_written_out():
     training = prepare(
         recipe(
-            FIVE["features"], {"use": "projector"}, {"use": "observing:GradientCosines", "name": "angle", "every": 1}
+            FIVE["features"], {"use": "projector"}, {"use": f"{OBSERVERS}:GradientCosines", "name": "angle", "every": 1}
         ),
         write=False,
     )
@@ -171,7 +155,7 @@ def draw(root: Path, character: str, drawings: int) -> None:
         Image.fromarray(pixels).convert("1").save(folder / f"{place:02}.png")
 
 
-def test_characters_are_split_by_who_drew_them_and_alphabets_can_be_left_out(characters: Any, tmp_path: Path):
+def test_characters_are_split_by_who_drew_them_and_alphabets_can_be_left_out(tmp_path: Path):
     for name in ("Beta/b1", "Alpha/a2", "Alpha/a1", "Known/k1"):
         draw(tmp_path, name, 4)
     found = characters(str(tmp_path), "set", train=3, size=4, leave_out=["Known"])
@@ -185,7 +169,7 @@ def test_characters_are_split_by_who_drew_them_and_alphabets_can_be_left_out(cha
     assert held_out[0, 0].tolist() == [[0] * 4, [127] * 4, [0] * 4, [0] * 4]
 
 
-def test_characters_that_are_not_there_or_too_few_are_named(characters: Any, tmp_path: Path):
+def test_characters_that_are_not_there_or_too_few_are_named(tmp_path: Path):
     draw(tmp_path, "Alpha/a1", 2)
     with pytest.raises(StillhouseError, match=r"data.args.root: there is no folder .*/other"):
         characters(str(tmp_path), "other", train=1, size=4)

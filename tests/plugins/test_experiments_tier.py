@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import json
 import tarfile
@@ -15,16 +14,23 @@ import pytest
 import tomli_w
 from PIL import Image
 from support import FEATURES, TESTS, tables
+from support.experiments import make_home, save_plan
 
 from stillhouse import StillhouseError
+from stillhouse.cli import main
 from stillhouse.data import load_data
 from stillhouse.experiments import ablation
+from stillhouse_experiments import pack as packs
+from stillhouse_experiments import page
+from stillhouse_experiments.choices import taken
+from stillhouse_experiments.home import Home
+from stillhouse_experiments.runner import Limits
+from stillhouse_experiments.tier import table, tier
 
-ROOT = Path(__file__).parents[1]
-NAMES = ("_plan", "_tuning", "_page", "_full", "run", "pack")
+ROOT = Path(__file__).parents[2]
 PLAN: dict[str, Any] = {
     "title": "Tiny",
-    "recipe": "tiny.toml",
+    "recipe": "recipes/tiny.toml",
     "metric": "test/accuracy",
     "seeds": 2,
     "reference": "none",
@@ -38,47 +44,40 @@ PLACE = "<!-- results: plan-full -->\nNot run yet: needs a GPU.\n<!-- end -->\n"
 
 
 @pytest.fixture
-def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The modules beside ``run.py``, by name, with a plan, a tier and a page in ``tmp_path``."""
-    monkeypatch.syspath_prepend(str(ROOT / "docs/experiments"))
-    found = {name: importlib.import_module(name) for name in NAMES}
-    monkeypatch.setattr(found["_plan"], "PLANS", tmp_path)
-    monkeypatch.setattr(found["_full"], "FULL", tmp_path / "full.toml")
-    monkeypatch.setattr(found["run"], "HERE", tmp_path)
-    monkeypatch.setattr(found["_page"], "machine", lambda: "none")
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """A folder of experiments with a plan, a tier and a page."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.toml").write_text(tomli_w.dumps(tables()), encoding="utf-8")
-    (tmp_path / "page.md").write_text(PLACE)
-    save(tmp_path / "plan.toml", PLAN)
-    save(tmp_path / "full.toml", {"experiments": [{"name": "plan", "minutes": 5, "seeds": 3}]})
-    return found
+    monkeypatch.setattr(page, "machine", lambda: "none")
+    home = make_home(tables())
+    (home.folder / "page.md").write_text(PLACE)
+    save_plan(home, PLAN)
+    save_tier(home, {"name": "plan", "minutes": 5, "seeds": 3})
+    return home
 
 
-def save(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(tomli_w.dumps(content), encoding="utf-8")
+def save_tier(home: Home, *entries: dict[str, Any]) -> None:
+    home.tier.write_text(tomli_w.dumps({"experiments": list(entries)}), encoding="utf-8")
 
 
-def full(scripts: Any, *more: str) -> int:
-    code: int = scripts["run"].main(["--tier", "full", "--pages", ".", "--set", "run.device=cpu", "--jobs", "1", *more])
-    return code
+def full(*more: str) -> int:
+    return main(["experiment", "--tier", "full", "--set", "run.device=cpu", "--jobs", "1", *more])
 
 
 def summaries() -> dict[str, str]:
     return {str(path): path.read_text() for path in Path("runs").rglob("summary.json")}
 
 
-def test_every_experiment_of_the_tier_is_a_plan_and_has_a_place(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(ROOT / "docs/experiments"))
-    module = importlib.import_module("_full")
-    page = (ROOT / "docs/experiments/full.md").read_text(encoding="utf-8")
-    entries = module.tier()
-    places = [page.index(f"<!-- results: {entry.block} -->\n") for entry in entries]
+def test_every_experiment_of_the_tier_is_a_plan_and_has_a_place():
+    real = Home(ROOT / "docs/experiments", ROOT / "docs/experiments")
+    written = (real.pages / "full.md").read_text(encoding="utf-8")
+    entries = tier(real)
+    places = [written.index(f"<!-- results: {entry.block} -->\n") for entry in entries]
     assert places == sorted(places)
     for entry in entries:
-        experiment = entry.experiment(Path("out"), None, [])
+        experiment = entry.experiment(real, Path("out"))
         assert {run.recipe.run.device for run in experiment.plan.runs()} == {"cuda"}
         assert experiment.plan.folder == Path("out") / entry.block
-    assert module.table() in page, "python docs/experiments/run.py --tier full --list writes it"
+    assert table(real) in written, "stillhouse experiment --tier full --list writes it"
 
 
 @pytest.mark.parametrize(
@@ -87,72 +86,85 @@ def test_every_experiment_of_the_tier_is_a_plan_and_has_a_place(monkeypatch: pyt
         ([{"name": "plan", "minutes": 2, "seed": 3}], "unknown key 'seed'.*'seeds'"),
         ([{"name": "plan", "minutes": 2}, {"name": "plan", "minutes": 2}], "'plan' is there twice"),
         ([{"name": "plan", "minutes": 20.5}], "20.5 minutes, and all together may take 20"),
+        ([{"name": "plan", "minutes": 2, "jobs": 0}], "jobs: must be >= 1, got 0"),
     ],
 )
-def test_what_is_wrong_with_the_tier_is_named(scripts: Any, tmp_path: Path, change: Any, message: str):
-    save(tmp_path / "full.toml", {"experiments": change})
-    with pytest.raises(StillhouseError, match=message):
-        scripts["_full"].tier()
+def test_what_is_wrong_with_the_tier_is_named(home: Home, change: Any, message: str):
+    save_tier(home, *change)
+    with pytest.raises(StillhouseError, match=f"docs/experiments/full.toml: .*{message}"):
+        tier(home)
 
 
-def test_bad_names_and_machines_are_refused(scripts: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert full(scripts, "plane") == 2
-    assert "error: the full tier has no 'plane' (did you mean 'plan'?)" in capsys.readouterr().err
-    assert (tmp_path / "page.md").read_text() == PLACE
+def test_bad_names_and_absent_tiers_are_refused(home: Home, capsys: pytest.CaptureFixture[str]):
+    assert full("plane") == 2
+    assert (
+        "error: docs/experiments/full.toml: the full tier has no 'plane' (did you mean 'plan'?)"
+        in capsys.readouterr().err
+    )
+    assert (home.pages / "page.md").read_text() == PLACE
+    home.tier.unlink()
+    assert full() == 2
+    assert "error: docs/experiments/full.toml: cannot be read" in capsys.readouterr().err
+
+
+def test_the_list_of_the_tier_is_written_into_its_page(home: Home, capsys: pytest.CaptureFixture[str]):
+    written = home.pages / "page.md"
+    written.write_text("<!-- results: full-tier -->\n<!-- end -->\n")
+    assert full("--list") == 0
+    assert "| plan | 3 seeds | 8 | 5 | none |" in written.read_text()
+    assert "| plan | 3 seeds | 8 | 5 | none |" in capsys.readouterr().out
 
 
 def test_no_run_is_begun_when_time_is_over_and_the_next_call_goes_on(
-    scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    assert full(scripts, "--minutes", "0") == 0
+    assert full("--minutes", "0") == 0
     assert not summaries()
     assert "0 of 6 runs are finished; the same command goes on" in capsys.readouterr().err
-    assert "Not run to an end yet: 0 of 6 runs are finished." in (tmp_path / "page.md").read_text()
+    assert "Not run to an end yet: 0 of 6 runs are finished." in (home.pages / "page.md").read_text()
 
     def until_after(runs: int) -> None:
         # No teacher is trained here: time is looked at once for each of the 6 runs by the teachers' walk, then by the runs'.
         clock = itertools.count()
-        monkeypatch.setattr(scripts["run"], "_until", lambda minutes: 6 + runs)
+        monkeypatch.setattr(Limits, "of", classmethod(lambda cls, jobs, _: cls(jobs, 6 + runs)))
         monkeypatch.setattr(ablation, "time", SimpleNamespace(monotonic=lambda: next(clock)))
 
     monkeypatch.setattr(ablation, "_train_teachers", lambda runs, progress: list(runs))
     with monkeypatch.context() as patch:
         until_after(5)
-        assert full(scripts) == 0
+        assert full() == 0
         patch.undo()
     before = summaries()
     assert len(before) == 5, "two whole seeds, and one arm of the third"
-    text = (tmp_path / "page.md").read_text()
+    text = (home.pages / "page.md").read_text()
     assert "Seeds 3 to 4." in text
     assert "Not finished yet: 3 seeds are planned." in text
-    assert json.loads(Path("results/plan-full.json").read_text())["missing"] == []
-    monkeypatch.setattr(scripts["run"], "_until", lambda minutes: None)
-    assert full(scripts) == 0
+    assert json.loads((home.results / "plan-full.json").read_text())["missing"] == []
+    monkeypatch.setattr(Limits, "of", classmethod(lambda cls, jobs, _: cls(jobs, None)))
+    assert full() == 0
     after = summaries()
     assert len(after) == 6
     assert before.items() <= after.items(), "finished runs are kept as they were"
-    text = (tmp_path / "page.md").read_text()
+    text = (home.pages / "page.md").read_text()
     assert "Seeds 3 to 5." in text
     assert "Not finished" not in text
-    assert "`python docs/experiments/run.py --tier full plan --jobs 1 --set 'run.device=cpu'`" in text
+    assert "`stillhouse experiment plan --tier full --jobs 1 --set run.device=cpu`" in text
 
 
-def test_what_the_small_tier_chose_is_taken(scripts: Any, tmp_path: Path):
+def test_what_the_small_tier_chose_is_taken(home: Home, tmp_path: Path):
     arms = [PLAN["arms"][0], {**PLAN["arms"][1], "tune": TUNE}]
-    save(
-        tmp_path / "plan.toml",
-        {**PLAN, "arms": arms, "tuning": {"seeds": [1000], "shared": {"optimizer.lr": [0.1, 0.2]}}},
-    )
-    (entry,) = scripts["_full"].tier()
-    experiment = entry.experiment(tmp_path, None, [])
+    save_plan(home, PLAN, arms=arms, tuning={"seeds": [1000], "shared": {"optimizer.lr": [0.1, 0.2]}})
+    (entry,) = tier(home)
+    experiment = entry.experiment(home, tmp_path)
     numbers = tmp_path / "plan.json"
-    taken = scripts["_tuning"].taken
     assert taken(experiment, numbers) is None
     common = {"metric": "val/accuracy", "seeds": [1000], "tried": []}
     lr = {**common, "arm": "none", "shared": True, "chosen": {"optimizer.lr": 0.2}}
     weight = {**common, "arm": "one", "shared": False, "chosen": {"plugins.features.weight": 0.1}}
     numbers.write_text(json.dumps({"chosen": [lr, weight]}))
-    found, choices = taken(experiment, numbers)
+    given = taken(experiment, numbers)
+    assert given is not None
+    found, choices = given
     assert [choice.chosen for choice in choices] == [lr["chosen"], weight["chosen"]]
     assert {arm.recipe.optimizer.lr for arm in found.plan.arms} == {0.2}
     assert found.plan.arms[1].recipe.plugins[0]["weight"] == 0.1
@@ -165,7 +177,7 @@ def test_what_the_small_tier_chose_is_taken(scripts: Any, tmp_path: Path):
 
 
 @pytest.fixture
-def packed(scripts: Any, tmp_path: Path) -> Path:
+def packed(home: Home, tmp_path: Path) -> Path:
     """The folder of the data sets of a plan: a student on few of ``pics``, its teacher on few of ``more``."""
     root = tmp_path / "sets"
     generator = np.random.default_rng(0)
@@ -180,19 +192,28 @@ def packed(scripts: Any, tmp_path: Path) -> Path:
     more = {**few, "name": "folder:~/datasets/more", "per_class": 3, "subset_seed": 0}
     teacher = {key: value for key, value in tables(data=more, teacher=None).items() if key != "run"}
     teacher["run"] = {"name": "teacher", "epochs": 1, "base": str(TESTS)}
-    save(tmp_path / "tiny.toml", tables(data=few, teacher={"recipe": teacher}))
-    save(tmp_path / "full.toml", {"experiments": [{"name": "plan", "minutes": 1, "data": ["pics", "more"]}]})
+    recipe = tables(data=few, teacher={"recipe": teacher})
+    (home.plans / "recipes" / "tiny.toml").write_text(tomli_w.dumps(recipe), encoding="utf-8")
+    save_tier(home, {"name": "plan", "minutes": 1, "data": ["pics", "more"]})
     return root
 
 
-def test_a_pack_gives_the_same_samples_as_the_whole_set(scripts: Any, packed: Path, tmp_path: Path):
-    pack = scripts["pack"].main
+def pack(root: Path, to: str, *more: str) -> int:
+    return main(["experiment", "plan", "--data", str(root), "--pack", to, *more])
+
+
+def unpack(archive: str, root: str | Path) -> int:
+    return main(["experiment", "--unpack", archive, "--data", str(root)])
+
+
+def test_a_pack_gives_the_same_samples_as_the_whole_set(home: Home, packed: Path, tmp_path: Path):
     there = tmp_path / "there"
-    assert pack(["plan", "--root", str(packed), "--to", "plan.tar.gz"]) == 0
-    assert pack(["--unpack", "plan.tar.gz", "--root", str(there)]) == 0
-    (entry,) = scripts["_full"].tier()
+    assert pack(packed, "plan.tar.gz") == 0
+    assert unpack("plan.tar.gz", there) == 0
+    (entry,) = tier(home)
     read = 0
-    for run, other in zip(*(entry.experiment(tmp_path, None, [], r).plan.runs() for r in (packed, there)), strict=True):
+    runs = (entry.experiment(home, tmp_path).with_data(root).plan.runs() for root in (packed, there))
+    for run, other in zip(*runs, strict=True):
         pairs = [(run.recipe, other.recipe)]
         if run.recipe.teacher is not None:
             pairs.append(tuple(type(run.recipe).from_dict(r.recipe.teacher.recipe) for r in (run, other)))
@@ -215,22 +236,21 @@ def test_a_pack_gives_the_same_samples_as_the_whole_set(scripts: Any, packed: Pa
     assert len(full_size) <= 12 + 12 + 1 + 9 + 6 + 1
 
 
-def test_a_file_that_was_not_packed_cannot_be_read(scripts: Any, packed: Path, tmp_path: Path):
-    pack = scripts["pack"].main
-    assert pack(["plan", "--root", str(packed), "--to", "plan.tar.gz"]) == 0
-    assert pack(["--unpack", "plan.tar.gz", "--root", "there"]) == 0
-    (entry,) = scripts["_full"].tier()
-    recipe = entry.experiment(tmp_path, None, ["data.per_class=20"], tmp_path / "there").plan.runs()[0].recipe
+def test_a_file_that_was_not_packed_cannot_be_read(home: Home, packed: Path, tmp_path: Path):
+    assert pack(packed, "plan.tar.gz") == 0
+    assert unpack("plan.tar.gz", "there") == 0
+    (entry,) = tier(home)
+    experiment = entry.experiment(home, tmp_path, None, ["data.per_class=20"]).with_data(tmp_path / "there")
+    recipe = experiment.plan.runs()[0].recipe
     with pytest.raises(StillhouseError, match=r"there/pics/train/./..\.png"):
         load_data(recipe.data, seed=3, base=recipe.base)
 
 
-def test_what_another_pack_brought_stays(scripts: Any, packed: Path, tmp_path: Path):
-    pack = scripts["pack"].main
-    assert pack(["plan", "--root", str(packed), "--to", "a.tar.gz", "--set", "run.seed=50"]) == 0
-    assert pack(["plan", "--root", str(packed), "--to", "b.tar.gz"]) == 0
+def test_what_another_pack_brought_stays(home: Home, packed: Path, tmp_path: Path):
+    assert pack(packed, "a.tar.gz", "--set", "run.seed=50") == 0
+    assert pack(packed, "b.tar.gz") == 0
     for archive in ("a.tar.gz", "b.tar.gz"):
-        assert pack(["--unpack", archive, "--root", "there"]) == 0
+        assert unpack(archive, "there") == 0
     for archive in ("a.tar.gz", "b.tar.gz"):
         with tarfile.open(archive) as opened:
             names = [name for name in opened.getnames() if name != "listing.json"]
@@ -238,28 +258,29 @@ def test_what_another_pack_brought_stays(scripts: Any, packed: Path, tmp_path: P
 
 
 def test_bad_packs_are_refused(
-    scripts: Any, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    home: Home, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    pack = scripts["pack"].main
-
-    def refused(message: str, *arguments: str) -> None:
-        assert pack([*arguments]) == 2
+    def refused(message: str, code: int) -> None:
+        assert code == 2
         assert message in capsys.readouterr().err
 
-    ordinary = ("plan", "--root", str(packed), "--to", "plan.tar.gz")
     with monkeypatch.context() as patch:
-        patch.setattr(scripts["pack"], "LIMIT", 1000)
-        refused("MiB, 0.0 too many (more 0.0, pics 0.0) (lower data.per_class or data.limit", *ordinary)
-    save(tmp_path / "full.toml", {"experiments": [{"name": "plan", "minutes": 1, "data": ["pics"]}]})
-    refused("full.toml: plan: 'more' is read, and not among its `data`", *ordinary)
+        patch.setattr(packs, "LIMIT", 1000)
+        refused(
+            "MiB, 0.0 too many (more 0.0, pics 0.0) (lower data.per_class or data.limit", pack(packed, "plan.tar.gz")
+        )
+    save_tier(home, {"name": "plan", "minutes": 1, "data": ["pics"]})
+    refused("docs/experiments/full.toml: plan: 'more' is read, and not among its `data`", pack(packed, "plan.tar.gz"))
     assert not list(tmp_path.glob("plan.tar.gz*")), "nothing half-written"
-    refused("there is no folder", "plan", "--root", "nowhere")
-    refused("nothing.tar.gz: cannot be unpacked", "--unpack", "nothing.tar.gz")
+    refused("there is no folder", pack(tmp_path / "nowhere", "plan.tar.gz"))
+    refused("nothing.tar.gz: cannot be unpacked", unpack("nothing.tar.gz", "there"))
     with tarfile.open("other.tar.gz", "w:gz") as other:
-        other.add("page.md")
-    refused("other.tar.gz: has no listing", "--unpack", "other.tar.gz")
+        other.add(home.pages / "page.md")
+    refused("other.tar.gz: has no listing", unpack("other.tar.gz", "there"))
     Path("listing.json").write_text(json.dumps([["../evil", 3, 0]]))
     with tarfile.open("evil.tar.gz", "w:gz") as evil:
         evil.add("listing.json")
-    refused("names a file outside of its folder: '../evil'", "--unpack", "evil.tar.gz", "--root", "there")
+    refused("names a file outside of its folder: '../evil'", unpack("evil.tar.gz", "there"))
     assert not (tmp_path / "evil").exists()
+    refused("--pack: packs the files of one plan, got 0", main(["experiment", "--pack", "all.tar.gz"]))
+    refused("--unpack: takes no plan, got 'plan'", main(["experiment", "plan", "--unpack", "plan.tar.gz"]))
