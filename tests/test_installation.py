@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,13 @@ from support import FIVE, tables
 from stillhouse import Recipe
 
 ROOT = Path(__file__).parents[1]
-PLUGINS = sorted(p.parent.name for p in (ROOT / "plugins").glob("*/pyproject.toml"))
+PROJECTS = {
+    p.parent.name: tomllib.loads(p.read_text(encoding="utf-8"))["project"]
+    for p in (ROOT / "plugins").glob("*/pyproject.toml")
+}
+PARTS = sorted(PROJECTS)
+PLUGINS = [part for part in PARTS if "stillhouse.plugins" in PROJECTS[part]["entry-points"]]
+"""The parts that are methods; the others bring commands."""
 
 OUTSIDE = '''
 """A plugin by somebody else."""
@@ -123,7 +130,7 @@ def wheel(source: Path, into: Path) -> Path:
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The engine's and every first-party plugin's wheel."""
     into = tmp_path_factory.mktemp("wheels")
-    return {part: wheel(ROOT / part, into) for part in ("engine", *(f"plugins/{p}" for p in PLUGINS))}
+    return {part: wheel(ROOT / part, into) for part in ("engine", *(f"plugins/{p}" for p in PARTS))}
 
 
 def write_recipe(folder: Path, plugins: list[dict[str, Any]], teacher: bool = True) -> Path:
@@ -170,6 +177,25 @@ def test_parts_install_by_themselves_and_a_plugin_from_outside_joins_them(wheels
     environment.run("-m", "stillhouse.cli", "explain", str(path), "--plugins", "features,projector", cwd=tmp_path)
 
 
+def test_a_part_may_bring_a_command_which_is_in_nobodys_way_when_it_breaks(wheels: dict[str, Path], tmp_path: Path):
+    environment = Environment(tmp_path / "env")
+    environment.install(wheels["engine"])
+    assert "experiment" not in environment.run("-m", "stillhouse.cli", "--help").stdout
+    environment.install(wheels["plugins/experiments"])
+    done = environment.run("-m", "stillhouse.cli", "experiment", "--list", cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert "docs/experiments: there is no folder plans in it" in done.stderr
+    (environment.site / "stillhouse_experiments" / "command.py").write_text("import nothing_of_this_name")
+    text = environment.run("-m", "stillhouse.cli", "--help").stdout
+    assert "train a recipe's student" in text
+    assert "broken" in text
+    assert environment.plugins() == {}
+    done = environment.run("-m", "stillhouse.cli", "experiment", "--list", check=False)
+    assert done.returncode == 2
+    assert "nothing_of_this_name" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_uninstalling_any_plugin_leaves_the_others_working(wheels: dict[str, Path], tmp_path: Path):
     environment = Environment(tmp_path / "env")
     environment.install(*wheels.values())
@@ -205,7 +231,15 @@ def test_the_engine_imports_no_plugin_and_no_plugin_another(part: str):
         assert not foreign, f"{path} imports {foreign}"
 
 
-@pytest.mark.parametrize("part", PLUGINS)
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_requires_the_others_that_it_imports(part: str):
+    required = {text.partition(">")[0].strip().replace("-", "_") for text in PROJECTS[part]["dependencies"]}
+    for path in (ROOT / "plugins" / part / "src").rglob("*.py"):
+        foreign = {n for n in imports(path) if n.startswith("stillhouse_")} - {f"stillhouse_{part}"}
+        assert foreign <= required, path
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_plugins_use_nothing_private_of_the_engine(part: str):
     for path in (ROOT / "plugins" / part / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -216,5 +250,5 @@ def test_plugins_use_nothing_private_of_the_engine(part: str):
 def test_the_umbrella_names_every_part():
     text = (ROOT / "pyproject.toml").read_text()
     assert '"stillhouse @ {root:uri}/engine"' in text
-    for part in PLUGINS:
+    for part in PARTS:
         assert f'"stillhouse-{part} @ {{root:uri}}/plugins/{part}"' in text

@@ -12,6 +12,7 @@ from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,6 +21,10 @@ def _outside() -> dict[str, str]:
     """Pages by their place in the site, and the files they are made of, relative to the repository."""
     pages = {f"plugins/{p.parent.name}.md": f"plugins/{p.parent.name}/README.md" for p in _readmes()}
     return {**pages, "tour.md": "README.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
+
+
+_APPLICATION = "experiments"
+"""The distribution that brings a command and no method."""
 
 
 def _readmes() -> list[Path]:
@@ -33,9 +38,15 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         for title, entries in section.items():
             if title in ("Benchmarks", "Experiments"):
                 folder = docs / title.lower()
-                entries += [f"{folder.name}/{p.name}" for p in sorted(folder.glob("*.md")) if p.name != "index.md"]
+                listed = {
+                    path for entry in entries for path in (entry.values() if isinstance(entry, dict) else [entry])
+                }
+                every = (f"{folder.name}/{page.name}" for page in sorted(folder.glob("*.md")))
+                entries += [path for path in every if path not in listed]
+                if title == "Experiments":
+                    entries += [f"plugins/{_APPLICATION}.md"]
             elif title == "Methods":
-                entries += [f"plugins/{p.parent.name}.md" for p in _readmes()]
+                entries += [f"plugins/{p.parent.name}.md" for p in _readmes() if p.parent.name != _APPLICATION]
     nav: Any = config.nav
     nav.insert(1, {"Five minutes": "tour.md"})
     nav += [{"Project": [{"Contributing": "contributing.md"}, {"Change log": "changelog.md"}]}]
@@ -50,15 +61,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Turn links to files outside docs/ into links to their pages; pages that have such links lie in docs/ itself."""
-    return _to_pages(markdown, "../")
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Turn links to files outside docs/ into links to their pages."""
+    return _to_pages(markdown, "../", "../" * page.file.src_uri.count("/"))
 
 
-def _to_pages(markdown: str, root: str) -> str:
-    """Links to files outside docs/, which ``root`` leads to, as links to their pages."""
+def _to_pages(markdown: str, root: str, top: str = "") -> str:
+    """Links to files outside docs/, which ``top`` and then ``root`` lead to, as links to their pages below ``top``."""
     for page, source in _outside().items():
-        markdown = markdown.replace(f"]({root}{source}", f"]({page}")
+        markdown = markdown.replace(f"]({top}{root}{source}", f"]({top}{page}")
     return markdown
 
 

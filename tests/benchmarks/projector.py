@@ -11,67 +11,15 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Callable
 
 import torch
 from _bench import interleaved, ratio, report
-from torch import Tensor
 
-from stillhouse_projector import Projectors, haar, make_map, orthogonality_error
+from stillhouse_experiments.figures.maps import ROWS, orthogonality_after, step_of
 
-ROWS = 256
 SIZES = [(128, 512), (384, 768), (768, 768), (768, 1024), (512, 2048)]
 MAIN = (384, 768)
 LIMIT, ERROR = 3.5, 1e-5
-
-
-def make(name: str, d_s: int, d_t: int) -> Projectors:
-    """``linear``, or the orthogonal map of that name."""
-    kind = "linear" if name == "linear" else "orthogonal"
-    orthogonal_map = "retraction" if name == "linear" else name
-    return Projectors({"a": make_map(kind, d_s, d_t, orthogonal_map=orthogonal_map)}, {"a": d_s})
-
-
-def step_of(name: str, d_s: int, d_t: int) -> Callable[[], None]:
-    """One training step as a run does it, student features with gradient."""
-    project = make(name, d_s, d_t)
-    optimizer = torch.optim.AdamW(project.parameters(), lr=1e-3, weight_decay=0.0)
-    student, teacher = torch.randn(ROWS, d_s, requires_grad=True), torch.randn(ROWS, d_t)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        student.grad = None
-        (project("a", student) - teacher).square().mean().backward()
-        optimizer.step()
-        project.retract()
-
-    return step
-
-
-def orthogonality_after(name: str, lr: float, steps: int, size: tuple[int, int], rows: int = 64) -> tuple[float, float]:
-    """max |P^T P - I| after training with weight decay 0.05 on the projection, and the largest on the way."""
-    torch.manual_seed(0)
-    d_s, d_t = size
-    project = make(name, d_s, d_t)
-    target = haar(d_t, d_s)
-    optimizer = torch.optim.AdamW(project.parameters(), lr=lr, weight_decay=0.05)
-    worst = torch.zeros((), dtype=torch.float64)
-    for i in range(steps):
-        z = torch.randn(rows, d_s)
-        wanted = z @ target.mT + 0.3 * torch.randn(rows, d_t)
-        optimizer.zero_grad()
-        (project("a", z) - wanted).square().mean().backward()
-        optimizer.step()
-        project.retract()
-        if i < 10 or i % 50 == 0:
-            worst = torch.maximum(worst, _error(project))
-    last = _error(project)
-    return last.item(), torch.maximum(worst, last).item()
-
-
-def _error(project: Projectors) -> Tensor:
-    with torch.no_grad():
-        return orthogonality_error(next(iter(project.maps.values())).weight)
 
 
 def row(size: tuple[int, int], name: str, seconds: dict[str, list[float]]) -> list[object]:

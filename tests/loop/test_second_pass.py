@@ -27,12 +27,12 @@ class Again(Plugin):
     seen: ClassVar[list[dict[str, Any]]] = []
 
     @hookimpl
-    def add_taps(self, run):
+    def add_taps(self, assembly):
         return [Tap("student", "body"), Tap("teacher", "body")]
 
     @hookimpl
-    def build(self, run):
-        return nn.ModuleDict({"peer": copy.deepcopy(run.student).requires_grad_(False)})
+    def build(self, assembly):
+        return nn.ModuleDict({"peer": copy.deepcopy(assembly.student).requires_grad_(False)})
 
     def _call(self, step):
         which = step.module(self)["peer"] if self.which == "own" else self.which
@@ -226,8 +226,8 @@ def test_a_teacher_that_leaves_since_its_caller_does_not_require_it_is_refused()
         requires = ("teacher",)
 
         @hookimpl
-        def build(self, run):
-            run.release_teacher(self)
+        def build(self, assembly):
+            assembly.release_teacher(self)
 
     with pytest.raises(
         StillhouseError, match=r"'done' has no more use for it \(a plugin that calls the teacher in steps"

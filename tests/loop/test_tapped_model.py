@@ -97,12 +97,12 @@ def test_a_plugins_copy_of_the_student_is_not_read_as_the_student():
         weight: Weight = 1.0
 
         @hookimpl
-        def add_taps(self, run):
+        def add_taps(self, assembly):
             return [Tap("student", "body")]
 
         @hookimpl
-        def build(self, run):
-            return copy.deepcopy(run.student)
+        def build(self, assembly):
+            return copy.deepcopy(assembly.student)
 
         @hookimpl
         def losses(self, step):
@@ -126,17 +126,17 @@ class Failing(Plugin):
     weight: Weight = 1.0
 
     @hookimpl
-    def add_taps(self, run):
+    def add_taps(self, assembly):
         return [Tap("student", "body"), Tap("teacher", "body")]
 
     @hookimpl
-    def build(self, run):
+    def build(self, assembly):
         if self.hook == "build":
             raise StillhouseError("on purpose")
         return nn.Linear(1, 1)
 
     @hookimpl
-    def optimizer_options(self, run):
+    def optimizer_options(self, assembly):
         if self.hook == "optimizer_options":
             raise StillhouseError("on purpose")
         return {}
@@ -179,11 +179,11 @@ def test_taps_leave_a_student_that_was_measured(tmp_path: Path):
         """Taps the student, and gives a metric, so that measuring builds it."""
 
         @hookimpl
-        def add_taps(self, run):
+        def add_taps(self, assembly):
             return [Tap("student", "body")]
 
         @hookimpl
-        def metrics(self, run):
+        def metrics(self, assembly):
             return {}
 
     trained = train(recipe(run__epochs=1), student=TinyNet(), plugins=[Measuring()], out=tmp_path / "run")

@@ -19,7 +19,7 @@ from stillhouse.registry.plugins import load
 
 FIVE = {**FIVE, "tcs": {"use": "tcs", "layer": "dropout"}, "cache": {"use": "cache"}}
 ROOT = Path(__file__).parents[2] / "plugins"
-PLUGINS = sorted(p.parent.name for p in ROOT.glob("*/pyproject.toml"))
+PLUGINS = sorted(p.parent.name for p in ROOT.glob("*/pyproject.toml") if "stillhouse.plugins" in p.read_text())
 
 
 def hooks_of(cls: type[Plugin]) -> list[str]:

@@ -87,7 +87,7 @@ class Watching(Plugin):
     draws: bool = False
 
     @hookimpl
-    def metrics(self, run):
+    def metrics(self, assembly):
         return {"mine": Accuracy(lambda s: (s["output"], s["target"]))}
 
     @hookimpl

@@ -94,9 +94,9 @@ def test_a_run_is_the_same_whether_its_teacher_was_found_or_trained_for_it():
         """Begins at the teacher's features."""
 
         @hookimpl
-        def build(self, run: Any) -> nn.Module:
+        def build(self, assembly: Any) -> nn.Module:
             module = nn.Module()
-            module.register_buffer("mean", run.features["teacher"]["body"].mean((0, 2, 3)))
+            module.register_buffer("mean", assembly.features["teacher"]["body"].mean((0, 2, 3)))
             return module
 
     from stillhouse_features import Features

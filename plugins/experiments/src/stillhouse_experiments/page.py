@@ -1,0 +1,141 @@
+"""An experiment's part of a page: tables of its runs, a plot, and the numbers as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import attrs
+
+from stillhouse.experiments.ablation import table_of
+from stillhouse.experiments.comparison import Comparison, compare_groups
+from stillhouse.experiments.plan import Plan
+from stillhouse.experiments.statistics import Difference, holm, paired_difference
+from stillhouse.experiments.tables import to_markdown
+from stillhouse_experiments.choices import Choice
+from stillhouse_experiments.drawing import draw_differences
+from stillhouse_experiments.experiment import Experiment
+from stillhouse_experiments.home import Home
+from stillhouse_experiments.machine import machine
+from stillhouse_experiments.teachers import probed, teachers_line
+
+__all__ = ["choice_lines", "compared", "compared_pairs", "pair_lines", "write"]
+
+Pair = tuple[str, str, Difference, float | None]
+"""Two arms, their difference, and its p value after Holm's correction."""
+
+
+def compared(experiment: Experiment, failed: dict[int, str]) -> Comparison:
+    """The table of all arms against their references."""
+    found = table_of(experiment.plan, metric=experiment.metric, failed=failed)
+    arms = [*experiment.plan.arms, *(arm for arm, _ in experiment.probes)]
+    references = {arm.name: experiment.reference_of(arm) for arm in arms}
+    groups = [
+        attrs.evolve(group, columns={}, against={experiment.reference: references[group.name]})
+        for group in sorted(
+            [*(row.group for row in found.rows), *probed(experiment)], key=lambda g: experiment.order.index(g.name)
+        )
+    ]
+    return compare_groups(experiment.metric, groups, (), found.missing)
+
+
+def compared_pairs(experiment: Experiment, comparison: Comparison) -> list[Pair]:
+    """The plan's further pairs, those of which both arms have run."""
+    values = {row.group.name: row.group.values for row in comparison.rows}
+    found = []
+    for first, second in experiment.pairs:
+        seeds = sorted(values[first].keys() & values[second].keys())
+        if len(seeds) > 1:
+            a, b = [values[first][s] for s in seeds], [values[second][s] for s in seeds]
+            found.append((first, second, paired_difference(a, b, comparisons=len(experiment.pairs))))
+    adjusted = holm([difference.p for _, _, difference in found])
+    return [(a, b, difference, p) for (a, b, difference), p in zip(found, adjusted, strict=True)]
+
+
+def pair_lines(pairs: list[Pair]) -> list[str]:
+    """The table of the pairs; nothing where there are none."""
+    if not pairs:
+        return []
+    rows = [
+        f"| {a} | {b} | {d.mean:+.4f} [{d.low:+.4f}, {d.high:+.4f}]{' *' if p is not None and p < 0.05 else ''} "
+        f"| {d.detectable:.4f} |"
+        for a, b, d, p in pairs
+    ]
+    note = f"*: p < 0.05 after Holm's correction for the {len(pairs)} comparisons of this table."
+    return ["| arm | less | paired [95%] | detectable |", "|---|---|---|---|", *rows, "", note, ""]
+
+
+def choice_lines(choices: list[Choice]) -> list[str]:
+    """The table of the chosen values; nothing where none were."""
+    if not choices:
+        return []
+    seeds = ", ".join(map(str, choices[0].seeds))
+    lines = [
+        f"Chosen before, by the mean of `{choices[0].metric}` over the seeds {seeds}, which are not reported; these runs "
+        "did not measure the test split:",
+        "",
+        "| arm | option | tried | chosen |",
+        "|---|---|---|---|",
+    ]
+    return [*lines, *(choice.line() for choice in choices), ""]
+
+
+def write(
+    home: Home,
+    experiment: Experiment,
+    comparison: Comparison,
+    choices: list[Choice],
+    tuning: list[Plan],
+    jobs: int,
+    command: str,
+    *,
+    minutes: float | None = None,
+    note: str = "",
+) -> str:
+    """The tables into their page, the numbers as JSON, and the plot.
+
+    Args:
+        home: of pages and results.
+        experiment: as it was run.
+        comparison: its table.
+        choices: the values chosen before.
+        tuning: the plans of the runs that chose it.
+        jobs: how many ran at a time.
+        command: that made it.
+        minutes: how long that took by the clock, with all that is around the training; None where that is not known.
+        note: anything else to be known of these runs.
+
+    Returns:
+        The text that went into the page.
+    """
+    seeds, pairs = experiment.plan.seeds, compared_pairs(experiment, comparison)
+    told = f"{_spent([experiment.plan])} of training in all"
+    if tuning:
+        told += f", and {_spent(tuning)} to choose values"
+    told += f", {jobs} at a time"
+    if minutes is not None:
+        told += f": {minutes:.1f} minutes by the clock, with all that is around it"
+    lines = [
+        f"### {experiment.title}",
+        "",
+        f"Command: `{command}`. Seeds {seeds[0]} to {seeds[-1]}. Machine: {machine()}. {told}.{note and f' {note}'}",
+        "",
+        *([about, ""] if (about := teachers_line(experiment)) else []),
+        *choice_lines(choices),
+        to_markdown(comparison),
+        *pair_lines(pairs),
+    ]
+    picture = f"![Differences by arm, paired by seed](results/{experiment.name}.png)"
+    text = "\n".join([*lines, picture])
+    home.put(experiment.name, text)
+    tables: dict[str, Any] = comparison.to_dict()
+    tables["pairs"] = [{"arm": a, "less": b, **attrs.asdict(d), "p_adjusted": p} for a, b, d, p in pairs]
+    tables["chosen"] = [attrs.asdict(choice) for choice in choices]
+    (home.results / f"{experiment.name}.json").write_text(json.dumps(tables, indent=1), encoding="utf-8")
+    draw_differences(experiment, comparison, home.results / f"{experiment.name}.png")
+    return text
+
+
+def _spent(plans: list[Plan]) -> str:
+    found = [summary for plan in plans for run in plan.runs() if (summary := run.summary()) is not None]
+    return f"{len(found)} runs, {sum(summary['seconds'] for summary in found) / 60:.1f} minutes"

@@ -1,0 +1,1 @@
+"""Plugins and data sets that plans and their recipes name by import path: ``stillhouse_experiments.recipes.kernels:KernelSimilarity``."""

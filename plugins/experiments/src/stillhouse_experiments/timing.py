@@ -1,0 +1,59 @@
+"""Timing of functions side by side in one process, on one thread."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+__all__ = ["interleaved", "ratio", "steady_allocator"]
+
+
+def steady_allocator() -> None:
+    """Have glibc keep freed memory: giving it back and faulting it in again takes a third of a small CNN's step, at random."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library has other habits
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+        libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
+
+
+def interleaved(
+    cases: Mapping[str, Callable[[], object]], *, repeats: int = 7, calls: int = 1, warmup: int = 2
+) -> dict[str, list[float]]:
+    """Seconds per call of each case, ``repeats`` values each: in every turn all of them, in random order.
+
+    One thread: the ratios of values taken in the same turn hold when the machine's speed drifts.
+
+    Args:
+        cases: functions to time, by name.
+        repeats: turns.
+        calls: calls that one value is the mean of; raise it where a call takes less than a millisecond.
+        warmup: calls of each case before the first turn.
+    """
+    torch.set_num_threads(1)
+    steady_allocator()
+    for case in cases.values():
+        for _ in range(warmup):
+            case()
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    order = list(cases.items())
+    shuffle = random.Random(0).shuffle  # noqa: S311 - an order, no secret
+    for _ in range(repeats):
+        shuffle(order)  # what ran just before leaves its mark on the caches: on every case alike
+        for name, case in order:
+            start = time.perf_counter()
+            for _ in range(calls):
+                case()
+            seconds[name].append((time.perf_counter() - start) / calls)
+    return seconds
+
+
+def ratio(seconds: Mapping[str, Sequence[float]], over: str, under: str) -> tuple[float, float, float]:
+    """Minimum, median and maximum of ``over / under`` turn by turn."""
+    ratios = sorted(a / b for a, b in zip(seconds[over], seconds[under], strict=True))
+    return ratios[0], statistics.median(ratios), ratios[-1]
