@@ -9,7 +9,7 @@ import pytest
 from ignite.engine import Events
 from support import FIVE, TESTS, recipe, same_state, with_scores
 
-from stillhouse import Run, StillhouseError, prepare, train
+from stillhouse import Plugin, Run, StillhouseError, hookimpl, plugin, prepare, train
 from stillhouse.cli import main
 from stillhouse.training.evaluation import Evaluation
 
@@ -48,8 +48,17 @@ def test_a_task_whose_score_is_to_fall(monkeypatch):
 
 def test_scores_from_before_the_student_is_what_the_method_makes_of_it_do_not_count():
     """They are another model's, and what comes after may well be worse."""
-    training = prepare(recipe(teacher=None, run__epochs=6, early_stopping={"patience": 2}), write=False)
-    training.assembly.exclude_from_best_until(9)
+
+    @plugin
+    class Settling(Plugin):
+        """The student is the method's from the ninth step on."""
+
+        @hookimpl
+        def build(self, assembly):
+            assembly.exclude_from_best_until(9)
+
+    tables = recipe(teacher=None, run__epochs=6, early_stopping={"patience": 2})
+    training = prepare(tables, plugins=[Settling()], write=False)
     with_scores(training, [0.9, 0.9, 0.2, 0.3, 0.3, 0.3])
     assert training.fit().summary["stopped"]["epoch"] == 6
 

@@ -35,13 +35,13 @@ class SingularValues(Plugin):
     @hookimpl
     def started(self, run: Run) -> None:
         """Begin the file anew, unless the run goes on."""
-        if run.writes and run.trainer.state.iteration == 0:
+        if run.writes and run.folder is not None and run.trainer.state.iteration == 0:
             (run.folder / FILE).unlink(missing_ok=True)
 
     @hookimpl
     def losses_computed(self, run: Run, step: Step) -> None:
         """The links are as the projector has left them; P is as the last step has left it."""
-        if not run.writes or step.iteration % self.every:
+        if not run.writes or run.folder is None or step.iteration % self.every:
             return
         (link, *others) = step.links.values()
         if others:
