@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import os
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from xml.etree import ElementTree
 
 import attrs
 import pytest
@@ -25,6 +27,7 @@ import torch
 
 from stillhouse import Recipe, prepare, train
 from stillhouse.cli import main
+from stillhouse.cli.common import overrides_of
 from stillhouse.cli.parser import make_parser
 from stillhouse.config.recipe import CheckpointSpec, DistributedSpec, OptimizerSpec, RunSpec, TeacherSpec
 from stillhouse.config.run_options import CompileArgs, EarlyStoppingSpec, EmaSpec, SpeedSpec
@@ -126,7 +129,7 @@ def hooks_list(group: type) -> str:
 
 def help_text(*command: str) -> str:
     """What ``--help`` prints at 80 columns."""
-    parser = make_parser()
+    parser = makemake_parser()
     for word in command:
         choices = next(a.choices for a in parser._actions if isinstance(a.choices, dict))
         parser = choices[word]
@@ -239,7 +242,7 @@ def test_every_hook_stands_there_with_its_exact_arguments():
 
 def test_the_commands_page_has_every_command():
     text = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
-    (commands,) = [a.choices for a in make_parser()._actions if isinstance(a.choices, dict)]
+    (commands,) = [a.choices for a in makemake_parser()._actions if isinstance(a.choices, dict)]
     assert all(f"<!-- generated: help {name} -->" in text for name in commands)
 
 
@@ -282,8 +285,11 @@ def install(make: Callable[..., Path], page: str, part: str, use: str) -> str:
 
 @pytest.fixture
 def documented_plugins(fake_distribution: Callable[..., Path]) -> Iterator[dict[str, str]]:
-    """The plugins that the README and the tutorial write, installed."""
-    places = {"similarity": ("README.md", "class Similarity"), "center": ("docs/writing-a-plugin.md", "class Center(")}
+    """The plugins that the first run and the tutorial write, installed."""
+    places = {
+        "similarity": ("docs/first-run.md", "class Similarity"),
+        "center": ("docs/writing-a-plugin.md", "class Center("),
+    }
     yield {use: install(fake_distribution, page, part, use) for use, (page, part) in places.items()}
     for use in places:
         sys.modules.pop(f"stillhouse_{use}", None)
@@ -305,11 +311,11 @@ def test_recipes_in_the_pages_load(documented_plugins: dict[str, str]):
             raise
 
 
-def test_the_shipped_recipes_load_and_the_readme_shows_one_of_them():
+def test_the_shipped_recipes_load_and_the_first_run_shows_one_of_them():
     for path in (ROOT / "docs/recipes").glob("*.toml"):
         Recipe.load(path)
     shipped = tomllib.loads((ROOT / "docs/recipes/digits-vkd.toml").read_text(encoding="utf-8"))
-    assert tomllib.loads(block("README.md", "toml", 'name = "digits-vkd"')) == shipped
+    assert tomllib.loads(block("docs/first-run.md", "toml", 'name = "digits-vkd"')) == shipped
 
 
 def test_python_blocks_are_python():
@@ -317,6 +323,15 @@ def test_python_blocks_are_python():
     assert len(found) > 5
     for page, text in found:
         compile(text, short(page), "exec")
+
+
+def test_what_the_python_of_the_pages_imports_of_ours_is_there(documented_plugins: dict[str, str]):
+    for page, text in fences("python"):
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stillhouse"):
+                module = import_module(node.module or "")
+                for name in node.names:
+                    assert hasattr(module, name.name), f"{short(page)}: {node.module} has no {name.name}"
 
 
 def test_the_documented_plugins_are_short_and_train(documented_plugins: dict[str, str]):
@@ -411,6 +426,78 @@ def test_every_plugins_main_option_is_on_the_commands_page():
         kind, _ = load(found.use)
         words = re.search(rf"`(\w+)` for (?:\w+ and )?{found.use}\b", listed)
         assert (words[1] if words else None) == (kind.shorthand if kind.shorthand in option_names(kind) else None)
+
+
+def shell_commands() -> Iterator[tuple[Path, list[str]]]:
+    """Every ``stillhouse`` command of the shell blocks, with its page; ``torchrun -m stillhouse`` is one too."""
+    for page, text in fences("sh"):
+        for line in text.replace("\\\n", " ").splitlines():
+            words = shlex.split(re.sub(r"\$\w+", "1", re.split(r"[|&>]", line)[0]), comments=True)
+            if "stillhouse" in words:
+                yield page, words[words.index("stillhouse") + 1 :]
+
+
+def test_the_commands_of_the_pages_are_commands_and_change_keys_that_recipes_have(
+    documented_plugins: dict[str, str], at_root: None, capsys: pytest.CaptureFixture[str]
+):
+    found = list(shell_commands())
+    assert {short(page) for page, _ in found} >= {"README.md", "docs/first-run.md", "docs/commands.md"}
+    for page, words in found:
+        try:
+            arguments = make_parser().parse_args(words)
+        except SystemExit:
+            pytest.fail(f"{short(page)}: stillhouse {shlex.join(words)}: {capsys.readouterr().err}")
+        path = Path(getattr(arguments, "recipe", ""))
+        if path.parts[:1] == ("docs",) and path.suffix == ".toml":
+            recipe = Recipe.load(path, overrides=overrides_of(arguments), plugins=arguments.plugins)
+            plugins_in_use(recipe.plugins, recipe.base)
+
+
+def test_the_readme_is_short_and_begins_with_its_readers_and_a_picture():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    first, *more = text.split("\n## ")
+    assert len(text.splitlines()) <= 150
+    assert len(first.splitlines()) <= 25
+    assert re.search(r"^!\[.+\]\(docs/assets/.+\.svg\)$", first, re.MULTILINE)
+    assert more[0].startswith("Two commands\n")
+    assert "\nmake demo " in more[0]
+    assert "\nmake test " in more[0]
+
+
+def drawn(picture: str, kind: str) -> list[tuple[str, str]]:
+    """What a picture of the design page says in texts of class ``kind``, each with the id of its group."""
+    svg = "{http://www.w3.org/2000/svg}"
+    root = ElementTree.parse(ROOT / "docs/assets" / picture).getroot()
+    return [
+        (group.get("id", ""), "".join(part.itertext()))
+        for group in (root, *root.findall(f"{svg}g"))
+        for text in group.findall(f"{svg}text")
+        if text.get("class") == kind
+        for part in text.findall(f"{svg}tspan") or [text]
+    ]
+
+
+COMING = {
+    *("walk.py", "links.py", "phases.py", "tapped_model.py", "assembly.py", "entries.py", "prerequisites.py"),
+    *("checkpoints.py", "tensorboard.py", "observers.py", "scalars.py", "logged", "evaluated"),
+}
+"""Names of the layout that are drawn before they are there."""
+
+
+def test_the_pictures_of_the_design_name_files_and_hooks_that_there_are():
+    engine = ROOT / "engine/src/stillhouse"
+    floors = drawn("floors.svg", "file")
+    assert {floor for floor, _ in floors} == {"ground", *(p.parent.name for p in engine.glob("*/__init__.py"))}
+    for floor, file in floors:
+        there = engine / ("" if floor == "ground" else floor) / file
+        assert there.exists() or there.name in COMING, (floor, file)
+    stations = drawn("batch.svg", "file")
+    assert len(stations) > 15
+    for station, file in stations:
+        assert (engine / file).exists() or Path(file).name in COMING, (station, file)
+    hooks = drawn("batch.svg", "hook")
+    assert {name for _, name in hooks} <= {*hook_arguments(), *COMING}
+    assert len(hooks) > 8
 
 
 def commands_in(text: str) -> tuple[list[str], list[str]]:

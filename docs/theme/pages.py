@@ -1,4 +1,4 @@
-"""What the site shows of the repository outside docs/: the README, each plugin's, the change log, how to contribute.
+"""Pages of the site that lie outside docs/: the README, which is its first page, each plugin's, the change log, how to contribute.
 
 Pages under docs/ link to those files by their paths, so that the links work wherever the repository is read; here the
 files become pages and the links follow. Benchmark pages are written by scripts and enter the navigation as they are.
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 def _outside() -> dict[str, str]:
     """Pages by their place in the site, and the files they are made of, relative to the repository."""
     pages = {f"plugins/{p.parent.name}.md": f"plugins/{p.parent.name}/README.md" for p in _readmes()}
-    return {**pages, "tour.md": "README.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
+    return {**pages, "index.md": "README.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
 
 
 _APPLICATION = "experiments"
@@ -48,7 +48,6 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
             elif title == "Methods":
                 entries += [f"plugins/{p.parent.name}.md" for p in _readmes() if p.parent.name != _APPLICATION]
     nav: Any = config.nav
-    nav.insert(1, {"Five minutes": "tour.md"})
     nav += [{"Project": [{"Contributing": "contributing.md"}, {"Change log": "changelog.md"}]}]
     return config
 

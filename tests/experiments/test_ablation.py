@@ -21,7 +21,9 @@ from stillhouse.cli import main
 from stillhouse.experiments import ablate
 from stillhouse.experiments.ablation import make_plan, run_plan, table_of
 from stillhouse.experiments.arms import identity, make_arms, resolved
+from stillhouse.experiments.comparison import Group, compare_groups
 from stillhouse.experiments.grid import cells, parse_grid
+from stillhouse.experiments.picture import draw_ablation, write_picture
 
 FAST = {"run__epochs": 1, "teacher__args": {"width": 4}}
 
@@ -174,6 +176,35 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ablation")
     ablate(recipe(FEATURES, {"use": "projector"}, **FAST), seeds=2, out=folder / "runs")
     return folder / "runs"
+
+
+def test_the_picture_has_both_curves_and_every_arms_difference_with_its_interval(done: Path, tmp_path: Path):
+    plan, _ = make_plan(recipe(FEATURES, {"use": "projector"}, **FAST), seeds=2, out=done)
+    comparison = table_of(plan)
+    write_picture(tmp_path / "again.svg", comparison, plan)
+    assert (tmp_path / "again.svg").read_bytes() == (done / "picture.svg").read_bytes()
+    left, right = draw_ablation(
+        comparison, {"none": {1: [0.4, 0.6], 3: [0.8]}, "full": {1: [0.9]}}, {"full": "all"}
+    ).axes
+    assert [line.get_xydata().tolist() for line in left.lines] == [[[1, 0.5], [3, 0.8]], [[1, 0.9]]]
+    assert [text.get_text() for text in left.get_legend().texts] == [
+        "alone, mean of 2: 0.8",
+        "distilled, mean of 1: 0.9",
+    ]
+    found = {row.group.name: row.differences["none"] for row in comparison.rows if row.differences.get("none")}
+    names = [text.get_text() for text in right.get_yticklabels()]
+    assert set(names) == {"all", "only-features"}
+    found["all"] = found.pop("full")
+    assert [found[name].mean for name in names] == sorted(difference.mean for difference in found.values())
+    ends = [list(line.get_xdata()) for line in right.lines[1:] if len(line.get_xdata()) == 2]
+    assert ends == [[found[name].low, found[name].high] for name in names if found[name].low is not None]
+
+
+def test_a_picture_of_one_seed_or_without_a_history_has_what_there_is():
+    rows = [Group("none", {0: 0.5}), Group("full", {0: 0.75}, against={"none": "none"})]
+    left, right = draw_ablation(compare_groups("test/accuracy", rows), {}, {}).axes
+    assert not left.lines
+    assert [list(line.get_xdata()) for line in right.lines] == [[0, 0], [0.25]]
 
 
 def stamps(folder: Path) -> dict[str, int]:

@@ -21,6 +21,7 @@ from stillhouse.experiments.compatibility import warn_of_versions
 from stillhouse.experiments.finished_run import FinishedRun
 from stillhouse.experiments.grid import parse_grid
 from stillhouse.experiments.job import Job, collected
+from stillhouse.experiments.picture import write_picture
 from stillhouse.experiments.plan import Plan, PlannedRun
 from stillhouse.experiments.progress import Counter
 from stillhouse.experiments.run_groups import default_metric, metric_of
@@ -59,7 +60,7 @@ def ablate(
         grid: ``KEY=VALUE,VALUE,...`` each, keys as in ``--set``: one arm for each combination.
         jobs: runs at a time, each in a process of its own with one thread; 1 trains in this process.
         out: the folder; ``runs/NAME-ablation`` by default. Runs are in ``ARM/seed-K``, the table in ``results.json``
-            and ``table.md``.
+            and ``table.md``, a picture of it in ``picture.svg``.
         figures: let each run draw pictures for TensorBoard, which takes longer than a short run does.
         metric: ``SPLIT/NAME``; by default the task's score on the test split, or else on the validation split.
         progress: show what is done on the terminal.
@@ -86,6 +87,7 @@ def ablate(
     if any(row.group.values for row in comparison.rows):
         write_json(plan.folder / "results.json", comparison.to_dict())
         write_text(plan.folder / "table.md", to_markdown(comparison))
+        write_picture(plan.folder / "picture.svg", comparison, plan)
     return comparison
 
 
