@@ -25,7 +25,7 @@ import attrs
 import pytest
 import torch
 
-from stillhouse import Recipe, prepare, train
+from stillhouse import Recipe, load_recipe, prepare, train
 from stillhouse.cli import main
 from stillhouse.cli.common import overrides_of
 from stillhouse.cli.parser import make_parser
@@ -129,7 +129,7 @@ def hooks_list(group: type) -> str:
 
 def help_text(*command: str) -> str:
     """What ``--help`` prints at 80 columns."""
-    parser = makemake_parser()
+    parser = make_parser()
     for word in command:
         choices = next(a.choices for a in parser._actions if isinstance(a.choices, dict))
         parser = choices[word]
@@ -242,7 +242,7 @@ def test_every_hook_stands_there_with_its_exact_arguments():
 
 def test_the_commands_page_has_every_command():
     text = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
-    (commands,) = [a.choices for a in makemake_parser()._actions if isinstance(a.choices, dict)]
+    (commands,) = [a.choices for a in make_parser()._actions if isinstance(a.choices, dict)]
     assert all(f"<!-- generated: help {name} -->" in text for name in commands)
 
 
@@ -449,7 +449,7 @@ def test_the_commands_of_the_pages_are_commands_and_change_keys_that_recipes_hav
             pytest.fail(f"{short(page)}: stillhouse {shlex.join(words)}: {capsys.readouterr().err}")
         path = Path(getattr(arguments, "recipe", ""))
         if path.parts[:1] == ("docs",) and path.suffix == ".toml":
-            recipe = Recipe.load(path, overrides=overrides_of(arguments), plugins=arguments.plugins)
+            recipe = load_recipe(path, overrides=overrides_of(arguments), plugins=arguments.plugins)
             plugins_in_use(recipe.plugins, recipe.base)
 
 
