@@ -16,6 +16,7 @@ import sys
 import tomllib
 import typing
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any

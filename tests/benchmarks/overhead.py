@@ -25,7 +25,7 @@ from support.by_hand import by_hand
 
 from stillhouse import Recipe, prepare
 from stillhouse.data import Batch
-from stillhouse.loop.optimizers import clearing
+from stillhouse.loop.gradients import make_zero_grad
 
 PROCESSES = 5
 TARGET = 30
@@ -59,7 +59,7 @@ def pair(
     training.run.student.train()
     batch = next(iter(training.data.training()))
     hand = by_hand(training, student_layer, teacher_layer, rank)
-    spared = by_hand(training, student_layer, teacher_layer, rank, clearing(training.optimizer))
+    spared = by_hand(training, student_layer, teacher_layer, rank, make_zero_grad(training.optimizer))
     return {
         "bare ignite": runner(Engine(hand), batch, iterations),
         "spared": runner(Engine(spared), batch, iterations),

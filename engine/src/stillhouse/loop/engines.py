@@ -23,7 +23,7 @@ from stillhouse.distributed import processes as parallel
 from stillhouse.distributed.fsdp import reshard
 from stillhouse.errors import StillhouseError
 from stillhouse.loop.composition import Composition
-from stillhouse.loop.optimizers import clearing
+from stillhouse.loop.gradients import make_zero_grad
 from stillhouse.loop.phases import Emitter, Phase
 from stillhouse.loop.step import new_step
 from stillhouse.loop.stepper import Stepper
@@ -87,7 +87,7 @@ def build_run(
     Plugins hear each event before the engine's observers, and these before handlers that are attached afterwards; those may
     come early or late. An ended epoch's last step is cleared before anybody hears of the end.
     """
-    clear_gradients = clearing(optimizer)
+    clear_gradients = make_zero_grad(optimizer)
     due = 0
 
     def show(step: Step) -> None:

@@ -17,13 +17,13 @@ import torch
 from torch import nn
 
 from stillhouse import seeds as rng
+from stillhouse.assembly.export import fold
+from stillhouse.assembly.walk import Walk, assemble
 from stillhouse.config.model import ModelSpec
 from stillhouse.contract.assembly import Assembly, Rows
 from stillhouse.contract.plugin import Plugin
 from stillhouse.contract.task import Task
 from stillhouse.errors import StillhouseError
-from stillhouse.loop.export import fold
-from stillhouse.loop.walk import Walk, assemble
 from stillhouse.models.builder import build_model
 from stillhouse.models.weights import averaged_state, load_state, model_state, read_checkpoint
 from stillhouse.registry.hooks import Hooks

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from stillhouse.assembly.failures import explained
+from stillhouse.assembly.walk import assemble
 from stillhouse.config.recipe import Recipe
 from stillhouse.contract.assembly import Assembly, Rows
 from stillhouse.contract.plugin import Plugin
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError
-from stillhouse.loop.failures import explained
-from stillhouse.loop.walk import assemble
 from stillhouse.memo import keeping
 from stillhouse.registry.order import Active
 from stillhouse.registry.plugins import activate, from_instances, plugins_in_use

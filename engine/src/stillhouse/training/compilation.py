@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse import seeds as rng
+from stillhouse.assembly.failures import is_out_of_memory
 from stillhouse.config.run_options import SpeedSpec
 from stillhouse.contract.assembly import Facts
 from stillhouse.contract.batch import Batch
@@ -16,7 +17,6 @@ from stillhouse.contract.layers import Which
 from stillhouse.contract.step import Side
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, first_line, raise_faults
 from stillhouse.loop.composition import Composition
-from stillhouse.loop.failures import is_out_of_memory
 
 __all__ = ["check_compile", "compile_models", "graph_breaks", "plain"]
 

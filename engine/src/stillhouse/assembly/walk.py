@@ -16,6 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse import seeds as rng
+from stillhouse.assembly.adaptation import adapt_student, release
+from stillhouse.assembly.failures import is_out_of_memory
+from stillhouse.assembly.snapshot import Snapshot, unchanged
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.batch import Batch
 from stillhouse.contract.layers import Which
@@ -23,10 +26,7 @@ from stillhouse.contract.step import LinkSpec, Step, Tap
 from stillhouse.distributed.fsdp import reshard
 from stillhouse.errors import Fault, StillhouseError, first_line, raise_faults
 from stillhouse.layout import shape_text
-from stillhouse.loop.adaptation import adapt_student, release
 from stillhouse.loop.composition import Composition
-from stillhouse.loop.failures import is_out_of_memory
-from stillhouse.loop.snapshot import Snapshot, unchanged
 from stillhouse.loop.step import new_step
 from stillhouse.registry.hooks import Hooks
 from stillhouse.registry.order import Active

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
+from stillhouse.assembly.walk import Walk
 from stillhouse.contract.assembly import Assembly
 from stillhouse.distributed.fsdp import gathered
 from stillhouse.errors import StillhouseError
-from stillhouse.loop.walk import Walk
 
 __all__ = ["fold"]
 
