@@ -480,6 +480,7 @@ def drawn(picture: str, kind: str) -> list[tuple[str, str]]:
 
 COMING = {
     *("walk.py", "links.py", "phases.py", "tapped_model.py", "assembly.py", "entries.py", "prerequisites.py"),
+    *("assembly", "adaptation.py", "snapshot.py", "export.py", "optimizers.py", "compilation.py"),
     *("checkpoints.py", "tensorboard.py", "observers.py", "scalars.py", "logged", "evaluated"),
 }
 """Names of the layout that are drawn before they are there."""
@@ -488,7 +489,10 @@ COMING = {
 def test_the_pictures_of_the_design_name_files_and_hooks_that_there_are():
     engine = ROOT / "engine/src/stillhouse"
     floors = drawn("floors.svg", "file")
-    assert {floor for floor, _ in floors} == {"ground", *(p.parent.name for p in engine.glob("*/__init__.py"))}
+    assert {floor for floor, _ in floors} - COMING == {
+        "ground",
+        *(p.parent.name for p in engine.glob("*/__init__.py")),
+    } - COMING
     for floor, file in floors:
         there = engine / ("" if floor == "ground" else floor) / file
         assert there.exists() or there.name in COMING, (floor, file)
