@@ -1,4 +1,8 @@
-"""Tasks: what the student is for. A task gives the loss, the metrics, the pictures, and the score checkpoints go by."""
+"""Tasks of a student: each gives the loss, the metrics, the pictures, and the score of the best checkpoint.
+
+Imports: data and below.
+Public: all.
+"""
 
 from stillhouse.config.task import TaskSpec
 from stillhouse.contract.task import Program, Task
