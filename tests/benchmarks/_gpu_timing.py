@@ -17,7 +17,7 @@ from _gpu_loop import by_hand, own_loader
 
 from stillhouse import prepare
 from stillhouse.data import Batch
-from stillhouse.loop.compilation import graph_breaks
+from stillhouse.training.compilation import graph_breaks
 
 __all__ = ["Effort", "measure"]
 

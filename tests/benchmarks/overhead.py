@@ -25,7 +25,7 @@ from support.by_hand import by_hand
 
 from stillhouse import Recipe, prepare
 from stillhouse.data import Batch
-from stillhouse.loop.optimizers import clearing
+from stillhouse.loop.stepper import clearing
 
 PROCESSES = 5
 TARGET = 30

@@ -9,8 +9,8 @@ import torch
 from _gpu_cases import SMALL_PAIRS, TARGET_SET, Case, recipe
 
 from stillhouse import prepare
-from stillhouse.loop.compilation import graph_breaks
 from stillhouse.loop.phases import Phase
+from stillhouse.training.compilation import graph_breaks
 
 pytestmark = pytest.mark.gpu
 

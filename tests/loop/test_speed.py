@@ -15,10 +15,10 @@ from torch.utils.data import TensorDataset
 
 from stillhouse import Plugin, StillhouseError, StillhouseWarning, Weight, hookimpl, plugin, prepare, train
 from stillhouse.errors import first_line
-from stillhouse.loop.compilation import graph_breaks
 from stillhouse.loop.phases import Phase
 from stillhouse.loop.taps import Taps
 from stillhouse.schedule import Schedule
+from stillhouse.training.compilation import graph_breaks
 
 PAIR = [FIVE["features"], FIVE["projector"]]
 EAGER = {"compile_args": {"backend": "eager"}}

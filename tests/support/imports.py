@@ -50,7 +50,7 @@ def packages() -> list[str]:
 
 def is_public(module: str) -> bool:
     """Whether the last line of a package's docstring says that ``module`` is part of the contract."""
-    if module == "stillhouse":
+    if "." not in module:
         return True
     package, _, name = module.rpartition(".")
     if module in packages():
@@ -66,8 +66,8 @@ def _says(package: str, name: str) -> bool:
 def public_names(package: str) -> tuple[str, ...]:
     """What the line ``Public: ...`` of a package's docstring lists."""
     docstring = ast.get_docstring(ast.parse(modules()[package].read_text(encoding="utf-8"))) or ""
-    found = re.search(r"^Public: (.+)\.$", docstring, re.MULTILINE)
-    return tuple(found[1].split(", ")) if found else ()
+    found = re.search(r"^Public: ([^.]+)\.$", docstring, re.MULTILINE)
+    return tuple(re.split(r",\s+", found[1])) if found else ()
 
 
 @cache

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from stillhouse.contract.assembly import Assembly
     from stillhouse.contract.run import Run
     from stillhouse.contract.step import Link, LinkSpec, Step, Tap
-    from stillhouse.registry.selection import load_recipe
     from stillhouse.students.evaluation import evaluate
     from stillhouse.students.export import export
     from stillhouse.students.loader import load_student
     from stillhouse.training.preparation import Result, prepare, train
+    from stillhouse.training.selection import load_recipe
 
 
 _LAZY = {
@@ -38,7 +38,7 @@ _LAZY = {
     "Tap": "contract.step",
     "evaluate": "students.evaluation",
     "export": "students.export",
-    "load_recipe": "registry.selection",
+    "load_recipe": "training.selection",
     "load_student": "students.loader",
     "prepare": "training.preparation",
     "train": "training.preparation",

@@ -1,5 +1,5 @@
 """A batch becomes an optimizer step, and everything hears of it. Part of the minimal engine.
 
 Imports: registry and below; never data, tasks or models.
-Public: compilation, engines.
+Public: phases.
 """

@@ -23,10 +23,9 @@ from stillhouse.distributed import processes as parallel
 from stillhouse.distributed.fsdp import reshard
 from stillhouse.errors import StillhouseError
 from stillhouse.loop.composition import Composition
-from stillhouse.loop.optimizers import clearing
 from stillhouse.loop.phases import Emitter, Phase
 from stillhouse.loop.step import new_step
-from stillhouse.loop.stepper import Stepper
+from stillhouse.loop.stepper import Stepper, clearing
 from stillhouse.nested import rows_of
 from stillhouse.registry.hooks import Call, Hooks, emit
 

@@ -1,5 +1,5 @@
 """A run from its recipe to its folder.
 
 Imports: teachers and below.
-Public: preparation.
+Public: compilation, preparation, selection.
 """

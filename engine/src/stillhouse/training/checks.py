@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from stillhouse.contract.assembly import Facts
 from stillhouse.errors import Fault, StillhouseError, raise_faults
-from stillhouse.loop.compilation import check_compile
 from stillhouse.registry.order import Active
+from stillhouse.training.compilation import check_compile
 from stillhouse.training.early_stopping import check_stopping
 
 __all__ = ["CACHES_TEACHER", "check_options"]

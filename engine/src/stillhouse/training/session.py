@@ -21,17 +21,17 @@ from stillhouse.data.batch_transforms import build_batch_transforms, transformed
 from stillhouse.data.batches import Data
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError, StillhouseWarning
-from stillhouse.loop.compilation import compile_models, plain
 from stillhouse.loop.engines import build_run
 from stillhouse.loop.export import fold
 from stillhouse.loop.failures import explained
-from stillhouse.loop.optimizers import build_optimizer, build_scheduler
 from stillhouse.loop.stepper import Stepper, split
 from stillhouse.loop.walk import Walk
 from stillhouse.registry.order import Active
+from stillhouse.training.compilation import compile_models, plain
 from stillhouse.training.explanation import describe, render_text
 from stillhouse.training.folder import RunFolder, make_lock, write_json
 from stillhouse.training.observers import build_observers
+from stillhouse.training.optimizers import build_optimizer, build_scheduler
 from stillhouse.training.progress import Progress
 from stillhouse.training.score import best_of
 

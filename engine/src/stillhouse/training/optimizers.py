@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from stillhouse.loop.composition import Composition
 from stillhouse.registry.hooks import Hooks
 from stillhouse.schedule import Schedule
 
-__all__ = ["build_optimizer", "build_scheduler", "clearing", "find_optimizer"]
+__all__ = ["build_optimizer", "build_scheduler", "find_optimizer"]
 
 _KNOWN: dict[str, type[Optimizer]] = {
     name.lower(): cls
@@ -108,23 +107,6 @@ def _known_only(own: dict[str, Any], cls: type[Optimizer], plugin: str) -> dict[
                 hint=did_you_mean(key, takes),
             )
     return {key: value for key, value in own.items() if key in takes}
-
-
-def clearing(optimizer: Optimizer) -> Callable[[], None]:
-    """What lets go of the gradients as ``optimizer.zero_grad`` does, to be called in every step.
-
-    torch opens a profiler's range around it, which costs more than five plugins' hooks do. An optimizer with a
-    ``zero_grad`` of its own has that called.
-    """
-    if "zero_grad" in vars(optimizer) or type(optimizer).zero_grad is not Optimizer.zero_grad:
-        return optimizer.zero_grad
-
-    def clear() -> None:
-        for group in optimizer.param_groups:  # loading a state puts another list there
-            for parameter in group["params"]:
-                parameter.grad = None
-
-    return clear
 
 
 def build_scheduler(
