@@ -47,6 +47,7 @@ lint: $(VENV)/.test $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(PARTS:%=%/src)
+	$(BIN)/lint-imports
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict --quiet --site-dir $(VENV)/site

@@ -38,9 +38,9 @@ from stillhouse.data import DataSpec
 from stillhouse.models import ModelSpec
 from stillhouse.registry.entries import TASKS, installed
 from stillhouse.registry.plugins import plugins_in_use
-from stillhouse.registry.tasks import load_task
 from stillhouse.schedule import Schedule
 from stillhouse.tasks import Classification, TaskSpec
+from stillhouse.tasks.builder import load_task
 from stillhouse.training.explanation import describe, render_text
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,7 @@ import pytest
 from support import FEATURES, tables
 
 from stillhouse import Recipe, StillhouseError
-from stillhouse.registry.selection import choose_plugins, load_recipe
+from stillhouse.training.selection import choose_plugins, load_recipe
 
 RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
 

@@ -13,7 +13,7 @@ from stillhouse.cli import main
 from stillhouse.config.task import TaskSpec
 from stillhouse.registry.entries import DATA, PLUGINS, find, find_scheme, installed
 from stillhouse.registry.plugins import from_instances, load, plugins_in_use
-from stillhouse.registry.tasks import build_task
+from stillhouse.tasks.builder import build_task
 
 GOOD = '''
 from stillhouse import Plugin, plugin

@@ -1,6 +1,8 @@
 """Stillhouse: knowledge distillation whose method is a list of plugins.
 
 Importing this package is light: torch is imported when something that needs it is first used.
+Its floors and what each may import: ``docs/design.md``. The last line of a package's docstring names what is public in it.
+Public: this package, errors, layout, memo, nested, schedule, seeds, tables.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ if TYPE_CHECKING:
     from stillhouse.contract.assembly import Assembly
     from stillhouse.contract.run import Run
     from stillhouse.contract.step import Link, LinkSpec, Step, Tap
-    from stillhouse.registry.selection import load_recipe
     from stillhouse.students.evaluation import evaluate
     from stillhouse.students.export import export
     from stillhouse.students.loader import load_student
     from stillhouse.training.preparation import Result, prepare, train
+    from stillhouse.training.selection import load_recipe
 
 
 _LAZY = {
@@ -36,7 +38,7 @@ _LAZY = {
     "Tap": "contract.step",
     "evaluate": "students.evaluation",
     "export": "students.export",
-    "load_recipe": "registry.selection",
+    "load_recipe": "training.selection",
     "load_student": "students.loader",
     "prepare": "training.preparation",
     "train": "training.preparation",

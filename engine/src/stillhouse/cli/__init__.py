@@ -1,6 +1,7 @@
-"""The command ``stillhouse``: one module a command, found by entry point.
+"""The command ``stillhouse``: one module a command, found by entry point. torch is imported when a command runs.
 
-torch is imported by the commands that need it, when they run, so that ``plugins`` and ``--help`` are quick.
+Imports: everything below, which is all.
+Public: common.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def overrides_of(arguments: argparse.Namespace) -> list[str]:
 
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
     """The recipe that the arguments of :func:`add_recipe` mean."""
-    from stillhouse.registry.selection import load_recipe
+    from stillhouse.training.selection import load_recipe
 
     return load_recipe(arguments.recipe, overrides=overrides_of(arguments), plugins=arguments.plugins)
 

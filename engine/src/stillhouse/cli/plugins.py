@@ -86,7 +86,7 @@ def _checked() -> list[dict[str, str]]:
     from stillhouse.data.catalogue import load_opener
     from stillhouse.models.builder import load_model
     from stillhouse.registry.plugins import load_installed
-    from stillhouse.registry.tasks import load_task
+    from stillhouse.tasks.builder import load_task
 
     loaders: dict[Group, Callable[[Installed], object]] = {
         PLUGINS: load_installed,

@@ -1,1 +1,5 @@
-"""The recipe as typed data, and how plain tables become it. Imports: the ground."""
+"""The recipe as typed data, and how plain tables become it.
+
+Imports: the ground (errors, layout, schedule, ...).
+Public: all.
+"""

@@ -1,4 +1,8 @@
-"""What authors subclass and receive: hooks, Plugin, Task, Step, Run. Imports: config, distributed, the ground."""
+"""What authors subclass and receive: hooks, Plugin, Task, Step, Run. Part of the minimal engine.
+
+Imports: config, distributed, the ground; never data, tasks or models.
+Public: all.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
-"""Data: what is read, how it is split and augmented, and the streams of batches.
+"""Data: samples are found, split, augmented and streamed as batches.
 
-``spec`` is the recipe's ``[data]`` and ``loading`` turns it into ``datasets``' :class:`Data`. Behind them, ``catalogue``
-turns a name into a source (``sources``, ``imagefolder``, ``pairs``, ``mapstyle``) whose ``targets`` may be of any kind,
-``splitting`` holds out and draws few-label subsets, ``reading`` and ``preparation`` remember and measure, ``samples`` and
-``sampling`` make batches whose randomness follows from (seed, epoch, sample) alone, ``geometry`` moves targets along with
-their images, and ``streams`` hands batches out.
+``loader`` turns the recipe's ``[data]`` into ``batches``' :class:`Data`. Behind it, ``catalogue`` finds a source by its name
+(``openers`` has ours), whose ``targets`` may be of any kind; ``splits`` holds out and draws few-label subsets, ``memory`` and
+``statistics`` remember and measure, ``samples`` and ``sampler`` make batches whose randomness follows from (seed, epoch,
+sample) alone, ``geometry`` moves targets along with their images, and ``streams`` hands batches out.
+
+Imports: registry and below.
+Public: this package.
 """
 
 from __future__ import annotations

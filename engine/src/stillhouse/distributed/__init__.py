@@ -1,1 +1,5 @@
-"""Several processes. Imports: the ground."""
+"""Several processes: who is who, what they exchange, how parameters are spread.
+
+Imports: the ground.
+Public: processes.
+"""

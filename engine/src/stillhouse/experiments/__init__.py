@@ -1,4 +1,8 @@
-"""Experiments of many runs: ablations, grids and comparisons, with paired seeds and intervals."""
+"""Experiments of many runs: ablations, grids and comparisons, with paired seeds and intervals.
+
+Imports: training and below.
+Public: all.
+"""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def _find(runs: Sequence[FinishedRun], folder: Path) -> FinishedRun:
 
 def default_metric(runs: Sequence[FinishedRun]) -> str:
     """The task's score on the test split where there is one, else on the validation split."""
-    from stillhouse.registry.tasks import build_task
+    from stillhouse.tasks.builder import build_task
 
     recipe, metrics = runs[0].recipe, runs[0].summary["metrics"]
     score = build_task(recipe.task, recipe.base).score

@@ -1,1 +1,5 @@
-"""A batch becomes an optimizer step, and everything hears of it. Imports: registry and below; never data, tasks or models."""
+"""A batch becomes an optimizer step, and everything hears of it. Part of the minimal engine.
+
+Imports: registry and below; never data, tasks or models.
+Public: phases.
+"""

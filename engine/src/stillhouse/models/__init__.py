@@ -1,4 +1,8 @@
-"""Models: how a recipe names one, how it is built, and small ones of our own (see :mod:`stillhouse.models.nets`)."""
+"""Models: built by the names of a recipe, with published or saved weights; small ones in :mod:`stillhouse.models.nets`.
+
+Imports: data and below.
+Public: this package, nets, weights.
+"""
 
 from stillhouse.config.model import ModelSpec
 from stillhouse.models.builder import build_model

@@ -1,1 +1,5 @@
-"""What is installed, in which order it runs. Imports: contract and below."""
+"""What is installed, in which order it runs, whose hook is whose. Part of the minimal engine.
+
+Imports: contract and below; never data, tasks or models.
+Public: entries.
+"""

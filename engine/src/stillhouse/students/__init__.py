@@ -1,1 +1,5 @@
-"""What a finished run gave: measured, shown, exported. Imports: runs and below."""
+"""Students of finished runs: evaluated, shown, exported.
+
+Imports: training and below.
+Public: evaluation, export, loader, prediction.
+"""

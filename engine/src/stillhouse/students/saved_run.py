@@ -16,7 +16,7 @@ from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Task
 from stillhouse.data.loader import load_data
 from stillhouse.errors import Fault, StillhouseError, did_you_mean
-from stillhouse.registry.tasks import build_task
+from stillhouse.tasks.builder import build_task
 
 __all__ = ["SavedRun", "Weights", "open_run"]
 

@@ -1,1 +1,5 @@
-"""Where a teacher comes from, and what it said before. Imports: loop, data, models, tasks and below."""
+"""Where a teacher comes from, and what it said before.
+
+Imports: loop, tasks, models, data and below.
+Public: cache, sources, store.
+"""

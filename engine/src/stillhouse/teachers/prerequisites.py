@@ -20,7 +20,7 @@ from stillhouse.errors import StillhouseError
 from stillhouse.models.builder import build_model
 from stillhouse.models.weights import last_checkpoint
 from stillhouse.registry.plugins import plugins_in_use
-from stillhouse.registry.tasks import build_task
+from stillhouse.tasks.builder import build_task
 from stillhouse.teachers.store import cache_folder
 from stillhouse.version import __version__
 

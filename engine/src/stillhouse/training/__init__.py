@@ -1,1 +1,5 @@
-"""A run from its recipe to its folder. Imports: teachers and below."""
+"""A run from its recipe to its folder.
+
+Imports: teachers and below.
+Public: compilation, preparation, selection.
+"""

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import attrs
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import nn
+from torch.optim import Optimizer
 
+from stillhouse.config.recipe import Recipe
 from stillhouse.config.structure import unstructure
+from stillhouse.contract.assembly import Assembly
+from stillhouse.contract.run import Run
+from stillhouse.loop.walk import Walk
+from stillhouse.registry.order import Active
 from stillhouse.schedule import Schedule, value_at
 
-if TYPE_CHECKING:
-    from stillhouse.training.session import Training
-
 __all__ = ["describe", "render", "render_text"]
+
+
+class Explained(Protocol):
+    """What is said of a run that is ready to start: see :class:`stillhouse.training.session.Training`."""
+
+    recipe: Recipe
+    run: Run
+    assembly: Assembly
+    walk: Walk
+    actives: list[Active]
+    optimizer: Optimizer
+    teacher_is_trained: bool
 
 
 def _counts(module: nn.Module) -> tuple[int, int]:
@@ -25,7 +40,7 @@ def _counts(module: nn.Module) -> tuple[int, int]:
     return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
 
 
-def describe(training: Training) -> dict[str, Any]:
+def describe(training: Explained) -> dict[str, Any]:
     """Everything that :func:`render` shows, as plain data."""
     run, walk, recipe = training.run, training.walk, training.recipe
     total, trainable = _counts(run.student)
@@ -94,13 +109,13 @@ def describe(training: Training) -> dict[str, Any]:
     return description
 
 
-def _student_name(training: Training) -> str:
+def _student_name(training: Explained) -> str:
     spec = training.recipe.student
     start = "" if spec.recipe is None else f", from what the recipe {spec.recipe['run']['name']!r} gives"
     return spec.model + start
 
 
-def _teacher_name(training: Training) -> str:
+def _teacher_name(training: Explained) -> str:
     spec = training.recipe.teacher
     if spec is None:
         return ""

@@ -18,7 +18,7 @@ from stillhouse.distributed.fsdp import shard
 from stillhouse.errors import StillhouseError
 from stillhouse.registry.order import Active
 from stillhouse.registry.plugins import activate, plugins_in_use
-from stillhouse.registry.tasks import build_task
+from stillhouse.tasks.builder import build_task
 from stillhouse.teachers.prerequisites import Prerequisite, build_untrained, list_prerequisites
 from stillhouse.teachers.sources import build_teacher
 from stillhouse.training.progress import Progress

@@ -8,8 +8,7 @@ from torch import nn
 
 from stillhouse import Assembly, Plugin, Step, StillhouseError, hookimpl, plugin
 from stillhouse.contract.step import Side
-from stillhouse.teachers.cache import CacheSpec, TeacherCache, teacher_cache
-from stillhouse.teachers.cache.reader import OUTPUT, tap_name
+from stillhouse.teachers.cache import OUTPUT, CacheSpec, TeacherCache, tap_name, teacher_cache
 
 __all__ = ["Cache", "Served"]
 

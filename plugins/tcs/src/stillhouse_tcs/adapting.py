@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,18 +16,16 @@ from stillhouse.teachers.cache import TeacherCache, teacher_cache
 from stillhouse_tcs.axes import Axes, axes_of
 from stillhouse_tcs.head import CoordinateHead, find_head, folded
 from stillhouse_tcs.mimic import teacher_rows
+from stillhouse_tcs.options import Options
 from stillhouse_tcs.probe import MOST_ROWS, fit_probe, select_by_probe
 from stillhouse_tcs.selection import ROUNDS, live_after
-
-if TYPE_CHECKING:
-    from stillhouse_tcs.plugin import TCS
 
 __all__ = ["adapted", "checked_fold", "measured"]
 
 _TOLERANCE = 1e-5
 
 
-def adapted(plugin: TCS, assembly: Assembly, student: nn.Module) -> nn.Module | None:
+def adapted(plugin: Options, assembly: Assembly, student: nn.Module) -> nn.Module | None:
     """Do what :meth:`stillhouse_tcs.TCS.adapt` says."""
     data = assembly.batches
     if data is None:  # a run that is loaded: its checkpoint brings the shapes
@@ -53,7 +50,7 @@ def adapted(plugin: TCS, assembly: Assembly, student: nn.Module) -> nn.Module | 
     return _put(student, path, head)
 
 
-def measured(plugin: TCS, assembly: Assembly, cache: TeacherCache) -> Axes:
+def measured(plugin: Options, assembly: Assembly, cache: TeacherCache) -> Axes:
     """The axes of the cached features."""
     asked = partial(
         axes_of, cache.moments, k=plugin.k, match=plugin.match, precision=plugin.precision, base=assembly.recipe.base
@@ -72,7 +69,7 @@ def _few(assembly: Assembly, cache: TeacherCache) -> bool:
     return assembly.inspect_only and cache.folder is None
 
 
-def _new_head(plugin: TCS, linear: nn.Linear, axes: Axes) -> CoordinateHead:
+def _new_head(plugin: Options, linear: nn.Linear, axes: Axes) -> CoordinateHead:
     return CoordinateHead(
         linear.in_features,
         linear.out_features,
@@ -83,7 +80,7 @@ def _new_head(plugin: TCS, linear: nn.Linear, axes: Axes) -> CoordinateHead:
     )
 
 
-def _placeholder(plugin: TCS, assembly: Assembly, student: nn.Module) -> nn.Module:
+def _placeholder(plugin: Options, assembly: Assembly, student: nn.Module) -> nn.Module:
     path = find_head(student, assembly.task.outputs(assembly.data), plugin.head)
     linear = student.get_submodule(path)
     assert isinstance(linear, nn.Linear)  # find_head gives no other
@@ -129,7 +126,7 @@ def _check_head(assembly: Assembly, data: Batches, student: nn.Module, path: str
         )
 
 
-def _start_from_probe(plugin: TCS, data: Batches, cache: TeacherCache, head: CoordinateHead) -> None:
+def _start_from_probe(plugin: Options, data: Batches, cache: TeacherCache, head: CoordinateHead) -> None:
     labelled = data.passes.ids("train")
     if cache.folder is None:  # a look at a few samples
         labelled = cache.ids
@@ -151,7 +148,7 @@ def _start_from_probe(plugin: TCS, data: Batches, cache: TeacherCache, head: Coo
         raise error.within("init_head" if plugin.init_head == "probe" else "select") from None
 
 
-def _cache_note(plugin: TCS, cache: TeacherCache, axes: Axes) -> str:
+def _cache_note(plugin: Options, cache: TeacherCache, axes: Axes) -> str:
     where = "a look at a few samples; the run makes the cache" if cache.folder is None else str(cache.folder)
     how = "" if cache.folder is None else ", found" if cache.was_there else ", made"
     return (
@@ -160,7 +157,7 @@ def _cache_note(plugin: TCS, cache: TeacherCache, axes: Axes) -> str:
     )
 
 
-def _path_note(plugin: TCS, path: str, linear: nn.Linear, head: CoordinateHead, axes: Axes) -> str:
+def _path_note(plugin: Options, path: str, linear: nn.Linear, head: CoordinateHead, axes: Axes) -> str:
     d_t = len(axes.mean)
     lift = f"A z + b ({d_t})" if head.lift.weight is not None else f"z + b ({d_t})"
     mask = "m * c, m trained" if plugin.selecting == "train" else f"{int(head.readout.live.sum())} live"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 
@@ -12,18 +10,16 @@ from stillhouse.teachers.cache import teacher_cache
 from stillhouse_tcs.adapting import measured
 from stillhouse_tcs.head import CoordinateHead
 from stillhouse_tcs.mimic import Mimic, teacher_rows
+from stillhouse_tcs.options import Options
 from stillhouse_tcs.pool import PoolStream
 from stillhouse_tcs.probe import MOST_ROWS, fit_probe
-
-if TYPE_CHECKING:
-    from stillhouse_tcs.plugin import TCS
 
 __all__ = ["built"]
 
 MOST_HASHES = 2048
 
 
-def built(plugin: TCS, assembly: Assembly, paths: tuple[str, str] | None) -> nn.Module:
+def built(plugin: Options, assembly: Assembly, paths: tuple[str, str] | None) -> nn.Module:
     """Do what :meth:`stillhouse_tcs.TCS.build` says."""
     head = None
     if paths is not None:
@@ -50,7 +46,7 @@ def built(plugin: TCS, assembly: Assembly, paths: tuple[str, str] | None) -> nn.
     return module
 
 
-def _to_be_loaded(plugin: TCS, head: CoordinateHead | None) -> nn.Module:
+def _to_be_loaded(plugin: Options, head: CoordinateHead | None) -> nn.Module:
     """Buffers of the right names; a checkpoint brings their shapes."""
     module = Mimic(plugin.mimicking, plugin.layer, None, head=head)
     names = {"elsh": ("hash", "hash_bias"), "logits": ("probe", "probe_bias")}.get(plugin.mimicking, ())

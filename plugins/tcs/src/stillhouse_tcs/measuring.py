@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stillhouse import Recipe, StillhouseError, prepare
-from stillhouse.teachers.cache import CacheSpec
-from stillhouse.teachers.cache.reader import reading, tap_name
-from stillhouse.teachers.cache.spec import Pool
+from stillhouse.teachers.cache import CacheSpec, Pool, reading, tap_name
 from stillhouse_tcs.probe import fit_probe
 
 __all__ = ["probe_teacher"]

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stillhouse.contract.step import Side, Step
-from stillhouse.teachers.cache import TeacherCache
-from stillhouse.teachers.cache.reader import tap_name
+from stillhouse.teachers.cache import TeacherCache, tap_name
 from stillhouse_tcs.head import CoordinateHead, Fitting
 from stillhouse_tcs.losses import elsh, pca_mse, soft_targets
 from stillhouse_tcs.pool import PoolStream

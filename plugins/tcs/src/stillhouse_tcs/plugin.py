@@ -1,32 +1,27 @@
-"""The plugin: options, and what is done when."""
+"""The plugin: what is done when."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from stillhouse import Assembly, Fault, Plugin, Run, Step, Tap, Weight, hookimpl, plugin
-from stillhouse.errors import raise_faults
-from stillhouse.teachers.cache import CacheSpec
+from stillhouse import Assembly, Run, Step, Tap, Weight, hookimpl, plugin
 from stillhouse_tcs.adapting import adapted, checked_fold
-from stillhouse_tcs.axes import Match
 from stillhouse_tcs.building import built
 from stillhouse_tcs.figures import mask_figure, rounds_figure, spectrum_figure
 from stillhouse_tcs.head import CoordinateHead
 from stillhouse_tcs.mimic import Mimic
+from stillhouse_tcs.options import Options
 from stillhouse_tcs.selection import WARM_UP, accumulate, drop, drops_at
 
 __all__ = ["TCS"]
 
-MimicKind = Literal["pca_mse", "elsh", "logits", "none"]
-Selection = Literal["none", "train", "probe"]
-
 
 @plugin
-class TCS(Plugin):
+class TCS(Options):
     """Train the student in the coordinate system of a teacher's features, which one pass of the teacher gives.
 
     Source: 2412.09388. The teacher, a self-supervised one as a rule, goes once over the training images; its features
@@ -67,71 +62,7 @@ class TCS(Plugin):
     provides = ("teacher cache",)
     shorthand = "preset"
 
-    layer: str = ""
-    pool: Literal["mean", "cls"] = "mean"
-    head: str = ""
-    preset: Literal["ours", "paper"] = "ours"
-    axes: str = "pca"
-    k: int | float = 0.99
-    match: Match | None = None
-    path: Literal["coordinates", "none"] = "coordinates"
-    init_head: Literal["probe", "random"] = "probe"
-    train_head: bool = True
-    mimic: MimicKind | None = None
-    mimic_on: Literal["labelled", "pool"] = "labelled"
-    hashes: int | None = None
-    temperature: float = 4.0
-    select: Selection | None = None
-    keep: int = 1
-    views: int = 0
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    store: Literal["float16", "float32"] = "float16"
-    cache: str = ""
     weight: Weight = 5.0
-
-    def __attrs_post_init__(self) -> None:
-        faults = [
-            Fault(key, f"{value} is below {least}", f"at least {least}")
-            for key, value, least in (("keep", self.keep, 1), ("views", self.views, 0), ("hashes", self.hashes, 1))
-            if value is not None and value < least
-        ]
-        if self.k < 1 if isinstance(self.k, int) else not 0.0 < self.k <= 1.0:
-            faults.append(Fault("k", f"{self.k} is no number of axes", "a whole number, or a share above 0 to 1.0"))
-        if not 0.0 < self.temperature < float("inf"):
-            faults.append(Fault("temperature", f"{self.temperature} softens nothing", "a number above 0"))
-        if self.path == "none" and (self.mimicking != "logits" or self.selecting != "none"):
-            faults.append(
-                Fault(
-                    "path",
-                    f"without coordinates there is no mimic = {self.mimicking!r} and no select = {self.selecting!r}",
-                    'mimic = "logits" and select = "none"',
-                )
-            )
-        raise_faults(faults)
-
-    @property
-    def mimicking(self) -> MimicKind:
-        """``mimic``, or what the preset makes of it."""
-        return self.mimic or ("elsh" if self.preset == "paper" else "pca_mse")
-
-    @property
-    def selecting(self) -> Selection:
-        """``select``, or what the preset makes of it."""
-        return self.select or ("train" if self.preset == "paper" else "none")
-
-    @property
-    def cache_spec(self) -> CacheSpec:
-        """What is asked of the teacher cache."""
-        return CacheSpec(
-            taps=(self.layer,),
-            pool=self.pool,
-            split="pool" if self.mimic_on == "pool" else "train",
-            views=self.views,
-            precision=self.precision,
-            store=self.store,
-            moments=True,
-            folder=self.cache,
-        )
 
     @hookimpl
     def adapt(self, assembly: Assembly, student: nn.Module) -> nn.Module | None:

@@ -1,6 +1,9 @@
 """Small networks with named stages that train on small images within seconds or minutes on one core.
 
 ``convnet``, ``vit`` and ``mlp`` classify; ``unet`` and ``dense_vit`` give maps, ``detector`` boxes.
+
+Imports: errors and layout.
+Public: this package.
 """
 
 from stillhouse.models.nets.convolutional import ConvEncoder, ConvNet, convnet

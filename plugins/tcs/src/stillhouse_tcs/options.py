@@ -1,0 +1,85 @@
+"""The plugin's options, which its parts read: :class:`stillhouse_tcs.TCS` says what each means."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from stillhouse import Fault, Plugin, plugin
+from stillhouse.errors import raise_faults
+from stillhouse.teachers.cache import CacheSpec
+from stillhouse_tcs.axes import Match
+
+__all__ = ["Options"]
+
+MimicKind = Literal["pca_mse", "elsh", "logits", "none"]
+Selection = Literal["none", "train", "probe"]
+
+
+@plugin
+class Options(Plugin):
+    """The options of TCS but for its weight, checked, and what follows from them."""
+
+    layer: str = ""
+    pool: Literal["mean", "cls"] = "mean"
+    head: str = ""
+    preset: Literal["ours", "paper"] = "ours"
+    axes: str = "pca"
+    k: int | float = 0.99
+    match: Match | None = None
+    path: Literal["coordinates", "none"] = "coordinates"
+    init_head: Literal["probe", "random"] = "probe"
+    train_head: bool = True
+    mimic: MimicKind | None = None
+    mimic_on: Literal["labelled", "pool"] = "labelled"
+    hashes: int | None = None
+    temperature: float = 4.0
+    select: Selection | None = None
+    keep: int = 1
+    views: int = 0
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    store: Literal["float16", "float32"] = "float16"
+    cache: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        faults = [
+            Fault(key, f"{value} is below {least}", f"at least {least}")
+            for key, value, least in (("keep", self.keep, 1), ("views", self.views, 0), ("hashes", self.hashes, 1))
+            if value is not None and value < least
+        ]
+        if self.k < 1 if isinstance(self.k, int) else not 0.0 < self.k <= 1.0:
+            faults.append(Fault("k", f"{self.k} is no number of axes", "a whole number, or a share above 0 to 1.0"))
+        if not 0.0 < self.temperature < float("inf"):
+            faults.append(Fault("temperature", f"{self.temperature} softens nothing", "a number above 0"))
+        if self.path == "none" and (self.mimicking != "logits" or self.selecting != "none"):
+            faults.append(
+                Fault(
+                    "path",
+                    f"without coordinates there is no mimic = {self.mimicking!r} and no select = {self.selecting!r}",
+                    'mimic = "logits" and select = "none"',
+                )
+            )
+        raise_faults(faults)
+
+    @property
+    def mimicking(self) -> MimicKind:
+        """``mimic``, or what the preset makes of it."""
+        return self.mimic or ("elsh" if self.preset == "paper" else "pca_mse")
+
+    @property
+    def selecting(self) -> Selection:
+        """``select``, or what the preset makes of it."""
+        return self.select or ("train" if self.preset == "paper" else "none")
+
+    @property
+    def cache_spec(self) -> CacheSpec:
+        """What is asked of the teacher cache."""
+        return CacheSpec(
+            taps=(self.layer,),
+            pool=self.pool,
+            split="pool" if self.mimic_on == "pool" else "train",
+            views=self.views,
+            precision=self.precision,
+            store=self.store,
+            moments=True,
+            folder=self.cache,
+        )
