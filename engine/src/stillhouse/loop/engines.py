@@ -91,11 +91,13 @@ def build_run(
     due = 0
 
     def show(step: Step) -> None:
-        _state(engine).step = step
+        state: Any = engine.state
+        state.step = step
 
     def train_step(engine: Engine, batch: Batch) -> Tensor:
         state: Any = engine.state
-        _let_go(engine)
+        if state.step is not None:
+            state.step.clear()
         step, total = stepper.gradients(batch, state.iteration - 1, state.epoch - 1, show)
         backward.emit(step)
         stepper.update()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any
@@ -22,6 +22,8 @@ from stillhouse.loop.step import new_step
 from stillhouse.nested import rows_of
 
 __all__ = ["Stepper", "split"]
+
+_NOTHING = nullcontext()
 
 
 class Stepper:
@@ -124,7 +126,7 @@ class Stepper:
     def _unsynchronised(self, *, last: bool) -> AbstractContextManager[Any]:
         """Averages over processes wait for the last part's backward pass."""
         if self._wrapper is None or last:
-            return nullcontext()
+            return _NOTHING
         return self._wrapper.no_sync()
 
     def update(self) -> None:
@@ -142,13 +144,11 @@ def _report(step: Step, share: tuple[Tensor | float, float], reported: dict[str,
         reported[name] = reported[name] + own if name in reported else own
 
 
-def split(batch: Batch, parts: int) -> Iterator[Batch]:
+def split(batch: Batch, parts: int) -> list[Batch]:
     """``batch`` in up to ``parts`` parts of nearly one size, none of a single sample: batch statistics need two."""
     n = len(batch.id)
     parts = max(1, min(parts, n // 2))
-    bounds = [round(i * n / parts) for i in range(parts + 1)]
     if parts == 1:
-        yield batch
-        return
-    for start, end in pairwise(bounds):
-        yield rows_of(batch, slice(start, end), n)
+        return [batch]
+    bounds = [round(i * n / parts) for i in range(parts + 1)]
+    return [rows_of(batch, slice(start, end), n) for start, end in pairwise(bounds)]

@@ -147,7 +147,7 @@ class Training:
         """Compile what the recipe asks for, with a batch as the training has them."""
         if self.recipe.speed.compile != "none":
             share = max(2, self.recipe.data.batch_size // idist.get_world_size())
-            batch = next(split(self.data.example(share), self.recipe.run.accumulate))
+            batch = split(self.data.example(share), self.recipe.run.accumulate)[0]
             self.run.composition.train()
             compile_models(self.run, self.walk.composition, batch, self.recipe.speed)
 
