@@ -64,10 +64,10 @@ def _says(package: str, name: str) -> bool:
 
 @cache
 def public_names(package: str) -> tuple[str, ...]:
-    """What the line ``Public: ...`` of a package's docstring lists."""
+    """The names that the line ``Public: ...`` of a package's docstring lists; "none" is no name."""
     docstring = ast.get_docstring(ast.parse(modules()[package].read_text(encoding="utf-8"))) or ""
     found = re.search(r"^Public: ([^.]+)\.$", docstring, re.MULTILINE)
-    return tuple(re.split(r",\s+", found[1])) if found else ()
+    return tuple(re.split(r",\s+", found[1])) if found and found[1] != "none" else ()
 
 
 @cache
