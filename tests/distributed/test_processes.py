@@ -117,6 +117,19 @@ def test_sharded_student_and_teacher_give_the_same_and_the_student_comes_back_wh
     check_like_one(out, one)
 
 
+@pytest.mark.parametrize("shard", ["none", "both"])
+def test_a_second_pass_gives_the_same_in_two_processes(tmp_path, shard):
+    """Of DDP one forward pass, of FSDP2 two before one backward pass."""
+    view = {"use": "support.processes:SecondView"}
+    curve, result = alone(run_tables(view, run={"epochs": 4}))
+    out = tmp_path / shard
+    ended = start(run_tables(view, run={"epochs": 4}, distributed={"shard": shard}), out)
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert curve.shape == (12, 4)
+    check_curves(np.array(found(out)["curve"]), curve)
+    assert found(out)["norm"] == pytest.approx(norm(result.student), rel=1e-5)
+
+
 def test_a_process_that_dies_ends_the_run_and_the_run_resumes(tmp_path, two):
     out = tmp_path / "dying"
     out.mkdir()

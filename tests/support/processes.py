@@ -15,7 +15,7 @@ import torch
 from ignite.engine import Events
 from torch import Tensor, nn
 
-from stillhouse import Recipe, StillhouseError, prepare
+from stillhouse import Plugin, Recipe, StillhouseError, Tap, Weight, hookimpl, plugin, prepare
 from stillhouse.distributed import processes as parallel
 
 
@@ -31,6 +31,26 @@ class PlainNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 1, 6, 6) -> (B, num_classes)."""
         return self.head(self.body(torch.tanh(self.stem(x))).mean((2, 3)))
+
+
+@plugin
+class SecondView(Plugin):
+    """The student's features of the batch mirrored are to be those of the batch, and its teacher's outputs its own."""
+
+    requires = ("teacher",)
+
+    weight: Weight = 1.0
+
+    @hookimpl
+    def add_taps(self, run):
+        return [Tap("student", "body.1")]
+
+    @hookimpl
+    def losses(self, step):
+        mirrored = step.inputs.flip(-1)
+        student, teacher = step.forward("student", mirrored), step.forward("teacher", mirrored)
+        moved = student.features["body.1"].flip(-1) - step.student.features["body.1"]
+        return {"features": moved.square().mean(), "output": (student.output - teacher.output).square().mean()}
 
 
 def work(arguments: argparse.Namespace) -> int:
