@@ -82,7 +82,7 @@ class StepHooks:
 
 
 class ObservingHooks:
-    """Events: ignite's own under ignite's names, and four phases of the step. ``step`` is there from ``forward_completed`` on."""
+    """Events: ignite's own under ignite's names, four phases of the step, and what is logged and measured. ``step`` is there from ``forward_completed`` on."""
 
     @hookspec
     def started(self, run: Run) -> None:
@@ -122,7 +122,7 @@ class ObservingHooks:
 
     @hookspec
     def logged(self, run: Run, step: Step, scalars: Mapping[str, float]) -> None:
-        """A step has been logged: every ``run.log_every`` steps, and at the end of an epoch. ``scalars`` has each number that TensorBoard gets of it, by tag: ``loss_raw/task``, ``learning_rate/student``, ``plugin/NAME/...``. They are floats already, the means over all processes, and the same in each process."""
+        """A step has been logged: every ``run.log_every`` steps, and at the end of an epoch. ``scalars`` has each number that TensorBoard gets of it, by tag: ``loss_raw/task``, ``learning_rate/student``, ``plugin/NAME/...``. They are floats already; loss terms and what plugins give are means over all processes."""
 
     @hookspec
     def iteration_completed(self, run: Run, step: Step) -> None:
