@@ -238,15 +238,15 @@ def test_the_scale_of_a_float16_run_is_in_its_checkpoint(tmp_path: Path):
     made = recipe(run__precision="float16", run__epochs=3)
     training = prepare(made, out=tmp_path / "run")
     training.run.trainer.add_event_handler(
-        Events.ITERATION_COMPLETED(once=1), lambda: training.observers.checkpoints._state["scaler"].update(2.0**9)
+        Events.ITERATION_COMPLETED(once=1), lambda: training.observers.checkpoints._parts["scaler"].update(2.0**9)
     )
     interrupted(training, at=5)
     again = prepare(made, out=tmp_path / "run", resume=True)
-    scaler = again.observers.checkpoints._state["scaler"]
+    scaler = again.observers.checkpoints._parts["scaler"]
     assert scaler.get_scale() != 2.0**9
     again.fit()
     assert scaler.get_scale() == 2.0**9
-    assert "scaler" not in prepare(recipe(), out=tmp_path / "other").observers.checkpoints._state
+    assert "scaler" not in prepare(recipe(), out=tmp_path / "other").observers.checkpoints._parts
 
 
 def refuse(*_arguments: Any, **_more: Any) -> None:

@@ -100,8 +100,8 @@ class Checkpoints:
     def __init__(self, folder: Path, spec: CheckpointSpec, evaluation: Evaluation, parts: Mapping[str, Any]) -> None:
         self.folder = folder / "checkpoints"
         self._spec, self._evaluation = spec, evaluation
-        self._state: dict[str, Any] = {"generators": _Generators(), "history": evaluation}
-        self._state |= {key: _Whole(part) if isinstance(part, Optimizer) else part for key, part in parts.items()}
+        self._parts = parts
+        self._state: dict[str, Any] = {}
         self._handlers: dict[str, Checkpoint] = {}
 
     def _open(self, run: Run) -> None:
@@ -109,7 +109,9 @@ class Checkpoints:
         if self._handlers:
             return
         saver = _Saver(self.folder)
-        self._state |= {"model": _Whole(run.composition), "trainer": run.trainer}
+        parts = {key: _Whole(part) if isinstance(part, Optimizer) else part for key, part in self._parts.items()}
+        self._state |= {"model": _Whole(run.composition), **parts, "trainer": run.trainer}
+        self._state |= {"generators": _Generators(), "history": self._evaluation}
         if self._spec.best:
             weights = {key: value for key, value in self._state.items() if key in ("model", "ema")}
             self._state["best"] = self._handlers["best"] = self._handler(run, saver, weights, "best", 1)
