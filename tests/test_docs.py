@@ -25,6 +25,7 @@ from xml.etree import ElementTree
 import attrs
 import pytest
 import torch
+from support.imports import docstring_of, is_public, modules
 
 from stillhouse import Recipe, load_recipe, prepare, train
 from stillhouse.cli import main
@@ -137,7 +138,15 @@ def help_text(*command: str) -> str:
     return "```text\n" + parser.format_help().rstrip() + "\n```"
 
 
+def modules_table() -> str:
+    """The public modules, each with the first line of its docstring."""
+    public = sorted(name for name in modules() if name.partition(".")[0] == "stillhouse" and is_public(name))
+    lines = ((name, plain(docstring_of(name).splitlines()[0]).replace("|", "\\|")) for name in public)
+    return "\n".join(["| module | what it is |", "|---|---|", *(f"| `{name}` | {line} |" for name, line in lines)])
+
+
 GENERATORS: dict[str, Callable[..., str]] = {
+    "modules": modules_table,
     "keys": lambda name: keys_table({**SPECS, **{kind.__name__: kind for kind in TASK_KINDS.values()}}[name]),
     "hooks": lambda name: hooks_list(next(g for g in SPECIFICATIONS if g.__name__ == name)),
     "help": help_text,

@@ -86,3 +86,11 @@ def test_the_linter_lets_plugins_import_what_the_packages_call_public():
     assert told["forbidden_modules"] == sorted(f"{name}.*" for name in some)
     allowed = [f"{name}.{inner}" for name in some for inner in public_names(name) if inner != "this package"]
     assert told["ignore_imports"] == sorted(f"** -> {name}" for name in allowed)
+
+
+def test_the_reference_shows_public_modules_alone():
+    shown = {
+        name for page in ROOT.glob("docs/reference/*.md") for name in re.findall(r"^::: (\S+)$", page.read_text(), re.M)
+    }
+    for name in shown:  # a module, or what one exports: of the same name perhaps, as `nets.detector`
+        assert any(is_public(module) for module in (name, name.rpartition(".")[0]) if module in modules()), name

@@ -19,11 +19,12 @@ from support import FEATURES, FIVE, TESTS, recipe, same_state
 from stillhouse import Recipe, StillhouseError, StillhouseWarning, prepare, train
 from stillhouse.cli import main
 from stillhouse.experiments import ablate
-from stillhouse.experiments.ablation import make_plan, run_plan, table_of
+from stillhouse.experiments.ablation import make_plan, run_plan
 from stillhouse.experiments.arms import identity, make_arms, resolved
 from stillhouse.experiments.comparison import Group, compare_groups
 from stillhouse.experiments.grid import cells, parse_grid
 from stillhouse.experiments.picture import draw_ablation, write_picture
+from stillhouse.experiments.plan_table import table_of
 
 FAST = {"run__epochs": 1, "teacher__args": {"width": 4}}
 

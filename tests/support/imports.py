@@ -62,11 +62,15 @@ def _says(package: str, name: str) -> bool:
     return name in public_names(package)
 
 
+def docstring_of(module: str) -> str:
+    """A module's docstring."""
+    return ast.get_docstring(ast.parse(modules()[module].read_text(encoding="utf-8"))) or ""
+
+
 @cache
 def public_names(package: str) -> tuple[str, ...]:
     """The names that the line ``Public: ...`` of a package's docstring lists; "none" is no name."""
-    docstring = ast.get_docstring(ast.parse(modules()[package].read_text(encoding="utf-8"))) or ""
-    found = re.search(r"^Public: ([^.]+)\.$", docstring, re.MULTILINE)
+    found = re.search(r"^Public: ([^.]+)\.$", docstring_of(package), re.MULTILINE)
     return tuple(re.split(r",\s+", found[1])) if found and found[1] != "none" else ()
 
 

@@ -1,4 +1,4 @@
-"""What several runs of one process may share: data that was read already, the list of installed plugins.
+"""What several runs of one process may share: data that was read already.
 
 Outside of :func:`keeping` nothing is kept: a run by itself finds the world as it is now.
 """

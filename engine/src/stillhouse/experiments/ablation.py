@@ -15,22 +15,24 @@ import torch
 
 from stillhouse.config.recipe import Recipe
 from stillhouse.errors import StillhouseError, StillhouseWarning, did_you_mean
-from stillhouse.experiments.arms import Arm, make_arms, resolved
-from stillhouse.experiments.comparison import Comparison, Group, compare_groups
-from stillhouse.experiments.compatibility import warn_of_versions
-from stillhouse.experiments.finished_run import FinishedRun
+from stillhouse.experiments.arms import make_arms, resolved
+from stillhouse.experiments.comparison import Comparison
 from stillhouse.experiments.grid import parse_grid
 from stillhouse.experiments.job import Job, collected
 from stillhouse.experiments.picture import write_picture
 from stillhouse.experiments.plan import Plan, PlannedRun
+from stillhouse.experiments.plan_table import table_of
 from stillhouse.experiments.progress import Counter
-from stillhouse.experiments.run_groups import default_metric, metric_of
 from stillhouse.experiments.tables import to_markdown
 from stillhouse.experiments.workers import run_here, run_in_workers
 from stillhouse.memo import keeping
 from stillhouse.training.folder import write_json, write_text
 
-__all__ = ["ablate", "make_plan", "run_plan", "table_of"]
+__all__ = [
+    "ablate",
+    "make_plan",
+    "run_plan",
+]
 
 
 def ablate(
@@ -202,60 +204,6 @@ def run_plan(
             counter.count(outcome)
     _warn(told)
     return failed
-
-
-def table_of(plan: Plan, *, metric: str | None = None, failed: Mapping[int, str] | None = None) -> Comparison:
-    """The table of a plan's finished runs, whoever trained them.
-
-    Args:
-        plan: the plan.
-        metric: see :func:`ablate`.
-        failed: why runs are missing, by their number.
-
-    Raises:
-        StillhouseError: no run has such a metric.
-    """
-    found: dict[str, list[FinishedRun]] = {arm.name: [] for arm in plan.arms}
-    missing = []
-    for run in plan.runs():
-        summary = run.summary()
-        if summary is not None:
-            found[run.arm].append(FinishedRun(run.folder, run.recipe, summary, run.arm))
-            continue
-        error = (failed or {}).get(run.index, "not trained yet")
-        missing.append({"arm": run.arm, "seed": run.seed, "folder": str(run.folder), "error": error})
-    every = [run for runs in found.values() for run in runs]
-    if every:
-        metric = metric or default_metric(every)
-        warn_of_versions([run.folder for run in every])
-    groups = [
-        Group(
-            arm.name,
-            metric_of(found[arm.name], metric or "", arm.name),
-            columns=_columns(arm),
-            against=_references(arm, plan.arms),
-            note="; ".join(filter(None, [arm.reason, *(f"= {other}" for other in arm.also)])),
-        )
-        for arm in plan.arms
-    ]
-    columns = dict.fromkeys(key for group in groups for key in group.columns)
-    return compare_groups(metric or "", groups, tuple(columns), missing)
-
-
-def _columns(arm: Arm) -> dict[str, str]:
-    return {key.removeprefix("plugins."): value for key, value in arm.settings.items()}
-
-
-def _references(arm: Arm, arms: Sequence[Arm]) -> dict[str, str]:
-    """The arms of its group that stand for the empty list and for the full one."""
-    found = {}
-    for kind in ("none", "full"):
-        for other in arms:
-            if other.group == arm.group and (other.kind == kind or any(n.split(" ")[0] == kind for n in other.also)):
-                found[kind] = other.name
-    if "none" in found and found.get("full") == found["none"]:
-        return {"none": found["none"]}
-    return found
 
 
 def _train_teachers(runs: Iterable[PlannedRun], progress: bool) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 import attrs
 
 from stillhouse import StillhouseError
-from stillhouse.experiments.ablation import run_plan, table_of
+from stillhouse.experiments.ablation import run_plan
 from stillhouse.experiments.arms import Arm
 from stillhouse.experiments.plan import Plan
+from stillhouse.experiments.plan_table import table_of
 from stillhouse.tasks import build_task
 from stillhouse_experiments.experiment import Experiment, changed
 from stillhouse_experiments.plan import Values

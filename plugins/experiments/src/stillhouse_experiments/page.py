@@ -7,9 +7,9 @@ from typing import Any
 
 import attrs
 
-from stillhouse.experiments.ablation import table_of
 from stillhouse.experiments.comparison import Comparison, compare_groups
 from stillhouse.experiments.plan import Plan
+from stillhouse.experiments.plan_table import table_of
 from stillhouse.experiments.statistics import Difference, holm, paired_difference
 from stillhouse.experiments.tables import to_markdown
 from stillhouse_experiments.choices import Choice
