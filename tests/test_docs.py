@@ -32,7 +32,8 @@ from stillhouse.cli.common import overrides_of
 from stillhouse.cli.parser import make_parser
 from stillhouse.config.recipe import CheckpointSpec, DistributedSpec, OptimizerSpec, RunSpec, TeacherSpec
 from stillhouse.config.run_options import CompileArgs, EarlyStoppingSpec, EmaSpec, SpeedSpec
-from stillhouse.config.structure import type_text, unstructure
+from stillhouse.config.structure import describe_type, unstructure
+from stillhouse.config.teacher import TeacherSpec
 from stillhouse.contract.hookspecs import SPECIFICATIONS, hook_arguments
 from stillhouse.data import DataSpec
 from stillhouse.models import ModelSpec
@@ -101,7 +102,7 @@ def keys_table(kind: type) -> str:
     hints, texts = typing.get_type_hints(kind), attribute_texts(kind)
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for field in attrs.fields(kind):
-        cells = (f"`{field.alias}`", type_text(hints[field.name]), default_text(field), texts[field.name])
+        cells = (f"`{field.alias}`", describe_type(hints[field.name]), default_text(field), texts[field.name])
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
 

@@ -65,7 +65,7 @@ def test_a_recipe_table_makes_the_options() -> None:
         ({"links": []}, ["links: at least one link"]),
         ({"beta": -1.0}, ["beta: -1.0"]),
         ({"links": [], "beta": float("nan")}, ["links:", "beta: nan"]),
-        ({"distance": "mes"}, ["'mes' is not one of", "did you mean 'mse'"]),
+        ({"distance": "mes"}, ["got 'mes'", "did you mean 'mse'"]),
         ({"links": [{"student": "a"}]}, ["links[0].teacher", "missing"]),
         ({"links": [{"student": "a", "teacher": "b", "pol": "mean"}]}, ["links[0].pol", "did you mean 'pool'"]),
         ({"links": [{"student": "a", "teacher": "b", "prefix": -1}]}, ["links[0].prefix: -1"]),

@@ -406,8 +406,8 @@ def test_what_the_data_cannot_give_is_refused():
         ({"temperature": 0.0}, r"\.temperature \(tcs\): 0.0 softens nothing"),
         ({"path": "none"}, "without coordinates there is no mimic = 'pca_mse'"),
         ({"path": "none", "mimic": "logits", "select": "train"}, "no select = 'train'"),
-        ({"mimic": "elhs"}, "'elhs' is not one of 'pca_mse', 'elsh', 'logits', 'none'"),
-        ({"k": "all"}, "'all' is not a whole number or a number"),
+        ({"mimic": "elhs"}, "must be one of 'pca_mse', 'elsh', 'logits', 'none', got 'elhs'"),
+        ({"k": "all"}, "must be a whole number or a number, got 'all'"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(options: dict[str, Any], said: str):

@@ -10,12 +10,12 @@ from torch import Tensor
 __all__ = ["over_tensors", "rows_of", "tensors_of"]
 
 
-def over_tensors(function: Callable[[Any], Any], tree: Any, kind: type = Tensor) -> Any:
-    """``tree`` with every tensor (or ``kind``) in its tuples, lists and dicts replaced by ``function`` of it."""
+def map_tensors(function: Callable[[Any], Any], tree: Any, kind: type = Tensor) -> Any:
+    """Apply ``function`` to every tensor (or ``kind``) in the tuples, lists and dicts of ``tree``; returns a copy."""
     if isinstance(tree, kind):
         return function(tree)
     if isinstance(tree, Mapping):
-        return {key: over_tensors(function, value, kind) for key, value in tree.items()}
+        return {key: map_tensors(function, value, kind) for key, value in tree.items()}
     if isinstance(tree, tuple | list):
         return _like(tree, (over_tensors(function, value, kind) for value in tree))
     return tree

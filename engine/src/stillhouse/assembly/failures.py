@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from stillhouse.errors import StillhouseError, first_line
-from stillhouse.layout import shape_text
+from stillhouse.layout import format_shape
 
 if TYPE_CHECKING:
     from stillhouse.config.recipe import Recipe

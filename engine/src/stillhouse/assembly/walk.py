@@ -258,7 +258,7 @@ def _read(composition: Composition, step: Step, where: str, specs: list[tuple[st
         except StillhouseError as error:
             assert step.teacher is not None
             student, teacher = step.student.features[spec.student], step.teacher.features[spec.teacher]
-            place = f"link {name!r}, student {shape_text(student)}, teacher {shape_text(teacher)}"
+            place = f"link {name!r}, student {format_shape(student)}, teacher {format_shape(teacher)}"
             faults += error.within(f"{where}: {place}").faults
     return faults
 
@@ -289,13 +289,13 @@ def _checked_terms(terms: Any) -> Iterator[tuple[str, Tensor]]:
         raise StillhouseError(f"losses gave {type(terms).__name__}", hint='a dict of scalar tensors: {"": loss}')
     for term, value in terms.items():
         if not isinstance(value, Tensor) or value.ndim:
-            got = f"a tensor of shape {shape_text(value)}" if isinstance(value, Tensor) else type(value).__name__
+            got = f"a tensor of shape {format_shape(value)}" if isinstance(value, Tensor) else type(value).__name__
             raise StillhouseError(f"the loss term {term!r} is {got}", hint="a scalar tensor, such as x.mean()")
         yield term, value
 
 
 def _shapes(step: Step) -> Shapes:
-    return {name: (shape_text(link.student), shape_text(link.teacher)) for name, link in step.links.items()}
+    return {name: (format_shape(link.student), format_shape(link.teacher)) for name, link in step.links.items()}
 
 
 def _trainable(composition: Composition, name: str) -> int:

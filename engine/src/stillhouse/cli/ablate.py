@@ -1,4 +1,4 @@
-"""``stillhouse ablate``: a recipe's plugins left out, alone and varied, under paired seeds."""
+"""``stillhouse ablate``: trains a recipe with plugins left out, alone and varied, under paired seeds."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _ablate(arguments: argparse.Namespace) -> int:
 
 
 def print_comparison(comparison: Comparison, *, as_json: bool, as_markdown: bool) -> None:
-    """Print the table in the form asked for."""
+    """Print the table as text, JSON or Markdown."""
     from stillhouse.experiments.tables import show, to_markdown
 
     if as_json:
@@ -98,4 +98,4 @@ def print_comparison(comparison: Comparison, *, as_json: bool, as_markdown: bool
     elif as_markdown:
         print(to_markdown(comparison), end="")
     else:
-        show(comparison, output())
+        show(comparison, make_console())

@@ -1,4 +1,4 @@
-"""What several commands share: arguments that name a recipe or a run, and the look of tables."""
+"""Arguments of several commands, which name a recipe, a run or a device, and the console of tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NO_LIMIT = 10_000
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
-    """RECIPE, and what changes one: ``--set``, ``--plugins``, ``--skip-bad``."""
+    """Add RECIPE and its overrides: ``--set``, ``--plugins``, ``--skip-bad``."""
     parser.add_argument("recipe", metavar="RECIPE", help="a recipe in TOML")
     parser.add_argument(
         "--set",
@@ -39,7 +39,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """RUN, ``--weights`` and ``--averaged``."""
+    """Add RUN, ``--weights`` and ``--averaged``."""
     parser.add_argument("run", metavar="RUN", help="a run's folder")
     parser.add_argument(
         "--weights",
@@ -52,19 +52,19 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """``--device``."""
+    """Add ``--device``."""
     parser.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, ... (default: as the recipe says)")
 
 
 def add_skip_bad(parser: argparse.ArgumentParser) -> None:
-    """``--skip-bad``."""
+    """Add ``--skip-bad``."""
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave out samples that cannot be read (data.skip_bad = true)"
     )
 
 
-def overrides_of(arguments: argparse.Namespace) -> list[str]:
-    """What ``--set`` and ``--skip-bad`` change in the recipe."""
+def collect_overrides(arguments: argparse.Namespace) -> list[str]:
+    """Collect the overrides of ``--set`` and ``--skip-bad``."""
     return [*(["data.skip_bad=true"] if arguments.skip_bad else []), *arguments.overrides]
 
 

@@ -1,4 +1,4 @@
-"""What a plugin is called that a recipe gives no name."""
+"""Default names of plugins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the command line changes in a recipe: ``--set KEY=VALUE`` and ``--plugins LIST``."""
+"""Overrides of a recipe on the command line: ``--set KEY=VALUE``."""
 
 from __future__ import annotations
 
@@ -30,17 +30,19 @@ def apply_override(data: dict[str, Any], override: str) -> None:
             TOML, or else taken as text.
 
     Raises:
-        StillhouseError: no such form, or a path that leads nowhere.
+        StillhouseError: not of that form, or a path to no key.
     """
     path, separator, text = override.partition("=")
     if not separator or not path.strip():
-        raise StillhouseError(f"{override!r} is not KEY=VALUE", where="--set", hint="--set optimizer.lr=3e-4")
+        raise StillhouseError(f"must be KEY=VALUE, got {override!r}", where="--set", hint="--set optimizer.lr=3e-4")
     *parents, last = path.strip().split(".")
     table: Any = data
     for part in parents:
         table = _enter(table, part, override)
     if isinstance(table, list):
-        raise StillhouseError(f"{override!r} sets an item of a list", where="--set", hint="name one of its keys")
+        raise StillhouseError(
+            f"must set a key of a list's item, got {override!r}", where="--set", hint="name one of its keys"
+        )
     if not isinstance(table, dict):
         raise StillhouseError(f"{override!r} goes into {table!r}, which is no table", where="--set")
     table[last] = parse_value(text.strip())
@@ -58,7 +60,7 @@ def _enter(table: Any, part: str, override: str) -> Any:
             f"{override!r}: the list has no item {part!r}", where="--set", hint=did_you_mean(part, known)
         )
     if not isinstance(table, dict):
-        raise StillhouseError(f"{override!r} goes into {table!r}, which is no table", where="--set")
+        raise StillhouseError(f"must set a key of a table, got {override!r} with the value {table!r}", where="--set")
     return table.setdefault(part, {})
 
 

@@ -8,7 +8,7 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 import tomli_w
@@ -16,21 +16,15 @@ import tomli_w
 from stillhouse.config.data import DataSpec
 from stillhouse.config.model import ModelSpec
 from stillhouse.config.overrides import apply_override
+from stillhouse.config.run import CheckpointSpec, DistributedSpec, OptimizerSpec, RunSpec
 from stillhouse.config.run_options import EarlyStoppingSpec, EmaSpec, SpeedSpec
 from stillhouse.config.structure import structure, unstructure
 from stillhouse.config.task import TaskSpec
+from stillhouse.config.teacher import TeacherSpec
 from stillhouse.errors import Fault, StillhouseError, did_you_mean
 from stillhouse.schedule import Schedule
 
-__all__ = [
-    "BESIDE_THE_RESULT",
-    "CheckpointSpec",
-    "DistributedSpec",
-    "OptimizerSpec",
-    "Recipe",
-    "RunSpec",
-    "TeacherSpec",
-]
+__all__ = ["BESIDE_THE_RESULT", "Recipe"]
 
 
 _WITH_RECIPES = ("student", "teacher")
@@ -190,7 +184,7 @@ class Recipe:
         run: name, epochs, seed, device.
         data: see :class:`stillhouse.data.DataSpec`.
         student: see :class:`stillhouse.models.ModelSpec`.
-        task: what the student is for.
+        task: see :class:`stillhouse.config.task.TaskSpec`.
         teacher: None trains without one.
         optimizer: and its learning rate.
         schedule: factor of the learning rate over the run; its ``peak`` is 1.
@@ -225,7 +219,7 @@ class Recipe:
             overrides: ``a.b=value`` each, as ``--set`` takes them; values in TOML, or else taken as text.
 
         Raises:
-            StillhouseError: no such file, no TOML, or every unknown key and wrong value of the file at once.
+            StillhouseError: no such file, invalid TOML, or every unknown key and wrong value of the file at once.
         """
         data = read_tables(Path(path))
         for override in overrides:
@@ -247,16 +241,16 @@ class Recipe:
         return _structured(data, base, file)
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain tables, every default written out."""
+        """Return the recipe as plain tables, every default written out."""
         tables: dict[str, Any] = unstructure(self)
         return tables
 
     def to_toml(self) -> str:
-        """The recipe as TOML, every default written out: loads again as the same recipe."""
+        """Return the recipe as TOML, every default written out; it loads again as the same recipe."""
         return tomli_w.dumps(self.to_dict())
 
     def digest(self) -> str:
-        """A hash of everything that decides the result: all but the run's name, folder, device and logging."""
+        """Hash everything that decides the result: all but the run's name, folder, device and logging."""
         tables = self.to_dict()
         for key in BESIDE_THE_RESULT:
             tables["run"].pop(key, None)
@@ -285,13 +279,13 @@ def read_tables(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         near = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
-        raise StillhouseError("there is no such file", where=str(path), hint=did_you_mean(path.name, near)) from None
+        raise StillhouseError("file not found", where=str(path), hint=did_you_mean(path.name, near)) from None
     except IsADirectoryError:
-        raise StillhouseError("is a folder, and a recipe is a file", where=str(path), hint="RECIPE.toml") from None
+        raise StillhouseError("must be a file, got a folder", where=str(path), hint="RECIPE.toml") from None
     except (OSError, UnicodeDecodeError) as error:
         raise StillhouseError(f"cannot be read: {error}", where=str(path)) from None
     except tomllib.TOMLDecodeError as error:
-        raise StillhouseError(f"is no TOML: {error}", where=str(path)) from None
+        raise StillhouseError(f"is not valid TOML: {error}", where=str(path)) from None
 
 
 def _structured(data: Mapping[str, Any], base: Path | None, file: str, asked_by: Sequence[Path] = ()) -> Recipe:

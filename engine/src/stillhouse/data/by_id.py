@@ -140,10 +140,10 @@ class Passes:
         samples = self._holding(ids)
         with OwnRandomness() as randomness:
             for i in ids:
-                stored = samples.source.stored(int(i))
+                stored = samples.source.read_stored(int(i))
                 if stored is None:
                     randomness.seed(mix(int(i)))
-                    x = samples.input_of(int(i)).contiguous().numpy()
+                    x = samples.read_input(int(i)).contiguous().numpy()
                     stored = f"{x.dtype} {x.shape}".encode() + x.tobytes()
                 digest.update(hashlib.sha256(stored).digest())
         return digest.hexdigest()

@@ -51,7 +51,7 @@ def shard(model: nn.Module, device: torch.device, where: str) -> None:
     Raises:
         StillhouseError: there is one process only.
     """
-    if not parallel.several():
+    if not parallel.is_distributed():
         raise StillhouseError(
             "there is one process, and nothing to spread over",
             where="distributed.shard",

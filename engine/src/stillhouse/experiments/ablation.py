@@ -1,4 +1,4 @@
-"""Ablations: a plan's runs, those that are not finished yet trained, and the table of them all."""
+"""Ablations: a plan is made, its unfinished runs are trained, and all finished ones are compared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 
 from stillhouse.config.recipe import Recipe
 from stillhouse.errors import StillhouseError, StillhouseWarning, did_you_mean
-from stillhouse.experiments.arms import Arm, make_arms, resolved
+from stillhouse.experiments.arms import Arm, make_arms, resolve
 from stillhouse.experiments.comparison import Comparison, Group, compare_groups
 from stillhouse.experiments.compatibility import warn_of_versions
 from stillhouse.experiments.finished_run import FinishedRun
@@ -30,7 +30,7 @@ from stillhouse.experiments.workers import run_here, run_in_workers
 from stillhouse.memo import keeping
 from stillhouse.training.folder import write_json, write_text
 
-__all__ = ["ablate", "make_plan", "run_plan", "table_of"]
+__all__ = ["ablate", "make_comparison", "make_plan", "run_plan"]
 
 
 def ablate(
@@ -48,13 +48,13 @@ def ablate(
 ) -> Comparison:
     """Train every arm of ``recipe`` under every seed, and compare them.
 
-    Arms share, seed by seed, the order of samples, their augmentation, the subset of labels and the student's start.
-    What a folder has finished already is not trained again. A run that fails is named in the result's ``missing``; the
+    Arms share, seed by seed, the order of samples, their augmentation, the subset of labels and the student's initialisation.
+    Finished runs in the folder are not trained again. A run that fails is named in the result's ``missing``; the
     others go on.
 
     Args:
         recipe: the run with its full list of plugins. Its seed is the first of the seeds.
-        seeds: how many seeds each arm runs under.
+        seeds: the number of seeds of each arm.
         leave_one_out: an arm without each plugin. Without this, the next and ``grid``, both are made.
         one_at_a_time: an arm with each plugin alone.
         grid: ``KEY=VALUE,VALUE,...`` each, keys as in ``--set``: one arm for each combination.
@@ -63,13 +63,13 @@ def ablate(
             and ``table.md``, a picture of it in ``picture.svg``.
         figures: let each run draw pictures for TensorBoard, which takes longer than a short run does.
         metric: ``SPLIT/NAME``; by default the task's score on the test split, or else on the validation split.
-        progress: show what is done on the terminal.
+        progress: show progress on the terminal.
 
     Raises:
         StillhouseError: bad input: every arm that cannot be built, a folder of another ablation.
     """
     if jobs < 1:
-        raise StillhouseError(f"{jobs} is below 1", where="--jobs")
+        raise StillhouseError(f"must be >= 1, got {jobs}", where="--jobs")
     # Workers read the data themselves: what the checks have read need not stay here meanwhile.
     with keeping() if jobs == 1 else nullcontext():
         plan, known = make_plan(
@@ -83,7 +83,7 @@ def ablate(
         )
         _check_metric(metric, known)
         failed = run_plan(plan, jobs=jobs, progress=progress)
-    comparison = table_of(plan, metric=metric, failed=failed)
+    comparison = make_comparison(plan, metric=metric, failed=failed)
     if any(row.group.values for row in comparison.rows):
         write_json(plan.folder / "results.json", comparison.to_dict())
         write_text(plan.folder / "table.md", to_markdown(comparison))
@@ -101,7 +101,7 @@ def make_plan(
     out: str | Path | None = None,
     figures: bool = False,
 ) -> tuple[Plan, dict[str, set[str]]]:
-    """The plan that :func:`ablate` follows, every arm built once without training; nothing is written.
+    """Make the plan of :func:`ablate`; every arm is built once, without training, and nothing is written.
 
     Returns:
         The plan, and the names of the metrics by split.
@@ -112,15 +112,15 @@ def make_plan(
     from stillhouse.training.preparation import prepare
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise StillhouseError("an ablation's runs have one process each", hint="start it without torchrun; see --jobs")
+        raise StillhouseError("an ablation must start as one process", hint="start it without torchrun; see --jobs")
     if seeds < 1:
-        raise StillhouseError(f"{seeds} is below 1", where="--seeds")
+        raise StillhouseError(f"must be >= 1, got {seeds}", where="--seeds")
     if not (leave_one_out or one_at_a_time or grid):
         leave_one_out = one_at_a_time = True
     known: dict[str, set[str]] = {}
 
     def check(arm: Recipe) -> None:
-        training = prepare(_one_thread(arm), write=False, train_teacher=False)
+        training = prepare(_set_one_thread(arm), write=False, train_teacher=False)
         try:
             names = set(training.run.task.metrics(training.run.data))
             for _, metrics in training.walk.hooks.calls("metrics"):
@@ -132,8 +132,8 @@ def make_plan(
             training.close()
 
     told: list[str] = []
-    with keeping(), collected(told):
-        whole = resolved(recipe)
+    with keeping(), collect_warnings(told):
+        whole = resolve(recipe)
         arms = make_arms(
             whole,
             leave_one_out=leave_one_out,
@@ -165,19 +165,19 @@ def run_plan(
         plan: the plan.
         jobs: see :func:`ablate`.
         progress: likewise.
-        only: the numbers of the runs to look at; None: all.
-        until: by ``time.monotonic()``, from when on no teacher and no run is begun; None: never.
+        only: the numbers of the runs to train; None: all.
+        until: time by ``time.monotonic()`` from which on no teacher and no run is started; None: no limit.
 
     Returns:
         The errors of runs that failed, by the run's number.
 
     Raises:
-        StillhouseError: a number that no run has, a folder that cannot be written, a teacher that cannot be trained.
+        StillhouseError: an unknown run's number, a folder that cannot be written, a teacher that cannot be trained.
     """
     runs = plan.runs()
     wrong = [index for index in only or () if not 0 <= index < len(runs)]
     if wrong:
-        raise StillhouseError(f"there is no run {wrong[0]}", where="--only", hint=f"0 to {len(runs) - 1}: see --list")
+        raise StillhouseError(f"must be 0 to {len(runs) - 1}, got {wrong[0]}", where="--only", hint="see --list")
     plan.write()
     asked = [run for run in runs if only is None or run.index in only]
     open_runs = [run for run in asked if run.summary() is None]
@@ -191,7 +191,7 @@ def run_plan(
     _train_teachers(in_time(open_runs), progress)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch gives it no types
         torch.cuda.empty_cache()  # of the checks and the teacher, for the workers
-    devices = _devices(plan.recipe.run.device)
+    devices = _list_devices(plan.recipe.run.device)
     todo = (Job.of(run, devices[run.index % len(devices)]) for run in in_time(open_runs))
     outcomes = run_here(todo) if jobs == 1 else run_in_workers(todo, jobs)
     with counter, closing(outcomes):
@@ -204,16 +204,16 @@ def run_plan(
     return failed
 
 
-def table_of(plan: Plan, *, metric: str | None = None, failed: Mapping[int, str] | None = None) -> Comparison:
-    """The table of a plan's finished runs, whoever trained them.
+def make_comparison(plan: Plan, *, metric: str | None = None, failed: Mapping[int, str] | None = None) -> Comparison:
+    """Compare a plan's finished runs, whichever process trained them.
 
     Args:
         plan: the plan.
         metric: see :func:`ablate`.
-        failed: why runs are missing, by their number.
+        failed: errors of missing runs, by their number.
 
     Raises:
-        StillhouseError: no run has such a metric.
+        StillhouseError: an unknown metric.
     """
     found: dict[str, list[FinishedRun]] = {arm.name: [] for arm in plan.arms}
     missing = []
@@ -226,14 +226,14 @@ def table_of(plan: Plan, *, metric: str | None = None, failed: Mapping[int, str]
         missing.append({"arm": run.arm, "seed": run.seed, "folder": str(run.folder), "error": error})
     every = [run for runs in found.values() for run in runs]
     if every:
-        metric = metric or default_metric(every)
+        metric = metric or choose_metric(every)
         warn_of_versions([run.folder for run in every])
     groups = [
         Group(
             arm.name,
-            metric_of(found[arm.name], metric or "", arm.name),
-            columns=_columns(arm),
-            against=_references(arm, plan.arms),
+            read_metric(found[arm.name], metric or "", arm.name),
+            columns=_name_columns(arm),
+            against=_find_references(arm, plan.arms),
             note="; ".join(filter(None, [arm.reason, *(f"= {other}" for other in arm.also)])),
         )
         for arm in plan.arms
@@ -242,12 +242,12 @@ def table_of(plan: Plan, *, metric: str | None = None, failed: Mapping[int, str]
     return compare_groups(metric or "", groups, tuple(columns), missing)
 
 
-def _columns(arm: Arm) -> dict[str, str]:
+def _name_columns(arm: Arm) -> dict[str, str]:
     return {key.removeprefix("plugins."): value for key, value in arm.settings.items()}
 
 
-def _references(arm: Arm, arms: Sequence[Arm]) -> dict[str, str]:
-    """The arms of its group that stand for the empty list and for the full one."""
+def _find_references(arm: Arm, arms: Sequence[Arm]) -> dict[str, str]:
+    """Find the arms of its group with the empty list and with the full one."""
     found = {}
     for kind in ("none", "full"):
         for other in arms:
@@ -259,7 +259,7 @@ def _references(arm: Arm, arms: Sequence[Arm]) -> dict[str, str]:
 
 
 def _train_teachers(runs: Iterable[PlannedRun], progress: bool) -> None:
-    """Train once what teachers and starts other recipes give, so that no two workers begin the same one."""
+    """Train each recipe of a teacher or of a student's start once, so that no two workers train the same one."""
     from stillhouse.training.preparation import prepare
 
     seen = set()
@@ -275,13 +275,13 @@ def _train_teachers(runs: Iterable[PlannedRun], progress: bool) -> None:
             prepare(run.recipe, write=False, progress=progress).close()
 
 
-def _devices(name: str) -> list[str]:
-    """The devices that runs are spread over: every GPU of this machine where the recipe leaves the choice open."""
+def _list_devices(name: str) -> list[str]:
+    """List the devices that runs are spread over: every GPU of this machine where the recipe leaves the choice open."""
     count = torch.cuda.device_count() if name in ("auto", "cuda") else 0
     return [f"cuda:{i}" for i in range(count)] if count > 1 else [""]
 
 
-def _one_thread(recipe: Recipe) -> Recipe:
+def _set_one_thread(recipe: Recipe) -> Recipe:
     return attrs.evolve(recipe, run=attrs.evolve(recipe.run, threads=recipe.run.threads or 1))
 
 
@@ -293,7 +293,7 @@ def _check_metric(metric: str | None, known: Mapping[str, set[str]]) -> None:
     if name in names or name.partition("/")[0] in names:  # a metric by class is named NAME/CLASS
         return
     every = [f"{s}/{n}" for s, ns in known.items() for n in sorted(ns)]
-    raise StillhouseError(f"there is no metric {metric!r}", where="--metric", hint=did_you_mean(metric, every))
+    raise StillhouseError(f"unknown metric {metric!r}", where="--metric", hint=did_you_mean(metric, every))
 
 
 def _warn(told: Sequence[str]) -> None:

@@ -263,7 +263,7 @@ def _weight_of(plugin: Named, total_steps: int, steps_per_epoch: int) -> float |
     if not isinstance(weight, Schedule):
         return float(weight)
     try:
-        return weight.in_steps(total_steps, steps_per_epoch)
+        return weight.to_steps(total_steps, steps_per_epoch)
     except StillhouseError as error:
         raise error.within(f"plugin {plugin.name!r}: weight") from None
 

@@ -19,7 +19,7 @@ from stillhouse.distributed import processes as parallel
 from stillhouse.distributed.fsdp import clip, is_sharded
 from stillhouse.loop.composition import Composition
 from stillhouse.loop.step import new_step
-from stillhouse.nested import rows_of
+from stillhouse.nested import slice_rows
 
 __all__ = ["Stepper", "split"]
 

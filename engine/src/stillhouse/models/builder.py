@@ -11,7 +11,7 @@ from torch import nn
 
 from stillhouse.config.model import ModelSpec
 from stillhouse.config.references import import_object
-from stillhouse.config.signatures import call, parameters_of
+from stillhouse.config.signatures import call, read_parameters
 from stillhouse.contract.batch import DataInfo
 from stillhouse.errors import StillhouseError
 from stillhouse.models.arguments import filled
@@ -118,7 +118,7 @@ def _call(function: Any, request: ModelRequest) -> Any:
         )
     if not callable(function):
         raise StillhouseError(f"{spec.model!r} is {type(function).__name__}, and no callable", where=f"{where}.model")
-    takes, open_ended = parameters_of(function)
+    takes, open_ended = read_parameters(function)
     if spec.pretrained and not open_ended and "pretrained" not in takes:
         raise StillhouseError(
             f"{spec.model!r} takes no `pretrained`", where=f"{where}.pretrained", hint='bring it: checkpoint = "FILE"'

@@ -33,13 +33,13 @@ def build_torchvision(name: str, request: ModelRequest) -> Any:
         )
     if info.input_shape[0] != 3 or len(info.input_shape) != 3:
         raise StillhouseError(
-            f"torchvision's models read images of 3 channels, and inputs have shape {info.input_shape}",
+            f"torchvision's models need images of 3 channels, got inputs of shape {info.input_shape}",
             where=f"{where}.model",
             hint="set channels = 3 in [data]",
         )
     builder = models.get_model_builder(name)
-    own, _ = parameters_of(builder)
-    inner, _ = parameters_of(get_type_hints(builder)["return"])  # resnet18(**kwargs) hands them to ResNet
+    own, _ = read_parameters(builder)
+    inner, _ = read_parameters(get_type_hints(builder)["return"])  # resnet18(**kwargs) hands them to ResNet
     takes = {k: p for k, p in {**own, **inner, "num_classes": None}.items() if k not in ("weights", "progress")}
     args = dict(spec.args)
     if "weights_backbone" in own:
@@ -52,13 +52,13 @@ def build_torchvision(name: str, request: ModelRequest) -> Any:
     if spec.pretrained:
         # Published weights bring their own number of classes; the fresh model is there for its heads alone.
         headless = {k: v for k, v in args.items() if k != "num_classes"}
-        published = fetched(
+        published = fetch(
             lambda: call(builder, {**headless, "weights": "DEFAULT"}, f"{where}.args", takes), spec, where
         )
         fresh = build(**{"num_classes": classes, **({"weights_backbone": None} if "weights_backbone" in own else {})})
         put_new_heads(published, fresh)
         return published
-    args = filled(args, takes, info)
+    args = fill_arguments(args, takes, info)
     if isinstance(args.get("input_size"), int):  # maxvit takes both sides
         args["input_size"] = (args["input_size"], args["input_size"])
     return fetched(build, spec, where) if args.get("weights_backbone") else build()

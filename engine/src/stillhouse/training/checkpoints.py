@@ -57,7 +57,7 @@ class _Generators:
     """The global generators of every process, as an object with a state."""
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        return {f"rank{rank}": state for rank, state in enumerate(parallel.all_of(rng.capture()))}
+        return {f"rank{rank}": state for rank, state in enumerate(parallel.gather_objects(rng.capture()))}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         own = state.get(f"rank{idist.get_rank()}")
@@ -174,7 +174,7 @@ class Checkpoints:
         if parallel.is_first():
             for left in self.folder.glob("tmp*"):
                 left.unlink(missing_ok=True)
-        path = last_checkpoint(self.folder)
+        path = find_last_checkpoint(self.folder)
         if path is None:
             return 0
         saved = read_checkpoint(path, "delete it: the run goes on from an older checkpoint, or else from the start")

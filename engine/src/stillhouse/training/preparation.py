@@ -71,7 +71,7 @@ def prepare(
         else:
             RunFolder(folder).check_free()
     device = parallel.join(find_device(recipe.run.device))
-    parallel.same_everywhere(_facts(recipe, actives))
+    parallel.check_same(_facts(recipe, actives))
     if recipe.run.threads is not None:
         torch.set_num_threads(recipe.run.threads)
     shown = Progress(enabled=progress and parallel.is_first())

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stillhouse import StillhouseError
-from stillhouse.layout import channels, shape_text, to_rows
+from stillhouse.layout import channels, format_shape, to_rows
 
 __all__ = ["Distance", "distance"]
 
@@ -45,7 +45,7 @@ def distance(student: Tensor, teacher: Tensor, kind: Distance = "mse", *, beta: 
             else "pool both sides"
         )
         raise StillhouseError(
-            f"the student's features {shape_text(student)} and the teacher's {shape_text(teacher)} have no distance: "
+            f"the student's features {format_shape(student)} and the teacher's {format_shape(teacher)} have no distance: "
             "their shapes differ",
             hint=hint,
         )

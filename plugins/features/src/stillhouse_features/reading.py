@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stillhouse import StillhouseError
-from stillhouse.layout import layout_of
+from stillhouse.layout import name_layout
 from stillhouse_features.options import LinkOptions, Pool
 
 __all__ = ["align", "pool", "read_pair", "to_map"]
@@ -66,7 +66,7 @@ def pool(x: Tensor, how: Pool, *, prefix: int = 0) -> Tensor:
     Raises:
         StillhouseError: ``x`` is no floating-point layout, has no class token, or no token past the prefix.
     """
-    layout = layout_of(x)
+    layout = name_layout(x)
     if not x.is_floating_point():
         raise StillhouseError(f"the layer gives {x.dtype}, not floating-point features", hint="read another layer")
     dtype = torch.promote_types(x.dtype, torch.float32)
@@ -111,7 +111,7 @@ def align(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     if student.ndim == 2 or teacher.ndim == 2:
         dense = "teacher" if student.ndim == 2 else "student"
         raise StillhouseError(
-            f"one side is {layout_of(student if student.ndim == 2 else teacher)} and the {dense}'s positions are kept",
+            f"one side is {name_layout(student if student.ndim == 2 else teacher)} and the {dense}'s positions are kept",
             hint=f"set {dense}_pool = 'mean'",
         )
     if student.ndim == teacher.ndim == 3 and student.shape[1] == teacher.shape[1]:
@@ -146,6 +146,6 @@ def _channels_first(x: Tensor, channels_last: bool, option: str) -> Tensor:
         return x
     if x.ndim != 4:
         raise StillhouseError(
-            f"{option} = true is for maps, and the layer gives {layout_of(x)}", hint=f"remove {option}"
+            f"{option} = true is for maps, and the layer gives {name_layout(x)}", hint=f"remove {option}"
         )
     return x.movedim(-1, 1)

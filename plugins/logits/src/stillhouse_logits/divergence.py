@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stillhouse import StillhouseError
-from stillhouse.layout import channels, layout_of, shape_text, to_rows
+from stillhouse.layout import channels, format_shape, name_layout, to_rows
 
 __all__ = ["soft_target_divergence"]
 
@@ -34,7 +34,7 @@ def soft_target_divergence(student: Tensor, teacher: Tensor, temperature: float 
             where="temperature",
             hint="a number above 0, 1 to 10 as a rule",
         )
-    layout_of(student)
+    name_layout(student)
     if student.shape != teacher.shape:
         hint = "both models must give logits of one shape"
         if student.ndim == teacher.ndim and channels(student) != channels(teacher):
@@ -43,7 +43,7 @@ def soft_target_divergence(student: Tensor, teacher: Tensor, temperature: float 
                 "classes, or match features instead"
             )
         raise StillhouseError(
-            f"the student's output {shape_text(student)} and the teacher's {shape_text(teacher)} differ in shape",
+            f"the student's output {format_shape(student)} and the teacher's {format_shape(teacher)} differ in shape",
             hint=hint,
         )
     if not (student.is_floating_point() and teacher.is_floating_point()):

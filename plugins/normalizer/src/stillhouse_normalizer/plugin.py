@@ -11,7 +11,7 @@ from torch import Tensor
 from stillhouse import Assembly, Fault, Plugin, Step, StillhouseError, StillhouseWarning, hookimpl, plugin
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import raise_faults
-from stillhouse.layout import channels, over_rows
+from stillhouse.layout import channels, map_rows
 from stillhouse_normalizer.standardise import batch_standardise, layer_standardise, need_two_rows, unit_length, unit_rms
 from stillhouse_normalizer.whiten import SINGULAR_EPS, whiten
 
@@ -47,7 +47,7 @@ def normalize(x: Tensor, kind: Kind, eps: float, whitening: Whitening = "cholesk
         return whiten(rows, eps, whitening).to(dtype)
 
     with torch.autocast(device_type=x.device.type, enabled=False):
-        return over_rows(on_rows, x.to(dtype))
+        return map_rows(on_rows, x.to(dtype))
 
 
 @plugin

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse import StillhouseError
-from stillhouse.layout import channels, over_rows, shape_text
+from stillhouse.layout import channels, format_shape, map_rows
 from stillhouse_projector.maps import Retracted
 from stillhouse_projector.orthogonal import orthogonality_error
 
@@ -60,13 +60,13 @@ class Projectors(nn.Module):
             )
         if channels(x) != width:
             raise StillhouseError(
-                f"features of shape {shape_text(x)} have {channels(x)} channels, the projection takes {width}",
+                f"features of shape {format_shape(x)} have {channels(x)} channels, the projection takes {width}",
                 where=f"link {link!r}",
             )
         module = self.maps[module_key(link)]
         dtype = next(module.parameters()).dtype
         with torch.autocast(device_type=x.device.type, enabled=False):
-            return over_rows(module, x.to(dtype))
+            return map_rows(module, x.to(dtype))
 
     def retract(self) -> None:
         """Put every map that is kept orthogonal by retraction back on its manifold."""

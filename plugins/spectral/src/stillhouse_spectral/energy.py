@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stillhouse import StillhouseError
-from stillhouse.layout import shape_text
+from stillhouse.layout import format_shape
 
 __all__ = ["check_rank", "check_rows", "mean_square", "tail_energy", "tail_residual"]
 
@@ -115,7 +115,7 @@ def check_rows(rows: Tensor) -> None:
     """Refuse what is no matrix of floating-point numbers with at least one element."""
     if rows.ndim != 2 or not rows.is_floating_point() or rows.numel() == 0:
         raise StillhouseError(
-            f"{rows.dtype} of shape {shape_text(rows)} is no feature matrix", hint="floating-point rows (R, C)"
+            f"{rows.dtype} of shape {format_shape(rows)} is no feature matrix", hint="floating-point rows (R, C)"
         )
 
 

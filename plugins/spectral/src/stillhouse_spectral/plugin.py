@@ -12,7 +12,7 @@ from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.step import Step, Tap
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import raise_faults
-from stillhouse.layout import channels, shape_text
+from stillhouse.layout import channels, format_shape
 from stillhouse_spectral.energy import tail_energy
 from stillhouse_spectral.rows import feature_rows
 from stillhouse_spectral.warm import WarmBases, follow, warm_tail_energy
@@ -81,7 +81,7 @@ class Spectral(Plugin):
                 faults.append(
                     Fault(
                         "rank",
-                        f"the student's layer {layer!r}, {shape_text(x)}, has {count} {kind}, so a rank of "
+                        f"the student's layer {layer!r}, {format_shape(x)}, has {count} {kind}, so a rank of "
                         f"{self.rank} keeps everything and the term is always 0",
                         f"below {count}",
                     )

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stillhouse.layout import layout_of, to_rows
+from stillhouse.layout import name_layout, to_rows
 
 __all__ = ["Pool", "feature_rows"]
 
@@ -25,7 +25,7 @@ def feature_rows(x: Tensor, pool: Pool = "mean") -> Tensor:
     Raises:
         StillhouseError: ``x`` is none of these layouts.
     """
-    layout_of(x)
+    name_layout(x)
     with torch.autocast(device_type=x.device.type, enabled=False):
         dtype = torch.promote_types(x.dtype, torch.float32)
         if pool == "mean" and x.ndim == 4:

@@ -38,7 +38,7 @@ def pooled(x: Tensor, how: Pool) -> Tensor:
     """
     if how == "none":
         return x.float()
-    layout = layout_of(x)
+    layout = name_layout(x)
     if how == "cls":
         if x.ndim != 3:
             raise StillhouseError(
@@ -106,7 +106,7 @@ def _features(x: Any, layer: str, pool: Pool, n: int) -> Tensor:
         raise error.within(_place(layer)) from None
     if len(made) != n:
         raise StillhouseError(
-            f"gives {shape_text(x)} for a batch of {n}, so its rows are no samples",
+            f"gives {format_shape(x)} for a batch of {n}, so its rows are no samples",
             where=_place(layer),
             hint="read a layer that keeps the batch first and whole",
         )

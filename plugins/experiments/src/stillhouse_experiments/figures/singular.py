@@ -51,7 +51,7 @@ def collected(runs: list[PlannedRun]) -> dict[str, list[Lines]]:
     found: dict[str, list[Lines]] = {}
     for run in runs:
         path = run.folder / FILE
-        if run.arm.startswith(SETTING) and path.exists() and finished_summary(run.folder) is not None:
+        if run.arm.startswith(SETTING) and path.exists() and read_finished_summary(run.folder) is not None:
             lines = [json.loads(line) for line in path.read_text().splitlines()]
             found.setdefault(run.arm.removeprefix(SETTING), []).append(lines)
     return found
