@@ -28,9 +28,9 @@ import torch
 
 from stillhouse import Recipe, load_recipe, prepare, train
 from stillhouse.cli import main
-from stillhouse.cli.common import overrides_of
+from stillhouse.cli.common import collect_overrides
 from stillhouse.cli.parser import make_parser
-from stillhouse.config.recipe import CheckpointSpec, DistributedSpec, OptimizerSpec, RunSpec, TeacherSpec
+from stillhouse.config.run import CheckpointSpec, DistributedSpec, OptimizerSpec, RunSpec
 from stillhouse.config.run_options import CompileArgs, EarlyStoppingSpec, EmaSpec, SpeedSpec
 from stillhouse.config.structure import describe_type, unstructure
 from stillhouse.config.teacher import TeacherSpec
@@ -451,7 +451,7 @@ def test_the_commands_of_the_pages_are_commands_and_change_keys_that_recipes_hav
             pytest.fail(f"{short(page)}: stillhouse {shlex.join(words)}: {capsys.readouterr().err}")
         path = Path(getattr(arguments, "recipe", ""))
         if path.parts[:1] == ("docs",) and path.suffix == ".toml":
-            recipe = load_recipe(path, overrides=overrides_of(arguments), plugins=arguments.plugins)
+            recipe = load_recipe(path, overrides=collect_overrides(arguments), plugins=arguments.plugins)
             plugins_in_use(recipe.plugins, recipe.base)
 
 

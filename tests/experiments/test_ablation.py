@@ -19,10 +19,10 @@ from support import FEATURES, FIVE, TESTS, recipe, same_state
 from stillhouse import Recipe, StillhouseError, StillhouseWarning, prepare, train
 from stillhouse.cli import main
 from stillhouse.experiments import ablate
-from stillhouse.experiments.ablation import make_plan, run_plan, table_of
-from stillhouse.experiments.arms import identity, make_arms, resolved
+from stillhouse.experiments.ablation import make_comparison, make_plan, run_plan
+from stillhouse.experiments.arms import hash_arm, make_arms, resolve
 from stillhouse.experiments.comparison import Group, compare_groups
-from stillhouse.experiments.grid import cells, parse_grid
+from stillhouse.experiments.grid import make_cells, parse_grid
 from stillhouse.experiments.picture import draw_ablation, write_picture
 
 FAST = {"run__epochs": 1, "teacher__args": {"width": 4}}
@@ -184,7 +184,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_picture_has_both_curves_and_every_arms_difference_with_its_interval(done: Path, tmp_path: Path):
     plan, _ = make_plan(recipe(FEATURES, {"use": "projector"}, **FAST), seeds=2, out=done)
-    comparison = table_of(plan)
+    comparison = make_comparison(plan)
     write_picture(tmp_path / "again.svg", comparison, plan)
     assert (tmp_path / "again.svg").read_bytes() == (done / "picture.svg").read_bytes()
     left, right = draw_ablation(

@@ -137,7 +137,7 @@ def test_other_data_have_no_limit_but_their_own(tmp_path: Path):
         assert limited.samples == {"train": 5}
         with pytest.raises(StillhouseError, match=r"data\.limit: must be >= 1, got 0"):
             evaluate(tmp_path / "run", data=other, overrides=["data.limit=0"])
-        with pytest.raises(StillhouseError, match="must be data.KEY=VALUE"):
+        with pytest.raises(StillhouseError, match=r"must be data\.KEY=VALUE"):
             evaluate(tmp_path / "run", data=other, overrides=["optimizer.lr=1"])
     assert evaluate(tmp_path / "run", split="train").samples == {"train": 6}
 

@@ -15,7 +15,7 @@ from torch import nn
 from stillhouse import StillhouseError, prepare, train
 from stillhouse.config.run_options import EmaSpec
 from stillhouse.loop.phases import Phase
-from stillhouse.models.weights import averaged_state, load_weights, model_state, read_checkpoint
+from stillhouse.models.weights import load_weights, read_averaged_state, read_checkpoint, select_model_state
 from stillhouse.training.ema import AveragedWeights
 
 

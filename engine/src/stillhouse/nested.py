@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["over_tensors", "rows_of", "tensors_of"]
+__all__ = ["map_tensors", "slice_rows", "list_tensors"]
 
 
 def map_tensors(function: Callable[[Any], Any], tree: Any, kind: type = Tensor) -> Any:
@@ -17,29 +17,29 @@ def map_tensors(function: Callable[[Any], Any], tree: Any, kind: type = Tensor) 
     if isinstance(tree, Mapping):
         return {key: map_tensors(function, value, kind) for key, value in tree.items()}
     if isinstance(tree, tuple | list):
-        return _like(tree, (over_tensors(function, value, kind) for value in tree))
+        return _like(tree, (map_tensors(function, value, kind) for value in tree))
     return tree
 
 
-def rows_of(tree: Any, rows: slice | int, n: int) -> Any:
+def slice_rows(tree: Any, rows: slice | int, n: int) -> Any:
     """Samples of a batch's ``n``, or one: of a tensor, or a list of ``n``, by row; of a dict or tuple by entry."""
     if isinstance(tree, Tensor) or (isinstance(tree, list) and len(tree) == n):
         return tree[rows]
     if isinstance(tree, Mapping):
-        return {key: rows_of(value, rows, n) for key, value in tree.items()}
+        return {key: slice_rows(value, rows, n) for key, value in tree.items()}
     if isinstance(tree, tuple):
-        return _like(tree, (rows_of(value, rows, n) for value in tree))
+        return _like(tree, (slice_rows(value, rows, n) for value in tree))
     return tree
 
 
-def tensors_of(tree: Any) -> list[Tensor]:
+def list_tensors(tree: Any) -> list[Tensor]:
     """All tensors of ``tree``, in order; a dict's by their keys' text."""
     if isinstance(tree, Tensor):
         return [tree]
     if isinstance(tree, Mapping):
-        return [tensor for key in sorted(tree, key=str) for tensor in tensors_of(tree[key])]
+        return [tensor for key in sorted(tree, key=str) for tensor in list_tensors(tree[key])]
     if isinstance(tree, list | tuple):
-        return [tensor for value in tree for tensor in tensors_of(value)]
+        return [tensor for value in tree for tensor in list_tensors(value)]
     return []
 
 

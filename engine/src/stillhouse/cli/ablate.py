@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from stillhouse.cli.common import Commands, add_recipe, output, recipe_of
+from stillhouse.cli.common import Commands, add_recipe, make_console, recipe_of
 
 if TYPE_CHECKING:
     from stillhouse.experiments.comparison import Comparison

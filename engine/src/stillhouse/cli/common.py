@@ -10,7 +10,16 @@ from rich.console import Console
 if TYPE_CHECKING:
     from stillhouse.config.recipe import Recipe
 
-__all__ = ["Commands", "add_device", "add_recipe", "add_run", "add_skip_bad", "output", "overrides_of", "recipe_of"]
+__all__ = [
+    "Commands",
+    "add_device",
+    "add_recipe",
+    "add_run",
+    "add_skip_bad",
+    "collect_overrides",
+    "make_console",
+    "recipe_of",
+]
 
 Commands = Any
 """What ``add_subparsers`` gives: ``add_parser(NAME, help=...)``; argparse keeps its type to itself."""
@@ -72,10 +81,10 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
     """The recipe that the arguments of :func:`add_recipe` mean."""
     from stillhouse.training.selection import load_recipe
 
-    return load_recipe(arguments.recipe, overrides=overrides_of(arguments), plugins=arguments.plugins)
+    return load_recipe(arguments.recipe, overrides=collect_overrides(arguments), plugins=arguments.plugins)
 
 
-def output() -> Console:
-    """Standard output. What is no terminal has lines of any length: a log or a pipe loses nothing."""
+def make_console() -> Console:
+    """Make the console of standard output; without a terminal its lines have any length, so that logs lose nothing."""
     console = Console()
     return console if console.is_terminal else Console(width=_NO_LIMIT)

@@ -11,10 +11,10 @@ import attrs
 from rich.console import Console
 from rich.text import Text
 
-from stillhouse.config.structure import type_text, unstructure
+from stillhouse.config.structure import describe_type, unstructure
 from stillhouse.contract.hookspecs import hook_arguments
 from stillhouse.registry.plugins import load
-from stillhouse.tables import plain_table
+from stillhouse.tables import make_table
 
 __all__ = ["describe_plugin", "print_description"]
 
@@ -34,7 +34,7 @@ def describe_plugin(use: str) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     fields: Any = attrs.fields(typing.cast("Any", cls))
     options = [
-        {"name": field.name, "type": type_text(hints[field.name]), **_default(field)}
+        {"name": field.name, "type": describe_type(hints[field.name]), **_default(field)}
         for field in sorted(fields, key=lambda field: field.name == "name")
     ]
     return {
@@ -83,7 +83,7 @@ def print_description(description: dict[str, Any], console: Console) -> None:
     say("")
     say(description["description"])
     say("")
-    table = plain_table("option", "type", "default")
+    table = make_table("option", "type", "default")
     for option in description["options"]:
         table.add_row(*(Text(cell) for cell in (option["name"], option["type"], _text(option))))
     console.print(table)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from rich.text import Text
 
-from stillhouse.cli.common import Commands, output
+from stillhouse.cli.common import Commands, make_console
 from stillhouse.errors import StillhouseError, did_you_mean
 from stillhouse.registry.entries import (
     COMMANDS,
@@ -25,7 +25,7 @@ from stillhouse.registry.entries import (
     installed,
     misplaced,
 )
-from stillhouse.tables import plain_table
+from stillhouse.tables import make_table
 
 __all__ = ["add"]
 
@@ -51,7 +51,7 @@ def _plugins(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(json.dumps(description, indent=2))
         else:
-            print_description(description, output())
+            print_description(description, make_console())
         return 0
     rows = [_row(found) for found in installed(PLUGINS)]
     if arguments.check:
@@ -111,9 +111,9 @@ def _checked() -> list[dict[str, str]]:
 
 
 def _print_rows(rows: list[dict[str, str]], broken: list[dict[str, str]], *, checked: bool) -> None:
-    console = output()
+    console = make_console()
     if rows:
-        table = plain_table("plugin", "distribution", "version", "what it does", *(["status"] if checked else []))
+        table = make_table("plugin", "distribution", "version", "what it does", *(["status"] if checked else []))
         for row in rows:
             cells = [row["use"], row["distribution"], row["version"], row["summary"]]
             if checked:

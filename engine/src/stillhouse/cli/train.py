@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from stillhouse.cli.common import Commands, add_recipe, output, recipe_of
+from stillhouse.cli.common import Commands, add_recipe, make_console, recipe_of
 from stillhouse.errors import StillhouseWarning
 from stillhouse.tables import make_table
 

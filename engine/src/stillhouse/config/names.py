@@ -8,7 +8,7 @@ __all__ = ["default_name", "snake_case"]
 
 
 def default_name(use: str) -> str:
-    """What a plugin is called that a recipe gives no name: its kind's name; of ``package.module:Class`` the class's."""
+    """Return the name of a plugin that a recipe does not name: its kind; of ``package.module:Class`` the class's."""
     return snake_case(use.rpartition(":")[2].rpartition(".")[2]) if ":" in use else use
 
 

@@ -44,7 +44,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
             f"must set a key of a list's item, got {override!r}", where="--set", hint="name one of its keys"
         )
     if not isinstance(table, dict):
-        raise StillhouseError(f"{override!r} goes into {table!r}, which is no table", where="--set")
+        raise StillhouseError(f"must set a key of a table, got {override!r} with the value {table!r}", where="--set")
     table[last] = parse_value(text.strip())
 
 
@@ -65,6 +65,6 @@ def _enter(table: Any, part: str, override: str) -> Any:
 
 
 def names_of(table: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What the command line may call an item of a list."""
+    """List the names by which the command line may call an item of a list."""
     use = table.get("use")
     return table.get("name"), use, default_name(use) if isinstance(use, str) else None

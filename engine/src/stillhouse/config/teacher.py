@@ -24,6 +24,8 @@ class TeacherSpec:
             knows no more labels: ``per_class``, ``limit`` and their seed are the student's. None: as the recipe says.
         model: what to build, as in ``[student]``; with ``recipe`` the recipe's student.
         args: its arguments.
+        given: true in the recipe of a run whose teacher was handed over from Python: `model` is its class, and no recipe
+            can build it again.
     """
 
     recipe: dict[str, Any] | None = None
@@ -33,9 +35,11 @@ class TeacherSpec:
     same_labels: bool | None = None
     model: str | None = None
     args: dict[str, Any] = attrs.field(factory=dict)
+    given: bool | None = None
 
     def __attrs_post_init__(self) -> None:
-        given = [n for n in ("recipe", "checkpoint", "pretrained", "random") if getattr(self, n) not in (None, False)]
+        sources = ("recipe", "checkpoint", "pretrained", "random", "given")
+        given = [name for name in sources if getattr(self, name) not in (None, False)]
         if len(given) != 1:
             raise StillhouseError(
                 f"needs one of recipe, checkpoint, pretrained, random, got {' and '.join(given) or 'none'}",

@@ -34,7 +34,7 @@ class Data:
         self._streams: weakref.WeakSet[Generator[Batch]] = weakref.WeakSet()
         self._views = 0
         self.passes = Passes(spec, info, samples, splits, stream=self._stream, looks=self._looks)
-        """Goes over samples by their ids: for a teacher's one pass, or an unlabelled pool."""
+        """Streams of samples by their ids, for a teacher's single pass or an unlabelled pool."""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -43,7 +43,7 @@ class Data:
 
     @property
     def views(self) -> int:
-        """How many different looks training gives a sample, by epoch modulo this; 0: another one each epoch."""
+        """The number of augmented views of a sample, chosen by epoch modulo this; 0: a new one each epoch."""
         return self._views
 
     def repeat_looks(self, views: int) -> None:
@@ -93,7 +93,7 @@ class Data:
         Raises:
             StillhouseError: on the way, when a sample cannot be read or augmented.
         """
-        return self._stream(self._samples, self._looks(self._training_keys(start_step)))
+        return self._stream(self._samples, self._looks(self._make_training_keys(start_step)))
 
     def evaluation(self, split: str) -> Iterable[Batch]:
         """Return the batches of ``split``: every sample once, in order, unaugmented; sized, and iterable more than once.

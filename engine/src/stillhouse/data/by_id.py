@@ -13,7 +13,7 @@ import numpy as np
 
 from stillhouse.config.data import DataSpec
 from stillhouse.contract.batch import Batch, DataInfo
-from stillhouse.data.memory import remembering
+from stillhouse.data.memory import keep_in_memory
 from stillhouse.data.sampler import EpochBatches, Ids, Key, OrderedBatches
 from stillhouse.data.samples import Samples
 from stillhouse.errors import StillhouseError
@@ -173,5 +173,5 @@ class Passes:
         key = hashlib.sha256(np.ascontiguousarray(ids).tobytes()).digest()
         if key not in self._held:
             bare = attrs.evolve(samples, memory=None)
-            self._held[key] = remembering(bare, {"pool": ids}, self._spec.cache, self._spec.workers)
+            self._held[key] = keep_in_memory(bare, {"pool": ids}, self._spec.cache, self._spec.workers)
         return self._held[key]

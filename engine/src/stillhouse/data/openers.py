@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from stillhouse.config.signatures import call, parameters_of
+from stillhouse.config.signatures import call, read_parameters
 from stillhouse.data.imagefolder import ImageFolder
 from stillhouse.data.map_style import DatasetSource
 from stillhouse.data.pairs import PairFolder
@@ -72,7 +72,7 @@ def _refuse_arguments(request: SourceRequest, what: str, *known: str) -> None:
 
 def divide_arguments(function: Any, args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """``args`` for the function, and those that it does not take and that describe its targets."""
-    takes, open_ended = parameters_of(function)
+    takes, open_ended = read_parameters(function)
     told = {a.name for a in attrs.fields(TargetSpec)} - takes.keys() if not open_ended else set()
     return {k: v for k, v in args.items() if k not in told}, {k: v for k, v in args.items() if k in told}
 
@@ -85,7 +85,7 @@ def open_torchvision(name: str, request: SourceRequest) -> Source:
     if name not in known:
         raise StillhouseError(f"torchvision has no data set {name!r}", where=_NAME, hint=did_you_mean(name, known))
     kind = getattr(sets, name)
-    takes, _ = parameters_of(kind)
+    takes, _ = read_parameters(kind)
     args, described = divide_arguments(kind, request.args)
     if "root" in takes:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "stillhouse" / "data"

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError
-from stillhouse.nested import over_tensors
+from stillhouse.nested import map_tensors
 
 __all__ = [
     "clip",
@@ -111,7 +111,7 @@ def local(tensor: Tensor) -> Tensor:
 
 def whole(value: Any) -> Any:
     """``value`` with every spread tensor gathered, on the CPU; tables and lists are gone through. All processes take part."""
-    return over_tensors(lambda x: x.full_tensor().cpu(), value, DTensor)
+    return map_tensors(lambda x: x.full_tensor().cpu(), value, DTensor)
 
 
 def fit_state(saved: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,11 +20,11 @@ from stillhouse.experiments.comparison import Comparison, Group, compare_groups
 from stillhouse.experiments.compatibility import warn_of_versions
 from stillhouse.experiments.finished_run import FinishedRun
 from stillhouse.experiments.grid import parse_grid
-from stillhouse.experiments.job import Job, collected
+from stillhouse.experiments.job import Job, collect_warnings
 from stillhouse.experiments.picture import write_picture
 from stillhouse.experiments.plan import Plan, PlannedRun
 from stillhouse.experiments.progress import Counter
-from stillhouse.experiments.run_groups import default_metric, metric_of
+from stillhouse.experiments.run_groups import choose_metric, read_metric
 from stillhouse.experiments.tables import to_markdown
 from stillhouse.experiments.workers import run_here, run_in_workers
 from stillhouse.memo import keeping

@@ -216,7 +216,7 @@ def _find_unmet(actives: Sequence[Active], has_teacher: bool) -> list[tuple[Acti
     return [(active, need) for active in actives for need in active.plugin.requires if need not in provided]
 
 
-def _with(recipe: Recipe, actives: Sequence[Active]) -> Recipe:
+def _set_plugins(recipe: Recipe, actives: Sequence[Active]) -> Recipe:
     return attrs.evolve(recipe, plugins=tuple(a.table for a in actives))
 
 

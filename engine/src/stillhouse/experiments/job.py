@@ -13,7 +13,7 @@ import attrs
 
 from stillhouse.config.recipe import Recipe
 from stillhouse.errors import StillhouseError, StillhouseWarning
-from stillhouse.experiments.plan import PlannedRun, finished_summary
+from stillhouse.experiments.plan import PlannedRun, read_finished_summary
 from stillhouse.teachers.store import get_or_make
 from stillhouse.training.folder import write_text
 
@@ -76,7 +76,9 @@ def run_job(job: Job) -> Outcome:
     try:
         with collect_warnings(told):
             recipe = Recipe.from_dict(job.recipe)
-            summary = get_or_make(folder, lambda: finished_summary(folder, recipe), lambda: _trained(recipe, folder))
+            summary = get_or_make(
+                folder, lambda: read_finished_summary(folder, recipe), lambda: _trained(recipe, folder)
+            )
         report.unlink(missing_ok=True)
     except Exception as error:  # noqa: BLE001 - one run's error must not end the others
         if isinstance(error, StillhouseError):

@@ -12,11 +12,11 @@ from stillhouse.experiments.arms import hash_arm
 from stillhouse.experiments.comparison import Comparison, Group, compare_groups
 from stillhouse.experiments.compatibility import check_comparable, warn_of_versions
 from stillhouse.experiments.finished_run import FinishedRun
-from stillhouse.experiments.plan import PLAN, finished_summary, read_plan
-from stillhouse.experiments.settings import differing, flat_settings, short_texts, text_of
+from stillhouse.experiments.plan import PLAN, read_finished_summary, read_plan
+from stillhouse.experiments.settings import find_differing, flatten_settings, format_value, shorten_values
 from stillhouse.training.folder import RunFolder
 
-__all__ = ["compare", "default_metric", "metric_of", "read_runs"]
+__all__ = ["choose_metric", "compare", "read_metric", "read_runs"]
 
 
 def compare(
@@ -121,8 +121,8 @@ def _find(runs: Sequence[FinishedRun], folder: Path) -> FinishedRun:
     )
 
 
-def default_metric(runs: Sequence[FinishedRun]) -> str:
-    """The task's score on the test split where there is one, else on the validation split."""
+def choose_metric(runs: Sequence[FinishedRun]) -> str:
+    """Choose the task's score on the test split where there is one, else on the validation split."""
     from stillhouse.tasks.builder import build_task
 
     recipe, metrics = runs[0].recipe, runs[0].summary["metrics"]

@@ -14,7 +14,7 @@ from stillhouse.config.references import import_object
 from stillhouse.config.signatures import call, read_parameters
 from stillhouse.contract.batch import DataInfo
 from stillhouse.errors import StillhouseError
-from stillhouse.models.arguments import filled
+from stillhouse.models.arguments import fill_arguments
 from stillhouse.models.family import ModelFamily, ModelRequest
 from stillhouse.models.heads import load_but_heads
 from stillhouse.registry.entries import MODELS, Installed, error_text, find_scheme, load_entry, nearest
@@ -124,4 +124,4 @@ def _call(function: Any, request: ModelRequest) -> Any:
             f"{spec.model!r} takes no `pretrained`", where=f"{where}.pretrained", hint='bring it: checkpoint = "FILE"'
         )
     more = {"pretrained": True} if spec.pretrained else {}
-    return call(function, {**filled(spec.args, takes, request.info), **more}, f"{where}.args")
+    return call(function, {**fill_arguments(spec.args, takes, request.info), **more}, f"{where}.args")

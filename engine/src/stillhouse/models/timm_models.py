@@ -12,7 +12,7 @@ from stillhouse.config.model import ModelSpec
 from stillhouse.config.signatures import call
 from stillhouse.contract.batch import DataInfo
 from stillhouse.errors import StillhouseError, StillhouseWarning, did_you_mean
-from stillhouse.models.arguments import fetched, filled
+from stillhouse.models.arguments import fetch, fill_arguments
 from stillhouse.models.family import ModelFamily, ModelRequest
 
 __all__ = ["TIMM", "build_timm"]
@@ -22,7 +22,7 @@ _SIZES = ("img_size", "dynamic_img_size", "strict_img_size")
 
 
 def build_timm(name: str, request: ModelRequest) -> Any:
-    """The model ``name`` of timm's. A model that takes images of one size gets the data's as ``img_size``.
+    """Build timm's model ``name``. A model that takes images of one size gets the data's as ``img_size``.
 
     Args:
         name: ``vit_tiny_patch16_224``, perhaps with the name of its weights, or ``hf-hub:...``.
@@ -67,8 +67,8 @@ def build_timm(name: str, request: ModelRequest) -> Any:
 TIMM = ModelFamily(build_timm)
 
 
-def _default(timm: Any, name: str) -> Mapping[str, Any] | None:
-    """What timm says of a model. Its builders take ``img_size`` by ``**kwargs``, so that no signature tells of it."""
+def _read_default(timm: Any, name: str) -> Mapping[str, Any] | None:
+    """Read timm's default config of a model: builders take ``img_size`` by ``**kwargs``, so signatures do not show it."""
     try:
         found = timm.get_pretrained_cfg(name)
     except RuntimeError:  # no such weights: building it says so

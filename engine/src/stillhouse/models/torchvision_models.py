@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, get_type_hints
 
-from stillhouse.config.signatures import call, parameters_of
+from stillhouse.config.signatures import call, read_parameters
 from stillhouse.errors import StillhouseError, did_you_mean
-from stillhouse.models.arguments import fetched, filled
+from stillhouse.models.arguments import fetch, fill_arguments
 from stillhouse.models.family import ModelFamily, ModelRequest
 from stillhouse.models.heads import put_new_heads
 
@@ -14,7 +14,7 @@ __all__ = ["TORCHVISION", "build_torchvision"]
 
 
 def build_torchvision(name: str, request: ModelRequest) -> Any:
-    """The model ``name`` of torchvision.
+    """Build torchvision's model ``name``.
 
     Weights are downloaded with ``pretrained = true`` only. torchvision's builders of segmentation and detection models
     would also fetch a backbone's when asked for none; ``args = { weights_backbone = "DEFAULT" }`` asks for them.
@@ -61,7 +61,7 @@ def build_torchvision(name: str, request: ModelRequest) -> Any:
     args = fill_arguments(args, takes, info)
     if isinstance(args.get("input_size"), int):  # maxvit takes both sides
         args["input_size"] = (args["input_size"], args["input_size"])
-    return fetched(build, spec, where) if args.get("weights_backbone") else build()
+    return fetch(build, spec, where) if args.get("weights_backbone") else build()
 
 
 TORCHVISION = ModelFamily(build_torchvision)

@@ -15,7 +15,7 @@ __all__ = ["TRANSFORMERS", "build_transformers"]
 
 
 def build_transformers(name: str, request: ModelRequest) -> Any:
-    """The model class ``name`` of transformers, such as ``SegformerForSemanticSegmentation``.
+    """Build the class ``name`` of transformers, such as ``SegformerForSemanticSegmentation``.
 
     Args:
         name: a class, or an ``AutoModelFor...``, which needs ``source`` or ``model_type`` in ``args``.
@@ -44,7 +44,7 @@ def build_transformers(name: str, request: ModelRequest) -> Any:
         kind = getattr(transformers, name)
     except (ImportError, RuntimeError) as error:  # RuntimeError: a model's file that needs some further package
         raise StillhouseError(f"{spec.model!r} cannot be imported: {error}", where=f"{where}.model") from None
-    config = _config(transformers, kind, request)
+    config = _build_config(transformers, kind, request)
     try:
         if spec.pretrained:
             source = _find_source(spec.args["source"], base)
@@ -59,8 +59,8 @@ def build_transformers(name: str, request: ModelRequest) -> Any:
 TRANSFORMERS = ModelFamily(build_transformers)
 
 
-def _config(transformers: Any, kind: Any, request: ModelRequest) -> Any:
-    """The model's config: ``args``, then what the data decides, then the source's or the class's defaults."""
+def _build_config(transformers: Any, kind: Any, request: ModelRequest) -> Any:
+    """Build the model's config: ``args``, then values of the data, then the defaults of source or class."""
     spec, where, base = request.spec, request.where, request.base
     args = {key: value for key, value in spec.args.items() if key not in ("source", "model_type", "num_classes")}
     source, model_type = spec.args.get("source"), spec.args.get("model_type")

@@ -96,7 +96,7 @@ def evaluate(
     try:
         splits = _choose_splits(split, read.splits)
         precision: torch.dtype = getattr(torch, saved.recipe.run.precision)
-        actives = _with_metrics(saved, plugins, teacher)
+        actives = _choose_plugins(saved, plugins, teacher)
         assembly, walk = rebuild(
             saved, read, actives, device=place, precision=precision, student=student, teacher=teacher
         )
@@ -106,7 +106,7 @@ def evaluate(
         try:
             for name in splits:
                 metrics[name] = run_evaluator(evaluator, assembly.student, read.evaluation(name), name)
-                per_class[name] = _vectors(evaluator.state.metrics, len(names))
+                per_class[name] = _select_per_class(evaluator.state.metrics, len(names))
         finally:
             walk.composition.remove_taps()  # the student may be the caller's
         return Measured(

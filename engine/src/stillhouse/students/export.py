@@ -14,18 +14,10 @@ from torch import Tensor, nn
 
 from stillhouse.contract.plugin import Plugin
 from stillhouse.errors import StillhouseError
-from stillhouse.nested import tensors_of
 from stillhouse.students.data import MeasuredData, open_data
-from stillhouse.students.formats import (
-    FORMATS,
-    TOLERANCES,
-    check_installed,
-    read_onnx,
-    read_torch,
-    write_format,
-)
-from stillhouse.students.loader import folded_student
-from stillhouse.students.metadata import metadata_of
+from stillhouse.students.formats import FORMATS, TOLERANCES, check_installed, write_format
+from stillhouse.students.loader import fold_student
+from stillhouse.students.metadata import describe_export
 from stillhouse.students.modules import Output, Preprocessing
 from stillhouse.students.saved_run import Weights, open_run
 from stillhouse.students.verification import compare_outputs, compute_output, read_export
@@ -204,91 +196,3 @@ def _take_inputs(data: MeasuredData, batch: int | None) -> tuple[str, Tensor]:
         raise StillhouseError(f"inputs must be tensors, got {type(inputs).__name__}", where="data")
     count = batch or min(max(2, len(inputs)), _SAMPLES)  # a program traced with one sample would keep to one
     return split, inputs[torch.from_numpy(np.resize(np.arange(len(inputs)), count))].contiguous()
-
-
-def _wanted(reference: nn.Module, inputs: Tensor) -> Any:
-    """The student's own output; the way to read it is settled by this first call."""
-    with torch.no_grad():
-        wanted = reference(inputs)
-    if any(t.is_floating_point() and not bool(torch.isfinite(t).all()) for t in tensors_of(wanted)):
-        raise StillhouseError("the student's output is not finite on real inputs", hint="take other --weights")
-    return wanted
-
-
-def _read(
-    form: str, path: Path, module: nn.Module, metadata: dict[str, Any], saved: SavedRun
-) -> Callable[[Tensor], Any]:
-    """The file as a function, made of nothing else where that can be."""
-    if form == "torch":
-        return read_torch(path)
-    if form == "onnx":
-        return read_onnx(path)
-    from safetensors.torch import load_file
-
-    if metadata["model"] is not None:
-        again = rebuilt(path, own_code=True, base=saved.recipe.base)
-    else:
-        again = copy.deepcopy(module)
-        with torch.no_grad():  # nothing of the copy's own weights may stay
-            for tensor in again.state_dict().values():
-                tensor.zero_()
-        again.load_state_dict(load_file(path))
-    read = Output(again, saved.task)
-
-    def function(x: Tensor) -> Any:
-        with torch.no_grad():
-            return read(x)
-
-    return function
-
-
-def _check(
-    form: str,
-    again: Callable[[Tensor], Any],
-    fed: Tensor,
-    reference: nn.Module,
-    inputs: Tensor,
-    counts: Sequence[int],
-    share: float,
-) -> tuple[float, float]:
-    """Compare on batches of several sizes: the greatest difference and what it may be, of the worst of a program's outputs.
-
-    Raises:
-        StillhouseError: they differ by more, in shape, or the file cannot be run.
-    """
-    differences: dict[int, list[float]] = {0: [0.0]}
-    scales: dict[int, float] = {0: 0.0}
-    for count in counts:
-        with torch.no_grad():
-            wanted = tensors_of(reference(inputs[:count]))
-        try:
-            found = tensors_of(again(fed[:count]))
-        except Exception as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise StillhouseError(
-                f"the file does not run on a batch of {count}: {first}; nothing was written",
-                where="student",
-                hint=f"--batch {len(fed)} fixes the number of samples",
-            ) from error
-        shapes = [[tuple(t.shape) for t in side] for side in (wanted, found)]
-        if shapes[0] != shapes[1]:
-            raise StillhouseError(
-                f"the file gives {shapes[1]} where the student gives {shapes[0]}; nothing was written", where="student"
-            )
-        for index, (mine, theirs) in enumerate(zip(wanted, found, strict=True)):
-            # A program's outputs are measured each by itself; a list of boxes has another number for each batch.
-            of = 0 if form == "safetensors" else index
-            if mine.numel():
-                differences.setdefault(of, []).append(float((mine.double() - theirs.double()).abs().max()))
-                scales[of] = max(scales.get(of, 0.0), float(mine.double().abs().max()))
-    # NaN stays NaN, which max() may pass over
-    found_of = {of: (float(np.max(values)), share * scales[of]) for of, values in differences.items()}
-    worst, tolerance = max(found_of.values(), key=lambda pair: pair[0] - pair[1] if pair[0] <= pair[1] else np.inf)
-    if not worst <= tolerance:
-        raise StillhouseError(
-            f"the file's output differs from the student's by {worst:.3g}, and {tolerance:.3g} would be rounding; "
-            "nothing was written",
-            where="student",
-            hint="a model that draws random numbers in eval mode does so, and one that depends on what came before",
-        )
-    return worst, tolerance

@@ -160,7 +160,7 @@ def rebuild(
     walk = assemble(assembly, actives, data.example(), precision)
     try:
         if actives:
-            load_state(walk.composition, _state(saved), str(saved.checkpoint))
+            load_state(walk.composition, _read_state(saved), str(saved.checkpoint))
     except BaseException:
         walk.composition.remove_taps()  # the student may be the caller's
         raise

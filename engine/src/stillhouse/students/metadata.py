@@ -58,7 +58,7 @@ def describe_export(
     }
 
 
-def _is_of(module: nn.Module, spec: ModelSpec, info: DataInfo, saved: SavedRun, outputs: int) -> bool:
+def _is_built_by(module: nn.Module, spec: ModelSpec, info: DataInfo, saved: SavedRun, outputs: int) -> bool:
     if spec.given:
         return False
     if spec.model.startswith("timm:hf-hub:"):

@@ -18,8 +18,8 @@ from stillhouse.contract.task import Task
 from stillhouse.data.images import Shaping, decode
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.loop.tapped_model import TappedModel
-from stillhouse.nested import over_tensors, rows_of
-from stillhouse.students.loader import folded_student
+from stillhouse.nested import map_tensors, slice_rows
+from stillhouse.students.loader import fold_student
 from stillhouse.students.saved_run import SavedRun, Weights, open_run
 from stillhouse.training.preparation import find_device
 
@@ -216,7 +216,7 @@ class _Look:
                 where=str(path),
                 hint=f"it was trained on {height}x{width}: --size {height}x{width}" if own else "",
             ) from error
-        return over_tensors(Tensor.cpu, rows_of(output, 0, 1))
+        return map_tensors(Tensor.cpu, slice_rows(output, 0, 1))
 
 
 def _encode_png(picture: Any) -> bytes:

@@ -75,10 +75,10 @@ def rebuild_student(path: Path, own_code: bool = False, base: Path | None = None
     except (ValueError, KeyError, TypeError) as error:
         raise StillhouseError(f"its metadata are damaged: {error!r}", where=str(path), hint=handed) from None
     if not isinstance(model, str):
-        raise StillhouseError("its model is none that a recipe names", where=str(path), hint=handed)
+        raise StillhouseError("a recipe cannot build its model", where=str(path), hint=handed)
     if not own_code and not _is_safe(model):
         raise StillhouseError(
-            f"its model must be of {', '.join(k.rstrip(':') for k in _KNOWN)}, got {model!r}: other code is not run",
+            f"its model must be one of torchvision, timm or Stillhouse, got {model!r}: other code is not run",
             where=str(path),
             hint=handed,
         )

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stillhouse.contract.outputs import find_reader
 from stillhouse.errors import StillhouseError
-from stillhouse.students.formats import list_tensors, read_onnx, read_torch
+from stillhouse.nested import list_tensors
+from stillhouse.students.formats import read_onnx, read_torch
 from stillhouse.students.modules import Output
 from stillhouse.students.reconstruction import rebuild_student
 from stillhouse.students.saved_run import SavedRun
@@ -22,12 +22,9 @@ __all__ = ["compare_outputs", "compute_output", "read_export"]
 
 
 def compute_output(reference: nn.Module, inputs: Tensor) -> Any:
-    """Compute the student's own output, and set how it is read."""
+    """The student's own output; the way to read it is settled by this first call."""
     with torch.no_grad():
         wanted = reference(inputs)
-        if isinstance(reference, Output):
-            reference.read = find_reader(wanted, "student")
-            wanted = wanted if reference.read is None else reference.read(wanted)
     if any(t.is_floating_point() and not bool(torch.isfinite(t).all()) for t in list_tensors(wanted)):
         raise StillhouseError("the student's output must be finite on real inputs", hint="take other --weights")
     return wanted
@@ -80,7 +77,7 @@ def compare_outputs(
         with torch.no_grad():
             wanted = list_tensors(reference(inputs[:count]))
         try:
-            found = list_tensors(_apply_reader(again(fed[:count]), reference, form))
+            found = list_tensors(again(fed[:count]))
         except Exception as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise StillhouseError(
@@ -111,10 +108,3 @@ def compare_outputs(
             hint="so differs a model that draws random numbers in eval mode, or keeps a state between calls",
         )
     return worst, tolerance
-
-
-def _apply_reader(output: Any, reference: nn.Module, form: str) -> Any:
-    """Apply the reader to the output of read weights; a program's outputs are read already."""
-    if form != "safetensors" or not isinstance(reference, Output) or reference.read is None:
-        return output
-    return reference.read(output)

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stillhouse import seeds as rng
-from stillhouse.config.recipe import CheckpointSpec
+from stillhouse.config.run import CheckpointSpec
 from stillhouse.contract.hookspecs import hookimpl
 from stillhouse.contract.run import Run
 from stillhouse.distributed import processes as parallel
 from stillhouse.distributed.fsdp import fit_state, local, spread_optimizer_state, whole
 from stillhouse.errors import StillhouseError
-from stillhouse.models.weights import last_checkpoint, load_state, read_checkpoint
+from stillhouse.models.weights import find_last_checkpoint, load_state, read_checkpoint
 from stillhouse.training.evaluation import Evaluation
 from stillhouse.training.score import best_of
 

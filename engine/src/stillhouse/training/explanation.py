@@ -16,7 +16,7 @@ from stillhouse.config.recipe import Recipe
 from stillhouse.config.structure import unstructure
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.run import Run
-from stillhouse.loop.walk import Walk
+from stillhouse.assembly.walk import Walk
 from stillhouse.registry.order import Active
 from stillhouse.schedule import Schedule, value_at
 

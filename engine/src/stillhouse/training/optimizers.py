@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from stillhouse.config.references import import_object
+from stillhouse.config.run import OptimizerSpec
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.layers import match_names
 from stillhouse.errors import StillhouseError, did_you_mean, first_line

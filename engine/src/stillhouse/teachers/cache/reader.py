@@ -15,7 +15,7 @@ from stillhouse.contract.modes import keep_modes
 from stillhouse.contract.outputs import read_output
 from stillhouse.contract.task import Task
 from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
-from stillhouse.layout import layout_of, shape_text
+from stillhouse.layout import format_shape, name_layout
 from stillhouse.loop.tapped_model import TappedModel
 from stillhouse.teachers.cache.spec import CacheSpec, Pool, dtype_of
 
@@ -86,7 +86,7 @@ def reading(
             arrays[OUTPUT] = _output(side.output, len(batch.id))
         return arrays
 
-    with tapped, keep_modes(teacher, training=False), rng.preserved():
+    with tapped, keep_modes(teacher, training=False), rng.preserve_state():
         yield read
 
 

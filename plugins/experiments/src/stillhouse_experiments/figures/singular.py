@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from stillhouse import StillhouseError
-from stillhouse.experiments.plan import PlannedRun, finished_summary
+from stillhouse.experiments.plan import PlannedRun, read_finished_summary
 from stillhouse.experiments.statistics import holm, paired_difference, t_interval
 from stillhouse_experiments.drawing import panels, save
 from stillhouse_experiments.figures.figure import Figure, Request
