@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stillhouse.nested import map_tensors, slice_rows, list_tensors
+from stillhouse.nested import list_tensors, map_tensors, slice_rows
 
 
 class Pair(NamedTuple):

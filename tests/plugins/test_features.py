@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stillhouse import StillhouseError
 from stillhouse.contract.step import Link, Step
-from stillhouse_features import Features, LinkOptions, align, distance, pool, read_pair, resolve
+from stillhouse_features import Features, LinkOptions, align, distance, pool, read_pair, resolve_links
 
 torch.set_num_threads(1)
 quick = settings(derandomize=True, deadline=None, max_examples=25)
@@ -106,7 +106,7 @@ def test_names_are_unique_and_can_be_given() -> None:
         links=[{"student": "s?", "teacher": "t?", "name": "deep"}, {"student": "s1", "teacher": "t1", "name": "one"}]
     )
     assert [s.name for s in named.add_links(assembly)] == ["deep-s1", "deep-s2", "one"]
-    whole = resolve(assembly, [LinkOptions(student="", teacher="")])
+    whole = resolve_links(assembly, [LinkOptions(student="", teacher="")])
     assert [p.name for p in whole] == ["model"]
 
 

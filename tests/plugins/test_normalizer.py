@@ -20,12 +20,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from stillhouse import Link, Step, StillhouseError, StillhouseWarning
 from stillhouse_normalizer import (
     Normalizer,
-    batch_standardise,
-    inverse_root,
-    layer_standardise,
+    compute_inverse_root,
     normalize,
-    unit_length,
-    unit_rms,
+    scale_to_unit_length,
+    scale_to_unit_rms,
+    standardise_channels,
+    standardise_rows,
     whiten,
 )
 
@@ -128,7 +128,10 @@ def test_zca_is_the_same_by_either_gram_matrix(count: int, width: int, seed: int
     torch.manual_seed(seed)
     x = torch.randn(count, width).double()
     x = x - x.mean(0)
-    small, large = inverse_root(x @ x.mT / (count - 1), 1e-3) @ x, x @ inverse_root(x.mT @ x / (count - 1), 1e-3)
+    small, large = (
+        compute_inverse_root(x @ x.mT / (count - 1), 1e-3) @ x,
+        x @ compute_inverse_root(x.mT @ x / (count - 1), 1e-3),
+    )
     assert torch.allclose(small, large, atol=1e-9)
 
 
@@ -144,12 +147,12 @@ def test_singular_batches_raise_a_small_eps() -> None:
 def test_constant_channels_and_zero_rows_become_zero() -> None:
     rows = torch.randn(6, 4)
     rows[:, 1] = 3.0
-    assert batch_standardise(rows)[:, 1].abs().max() == 0
+    assert standardise_channels(rows)[:, 1].abs().max() == 0
     for method in METHODS:
         assert whiten(rows, 1e-3, method)[:, 1].abs().max() < 1e-12  # type: ignore[arg-type]
-    assert torch.equal(unit_length(torch.zeros(2, 3)), torch.zeros(2, 3))
-    assert torch.equal(unit_rms(torch.zeros(2, 3)), torch.zeros(2, 3))
-    assert torch.equal(layer_standardise(torch.full((2, 3), 7.0)), torch.zeros(2, 3))
+    assert torch.equal(scale_to_unit_length(torch.zeros(2, 3)), torch.zeros(2, 3))
+    assert torch.equal(scale_to_unit_rms(torch.zeros(2, 3)), torch.zeros(2, 3))
+    assert torch.equal(standardise_rows(torch.full((2, 3), 7.0)), torch.zeros(2, 3))
 
 
 # --- gradients -----------------------------------------------------------------------------------------------------
@@ -219,7 +222,7 @@ def test_gradient_of_the_inverse_root_is_the_frechet_derivative(case: str) -> No
     torch.manual_seed(0)
     eps, x, m = 0.05, features(case, 6, 4), torch.randn(4, 4).double()
     gram = (x.mT @ x).requires_grad_()
-    (inverse_root(gram, eps) * m).sum().backward()
+    (compute_inverse_root(gram, eps) * m).sum().backward()
     assert gram.grad is not None
     direction = torch.randn(4, 4).double()
     direction = direction + direction.mT

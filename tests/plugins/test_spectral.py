@@ -21,10 +21,10 @@ from stillhouse_spectral import (
     Spectral,
     WarmBases,
     basis_width,
-    feature_rows,
     follow,
     tail_energy,
     tail_residual,
+    to_feature_rows,
     warm_tail_energy,
 )
 
@@ -182,15 +182,15 @@ def test_what_is_no_feature_matrix_is_refused(z: Tensor) -> None:
 
 def test_rows_are_samples_or_positions() -> None:
     x = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
-    np.testing.assert_allclose(feature_rows(x).numpy(), x.double().numpy().mean((2, 3)), atol=1e-6)
-    assert torch.equal(feature_rows(x, "none")[7], x[0, :, 1, 2])
+    np.testing.assert_allclose(to_feature_rows(x).numpy(), x.double().numpy().mean((2, 3)), atol=1e-6)
+    assert torch.equal(to_feature_rows(x, "none")[7], x[0, :, 1, 2])
     tokens = x.flatten(2).transpose(1, 2)
-    torch.testing.assert_close(feature_rows(tokens), feature_rows(x))
-    assert torch.equal(feature_rows(tokens, "none"), feature_rows(x, "none"))
-    assert torch.equal(feature_rows(x[:, :, 0, 0]), x[:, :, 0, 0])
-    assert feature_rows(x.half()).dtype == feature_rows(x.half(), "none").dtype == torch.float32
+    torch.testing.assert_close(to_feature_rows(tokens), to_feature_rows(x))
+    assert torch.equal(to_feature_rows(tokens, "none"), to_feature_rows(x, "none"))
+    assert torch.equal(to_feature_rows(x[:, :, 0, 0]), x[:, :, 0, 0])
+    assert to_feature_rows(x.half()).dtype == to_feature_rows(x.half(), "none").dtype == torch.float32
     with pytest.raises(StillhouseError, match="no known layout"):
-        feature_rows(x[0, 0, 0])
+        to_feature_rows(x[0, 0, 0])
 
 
 # ---- warm ----

@@ -20,7 +20,7 @@ from stillhouse import Recipe, StillhouseError, StillhouseWarning, prepare, trai
 from stillhouse.loop.engines import evaluate
 from stillhouse.loop.phases import Phase
 from stillhouse.students.loader import load_student
-from stillhouse_tcs import TCS, CoordinateHead, axes_of, probe_teacher, save_axes
+from stillhouse_tcs import TCS, CoordinateHead, find_axes, probe_teacher, save_axes
 
 BASE = {"use": "tcs", "layer": "dropout"}
 """The mean of ``body``, 6 numbers, is what the teacher's dropout is given and, in evaluation, gives."""
@@ -288,7 +288,7 @@ def test_axes_of_other_images_come_from_another_runs_cache(tmp_path: Path):
     save_axes(tmp_path / "other.safetensors", cache.moments)
     training = prepare(recipe({**BASE, "axes": str(tmp_path / "other.safetensors"), "k": 2}), write=False)
     head = head_of(training)
-    own = axes_of(cache.moments, "pca", 2)
+    own = find_axes(cache.moments, "pca", 2)
     torch.testing.assert_close(head.project.axes, own.vectors.float())
     torch.testing.assert_close(head.project.mean * head.scale, (own.mean * own.scale).float())
     assert training.fit().metrics["test"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["map_tensors", "slice_rows", "list_tensors"]
+__all__ = ["list_tensors", "map_tensors", "slice_rows"]
 
 
 def map_tensors(function: Callable[[Any], Any], tree: Any, kind: type = Tensor) -> Any:
@@ -17,7 +17,7 @@ def map_tensors(function: Callable[[Any], Any], tree: Any, kind: type = Tensor) 
     if isinstance(tree, Mapping):
         return {key: map_tensors(function, value, kind) for key, value in tree.items()}
     if isinstance(tree, tuple | list):
-        return _like(tree, (map_tensors(function, value, kind) for value in tree))
+        return _rebuild_like(tree, (map_tensors(function, value, kind) for value in tree))
     return tree
 
 
@@ -28,7 +28,7 @@ def slice_rows(tree: Any, rows: slice | int, n: int) -> Any:
     if isinstance(tree, Mapping):
         return {key: slice_rows(value, rows, n) for key, value in tree.items()}
     if isinstance(tree, tuple):
-        return _like(tree, (slice_rows(value, rows, n) for value in tree))
+        return _rebuild_like(tree, (slice_rows(value, rows, n) for value in tree))
     return tree
 
 
@@ -43,6 +43,6 @@ def list_tensors(tree: Any) -> list[Tensor]:
     return []
 
 
-def _like(tree: Any, values: Iterable[Any]) -> Any:
+def _rebuild_like(tree: Any, values: Iterable[Any]) -> Any:
     """``values`` as a list or tuple of the kind that ``tree`` is."""
     return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)

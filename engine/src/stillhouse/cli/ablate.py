@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from stillhouse.cli.common import Commands, add_recipe, make_console, recipe_of
+from stillhouse.cli.common import Commands, add_recipe, load_recipe_of, make_console
 
 if TYPE_CHECKING:
     from stillhouse.experiments.comparison import Comparison
@@ -60,7 +60,7 @@ def add(commands: Commands) -> None:
 def _ablate(arguments: argparse.Namespace) -> int:
     from stillhouse.experiments.ablation import ablate, make_plan, run_plan
 
-    recipe = recipe_of(arguments)
+    recipe = load_recipe_of(arguments)
     what = {name: getattr(arguments, name) for name in _WHAT}
     if arguments.list or arguments.only is not None:
         plan, _ = make_plan(recipe, **what)

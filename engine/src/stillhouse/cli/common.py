@@ -17,8 +17,8 @@ __all__ = [
     "add_run",
     "add_skip_bad",
     "collect_overrides",
+    "load_recipe_of",
     "make_console",
-    "recipe_of",
 ]
 
 Commands = Any
@@ -77,7 +77,7 @@ def collect_overrides(arguments: argparse.Namespace) -> list[str]:
     return [*(["data.skip_bad=true"] if arguments.skip_bad else []), *arguments.overrides]
 
 
-def recipe_of(arguments: argparse.Namespace) -> Recipe:
+def load_recipe_of(arguments: argparse.Namespace) -> Recipe:
     """The recipe that the arguments of :func:`add_recipe` mean."""
     from stillhouse.training.selection import load_recipe
 

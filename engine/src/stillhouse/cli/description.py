@@ -34,7 +34,7 @@ def describe_plugin(use: str) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     fields: Any = attrs.fields(typing.cast("Any", cls))
     options = [
-        {"name": field.name, "type": describe_type(hints[field.name]), **_default(field)}
+        {"name": field.name, "type": describe_type(hints[field.name]), **_get_default(field)}
         for field in sorted(fields, key=lambda field: field.name == "name")
     ]
     return {
@@ -48,11 +48,11 @@ def describe_plugin(use: str) -> dict[str, Any]:
         **{name: getattr(cls, name) for name in _RELATIONS},
         "shorthand": cls.shorthand if any(option["name"] == cls.shorthand for option in options) else "",
         "hooks": [name for name in hook_arguments() if hasattr(getattr(cls, name, None), "stillhouse_impl")],
-        "readme": _first_lines(found.readme),
+        "readme": _cut_readme(found.readme),
     }
 
 
-def _default(field: attrs.Attribute[Any]) -> dict[str, Any]:
+def _get_default(field: attrs.Attribute[Any]) -> dict[str, Any]:
     """The key ``default`` of an option that has one."""
     default: Any = field.default
     if default is attrs.NOTHING:
@@ -62,7 +62,7 @@ def _default(field: attrs.Attribute[Any]) -> dict[str, Any]:
     return {"default": unstructure(default)}
 
 
-def _first_lines(readme: str) -> str:
+def _cut_readme(readme: str) -> str:
     """The README up to its second heading or its first block of code."""
 
     def ends(line: str) -> bool:
@@ -85,7 +85,7 @@ def print_description(description: dict[str, Any], console: Console) -> None:
     say("")
     table = make_table("option", "type", "default")
     for option in description["options"]:
-        table.add_row(*(Text(cell) for cell in (option["name"], option["type"], _text(option))))
+        table.add_row(*(Text(cell) for cell in (option["name"], option["type"], _format_value(option))))
     console.print(table)
     for name in _RELATIONS:
         value = description[name]
@@ -97,5 +97,5 @@ def print_description(description: dict[str, Any], console: Console) -> None:
         say(description["readme"])
 
 
-def _text(option: dict[str, Any]) -> str:
+def _format_value(option: dict[str, Any]) -> str:
     return repr(option["default"]) if "default" in option else "must be given"

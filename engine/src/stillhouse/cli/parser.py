@@ -29,7 +29,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         StillhouseError: no such command, or one that is broken.
     """
     if words and not words[0].startswith("-"):
-        parser, commands = _bare_parser()
+        parser, commands = _make_bare_parser()
         add_command(commands, find(COMMANDS, words[0]), words[0])
     else:
         parser = make_parser()
@@ -38,7 +38,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser with every command; a broken one stands there with what is wrong."""
-    parser, commands = _bare_parser()
+    parser, commands = _make_bare_parser()
     every = installed(COMMANDS)
     uses = [found.use for found in every]
     for found in sorted(every, key=lambda f: (_FIRST.index(f.use) if f.use in _FIRST else len(_FIRST), f.use)):
@@ -51,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _bare_parser() -> tuple[argparse.ArgumentParser, Commands]:
+def _make_bare_parser() -> tuple[argparse.ArgumentParser, Commands]:
     parser = argparse.ArgumentParser(
         prog="stillhouse", description="Train a student network by distillation; a list of plugins is the method."
     )
@@ -87,7 +87,7 @@ def add_command(commands: Commands, found: Installed, name: str) -> None:
 
 def check_command(found: Installed) -> None:
     """Raise what is wrong with a command: see :func:`add_command`."""
-    add_command(_bare_parser()[1], found, found.use)
+    add_command(_make_bare_parser()[1], found, found.use)
 
 
 class _OneCommand:

@@ -53,10 +53,10 @@ def _plugins(arguments: argparse.Namespace) -> int:
         else:
             print_description(description, make_console())
         return 0
-    rows = [_row(found) for found in installed(PLUGINS)]
+    rows = [_make_row(found) for found in installed(PLUGINS)]
     if arguments.check:
-        rows = _checked()
-    rows += [{**_row(found), "group": group, "status": _misplaced(group)} for group, found in misplaced()]
+        rows = _check_rows()
+    rows += [{**_make_row(found), "group": group, "status": _find_misplaced(group)} for group, found in misplaced()]
     broken = [row for row in rows if row.get("status", "ok") != "ok"]
     if arguments.json:
         print(json.dumps(rows, indent=2))
@@ -65,7 +65,7 @@ def _plugins(arguments: argparse.Namespace) -> int:
     return 1 if broken and arguments.check else 0
 
 
-def _row(found: Installed) -> dict[str, str]:
+def _make_row(found: Installed) -> dict[str, str]:
     return {
         "use": found.use,
         "group": PLUGINS.name,
@@ -76,11 +76,11 @@ def _row(found: Installed) -> dict[str, str]:
     }
 
 
-def _misplaced(group: str) -> str:
+def _find_misplaced(group: str) -> str:
     return f"nobody reads the group {group!r}; {did_you_mean(group, [g.name for g in GROUPS], 1)}"
 
 
-def _checked() -> list[dict[str, str]]:
+def _check_rows() -> list[dict[str, str]]:
     """A row for each plugin, and one for each broken member of another group, with its status."""
     from stillhouse.cli.parser import check_command
     from stillhouse.data.catalogue import load_opener
@@ -98,7 +98,7 @@ def _checked() -> list[dict[str, str]]:
     rows = []
     for group, load in loaders.items():
         for found in installed(group):
-            row = {**_row(found), "group": group.name, "status": "ok"}
+            row = {**_make_row(found), "group": group.name, "status": "ok"}
             try:
                 loaded = load(found)
             except StillhouseError as error:

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from stillhouse.cli.common import Commands, add_recipe, make_console, recipe_of
+from stillhouse.cli.common import Commands, add_recipe, load_recipe_of, make_console
 from stillhouse.errors import StillhouseWarning
 from stillhouse.tables import make_table
 
@@ -30,7 +30,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from stillhouse.distributed import processes as parallel
     from stillhouse.training.preparation import train
 
-    recipe = recipe_of(arguments)
+    recipe = load_recipe_of(arguments)
     folder = Path(arguments.out or Path("runs") / recipe.run.name)
     if arguments.resume and not folder.exists():
         warnings.warn(f"{folder}: no run to resume, a new one begins", StillhouseWarning, stacklevel=1)

@@ -10,7 +10,7 @@ from typing import Any
 from stillhouse.config.names import default_name
 from stillhouse.errors import StillhouseError, did_you_mean
 
-__all__ = ["apply_override", "names_of", "parse_value"]
+__all__ = ["apply_override", "list_names", "parse_value"]
 
 
 def parse_value(text: str) -> Any:
@@ -50,7 +50,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
 
 def _enter(table: Any, part: str, override: str) -> Any:
     if isinstance(table, list):
-        named = [t for t in table if isinstance(t, dict) and part in names_of(t)]
+        named = [t for t in table if isinstance(t, dict) and part in list_names(t)]
         if named:
             return named[0]
         if re.fullmatch(r"\d+", part) and int(part) < len(table):
@@ -64,7 +64,7 @@ def _enter(table: Any, part: str, override: str) -> Any:
     return table.setdefault(part, {})
 
 
-def names_of(table: Mapping[str, Any]) -> tuple[Any, ...]:
+def list_names(table: Mapping[str, Any]) -> tuple[Any, ...]:
     """List the names by which the command line may call an item of a list."""
     use = table.get("use")
     return table.get("name"), use, default_name(use) if isinstance(use, str) else None

@@ -98,20 +98,20 @@ class Passes:
         Raises:
             StillhouseError: on the way, when a sample cannot be read.
         """
-        spec, samples = self._spec, self._holding(ids)
+        spec, samples = self._spec, self._select_samples(ids)
         samples = samples.plain if view is None else samples
         keys = OrderedBatches(ids=ids, batch_size=spec.eval_batch_size or spec.batch_size)
         return self._stream(samples, [Key(view or 0, key.ids) for key in keys])
 
     def rotating(self, ids: Ids, start_step: int) -> Iterator[Batch]:
         """Training batches of ``ids`` without end, in an order of their own, augmented, from ``start_step`` on."""
-        return self._stream(self._holding(ids), self._looks(self._keys(ids, start_step)))
+        return self._stream(self._select_samples(ids), self._looks(self._make_keys(ids, start_step)))
 
     def rotation(self, ids: Ids) -> int:
         """Batches in which :meth:`rotating` gives every sample of ``ids`` once."""
-        return self._keys(ids, 0).steps_per_epoch
+        return self._make_keys(ids, 0).steps_per_epoch
 
-    def _keys(self, ids: Ids, start_step: int) -> EpochBatches:
+    def _make_keys(self, ids: Ids, start_step: int) -> EpochBatches:
         return EpochBatches(
             ids=ids,
             batch_size=self._spec.batch_size,
@@ -137,7 +137,7 @@ class Passes:
     def content(self, ids: Ids) -> str:
         """A hash of the ids in order and of each sample as it is stored."""
         digest = hashlib.sha256(ids.tobytes())
-        samples = self._holding(ids)
+        samples = self._select_samples(ids)
         with OwnRandomness() as randomness:
             for i in ids:
                 stored = samples.source.read_stored(int(i))
@@ -165,7 +165,7 @@ class Passes:
         )
         return plain
 
-    def _holding(self, ids: Ids) -> Samples:
+    def _select_samples(self, ids: Ids) -> Samples:
         """Samples that either keep nothing in memory or all of ``ids``: a run on few labels keeps only its own."""
         samples = self._samples
         if samples.memory is None or bool((samples.memory.row_of[ids] >= 0).all()):

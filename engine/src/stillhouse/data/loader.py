@@ -22,12 +22,12 @@ from stillhouse.data.images import Shaping
 from stillhouse.data.memory import fits_in_memory, read_once, refuse_bad_samples, warn_of_left_out
 from stillhouse.data.sampler import Ids, Key
 from stillhouse.data.samples import Samples, read_shaped
-from stillhouse.data.shared import KEPT, data_key, keep_memory, source_key, with_kept_memory
+from stillhouse.data.shared import KEPT, keep_memory, make_data_key, make_source_key, recall_memory
 from stillhouse.data.sources import Source
 from stillhouse.data.splits import choose, choose_per_class, split_by_blocks
 from stillhouse.data.statistics import fingerprint, measure_normalisation
 from stillhouse.errors import Fault, StillhouseError, raise_faults
-from stillhouse.memo import once
+from stillhouse.memo import remember
 from stillhouse.seeds import OwnRandomness, mix
 
 __all__ = ["load_data"]
@@ -71,8 +71,8 @@ def load_data(
     Raises:
         StillhouseError: data that cannot be found, read, split or transformed.
     """
-    info, samples, splits = once(
-        lambda: data_key(spec, task, seed, base), lambda: _load(spec, task, seed, base), among=KEPT
+    info, samples, splits = remember(
+        lambda: make_data_key(spec, task, seed, base), lambda: _load(spec, task, seed, base), among=KEPT
     )
     return Data(spec, info, attrs.evolve(samples, seed=seed), dict(splits), pin)
 
@@ -80,7 +80,9 @@ def load_data(
 def _load(
     spec: DataSpec, task: SampleMaker | None, seed: int, base: Path | None
 ) -> tuple[DataInfo, Samples, dict[str, Ids]]:
-    source, (transforms, for_evaluation) = once(lambda: source_key(spec, base), lambda: _open(spec, base), among=KEPT)
+    source, (transforms, for_evaluation) = remember(
+        lambda: make_source_key(spec, base), lambda: _open(spec, base), among=KEPT
+    )
     _check_taken(task, source)
     maker = _choose_maker(task, source)
     shaping = Shaping(
@@ -215,7 +217,7 @@ def _examine(samples: Samples, spec: DataSpec, seed: int, pair: tuple[Tensor, An
     if spec.skip_bad:
         total = sum(map(len, source.splits.values()))
         keep = spec.per_class is None and spec.limit is None and fits_in_memory(samples, total, spec.cache, pair)
-        memory, errors = read_once(with_kept_memory(samples), source.splits, spec.workers, keep)
+        memory, errors = read_once(recall_memory(samples), source.splits, spec.workers, keep)
         refuse_bad_samples(errors, total, skip_bad=True)
         if errors:
             _leave_out(source, errors)
@@ -224,7 +226,7 @@ def _examine(samples: Samples, spec: DataSpec, seed: int, pair: tuple[Tensor, An
     splits = _select(source, spec, seed)
     n = sum(map(len, splits.values()))
     if samples.memory is None and fits_in_memory(samples, n, spec.cache, pair):
-        memory, errors = read_once(with_kept_memory(samples), splits, spec.workers, keep=True)
+        memory, errors = read_once(recall_memory(samples), splits, spec.workers, keep=True)
         refuse_bad_samples(errors, n, skip_bad=False)
         samples = attrs.evolve(samples, memory=memory)
     keep_memory(samples)

@@ -44,15 +44,15 @@ def open_folder(path: str, request: SourceRequest) -> Source:
 
 def open_pairs(path: str, request: SourceRequest) -> Source:
     """``pairs:PATH``, images with a file for each one's target."""
-    return _pairs(path, request, "pairs")
+    return _open_pairs(path, request, "pairs")
 
 
 def open_photos(path: str, request: SourceRequest) -> Source:
     """``photos:PATH``, images alone."""
-    return _pairs(path, request, "photos")
+    return _open_pairs(path, request, "photos")
 
 
-def _pairs(path: str, request: SourceRequest, kind: str) -> Source:
+def _open_pairs(path: str, request: SourceRequest, kind: str) -> Source:
     _need_path(path, kind)
     return PairFolder(
         request.path(path), request.args, request.val_fraction, alone=kind == "photos", skip_bad=request.skip_bad
@@ -99,7 +99,7 @@ def open_torchvision(name: str, request: SourceRequest) -> Source:
         key = next((key for key in ("split", "image_set") if key in takes and key not in args), None)
         choices = {split: {key: split} for split in ("train", "val", "valid", "test")} if key is not None else {}
     if not choices:
-        return _of_torchvision(call(kind, args, "data.args"), name, described, request)
+        return _find_data_set(call(kind, args, "data.args"), name, described, request)
     found = {}
     for split, choice in choices.items():
         try:
@@ -108,9 +108,9 @@ def open_torchvision(name: str, request: SourceRequest) -> Source:
             # torchvision says ValueError for a split that the data set does not have.
             if split == "train" or not isinstance(error.__cause__, ValueError):
                 raise
-    return _of_torchvision(found, name, described, request)
+    return _find_data_set(found, name, described, request)
 
 
-def _of_torchvision(given: Any, name: str, described: Mapping[str, Any], request: SourceRequest) -> Source:
+def _find_data_set(given: Any, name: str, described: Mapping[str, Any], request: SourceRequest) -> Source:
     origin = f"torchvision:{name}"
     return DatasetSource(given, origin, request.val_fraction, pure=True, described=described, skip_bad=request.skip_bad)

@@ -21,13 +21,13 @@ from stillhouse.nested import map_tensors
 __all__ = [
     "clip",
     "fit_state",
-    "gathered",
+    "gather_model",
+    "gather_tensors",
     "is_sharded",
-    "local",
     "reshard",
     "shard",
     "spread_optimizer_state",
-    "whole",
+    "to_local",
 ]
 
 _outlines: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
@@ -46,7 +46,7 @@ def shard(model: nn.Module, device: torch.device, where: str) -> None:
     Args:
         model: on the CPU or on ``device``; its parameters move to ``device`` block by block.
         device: this process's.
-        where: ``student`` or ``teacher``, for messages. Of a student the outline is kept, for :func:`gathered`.
+        where: ``student`` or ``teacher``, for messages. Of a student the outline is kept, for :func:`gather_model`.
 
     Raises:
         StillhouseError: there is one process only.
@@ -74,12 +74,12 @@ def is_sharded(model: nn.Module | None) -> bool:
     return isinstance(model, FSDPModule)
 
 
-def gathered(model: nn.Module) -> nn.Module:
+def gather_model(model: nn.Module) -> nn.Module:
     """A spread student as the plain module that it was, with the weights it has now, on the CPU; others as they are."""
     if not is_sharded(model):
         return model
     plain = _copy_without_values(_outlines[model], "cpu")
-    plain.load_state_dict(whole(model.state_dict()))
+    plain.load_state_dict(gather_tensors(model.state_dict()))
     return plain
 
 
@@ -104,12 +104,12 @@ def reshard(model: nn.Module | None) -> None:
                 part.reshard()
 
 
-def local(tensor: Tensor) -> Tensor:
+def to_local(tensor: Tensor) -> Tensor:
     """This process's part of a spread tensor; any other tensor as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def whole(value: Any) -> Any:
+def gather_tensors(value: Any) -> Any:
     """``value`` with every spread tensor gathered, on the CPU; tables and lists are gone through. All processes take part."""
     return map_tensors(lambda x: x.full_tensor().cpu(), value, DTensor)
 
@@ -119,11 +119,11 @@ def fit_state(saved: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any
     fitted = dict(saved)
     for key, tensor in own.items():
         if isinstance(tensor, DTensor) and isinstance(saved.get(key), Tensor):
-            fitted[key] = _like(saved[key], tensor)
+            fitted[key] = _spread_like(saved[key], tensor)
     return fitted
 
 
-def _like(tensor: Tensor, other: DTensor) -> DTensor:
+def _spread_like(tensor: Tensor, other: DTensor) -> DTensor:
     return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)
 
 
@@ -133,7 +133,7 @@ def spread_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
         if isinstance(parameter, DTensor):
             for key, value in state.items():
                 if isinstance(value, Tensor) and not isinstance(value, DTensor) and value.shape == parameter.shape:
-                    state[key] = _like(value, parameter)
+                    state[key] = _spread_like(value, parameter)
 
 
 def clip(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:

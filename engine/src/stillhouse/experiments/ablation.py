@@ -27,7 +27,7 @@ from stillhouse.experiments.progress import Counter
 from stillhouse.experiments.run_groups import choose_metric, read_metric
 from stillhouse.experiments.tables import to_markdown
 from stillhouse.experiments.workers import run_here, run_in_workers
-from stillhouse.memo import keeping
+from stillhouse.memo import share_memo
 from stillhouse.training.folder import write_json, write_text
 
 __all__ = ["ablate", "make_comparison", "make_plan", "run_plan"]
@@ -71,7 +71,7 @@ def ablate(
     if jobs < 1:
         raise StillhouseError(f"must be >= 1, got {jobs}", where="--jobs")
     # Workers read the data themselves: what the checks have read need not stay here meanwhile.
-    with keeping() if jobs == 1 else nullcontext():
+    with share_memo() if jobs == 1 else nullcontext():
         plan, known = make_plan(
             recipe,
             seeds=seeds,
@@ -132,7 +132,7 @@ def make_plan(
             training.close()
 
     told: list[str] = []
-    with keeping(), collect_warnings(told):
+    with share_memo(), collect_warnings(told):
         whole = resolve(recipe)
         arms = make_arms(
             whole,

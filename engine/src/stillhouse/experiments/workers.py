@@ -22,9 +22,9 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 def run_here(jobs: Iterable[Job]) -> Generator[Outcome]:
     """Run the jobs one after another in this process, and yield their outcomes."""
-    from stillhouse.memo import keeping
+    from stillhouse.memo import share_memo
 
-    with keeping():
+    with share_memo():
         for job in jobs:
             yield run_job(job)
 
@@ -116,10 +116,10 @@ def _serve(connection: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
-    from stillhouse.memo import keeping
+    from stillhouse.memo import share_memo
 
     torch.set_num_threads(1)
-    with keeping():
+    with share_memo():
         while True:
             try:
                 job = connection.recv()

@@ -50,7 +50,7 @@ def build_model(
     request = ModelRequest(spec, info, where, base)
     with OwnRandomness() as randomness:
         randomness.seed(seed & 0xFFFFFFFFFFFFFFFF)
-        model = _called(request)
+        model = _call_named(request)
     if not isinstance(model, nn.Module):
         raise StillhouseError(
             f"{spec.model!r} gives {type(model).__name__}", where=f"{where}.model", hint="it must return an nn.Module"
@@ -63,7 +63,7 @@ def build_model(
     return model
 
 
-def _called(request: ModelRequest) -> Any:
+def _call_named(request: ModelRequest) -> Any:
     """What the model's name leads to, called."""
     text, where = request.spec.model, f"{request.where}.model"
     named = find_scheme(MODELS, text, where)
@@ -79,13 +79,13 @@ def _called(request: ModelRequest) -> Any:
     if isinstance(model, ModelFamily):
         if not name:
             raise StillhouseError(f"{text!r} is a family of models", where=where, hint=f"write {text}:NAME")
-        return _built(model, name, request, found)
+        return _build(model, name, request, found)
     if name:
         raise StillhouseError(f"{found.use!r} is one model, got the name {name!r}", where=where, hint=found.use)
     return _call(model, request)
 
 
-def _built(family: ModelFamily, name: str, request: ModelRequest, found: Installed) -> Any:
+def _build(family: ModelFamily, name: str, request: ModelRequest, found: Installed) -> Any:
     try:
         return family.build(name, request)
     except StillhouseError:

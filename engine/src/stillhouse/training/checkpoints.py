@@ -22,7 +22,7 @@ from stillhouse.config.run import CheckpointSpec
 from stillhouse.contract.hookspecs import hookimpl
 from stillhouse.contract.run import Run
 from stillhouse.distributed import processes as parallel
-from stillhouse.distributed.fsdp import fit_state, local, spread_optimizer_state, whole
+from stillhouse.distributed.fsdp import fit_state, gather_tensors, spread_optimizer_state, to_local
 from stillhouse.errors import StillhouseError
 from stillhouse.models.weights import find_last_checkpoint, load_state, read_checkpoint
 from stillhouse.training.evaluation import Evaluation
@@ -72,7 +72,7 @@ class _Whole:
         self.inner = inner
 
     def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = whole(self.inner.state_dict())
+        state: dict[str, Any] = gather_tensors(self.inner.state_dict())
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -213,7 +213,7 @@ def refuse_non_finite(module: nn.Module) -> None:
         StillhouseError: it names the tensors.
     """
     with torch.no_grad():
-        looks = [(n, torch.isfinite(local(p)).all()) for n, p in module.named_parameters() if p.is_floating_point()]
+        looks = [(n, torch.isfinite(to_local(p)).all()) for n, p in module.named_parameters() if p.is_floating_point()]
         looks += [(n, ~torch.isnan(b).any()) for n, b in module.named_buffers() if b.is_floating_point()]
         if not looks:
             return

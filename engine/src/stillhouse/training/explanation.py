@@ -12,11 +12,11 @@ from rich.table import Table
 from torch import nn
 from torch.optim import Optimizer
 
+from stillhouse.assembly.walk import Walk
 from stillhouse.config.recipe import Recipe
 from stillhouse.config.structure import unstructure
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.run import Run
-from stillhouse.assembly.walk import Walk
 from stillhouse.registry.order import Active
 from stillhouse.schedule import Schedule, value_at
 

@@ -19,7 +19,7 @@ from stillhouse.contract.hookspecs import hookimpl
 from stillhouse.contract.run import Run
 from stillhouse.contract.step import Step
 from stillhouse.distributed import processes as parallel
-from stillhouse.distributed.fsdp import local
+from stillhouse.distributed.fsdp import to_local
 from stillhouse.errors import Fault, StillhouseError
 from stillhouse.loop.phases import place_of
 from stillhouse.loop.stepper import Stepper
@@ -156,4 +156,4 @@ def _copied(tensors: Mapping[tuple[str, str], Tensor]) -> dict[tuple[str, str], 
 
 
 def _finite(model: nn.Module) -> bool:
-    return all(bool(p.isfinite().all()) for p in map(local, model.parameters()))
+    return all(bool(p.isfinite().all()) for p in map(to_local, model.parameters()))

@@ -74,12 +74,12 @@ class LinkOptions:
             )
         raise_faults(faults)
 
-    def pool_of(self, side: Literal["student", "teacher"]) -> Pool:
+    def get_pool(self, side: Literal["student", "teacher"]) -> Pool:
         """The pooling of one side."""
         own = self.student_pool if side == "student" else self.teacher_pool
         return self.pool if own is None else own
 
-    def prefix_of(self, side: Literal["student", "teacher"]) -> int:
+    def get_prefix(self, side: Literal["student", "teacher"]) -> int:
         """The number of leading tokens that ``mean`` and ``none`` leave out on one side."""
         own = self.student_prefix if side == "student" else self.teacher_prefix
         return self.prefix if own is None else own

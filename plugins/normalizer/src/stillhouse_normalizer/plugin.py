@@ -12,8 +12,14 @@ from stillhouse import Assembly, Fault, Plugin, Step, StillhouseError, Stillhous
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import raise_faults
 from stillhouse.layout import channels, map_rows
-from stillhouse_normalizer.standardise import batch_standardise, layer_standardise, need_two_rows, unit_length, unit_rms
-from stillhouse_normalizer.whiten import SINGULAR_EPS, whiten
+from stillhouse_normalizer.standardisation import (
+    require_two_rows,
+    scale_to_unit_length,
+    scale_to_unit_rms,
+    standardise_channels,
+    standardise_rows,
+)
+from stillhouse_normalizer.whitening import SINGULAR_EPS, whiten
 
 __all__ = ["DEFAULT_EPS", "Kind", "Normalizer", "Whitening", "normalize"]
 
@@ -37,13 +43,13 @@ def normalize(x: Tensor, kind: Kind, eps: float, whitening: Whitening = "cholesk
 
     def on_rows(rows: Tensor) -> Tensor:
         if kind == "layer":
-            return layer_standardise(rows, eps)
+            return standardise_rows(rows, eps)
         if kind == "batch":
-            return batch_standardise(rows, eps)
+            return standardise_channels(rows, eps)
         if kind == "l2":
-            return unit_length(rows, eps)
+            return scale_to_unit_length(rows, eps)
         if kind == "rms":
-            return unit_rms(rows, eps)
+            return scale_to_unit_rms(rows, eps)
         return whiten(rows, eps, whitening).to(dtype)
 
     with torch.autocast(device_type=x.device.type, enabled=False):
@@ -106,7 +112,7 @@ class Normalizer(Plugin):
         """
         faults: list[Fault] = []
         for link in assembly.match(self.links):
-            for side in self._sides():
+            for side in self._list_sides():
                 try:
                     self._check(getattr(link, side), assembly.recipe.data.batch_size)
                 except StillhouseError as error:
@@ -119,7 +125,7 @@ class Normalizer(Plugin):
         if self.kind == "layer" and width < 2:
             raise StillhouseError("one channel has no spread to standardise", hint='kind = "batch" would do')
         if self.kind in ("batch", "whiten"):
-            need_two_rows(rows, self.kind)
+            require_two_rows(rows, self.kind)
         if self.kind == "whiten" and rows <= width and self._eps < SINGULAR_EPS:
             raise StillhouseError(
                 f"eps = {self._eps:g} is too small: a batch of {batch_size} gives {rows} rows of {width} channels, "
@@ -129,14 +135,14 @@ class Normalizer(Plugin):
                 "instead of pooled vectors)",
             )
 
-    def _sides(self) -> tuple[Literal["teacher", "student"], ...]:
+    def _list_sides(self) -> tuple[Literal["teacher", "student"], ...]:
         return ("teacher", "student") if self.side == "both" else (self.side,)
 
     @hookimpl
     def transform(self, step: Step) -> None:
         """Replace the chosen sides of each link by their normalised features."""
         eps = self.eps or DEFAULT_EPS[self.kind]
-        function = _over_processes if self.gather and self.kind in OF_THE_BATCH else normalize
+        function = _normalize_gathered if self.gather and self.kind in OF_THE_BATCH else normalize
         for link in step.match(self.links):
             if self.side != "student":
                 link.teacher = function(link.teacher, self.kind, eps, self.whitening)
@@ -144,6 +150,6 @@ class Normalizer(Plugin):
                 link.student = function(link.student, self.kind, eps, self.whitening)
 
 
-def _over_processes(x: Tensor, kind: Kind, eps: float, whitening: Whitening) -> Tensor:
+def _normalize_gathered(x: Tensor, kind: Kind, eps: float, whitening: Whitening) -> Tensor:
     """This process's share of the whole batch's features, normalised."""
     return parallel.share(normalize(parallel.gather(x), kind, eps, whitening))

@@ -12,7 +12,7 @@ from stillhouse import Assembly, Fault, Link, Plugin, Step, StillhouseError, Sti
 from stillhouse.errors import raise_faults
 from stillhouse.layout import channels
 from stillhouse_projector.maps import Kind, OrthogonalMap, make_map
-from stillhouse_projector.module import Projectors
+from stillhouse_projector.projectors import Projectors
 
 __all__ = ["Projector"]
 
@@ -116,5 +116,5 @@ class Projector(Plugin):
         """``orthogonality_error/LINK``: max |P^T P - I| of each orthogonal map."""
         if self.kind != "orthogonal":
             return {}
-        errors: dict[str, Tensor] = step.module(self).orthogonality_errors()
+        errors: dict[str, Tensor] = step.module(self).measure_orthogonality_errors()
         return {f"orthogonality_error/{name}": error for name, error in errors.items()}

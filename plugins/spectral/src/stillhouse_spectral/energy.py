@@ -57,7 +57,7 @@ def tail_residual(rows: Tensor, rank: int) -> Tensor:
         return z.zero_()
     if rank == 0:
         return z
-    gram = _lower_gram(z if count < width else z.T)
+    gram = _compute_lower_gram(z if count < width else z.T)
     # eigh raises on NaN and infinity; the engine finds them in the loss, where it can name the step and the term.
     kept = torch.linalg.eigh(torch.nan_to_num(gram, nan=0.0, posinf=0.0, neginf=0.0))[1][:, -rank:].contiguous()
     if count < width:
@@ -65,7 +65,7 @@ def tail_residual(rows: Tensor, rank: int) -> Tensor:
     return z.addmm_(z @ kept, kept.T, alpha=-1.0)
 
 
-def _lower_gram(x: Tensor) -> Tensor:
+def _compute_lower_gram(x: Tensor) -> Tensor:
     """X X^T (n, n), in full only below the diagonal: eigh reads no more, and a large product costs a third less."""
     n = x.shape[0]
     blocks = 4 if n >= 256 else 1

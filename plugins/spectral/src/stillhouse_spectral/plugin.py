@@ -14,8 +14,8 @@ from stillhouse.distributed import processes as parallel
 from stillhouse.errors import raise_faults
 from stillhouse.layout import channels, format_shape
 from stillhouse_spectral.energy import tail_energy
-from stillhouse_spectral.rows import feature_rows
-from stillhouse_spectral.warm import WarmBases, follow, warm_tail_energy
+from stillhouse_spectral.rows import to_feature_rows
+from stillhouse_spectral.warm_bases import WarmBases, follow, warm_tail_energy
 
 __all__ = ["Spectral"]
 
@@ -74,7 +74,7 @@ class Spectral(Plugin):
         widths = {}
         for layer in assembly.layers("student", self.layer):
             x = assembly.features["student"][layer]
-            rows = feature_rows(x[:1], self.pool).shape[0] * assembly.recipe.data.batch_size
+            rows = to_feature_rows(x[:1], self.pool).shape[0] * assembly.recipe.data.batch_size
             widths[layer] = channels(x)
             count, kind = min((widths[layer], "channels"), (rows, "rows in a batch"))
             if self.rank >= count:
@@ -97,7 +97,7 @@ class Spectral(Plugin):
         terms = {}
         layers = step.tapped("student", self.layer)
         for layer, x in layers:
-            rows = feature_rows(x, self.pool)
+            rows = to_feature_rows(x, self.pool)
             if self.gather:
                 rows = parallel.gather(rows)
             exact = self.method == "exact" or self.rank == 0
@@ -113,7 +113,7 @@ class Spectral(Plugin):
         for layer, x in layers:
             key = self.name if len(layers) == 1 else f"{self.name}/{layer}"
             if key in step.losses:  # not there while the weight is 0
-                energy = feature_rows(x.detach(), self.pool).square().mean()
+                energy = to_feature_rows(x.detach(), self.pool).square().mean()
                 share = step.losses[key].detach() / energy.clamp_min(1e-30)
                 found["tail_fraction" if len(layers) == 1 else f"{layer}/tail_fraction"] = share
         return found

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from stillhouse.layout import name_layout, to_rows
 
-__all__ = ["Pool", "feature_rows"]
+__all__ = ["Pool", "to_feature_rows"]
 
 Pool = Literal["mean", "none"]
 """``mean`` over the positions of tokens and maps, or ``none``: a row for each of them."""
 
 
-def feature_rows(x: Tensor, pool: Pool = "mean") -> Tensor:
+def to_feature_rows(x: Tensor, pool: Pool = "mean") -> Tensor:
     """The feature matrix Z (R, C) of a layer's output, in float32 at least.
 
     Args:

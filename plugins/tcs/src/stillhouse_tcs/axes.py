@@ -14,7 +14,7 @@ from stillhouse import StillhouseError, StillhouseWarning
 from stillhouse.errors import did_you_mean
 from stillhouse.teachers.cache import Moments
 
-__all__ = ["KINDS", "Axes", "Match", "axes_of", "load_axes", "save_axes"]
+__all__ = ["KINDS", "Axes", "Match", "find_axes", "load_axes", "save_axes"]
 
 KINDS = ("pca", "random", "identity")
 
@@ -55,7 +55,7 @@ class Axes:
         return self.vectors.shape[1]
 
 
-def axes_of(
+def find_axes(
     moments: Moments,
     kind: str,
     k: int | float,
@@ -110,14 +110,14 @@ def axes_of(
         order = covariance.diagonal().argsort(descending=True, stable=True)
         vectors, most = torch.eye(d, dtype=torch.float64)[:, order], d
     elif kind != "pca":
-        given = load_axes(_file(kind, base), d)
+        given = load_axes(_find_file(kind, base), d)
         mean, vectors = (given[0] / scale, given[1]) if given[0] is not None else (mean, given[1])
         most = vectors.shape[1]
     shares = (vectors * (covariance @ vectors)).sum(0) / covariance.trace()
     if match is not None and kind != "pca":
-        principals = _number(k, spectrum / variance, rank, d, moments.count, "pca")
+        principals = _count_axes(k, spectrum / variance, rank, d, moments.count, "pca")
         k = principals if match == "number" else min(1.0, float(spectrum[:principals].sum()) / variance)
-    n = _number(k, shares, most, d, moments.count, kind)
+    n = _count_axes(k, shares, most, d, moments.count, kind)
     vectors = vectors[:, :n]
     offset = vectors.T @ (moments.mean / scale - mean)
     explained = float(shares[:n].sum())
@@ -134,7 +134,7 @@ def axes_of(
     )
 
 
-def _number(k: int | float, shares: Tensor, most: int, d: int, samples: int, kind: str) -> int:
+def _count_axes(k: int | float, shares: Tensor, most: int, d: int, samples: int, kind: str) -> int:
     """How many axes ``k`` means; ``most`` is what there is."""
     if isinstance(k, int):
         if k > most:
@@ -157,7 +157,7 @@ def _number(k: int | float, shares: Tensor, most: int, d: int, samples: int, kin
     return min(n, most)
 
 
-def _file(path: str, base: Path | None) -> Path:
+def _find_file(path: str, base: Path | None) -> Path:
     file = (base or Path()) / Path(path).expanduser()
     if not file.is_file():
         near = did_you_mean(path, KINDS)
@@ -175,13 +175,13 @@ def save_axes(path: str | Path, moments: Moments, k: int | None = None) -> None:
         k: how many axes; None: as many as the features' rank.
 
     Raises:
-        StillhouseError: as :func:`axes_of` does.
+        StillhouseError: as :func:`find_axes` does.
     """
     from safetensors.torch import save_file
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", StillhouseWarning)
-        found = axes_of(moments, "pca", 1.0 if k is None else k)
+        found = find_axes(moments, "pca", 1.0 if k is None else k)
     save_file({"mean": found.mean * found.scale, "axes": found.vectors}, path)
 
 

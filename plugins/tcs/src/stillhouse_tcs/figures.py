@@ -7,10 +7,10 @@ from matplotlib.figure import Figure
 
 from stillhouse_tcs.head import CoordinateHead
 
-__all__ = ["mask_figure", "rounds_figure", "spectrum_figure"]
+__all__ = ["draw_mask", "draw_rounds", "draw_spectrum"]
 
 
-def spectrum_figure(head: CoordinateHead) -> Figure:
+def draw_spectrum(head: CoordinateHead) -> Figure:
     """The variances of the features' principal axes and how much of the whole the first ones hold."""
     spectrum = head.spectrum.cpu().double().numpy()
     figure = Figure(figsize=(6, 3.2), layout="constrained")
@@ -31,7 +31,7 @@ def spectrum_figure(head: CoordinateHead) -> Figure:
     return figure
 
 
-def mask_figure(head: CoordinateHead) -> Figure:
+def draw_mask(head: CoordinateHead) -> Figure:
     """The mask's value of each dimension that is live; dropped ones are marked."""
     mask, live = head.readout.mask.detach().cpu().numpy(), head.readout.live.cpu().numpy() > 0
     figure = Figure(figsize=(6, 3.2), layout="constrained")
@@ -44,7 +44,7 @@ def mask_figure(head: CoordinateHead) -> Figure:
     return figure
 
 
-def rounds_figure(head: CoordinateHead) -> Figure:
+def draw_rounds(head: CoordinateHead) -> Figure:
     """How many dimensions were live at first and after each round so far."""
     history = head.readout.history.cpu().numpy()
     history = history[history > 0]

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from stillhouse import StillhouseError
 from stillhouse_tcs.axes import Axes
 
-__all__ = ["CoordinateHead", "Fitting", "Lift", "Project", "Readout", "find_head", "folded"]
+__all__ = ["CoordinateHead", "FittableModule", "Lift", "Project", "Readout", "find_head", "fold"]
 
 
-class Fitting(nn.Module):
+class FittableModule(nn.Module):
     """A module whose tensors take the shapes of a state dict before it is loaded: the number of axes follows from the data."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_load_state_dict_pre_hook(_fit_first)  # type: ignore[no-untyped-call]  # torch gives it no types
+        self.register_load_state_dict_pre_hook(_fit_before_loading)  # type: ignore[no-untyped-call]  # torch gives it no types
 
     def fit_to(self, state: Mapping[str, Any]) -> None:
         """Give every tensor that ``state`` has the shape it has there; values are left undefined where that changes."""
@@ -39,8 +39,8 @@ class Fitting(nn.Module):
                 setattr(owner, name, own.new_empty(value.shape))
 
 
-def _fit_first(module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
-    assert isinstance(module, Fitting)  # it is registered by it
+def _fit_before_loading(module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    assert isinstance(module, FittableModule)  # it is registered by it
     module.fit_to({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
 
 
@@ -113,11 +113,11 @@ class Readout(nn.Module):
         return F.linear(c * (self.mask * self.live), self.weight, self.bias)
 
 
-class CoordinateHead(Fitting):
+class CoordinateHead(FittableModule):
     """c = V^T (A z + b - mu), logits = W (m * c) + b': (B, d_s) -> (B, C), in float32 whatever autocast says.
 
     Source: 2412.09388. A is there only where the student's width differs from the teacher's; b starts at mu; V and mu are
-    frozen. All of it is linear, so that :func:`folded` gives one nn.Linear.
+    frozen. All of it is linear, so that :func:`fold` gives one nn.Linear.
 
     Args:
         d_s: the student's width.
@@ -161,7 +161,7 @@ class CoordinateHead(Fitting):
 
 
 @torch.no_grad()
-def folded(head: CoordinateHead, in_features: int) -> nn.Linear:
+def fold(head: CoordinateHead, in_features: int) -> nn.Linear:
     """One linear layer (d_s -> C) that computes what ``head`` does; worked out in float64."""
     axes, readout, lift = head.project.axes.double(), head.readout, head.lift
     to_logits = (readout.weight.double() * (readout.mask * readout.live).double()) @ axes.T

@@ -12,7 +12,7 @@ from stillhouse.contract.assembly import Assembly
 from stillhouse.errors import raise_faults
 from stillhouse_features.options import LinkOptions
 
-__all__ = ["Pair", "resolve"]
+__all__ = ["Pair", "resolve_links"]
 
 
 @attrs.frozen(kw_only=True)
@@ -25,7 +25,7 @@ class Pair:
     options: LinkOptions
 
 
-def resolve(assembly: Assembly, links: Sequence[LinkOptions]) -> list[Pair]:
+def resolve_links(assembly: Assembly, links: Sequence[LinkOptions]) -> list[Pair]:
     """The pairs of layers that ``links`` mean in the run's models.
 
     A link is named as its options say, else after the student's layer, else ``student-teacher`` where a student's
@@ -51,8 +51,8 @@ def resolve(assembly: Assembly, links: Sequence[LinkOptions]) -> list[Pair]:
             faults.append(
                 Fault(
                     f"links[{index}]",
-                    f"student {link.student!r} matches {_listed(students)}, "
-                    f"and teacher {link.teacher!r} matches {_listed(teachers)}",
+                    f"student {link.student!r} matches {_list_layers(students)}, "
+                    f"and teacher {link.teacher!r} matches {_list_layers(teachers)}",
                     "layers pair in order, so both sides must match as many: narrow a glob, or give one link per pair",
                 )
             )
@@ -77,6 +77,6 @@ def resolve(assembly: Assembly, links: Sequence[LinkOptions]) -> list[Pair]:
     return pairs
 
 
-def _listed(layers: Sequence[str]) -> str:
+def _list_layers(layers: Sequence[str]) -> str:
     shown = ", ".join(layers[:6]) + (", ..." if len(layers) > 6 else "")
     return f"{len(layers)} layer{'' if len(layers) == 1 else 's'} ({shown})"

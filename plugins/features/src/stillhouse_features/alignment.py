@@ -32,8 +32,8 @@ def read_pair(student: Tensor, teacher: Tensor, options: LinkOptions) -> tuple[T
         StillhouseError: a shape that the options do not fit.
     """
     with torch.autocast(device_type=student.device.type, enabled=False):
-        student = _channels_first(student, options.student_channels_last, "student_channels_last")
-        teacher = _channels_first(teacher, options.teacher_channels_last, "teacher_channels_last")
+        student = _move_channels_first(student, options.student_channels_last, "student_channels_last")
+        teacher = _move_channels_first(teacher, options.teacher_channels_last, "teacher_channels_last")
         for key, given, sides in (
             ("student_prefix", options.student_prefix, (student,)),
             ("teacher_prefix", options.teacher_prefix, (teacher,)),
@@ -44,11 +44,11 @@ def read_pair(student: Tensor, teacher: Tensor, options: LinkOptions) -> tuple[T
                     f"{key} = {given} leaves out tokens, and there are no tokens (B, N, C)", hint=f"remove {key}"
                 )
         try:
-            s = pool(student, options.pool_of("student"), prefix=options.prefix_of("student"))
+            s = pool(student, options.get_pool("student"), prefix=options.get_prefix("student"))
         except StillhouseError as error:
             raise error.within("student") from None
         try:
-            t = pool(teacher, options.pool_of("teacher"), prefix=options.prefix_of("teacher"))
+            t = pool(teacher, options.get_pool("teacher"), prefix=options.get_prefix("teacher"))
         except StillhouseError as error:
             raise error.within("teacher") from None
         return align(s, t)
@@ -141,7 +141,7 @@ def to_map(x: Tensor, side: str) -> Tensor:
     return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], size, size)
 
 
-def _channels_first(x: Tensor, channels_last: bool, option: str) -> Tensor:
+def _move_channels_first(x: Tensor, channels_last: bool, option: str) -> Tensor:
     if not channels_last:
         return x
     if x.ndim != 4:

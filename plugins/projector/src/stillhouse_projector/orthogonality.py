@@ -12,10 +12,10 @@ from torch import Tensor
 
 from stillhouse import StillhouseError
 
-__all__ = ["haar", "orthogonality_error", "retract"]
+__all__ = ["draw_haar", "measure_orthogonality_error", "retract"]
 
 
-def haar(d_out: int, d_in: int) -> Tensor:
+def draw_haar(d_out: int, d_in: int) -> Tensor:
     """A float32 weight (d_out, d_in) with an orthonormal shorter side, uniform over all such matrices.
 
     Drawn with torch's global generator, so the same seed gives the same weight. Haar measure rather than the canonical
@@ -32,7 +32,7 @@ def haar(d_out: int, d_in: int) -> Tensor:
     return torch.nn.init.orthogonal_(torch.empty(d_out, d_in))
 
 
-def orthogonality_error(weight: Tensor) -> Tensor:
+def measure_orthogonality_error(weight: Tensor) -> Tensor:
     """Max |W^T W - I|, or max |W W^T - I| for a wide weight: a float64 scalar on the weight's device.
 
     Raises:
@@ -67,7 +67,7 @@ def retract(weight: Tensor) -> Tensor:
         StillhouseError: ``weight`` is not a matrix.
     """
     tall = (weight if _is_tall(weight) else weight.mT).detach().double()
-    gram = _lower_gram(tall)
+    gram = _compute_lower_gram(tall)
     # The shift is of the size of the product's rounding. It keeps the factorisation finite for every finite weight,
     # the zero matrix too, without looking at its error code, which would wait for the device.
     numbers = torch.finfo(gram.dtype)
@@ -77,7 +77,7 @@ def retract(weight: Tensor) -> Tensor:
     return back if _is_tall(weight) else back.transpose(0, 1).contiguous()
 
 
-def _lower_gram(x: Tensor, block: int = 192) -> Tensor:
+def _compute_lower_gram(x: Tensor, block: int = 192) -> Tensor:
     """The lower triangle of X^T X (k, k), which is all that Cholesky reads: a fifth to a third less work than all of it."""
     k = x.shape[1]
     gram = x.new_zeros(k, k)

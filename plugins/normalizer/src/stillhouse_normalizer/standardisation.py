@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 from stillhouse import StillhouseError
 
-__all__ = ["batch_standardise", "layer_standardise", "need_two_rows", "unit_length", "unit_rms"]
+__all__ = ["require_two_rows", "scale_to_unit_length", "scale_to_unit_rms", "standardise_channels", "standardise_rows"]
 
 
-def layer_standardise(rows: Tensor, eps: float = 1e-5) -> Tensor:
+def standardise_rows(rows: Tensor, eps: float = 1e-5) -> Tensor:
     """Each row (R, C) with mean 0 and variance 1 over its C channels, without affine parameters.
 
     (x - mean) / sqrt(var + eps), var with the divisor C. Source: VkD's ImageNet code, ``F.layer_norm``.
@@ -19,7 +19,7 @@ def layer_standardise(rows: Tensor, eps: float = 1e-5) -> Tensor:
     return F.layer_norm(rows, rows.shape[-1:], eps=eps)
 
 
-def batch_standardise(rows: Tensor, eps: float = 1e-5) -> Tensor:
+def standardise_channels(rows: Tensor, eps: float = 1e-5) -> Tensor:
     """Each channel with mean 0 and variance 1 over the rows (R, C) of the batch; a constant channel becomes 0.
 
     (x - mean) / sqrt(var + eps), var with the divisor R - 1. Source: VkD's detection code, which standardises over
@@ -28,18 +28,18 @@ def batch_standardise(rows: Tensor, eps: float = 1e-5) -> Tensor:
     Raises:
         StillhouseError: there is one row only.
     """
-    need_two_rows(rows.shape[0], "batch")
+    require_two_rows(rows.shape[0], "batch")
     variance, mean = torch.var_mean(rows, dim=0, correction=1)
     # eps under the root: sqrt of 0 has an infinite gradient.
     return (rows - mean) * torch.rsqrt(variance + eps)
 
 
-def unit_length(rows: Tensor, eps: float = 1e-12) -> Tensor:
+def scale_to_unit_length(rows: Tensor, eps: float = 1e-12) -> Tensor:
     """Each row (R, C) divided by its Euclidean length, or by ``eps`` where it is shorter than that."""
     return F.normalize(rows, dim=-1, eps=eps)
 
 
-def unit_rms(rows: Tensor, eps: float = 1e-12) -> Tensor:
+def scale_to_unit_rms(rows: Tensor, eps: float = 1e-12) -> Tensor:
     """All rows (R, C) divided by one number, so that their mean square is 1: directions and proportions stay.
 
     x / sqrt(mean of x^2 over the batch and its channels + eps).
@@ -47,7 +47,7 @@ def unit_rms(rows: Tensor, eps: float = 1e-12) -> Tensor:
     return rows * torch.rsqrt(rows.square().mean() + eps)
 
 
-def need_two_rows(rows: int, kind: str) -> None:
+def require_two_rows(rows: int, kind: str) -> None:
     """Check that batch statistics exist.
 
     Raises:

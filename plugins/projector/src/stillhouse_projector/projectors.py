@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from stillhouse import StillhouseError
 from stillhouse.layout import channels, format_shape, map_rows
-from stillhouse_projector.maps import Retracted
-from stillhouse_projector.orthogonal import orthogonality_error
+from stillhouse_projector.maps import RetractedMap
+from stillhouse_projector.orthogonality import measure_orthogonality_error
 
-__all__ = ["Projectors", "link_name", "module_key"]
+__all__ = ["Projectors", "make_key", "restore_name"]
 
 _PREFIX = "link:"
 
 
-def module_key(link: str) -> str:
+def make_key(link: str) -> str:
     """A link's name as a key that ``nn.ModuleDict`` takes; no two names share one.
 
     ``nn.Module`` refuses dots and the names of its own attributes: dots are percent-encoded, and the prefix keeps a
@@ -26,8 +26,8 @@ def module_key(link: str) -> str:
     return _PREFIX + link.replace("%", "%25").replace(".", "%2E")
 
 
-def link_name(key: str) -> str:
-    """The link that :func:`module_key` made ``key`` of."""
+def restore_name(key: str) -> str:
+    """The link that :func:`make_key` made ``key`` of."""
     return key.removeprefix(_PREFIX).replace("%2E", ".").replace("%25", "%")
 
 
@@ -41,7 +41,7 @@ class Projectors(nn.Module):
 
     def __init__(self, maps: Mapping[str, nn.Module], widths: Mapping[str, int]) -> None:
         super().__init__()
-        self.maps = nn.ModuleDict({module_key(name): module for name, module in maps.items()})
+        self.maps = nn.ModuleDict({make_key(name): module for name, module in maps.items()})
         self._widths = dict(widths)
 
     def forward(self, link: str, x: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class Projectors(nn.Module):
                 f"features of shape {format_shape(x)} have {channels(x)} channels, the projection takes {width}",
                 where=f"link {link!r}",
             )
-        module = self.maps[module_key(link)]
+        module = self.maps[make_key(link)]
         dtype = next(module.parameters()).dtype
         with torch.autocast(device_type=x.device.type, enabled=False):
             return map_rows(module, x.to(dtype))
@@ -71,11 +71,11 @@ class Projectors(nn.Module):
     def retract(self) -> None:
         """Put every map that is kept orthogonal by retraction back on its manifold."""
         for module in self.maps.values():
-            if isinstance(module, Retracted):
+            if isinstance(module, RetractedMap):
                 module.retract()
 
     @torch.no_grad()
-    def orthogonality_errors(self) -> dict[str, Tensor]:
+    def measure_orthogonality_errors(self) -> dict[str, Tensor]:
         """Max |P^T P - I| by link name, of the maps that are one matrix: scalars on the device."""
-        weights = {link_name(key): getattr(module, "weight", None) for key, module in self.maps.items()}
-        return {name: orthogonality_error(w) for name, w in weights.items() if isinstance(w, Tensor)}
+        weights = {restore_name(key): getattr(module, "weight", None) for key, module in self.maps.items()}
+        return {name: measure_orthogonality_error(w) for name, w in weights.items() if isinstance(w, Tensor)}
