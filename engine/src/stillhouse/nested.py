@@ -22,7 +22,7 @@ def map_tensors(function: Callable[[Any], Any], tree: Any, kind: type = Tensor) 
 
 
 def slice_rows(tree: Any, rows: slice | int, n: int) -> Any:
-    """Samples of a batch's ``n``, or one: of a tensor, or a list of ``n``, by row; of a dict or tuple by entry."""
+    """Slice samples, or one, out of a batch of ``n``: tensors and lists of ``n`` by row; dicts and tuples by entry."""
     if isinstance(tree, Tensor) or (isinstance(tree, list) and len(tree) == n):
         return tree[rows]
     if isinstance(tree, Mapping):
@@ -33,7 +33,7 @@ def slice_rows(tree: Any, rows: slice | int, n: int) -> Any:
 
 
 def list_tensors(tree: Any) -> list[Tensor]:
-    """All tensors of ``tree``, in order; a dict's by their keys' text."""
+    """List all tensors of ``tree``, in order; a dict's by their keys' text."""
     if isinstance(tree, Tensor):
         return [tree]
     if isinstance(tree, Mapping):
@@ -44,5 +44,5 @@ def list_tensors(tree: Any) -> list[Tensor]:
 
 
 def _rebuild_like(tree: Any, values: Iterable[Any]) -> Any:
-    """``values`` as a list or tuple of the kind that ``tree`` is."""
+    """Return ``values`` as a list or tuple of ``tree``'s type."""
     return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)

@@ -78,7 +78,7 @@ def collect_overrides(arguments: argparse.Namespace) -> list[str]:
 
 
 def load_recipe_of(arguments: argparse.Namespace) -> Recipe:
-    """The recipe that the arguments of :func:`add_recipe` mean."""
+    """Load the recipe of the arguments of :func:`add_recipe`."""
     from stillhouse.training.selection import load_recipe
 
     return load_recipe(arguments.recipe, overrides=collect_overrides(arguments), plugins=arguments.plugins)

@@ -1,4 +1,4 @@
-"""What ``stillhouse plugins NAME`` shows of one plugin."""
+"""The description of one plugin that ``stillhouse plugins NAME`` prints."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RELATIONS = ("requires", "provides", "before", "after", "conflicts", "engine", 
 
 
 def describe_plugin(use: str) -> dict[str, Any]:
-    """What a plugin says of itself, as plain data.
+    """Describe a plugin, as plain data.
 
     Args:
         use: its name, ``DISTRIBUTION:NAME`` or ``package.module:Class``.
@@ -53,7 +53,7 @@ def describe_plugin(use: str) -> dict[str, Any]:
 
 
 def _get_default(field: attrs.Attribute[Any]) -> dict[str, Any]:
-    """The key ``default`` of an option that has one."""
+    """Return the key ``default`` of an option that has one."""
     default: Any = field.default
     if default is attrs.NOTHING:
         return {}
@@ -63,7 +63,7 @@ def _get_default(field: attrs.Attribute[Any]) -> dict[str, Any]:
 
 
 def _cut_readme(readme: str) -> str:
-    """The README up to its second heading or its first block of code."""
+    """Cut the README at its second heading or its first block of code."""
 
     def ends(line: str) -> bool:
         return line.startswith(("#", "```", "    ", "\t"))
@@ -73,7 +73,7 @@ def _cut_readme(readme: str) -> str:
 
 
 def print_description(description: dict[str, Any], console: Console) -> None:
-    """Print what :func:`describe_plugin` gave."""
+    """Print a description of :func:`describe_plugin`."""
 
     def say(text: str, style: str = "") -> None:
         console.print(Text(text, style=style), soft_wrap=True)

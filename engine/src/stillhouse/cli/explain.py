@@ -1,4 +1,4 @@
-"""``stillhouse explain``: a recipe, described before it runs."""
+"""``stillhouse explain``: describes a recipe's run before it is trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``stillhouse plugins``: what is installed, and one plugin in detail.
+"""``stillhouse plugins``: lists the installed plugins, or describes one.
 
 Without a name and ``--check`` it imports neither torch nor any plugin.
 """
@@ -77,11 +77,11 @@ def _make_row(found: Installed) -> dict[str, str]:
 
 
 def _find_misplaced(group: str) -> str:
-    return f"nobody reads the group {group!r}; {did_you_mean(group, [g.name for g in GROUPS], 1)}"
+    return f"unknown group {group!r}; {did_you_mean(group, [g.name for g in GROUPS], 1)}"
 
 
 def _check_rows() -> list[dict[str, str]]:
-    """A row for each plugin, and one for each broken member of another group, with its status."""
+    """Return a row for each plugin, and one for each broken member of another group, with its status."""
     from stillhouse.cli.parser import check_command
     from stillhouse.data.catalogue import load_opener
     from stillhouse.models.builder import load_model

@@ -1,4 +1,4 @@
-"""``stillhouse train``: a recipe, run."""
+"""``stillhouse train``: trains a recipe."""
 
 from __future__ import annotations
 

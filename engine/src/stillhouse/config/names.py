@@ -13,5 +13,5 @@ def default_name(use: str) -> str:
 
 
 def to_snake_case(name: str) -> str:
-    """``SnakeCase`` as ``snake_case``."""
+    """Convert ``SnakeCase`` to ``snake_case``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

@@ -1,4 +1,4 @@
-"""What runs of one process share of their data, inside :func:`stillhouse.memo.share_memo`: nothing is decoded twice."""
+"""Data shared by runs of one process, inside :func:`stillhouse.memo.share_memo`: nothing is decoded twice."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _OF_SUBSETS = ("per_class", "limit", "subset_seed")
 
 
 def make_source_key(spec: DataSpec, base: Path | None) -> Hashable:
-    """Names the source that ``spec`` opens, with its splits and transforms: two specs of one key share it."""
+    """Make the key of the source that ``spec`` opens, with its splits and transforms."""
     return "source", _serialise(spec, *_OF_BATCHES, *_OF_SUBSETS), str(base)
 
 
 def make_data_key(spec: DataSpec, task: SampleMaker | None, seed: int, base: Path | None) -> Hashable:
-    """Names the samples of ``spec``: with the seed where the subset, or what is read, depends on it."""
+    """Make the key of the samples of ``spec``, with the seed where the subset, or the reading, depends on it."""
     drawn = spec.per_class is not None or spec.limit is not None
     seeded = seed if spec.cache == "memory" or (drawn and spec.subset_seed is None) else None
     made_by = f"{type(task).__module__}.{type(task).__qualname__} {task!r}"
@@ -42,13 +42,13 @@ def _serialise(spec: DataSpec, *without: str) -> str:
 
 
 def recall_memory(samples: Samples) -> Samples:
-    """``samples`` for reading once more: what another run has read of this source is looked up there."""
+    """Return ``samples`` with the memory that another run of the same source has kept."""
     held = _get_store(samples).get("memory")
     return samples if held is None or samples.memory is not None else attrs.evolve(samples, memory=held)
 
 
 def keep_memory(samples: Samples) -> None:
-    """Let the next run of the same source look up what was read."""
+    """Keep the samples' memory for the next run of the same source."""
     if samples.memory is not None:
         _get_store(samples)["memory"] = samples.memory
 
@@ -63,7 +63,7 @@ def _get_store(samples: Samples) -> dict[str, Memory]:
 
 @attrs.frozen(eq=False)
 class _Same:
-    """Equal where the very object is the same; it keeps that object alive, so that no other gets its id."""
+    """A key that is equal for the same object only; it keeps the object alive, so that no other gets its id."""
 
     value: Any
 

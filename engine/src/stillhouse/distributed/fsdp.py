@@ -75,7 +75,7 @@ def is_sharded(model: nn.Module | None) -> bool:
 
 
 def gather_model(model: nn.Module) -> nn.Module:
-    """A spread student as the plain module that it was, with the weights it has now, on the CPU; others as they are."""
+    """Gather a spread student into a plain module on the CPU, with its present weights; other modules are returned."""
     if not is_sharded(model):
         return model
     plain = _copy_without_values(_outlines[model], "cpu")
@@ -84,7 +84,7 @@ def gather_model(model: nn.Module) -> nn.Module:
 
 
 def _copy_without_values(model: nn.Module, device: str) -> nn.Module:
-    """A copy of ``model`` with parameters on ``device`` whose values are undefined; shared ones stay shared."""
+    """Copy ``model`` with parameters on ``device`` whose values are undefined; shared ones stay shared."""
     empty = {
         id(p): nn.Parameter(torch.empty_like(p, device=device), requires_grad=p.requires_grad)
         for p in model.parameters()
@@ -93,7 +93,7 @@ def _copy_without_values(model: nn.Module, device: str) -> nn.Module:
 
 
 def reshard(model: nn.Module | None) -> None:
-    """Spread what a forward pass without a backward pass has left gathered.
+    """Spread parameters again that a forward pass without a backward pass has left gathered.
 
     FSDP2 keeps the outermost parameters whole until the backward pass: who takes ``parameters()`` in between, an
     optimizer say, gets tensors whose memory is freed later.
@@ -105,17 +105,17 @@ def reshard(model: nn.Module | None) -> None:
 
 
 def to_local(tensor: Tensor) -> Tensor:
-    """This process's part of a spread tensor; any other tensor as it is."""
+    """Return this process's part of a spread tensor; any other tensor unchanged."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def gather_tensors(value: Any) -> Any:
-    """``value`` with every spread tensor gathered, on the CPU; tables and lists are gone through. All processes take part."""
+    """Gather every spread tensor in the dicts and lists of ``value``, on the CPU. All processes must call it."""
     return map_tensors(lambda x: x.full_tensor().cpu(), value, DTensor)
 
 
 def fit_state(saved: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Whole tensors spread as ``own`` has them, by key; for ``load_state_dict``."""
+    """Spread whole tensors as in ``own``, by key; for ``load_state_dict``."""
     fitted = dict(saved)
     for key, tensor in own.items():
         if isinstance(tensor, DTensor) and isinstance(saved.get(key), Tensor):
@@ -128,7 +128,7 @@ def _spread_like(tensor: Tensor, other: DTensor) -> DTensor:
 
 
 def spread_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
-    """After ``load_state_dict`` of whole tensors: spread each parameter's state as the parameter is."""
+    """Spread each parameter's optimizer state as the parameter is, after ``load_state_dict`` of whole tensors."""
     for parameter, state in optimizer.state.items():
         if isinstance(parameter, DTensor):
             for key, value in state.items():

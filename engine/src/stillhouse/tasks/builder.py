@@ -16,7 +16,7 @@ __all__ = ["build_task", "load_task"]
 
 
 def build_task(spec: TaskSpec, base: Path | None = None) -> Task:
-    """The task that ``spec`` names: an installed one's name, or ``package.module:Class``.
+    """Build the task of ``spec``: an installed one's name, or ``package.module:Class``.
 
     Raises:
         StillhouseError: no such task, a broken one, or options that do not fit it.
@@ -41,5 +41,5 @@ def load_task(found: Installed, where: str = "") -> type[Task]:
 
 def _check(kind: Any, path: str, where: str) -> type[Task]:
     if not (isinstance(kind, type) and issubclass(kind, Task)):
-        raise StillhouseError(f"{path!r} is no subclass of stillhouse.tasks.Task", where=where)
+        raise StillhouseError(f"{path!r} must be a subclass of stillhouse.tasks.Task", where=where)
     return kind

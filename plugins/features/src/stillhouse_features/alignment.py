@@ -1,4 +1,4 @@
-"""From two layers' outputs to a pair of features: pooling, and a common grid for what is kept dense."""
+"""Alignment of two layers' outputs: pooling, and a common grid of positions where they are kept."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read_pair(student: Tensor, teacher: Tensor, options: LinkOptions) -> tuple[T
         ):
             if given and all(x.ndim != 3 for x in sides):
                 raise StillhouseError(
-                    f"{key} = {given} leaves out tokens, and there are no tokens (B, N, C)", hint=f"remove {key}"
+                    f"{key} = {given} needs tokens (B, N, C), and no side has them", hint=f"remove {key}"
                 )
         try:
             s = pool(student, options.get_pool("student"), prefix=options.get_prefix("student"))
@@ -68,20 +68,18 @@ def pool(x: Tensor, how: Pool, *, prefix: int = 0) -> Tensor:
     """
     layout = name_layout(x)
     if not x.is_floating_point():
-        raise StillhouseError(f"the layer gives {x.dtype}, not floating-point features", hint="read another layer")
+        raise StillhouseError(f"features must be floating-point, got {x.dtype}", hint="read another layer")
     dtype = torch.promote_types(x.dtype, torch.float32)
     if how == "cls":
         if x.ndim != 3:
             raise StillhouseError(
-                f"pool = 'cls' takes the first of the tokens (B, N, C), and the layer gives {layout}",
+                f"pool = 'cls' needs tokens (B, N, C), got {layout}",
                 hint="pool = 'mean' takes the mean over the positions",
             )
         return x[:, 0].to(dtype)
     if x.ndim == 3:
         if prefix >= x.shape[1]:
-            raise StillhouseError(
-                f"prefix = {prefix} leaves out all of the {x.shape[1]} tokens", hint=f"at most {x.shape[1] - 1}"
-            )
+            raise StillhouseError(f"prefix must be less than the number of tokens, {x.shape[1]}, got {prefix}")
         x = x[:, prefix:]
     if how == "mean" and x.ndim > 2:
         return x.mean(dim=1 if x.ndim == 3 else (2, 3), dtype=dtype)
@@ -103,8 +101,8 @@ def align(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """
     if student.shape[0] != teacher.shape[0]:
         raise StillhouseError(
-            f"the first dimension is {student.shape[0]} for the student and {teacher.shape[0]} for the teacher",
-            hint="both are the batch: read layers that keep it first and whole",
+            f"both sides must have one batch as first dimension, got {student.shape[0]} and {teacher.shape[0]}",
+            hint="read layers that keep the batch first and whole",
         )
     if student.ndim == 2 and teacher.ndim == 2:
         return student, teacher
@@ -137,7 +135,7 @@ def to_map(x: Tensor, side: str) -> Tensor:
         hint = "set pool = 'mean'"
         if extra <= 8:
             hint += f", or {side}_prefix = {extra} if {extra} of them come before a grid of {size} x {size}"
-        raise StillhouseError(f"the {side}'s {tokens} tokens are no square grid that could be matched", hint=hint)
+        raise StillhouseError(f"the {side}'s tokens must form a square grid, got {tokens}", hint=hint)
     return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], size, size)
 
 
@@ -145,7 +143,5 @@ def _move_channels_first(x: Tensor, channels_last: bool, option: str) -> Tensor:
     if not channels_last:
         return x
     if x.ndim != 4:
-        raise StillhouseError(
-            f"{option} = true is for maps, and the layer gives {name_layout(x)}", hint=f"remove {option}"
-        )
+        raise StillhouseError(f"{option} = true needs maps, got {name_layout(x)}", hint=f"remove {option}")
     return x.movedim(-1, 1)

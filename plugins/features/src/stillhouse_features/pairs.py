@@ -1,4 +1,4 @@
-"""From the option ``links`` to pairs of layers: globs resolved, sides matched, names made unique."""
+"""Pairs of layers of the option ``links``: globs resolved, sides matched, names made unique."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def resolve_links(assembly: Assembly, links: Sequence[LinkOptions]) -> list[Pair
             faults.append(
                 Fault(
                     f"links[{index}]",
-                    f"student {link.student!r} matches {_list_layers(students)}, "
-                    f"and teacher {link.teacher!r} matches {_list_layers(teachers)}",
-                    "layers pair in order, so both sides must match as many: narrow a glob, or give one link per pair",
+                    f"both sides must match as many layers, got student {link.student!r} with {_list_layers(students)} "
+                    f"and teacher {link.teacher!r} with {_list_layers(teachers)}",
+                    "layers pair in order: narrow a glob, or give one link per pair",
                 )
             )
             continue
@@ -71,7 +71,7 @@ def resolve_links(assembly: Assembly, links: Sequence[LinkOptions]) -> list[Pair
         pairs.append(Pair(name=name, student=student, teacher=teacher, options=links[index]))
         if [p.name for p in pairs].count(name) == 2:
             faults.append(
-                Fault(f"links[{index}].name", f"two links are called {name!r}", "give one of them another `name`")
+                Fault(f"links[{index}].name", f"must be unique, got {name!r} twice", "give one of them another `name`")
             )
     raise_faults(faults)
     return pairs

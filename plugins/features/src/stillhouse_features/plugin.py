@@ -48,10 +48,10 @@ class Features(Plugin):
         faults = []
         if not self.links:
             faults.append(
-                Fault("links", "at least one link is needed", 'links = [{ student = "stage3", teacher = "stage3" }]')
+                Fault("links", "needs at least one link", 'links = [{ student = "stage3", teacher = "stage3" }]')
             )
         if not 0.0 <= self.beta < float("inf"):
-            faults.append(Fault("beta", f"{self.beta} is no turning point", "a number from 0 on"))
+            faults.append(Fault("beta", f"must be finite and >= 0, got {self.beta}"))
         raise_faults(faults)
 
     @hookimpl

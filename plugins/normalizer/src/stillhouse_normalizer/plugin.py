@@ -87,9 +87,9 @@ class Normalizer(Plugin):
 
     def __attrs_post_init__(self) -> None:
         if self.eps is not None and not self.eps > 0.0:
-            raise StillhouseError(f"eps = {self.eps} does not keep a division from 0", where="eps", hint="above 0")
+            raise StillhouseError(f"must be > 0, got {self.eps}", where="eps")
         if self.kind == "whiten" and self._eps >= 1.0:
-            raise StillhouseError(f"eps = {self.eps} leaves nothing of the covariance", where="eps", hint="below 1")
+            raise StillhouseError(f"must be < 1, got {self.eps}", where="eps")
         if self.whitening != "cholesky" and self.kind != "whiten":
             warnings.warn(
                 f"plugin {self.name or 'normalizer'!r}: whitening = {self.whitening!r} has no effect with "
@@ -123,16 +123,15 @@ class Normalizer(Plugin):
         width = channels(x)
         rows = x.numel() // (x.shape[0] * width) * batch_size
         if self.kind == "layer" and width < 2:
-            raise StillhouseError("one channel has no spread to standardise", hint='kind = "batch" would do')
+            raise StillhouseError("kind = 'layer' needs at least 2 channels, got 1", hint='take kind = "batch"')
         if self.kind in ("batch", "whiten"):
             require_two_rows(rows, self.kind)
         if self.kind == "whiten" and rows <= width and self._eps < SINGULAR_EPS:
             raise StillhouseError(
-                f"eps = {self._eps:g} is too small: a batch of {batch_size} gives {rows} rows of {width} channels, "
-                "so the covariance is singular and the rows would come out equally far from each other",
+                f"must be >= {SINGULAR_EPS:g} for a singular covariance, got {self._eps:g}: a batch of {batch_size} gives "
+                f"{rows} rows of {width} channels, and the whitened rows would all be equally far from each other",
                 where="eps",
-                hint=f"eps of {SINGULAR_EPS:g} or more, or more than {width} rows (a larger batch, or maps and tokens "
-                "instead of pooled vectors)",
+                hint=f"or take more than {width} rows (a larger batch, or maps and tokens instead of pooled vectors)",
             )
 
     def _list_sides(self) -> tuple[Literal["teacher", "student"], ...]:
@@ -151,5 +150,5 @@ class Normalizer(Plugin):
 
 
 def _normalize_gathered(x: Tensor, kind: Kind, eps: float, whitening: Whitening) -> Tensor:
-    """This process's share of the whole batch's features, normalised."""
+    """Normalise the whole batch's features, and return this process's share."""
     return parallel.share(normalize(parallel.gather(x), kind, eps, whitening))

@@ -12,7 +12,7 @@ __all__ = ["require_two_rows", "scale_to_unit_length", "scale_to_unit_rms", "sta
 
 
 def standardise_rows(rows: Tensor, eps: float = 1e-5) -> Tensor:
-    """Each row (R, C) with mean 0 and variance 1 over its C channels, without affine parameters.
+    """Standardise each row (R, C) to mean 0 and variance 1 over its C channels, without affine parameters.
 
     (x - mean) / sqrt(var + eps), var with the divisor C. Source: VkD's ImageNet code, ``F.layer_norm``.
     """
@@ -20,7 +20,7 @@ def standardise_rows(rows: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 def standardise_channels(rows: Tensor, eps: float = 1e-5) -> Tensor:
-    """Each channel with mean 0 and variance 1 over the rows (R, C) of the batch; a constant channel becomes 0.
+    """Standardise each channel to mean 0 and variance 1 over the rows (R, C) of the batch; a constant one becomes 0.
 
     (x - mean) / sqrt(var + eps), var with the divisor R - 1. Source: VkD's detection code, which standardises over
     batch and space with the unbiased standard deviation.
@@ -35,12 +35,12 @@ def standardise_channels(rows: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 def scale_to_unit_length(rows: Tensor, eps: float = 1e-12) -> Tensor:
-    """Each row (R, C) divided by its Euclidean length, or by ``eps`` where it is shorter than that."""
+    """Divide each row (R, C) by its Euclidean length, or by ``eps`` where it is shorter than that."""
     return F.normalize(rows, dim=-1, eps=eps)
 
 
 def scale_to_unit_rms(rows: Tensor, eps: float = 1e-12) -> Tensor:
-    """All rows (R, C) divided by one number, so that their mean square is 1: directions and proportions stay.
+    """Divide all rows (R, C) by one number, so that their mean square is 1: directions and proportions stay.
 
     x / sqrt(mean of x^2 over the batch and its channels + eps).
     """
@@ -55,7 +55,7 @@ def require_two_rows(rows: int, kind: str) -> None:
     """
     if rows < 2:
         raise StillhouseError(
-            f"kind = {kind!r} takes statistics over the rows of the batch, and this batch has {rows}",
+            f"kind = {kind!r} needs at least 2 rows in a batch, got {rows}",
             hint="use a larger batch, drop the last incomplete one, read maps or tokens instead of pooled vectors, or "
             'take kind = "layer", which needs none',
         )

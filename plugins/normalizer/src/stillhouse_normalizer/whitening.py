@@ -28,7 +28,7 @@ SINGULAR_EPS = 1e-3
 
 
 def whiten(rows: Tensor, eps: float = 1e-3, method: Literal["cholesky", "zca"] = "cholesky") -> Tensor:
-    """The rows (R, C) of the batch, whitened; same shape, in float64.
+    """Whiten the rows (R, C) of the batch; same shape, in float64.
 
     ZCA takes the smaller of two Gram matrices: with K = X X^T / (R - 1), X S^{-1/2} = ((1 - eps) K + eps I)^{-1/2} X,
     which is exact and needs an R x R eigendecomposition only. Cholesky factors S whatever the shape: S is definite.
@@ -46,7 +46,7 @@ def whiten(rows: Tensor, eps: float = 1e-3, method: Literal["cholesky", "zca"] =
         StillhouseError: fewer than two rows, or ``eps`` out of range.
     """
     if not 0.0 < eps < 1.0:
-        raise StillhouseError(f"eps = {eps} is no shrinkage", where="eps", hint="above 0 and below 1; 1e-3 is usual")
+        raise StillhouseError(f"must be in (0, 1), got {eps}", where="eps", hint="1e-3 is usual")
     count, width = rows.shape
     require_two_rows(count, "whiten")
     if count <= width:

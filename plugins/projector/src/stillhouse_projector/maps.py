@@ -41,12 +41,12 @@ class RetractedMap(nn.Module):
 def make_map(
     kind: Kind, d_in: int, d_out: int, *, orthogonal_map: OrthogonalMap = "retraction", hidden: int | None = None
 ) -> nn.Module:
-    """A trainable map of rows (R, d_in) to rows (R, d_out), in float32, started from torch's global generator.
+    """Make a trainable map of rows (R, d_in) to rows (R, d_out), in float32, initialised by torch's global generator.
 
     Args:
         kind: ``linear`` is one matrix without bias (2403.14494); ``mlp`` is linear, ReLU, linear, with biases;
             ``orthogonal`` is one matrix with an orthonormal shorter side, without bias (2403.06213, section 3.1).
-        d_in: channels of the side that is mapped.
+        d_in: channels of the mapped side.
         d_out: channels of the other side.
         orthogonal_map: how an orthogonal map stays one. ``retraction``: see :class:`RetractedMap`. ``matrix_exp`` and
             ``cayley``: the first columns of Q exp(A) or Q (I + A/2)(I - A/2)^{-1}, A skew-symmetric and 0 at the start,

@@ -18,7 +18,7 @@ _PREFIX = "link:"
 
 
 def make_key(link: str) -> str:
-    """A link's name as a key that ``nn.ModuleDict`` takes; no two names share one.
+    """Make a key for ``nn.ModuleDict`` of a link's name; no two names share one.
 
     ``nn.Module`` refuses dots and the names of its own attributes: dots are percent-encoded, and the prefix keeps a
     link named ``keys`` from being taken for the method.
@@ -27,12 +27,12 @@ def make_key(link: str) -> str:
 
 
 def restore_name(key: str) -> str:
-    """The link that :func:`make_key` made ``key`` of."""
+    """Restore the link's name of which :func:`make_key` made ``key``."""
     return key.removeprefix(_PREFIX).replace("%2E", ".").replace("%25", "%")
 
 
 class Projectors(nn.Module):
-    """What the projector's ``build`` returns: a map of rows for each link, applied in any layout.
+    """The projector's module: a map of rows for each link, applied in any layout.
 
     Args:
         maps: by link name, a module that takes rows (R, d_in) to rows (R, d_out).
@@ -55,12 +55,10 @@ class Projectors(nn.Module):
         """
         width = self._widths.get(link)
         if width is None:
-            raise StillhouseError(
-                "no projection was built for this link", where=f"link {link!r}", hint="links are made at assembly"
-            )
+            raise StillhouseError("has no projection", where=f"link {link!r}", hint="links are made at assembly")
         if channels(x) != width:
             raise StillhouseError(
-                f"features of shape {format_shape(x)} have {channels(x)} channels, the projection takes {width}",
+                f"features must have the projection's {width} channels, got shape {format_shape(x)}",
                 where=f"link {link!r}",
             )
         module = self.maps[make_key(link)]
@@ -76,6 +74,6 @@ class Projectors(nn.Module):
 
     @torch.no_grad()
     def measure_orthogonality_errors(self) -> dict[str, Tensor]:
-        """Max |P^T P - I| by link name, of the maps that are one matrix: scalars on the device."""
+        """Measure max |P^T P - I| by link name, for maps of one matrix: scalars on the device."""
         weights = {restore_name(key): getattr(module, "weight", None) for key, module in self.maps.items()}
         return {name: measure_orthogonality_error(w) for name, w in weights.items() if isinstance(w, Tensor)}

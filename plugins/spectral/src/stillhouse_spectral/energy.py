@@ -104,7 +104,7 @@ class _HeldResidual(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         if torch.is_grad_enabled():  # backward runs with gradient only under create_graph
             raise StillhouseError(
-                "the tail energy has no second derivative here: the directions it keeps are held",
+                "the tail energy has no second derivative: the kept directions are constants",
                 hint="leave the plugin 'spectral' out of what is differentiated with create_graph",
             )
         (residual,) = ctx.saved_tensors
@@ -112,14 +112,14 @@ class _HeldResidual(torch.autograd.Function):
 
 
 def check_rows(rows: Tensor) -> None:
-    """Refuse what is no matrix of floating-point numbers with at least one element."""
+    """Refuse anything but a matrix of floating-point numbers with at least one element."""
     if rows.ndim != 2 or not rows.is_floating_point() or rows.numel() == 0:
         raise StillhouseError(
-            f"{rows.dtype} of shape {format_shape(rows)} is no feature matrix", hint="floating-point rows (R, C)"
+            f"rows must be a floating-point matrix (R, C), got {rows.dtype} of shape {format_shape(rows)}"
         )
 
 
 def check_rank(rank: int) -> None:
     """Refuse a negative number of kept directions."""
     if rank < 0:
-        raise StillhouseError(f"{rank} directions cannot be kept", where="rank", hint="a whole number from 0 on")
+        raise StillhouseError(f"must be a whole number >= 0, got {rank}", where="rank")

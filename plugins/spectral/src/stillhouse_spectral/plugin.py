@@ -50,9 +50,7 @@ class Spectral(Plugin):
 
     def __attrs_post_init__(self) -> None:
         if self.rank < 0:
-            raise StillhouseError(
-                f"{self.rank} directions cannot be kept", where="rank", hint="a whole number from 0 on"
-            )
+            raise StillhouseError(f"must be a whole number >= 0, got {self.rank}", where="rank")
 
     @hookimpl
     def add_taps(self, assembly: Assembly) -> Iterable[Tap]:
@@ -81,13 +79,12 @@ class Spectral(Plugin):
                 faults.append(
                     Fault(
                         "rank",
-                        f"the student's layer {layer!r}, {format_shape(x)}, has {count} {kind}, so a rank of "
-                        f"{self.rank} keeps everything and the term is always 0",
-                        f"below {count}",
+                        f"must be below the {count} {kind} of the student's layer {layer!r}, {format_shape(x)}, got "
+                        f"{self.rank}: the term would always be 0",
                     )
                 )
         if self.method == "exact" and assembly.device.type == "mps":
-            faults.append(Fault("method", "'exact' needs float64, which MPS does not have", "method = 'warm'"))
+            faults.append(Fault("method", "must be 'warm' on MPS, which has no float64 for 'exact'"))
         raise_faults(faults)
         return WarmBases(widths, self.rank) if self.method == "warm" and self.rank > 0 else None
 

@@ -1,4 +1,4 @@
-"""From a layer's output to the feature matrix whose spectrum is regularised."""
+"""Feature matrices of layers' outputs, whose spectrum is regularised."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Pool = Literal["mean", "none"]
 
 
 def to_feature_rows(x: Tensor, pool: Pool = "mean") -> Tensor:
-    """The feature matrix Z (R, C) of a layer's output, in float32 at least.
+    """Return the feature matrix Z (R, C) of a layer's output, in float32 at least.
 
     Args:
         x: vectors (B, C), tokens (B, N, C) or maps (B, C, H, W).

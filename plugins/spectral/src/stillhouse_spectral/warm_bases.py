@@ -115,6 +115,5 @@ def follow(rows: Tensor, basis: Tensor) -> Tensor:
 def _check_basis(rows: Tensor, basis: Tensor, rank: int) -> None:
     if basis.ndim != 2 or basis.shape[0] != rows.shape[1] or not rank <= basis.shape[1] <= basis.shape[0]:
         raise StillhouseError(
-            f"a basis {format_shape(basis)} does not fit rows {format_shape(rows)} and rank {rank}",
-            hint=f"({rows.shape[1]}, K) with K from {rank} to {rows.shape[1]}",
+            f"a basis must be ({rows.shape[1]}, K) with K from {rank} to {rows.shape[1]}, got {format_shape(basis)}"
         )

@@ -19,7 +19,7 @@ __all__ = ["KINDS", "Axes", "Match", "find_axes", "load_axes", "save_axes"]
 KINDS = ("pca", "random", "identity")
 
 Match = Literal["number", "variance"]
-"""What control axes have in common with principal ones."""
+"""The property that control axes share with principal ones."""
 
 _EPS = {"float32": 8 * 2.0**-23, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 """Relative rounding noise of a teacher's features, by the precision it runs in."""
@@ -32,7 +32,7 @@ class Axes:
     Attributes:
         mean: mu (d,), float64.
         vectors: V (d, k), float64, orthonormal columns.
-        scale: the root of the features' mean variance: what they are divided by.
+        scale: the root of the features' mean variance, by which they are divided.
         spectrum: all d variances of the features' principal axes, in descending order, of scaled features.
         rank: how many of them are above the rounding noise.
         explained: the share of the variance that the k axes hold.
@@ -84,9 +84,7 @@ def find_axes(
     """
     d = len(moments.mean)
     if moments.count < 2:
-        raise StillhouseError(
-            f"{moments.count} sample has no covariance, and so no axes", where="axes", hint="at least two samples"
-        )
+        raise StillhouseError(f"needs at least 2 samples, got {moments.count}", where="axes")
     covariance = moments.covariance
     spectrum, principal = torch.linalg.eigh((covariance + covariance.T) / 2)
     spectrum, principal = spectrum.flip(0).clamp(min=0), principal.flip(1)
@@ -95,7 +93,7 @@ def find_axes(
     variance = float(covariance.trace())
     if rank == 0:
         raise StillhouseError(
-            f"the teacher's {d} features are the same for all {moments.count} samples",
+            f"needs features that vary, got {d} equal ones for all {moments.count} samples",
             where="layer",
             hint="read another layer, or a trained teacher",
         )
@@ -135,14 +133,14 @@ def find_axes(
 
 
 def _count_axes(k: int | float, shares: Tensor, most: int, d: int, samples: int, kind: str) -> int:
-    """How many axes ``k`` means; ``most`` is what there is."""
+    """Count the axes of option ``k``; ``most`` is the number there is."""
     if isinstance(k, int):
         if k > most:
             why = f"{samples} samples of {d} features span {most} dimensions" if kind == "pca" else f"there are {most}"
             raise StillhouseError(
-                f"{k} axes are asked for, and {why}",
+                f"must be at most {most}, got {k}: {why}",
                 where="k",
-                hint=f"at most {most}, or a share of the variance: 0.99",
+                hint="or a share of the variance: 0.99",
             )
         return k
     reached = shares.cumsum(0)
@@ -150,7 +148,7 @@ def _count_axes(k: int | float, shares: Tensor, most: int, d: int, samples: int,
     n = int(enough[0]) + 1 if len(enough) and k < 1.0 else (d if kind in KINDS else most)
     if n > most:
         warnings.warn(
-            f"k = {k} would be {n} axes, and the features of {samples} samples span {most} dimensions: {most} are taken",
+            f"k = {k} would be {n} axes, but the features of {samples} samples span {most} dimensions: {most} are used",
             StillhouseWarning,
             stacklevel=4,
         )
@@ -162,7 +160,7 @@ def _find_file(path: str, base: Path | None) -> Path:
     if not file.is_file():
         near = did_you_mean(path, KINDS)
         hint = near if near.startswith("did you mean") else "axes are 'pca', 'random', 'identity' or a file"
-        raise StillhouseError(f"there is no file {file}", where="axes", hint=hint)
+        raise StillhouseError(f"file not found: {file}", where="axes", hint=hint)
     return file
 
 
@@ -186,7 +184,7 @@ def save_axes(path: str | Path, moments: Moments, k: int | None = None) -> None:
 
 
 def load_axes(path: Path, d: int) -> tuple[Tensor | None, Tensor]:
-    """Mean (d,), if there is one, and axes (d, K) of a file that :func:`save_axes` wrote, in float64.
+    """Load mean (d,), if there is one, and axes (d, K) of a file that :func:`save_axes` wrote, in float64.
 
     Raises:
         StillhouseError: no such tensors, of another width, or axes that are not orthonormal.
@@ -197,24 +195,24 @@ def load_axes(path: Path, d: int) -> tuple[Tensor | None, Tensor]:
     try:
         held = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise StillhouseError(f"is damaged or no safetensors file: {error}", where=str(path)) from None
+        raise StillhouseError(f"is damaged or not a safetensors file: {error}", where=str(path)) from None
     axes, mean = held.get("axes"), held.get("mean")
     if axes is None or axes.ndim != 2 or (mean is not None and mean.shape != axes.shape[:1]):
         raise StillhouseError(
-            f"holds {', '.join(f'{n} {tuple(t.shape)}' for n, t in held.items()) or 'nothing'}",
+            "must hold 'axes' (features, k) and optionally 'mean' (features,), got "
+            + (", ".join(f"{n} {tuple(t.shape)}" for n, t in held.items()) or "nothing"),
             where=str(path),
-            hint="'axes' (features, k) and, if wanted, 'mean' (features,)",
         )
     if axes.shape[0] != d:
         raise StillhouseError(
-            f"its axes are of {axes.shape[0]} features, and the teacher's layer gives {d}",
+            f"its axes must have the {d} features of the teacher's layer, got {axes.shape[0]}",
             where=str(path),
-            hint="axes of the same teacher and layer",
+            hint="save the axes of the same teacher and layer",
         )
     axes = axes.double()
     off = float((axes.T @ axes - torch.eye(axes.shape[1], dtype=torch.float64)).abs().max())
     if not off < 1e-4:
-        raise StillhouseError(f"its axes are not orthonormal: they are off by {off:.2g}", where=str(path))
+        raise StillhouseError(f"its axes must be orthonormal to 1e-4, got an error of {off:.2g}", where=str(path))
     # Orthonormal to float64, each column on the side it had.
     exact = torch.linalg.qr(axes)[0]
     exact *= (exact * axes).sum(0).sign()

@@ -1,4 +1,4 @@
-"""What the plugin builds: the mimicking term, from rows of the cache."""
+"""The mimicking term's module, which reads rows of the cache."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Bits:
 
 
 class Mimic(FittableModule):
-    """Buffers of the mimicking loss, and what it looks things up in.
+    """The mimicking loss: its buffers, the teacher's cache and the pool.
 
     Args:
         kind: ``pca_mse``, ``elsh``, ``logits`` or ``none``.

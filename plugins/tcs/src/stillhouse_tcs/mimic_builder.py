@@ -1,4 +1,4 @@
-"""Making the mimicking term's module: the hash, or the probe."""
+"""The builder of the mimicking term's module, with its hash or its probe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_HASHES = 2048
 
 
 def build_mimic(plugin: Options, assembly: Assembly, paths: tuple[str, str] | None) -> nn.Module:
-    """Do what :meth:`stillhouse_tcs.TCS.build` says."""
+    """Implement :meth:`stillhouse_tcs.TCS.build`."""
     head = None
     if paths is not None:
         found = assembly.student.get_submodule(paths[0].removesuffix("lift").removesuffix("."))
@@ -47,7 +47,7 @@ def build_mimic(plugin: Options, assembly: Assembly, paths: tuple[str, str] | No
 
 
 def _make_placeholder(plugin: Options, head: CoordinateHead | None) -> nn.Module:
-    """Buffers of the right names; a checkpoint brings their shapes."""
+    """Make a module with buffers of the right names, whose shapes come from a checkpoint."""
     module = Mimic(plugin.mimicking, plugin.layer, None, head=head)
     names = {"elsh": ("hash", "hash_bias"), "logits": ("probe", "probe_bias")}.get(plugin.mimicking, ())
     module.hold(scale=torch.ones(()), **{name: torch.zeros(1) for name in names})

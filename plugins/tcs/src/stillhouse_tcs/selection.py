@@ -1,4 +1,4 @@
-"""Iterative selection: which rounds, how many dimensions go in each, and dropping them."""
+"""Iterative selection of dimensions: the rounds, the number dropped in each, and the dropping."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROUNDS = (0.2, 0.35, 0.5, 0.65, 0.8)
 
 
 def count_live(k: int, rounds: int, keep: int) -> int:
-    """How many of ``k`` dimensions are live after ``rounds`` rounds of dropping 10% of them, at least one, down to ``keep``."""
+    """Count the live ones of ``k`` dimensions after ``rounds`` rounds of dropping 10%, at least one, down to ``keep``."""
     live = k
     for _ in range(rounds):
         live = max(min(live, keep), live - max(1, live // 10))
@@ -28,7 +28,7 @@ def count_live(k: int, rounds: int, keep: int) -> int:
 
 
 def schedule_drops(total_steps: int) -> Counter[int]:
-    """After which optimizer step, counted from 1, how many rounds come; in a run of few steps several may fall together."""
+    """Schedule the rounds: their number after each optimizer step, counted from 1; in short runs several may coincide."""
     return Counter(max(1, math.ceil(share * total_steps)) for share in ROUNDS)
 
 
@@ -45,15 +45,15 @@ def accumulate(readout: Readout) -> None:
 
 @torch.no_grad()
 def drop(readout: Readout, k: int, rounds_done: int, keep: int) -> None:
-    """One round: the live dimensions of the lowest scores die, for good; scores start again from 0.
+    """Drop the live dimensions of the lowest scores, for good; scores start again from 0.
 
     How many are live follows from the number of rounds alone, so that nothing is read from the device.
 
     Args:
-        readout: whose dimensions.
-        k: how many there were at first.
+        readout: the readout of the dimensions.
+        k: the number of dimensions at first.
         rounds_done: rounds before this one.
-        keep: how many always stay.
+        keep: the least number of live dimensions.
     """
     before, after = count_live(k, rounds_done, keep), count_live(k, rounds_done + 1, keep)
     readout.live.index_fill_(0, find_lowest(readout.scores, readout.live, before - after), 0.0)
@@ -62,7 +62,7 @@ def drop(readout: Readout, k: int, rounds_done: int, keep: int) -> None:
 
 
 def find_lowest(scores: Tensor, live: Tensor, count: int) -> Tensor:
-    """The indices (count,) of the live dimensions of the lowest scores; of equal ones, those that stand last."""
+    """Find the indices (count,) of the live dimensions of the lowest scores; of equal ones, the last."""
     # Axes come by descending variance: flipped, a stable sort meets the last one first.
     order = torch.where(live > 0, scores, torch.inf).flip(0).argsort(stable=True)
     return len(scores) - 1 - order[:count]

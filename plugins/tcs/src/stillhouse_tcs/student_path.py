@@ -1,4 +1,4 @@
-"""Putting the path into the student, and taking it out again."""
+"""The path through the teacher's coordinates in the student: put in before training, folded at export."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TOLERANCE = 1e-5
 
 
 def adapt_student(plugin: Options, assembly: Assembly, student: nn.Module) -> nn.Module | None:
-    """Do what :meth:`stillhouse_tcs.TCS.adapt` says."""
+    """Implement :meth:`stillhouse_tcs.TCS.adapt`."""
     data = assembly.batches
     if data is None:  # a run that is loaded: its checkpoint brings the shapes
         return None if plugin.path == "none" else _put_placeholder(plugin, assembly, student)
@@ -42,7 +42,7 @@ def adapt_student(plugin: Options, assembly: Assembly, student: nn.Module) -> nn
     assert isinstance(linear, nn.Linear)  # find_head gives no other
     _check_head(assembly, data, student, path)
     if plugin.keep > axes.k and plugin.selecting != "none" and not _is_sample(assembly, cache):
-        raise StillhouseError(f"{plugin.keep} dimensions are to stay, and there are {axes.k}", where="keep")
+        raise StillhouseError(f"must be at most the {axes.k} axes, got {plugin.keep}", where="keep")
     head = _make_head(plugin, linear, axes)
     if plugin.init_head == "probe" or plugin.selecting == "probe":
         _start_from_probe(plugin, data, cache, head)
@@ -51,7 +51,7 @@ def adapt_student(plugin: Options, assembly: Assembly, student: nn.Module) -> nn
 
 
 def measure_axes(plugin: Options, assembly: Assembly, cache: TeacherCache) -> Axes:
-    """The axes of the cached features."""
+    """Measure the axes of the cached features."""
     asked = partial(
         find_axes, cache.moments, k=plugin.k, match=plugin.match, precision=plugin.precision, base=assembly.recipe.base
     )
@@ -65,7 +65,7 @@ def measure_axes(plugin: Options, assembly: Assembly, cache: TeacherCache) -> Ax
 
 
 def _is_sample(assembly: Assembly, cache: TeacherCache) -> bool:
-    """Whether these are samples to look at, and not all that the run will have."""
+    """Whether the cache has only the samples of an inspection, and not all of the run's."""
     return assembly.inspect_only and cache.folder is None
 
 
@@ -100,7 +100,7 @@ def _replace_layer(student: nn.Module, path: str, head: nn.Module) -> nn.Module:
 
 
 def _check_head(assembly: Assembly, data: Batches, student: nn.Module, path: str) -> None:
-    """See that the layer is called once, on vectors, and that its output is the student's."""
+    """Check that the layer is called once, on vectors, and that its output is the student's."""
     seen: list[tuple[Tensor, Tensor]] = []
     layer = student.get_submodule(path)
     handle = layer.register_forward_hook(lambda _module, given, gave: seen.append((given[0], gave)))
@@ -114,13 +114,13 @@ def _check_head(assembly: Assembly, data: Batches, student: nn.Module, path: str
     hint = "name the last layer with `head`; linear layers besides: " + (", ".join(others) or "none")
     if len(seen) != 1:
         raise StillhouseError(
-            f"the layer {path!r} is called {len(seen)} times in a forward pass", where="head", hint=hint
+            f"the layer {path!r} must be called once in a forward pass, got {len(seen)} times", where="head", hint=hint
         )
     if not isinstance(logits, Tensor) or logits.shape != seen[0][1].shape or not torch.equal(logits, seen[0][1]):
-        raise StillhouseError(f"the output of the layer {path!r} is not the student's output", where="head", hint=hint)
+        raise StillhouseError(f"the output of the layer {path!r} must be the student's output", where="head", hint=hint)
     if seen[0][0].ndim != 2:
         raise StillhouseError(
-            f"the layer {path!r} is given {tuple(seen[0][0].shape)}, and the path takes vectors (B, features)",
+            f"the layer {path!r} must get vectors (B, features), got {tuple(seen[0][0].shape)}",
             where="head",
             hint=hint,
         )
@@ -170,7 +170,7 @@ def _describe_path(plugin: Options, path: str, linear: nn.Linear, head: Coordina
 
 @torch.no_grad()
 def fold_student(assembly: Assembly, student: nn.Module) -> nn.Module:
-    """Do what :meth:`stillhouse_tcs.TCS.export` says."""
+    """Implement :meth:`stillhouse_tcs.TCS.export`."""
     found = [(name, module) for name, module in student.named_modules() if isinstance(module, CoordinateHead)]
     if not found:
         return student
@@ -184,7 +184,7 @@ def fold_student(assembly: Assembly, student: nn.Module) -> nn.Module:
     error, largest = float((expected - got).abs().max()), float(expected.abs().max())
     if not error <= _TOLERANCE * max(1.0, largest):
         raise StillhouseError(
-            f"the folded layer's logits differ from the path's by {error:.2g}, where the largest is {largest:.3g}",
+            f"the folded layer's logits must be the path's, got a difference of {error:.2g}, the largest logit being {largest:.3g}",
             where=f"student, layer {path!r}",
         )
     kept = copy.deepcopy(student)
@@ -192,7 +192,7 @@ def fold_student(assembly: Assembly, student: nn.Module) -> nn.Module:
 
 
 def _capture_inputs(assembly: Assembly, data: Batches, student: nn.Module, head: CoordinateHead) -> Tensor:
-    """What the path is given for up to 64 training samples."""
+    """Capture the path's inputs for up to 64 training samples."""
     seen: list[Tensor] = []
     handle = head.register_forward_hook(lambda _module, given, _gave: seen.append(given[0]))
     try:
