@@ -251,7 +251,7 @@ def test_a_callables_arguments_are_checked() -> None:
     (text,) = faults_of(name, args={"n": "many"})
     assert text.startswith("data.args: calling tensors failed: RuntimeError: manual_seed")
     assert "data.args.items: missing argument 'items' of Listed" in faults_of(f"{__name__}:Listed")
-    assert faults_of("stillhouse:__version__") == ["data.name: 'stillhouse:__version__' is str, and no callable"]
+    assert faults_of("stillhouse:__version__") == ["data.name: 'stillhouse:__version__' must be callable, got str"]
 
 
 def test_names_of_no_data_set() -> None:
@@ -453,12 +453,12 @@ def test_a_data_set_from_elsewhere_is_named_as_ours_are(noise: None, name: str):
     ("name", "says"),
     [
         ("noise:broken", "data.name: 'noise:broken' cannot be opened: KeyError: 'broken' (from noise-dist 1.0)"),
-        ("noise:none", "data.name: 'noise:none' gives list, and must give a stillhouse.data.Source"),
-        ("nonoise:x", "data.name: 'noise_a:__name__' is str, and must be a function of a name and a SourceRequest"),
+        ("noise:none", "data.name: 'noise:none' must give a stillhouse.data.Source, got list"),
+        ("nonoise:x", "data.name: 'noise_a:__name__' must be a function of a name and a SourceRequest, got str"),
         ("digits", "data.name: no installed data set is called 'digits' (a data set is folder:NAME, "),
         ("foldr", "data.name: no installed data set is called 'foldr' (did you mean 'folder'? a data set is"),
-        ("folder:", "data.name: 'folder' names no folder (folder:PATH)"),
-        ("pairs", "data.name: 'pairs' names no folder (pairs:PATH)"),
+        ("folder:", "data.name: must be folder:PATH, got 'folder'"),
+        ("pairs", "data.name: must be pairs:PATH, got 'pairs'"),
     ],
 )
 def test_a_data_set_that_cannot_be_had_by_name_is_said(noise: None, name: str, says: str):

@@ -74,7 +74,7 @@ def test_what_a_plugin_needs_without_saying_so_shows_when_the_arm_is_built(tmp_p
     assert list(arms) == ["none", "full", "only-features", "only-logits"]
     assert arms["only-features"].plugins == ("features", "projector")
     assert arms["only-features"].reason.startswith(
-        "with projector: features: the student's features and the teacher's have no distance"
+        "with projector: features: student and teacher features must have one shape"
     )
     assert "without-logits" in arms["only-features"].also
     assert any(

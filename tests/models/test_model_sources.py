@@ -385,13 +385,13 @@ def test_one_model_has_a_name_too(lines: None):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("lines", "student.model: 'lines' is a family of models (write lines:NAME)"),
+        ("lines", "student.model: must be lines:NAME, since 'lines' is a family of models"),
         ("line:x", "student.model: 'line' is one model, got the name 'x' (line)"),
         ("lines:broken", "student.model: 'lines:broken' cannot be built: KeyError: 'broken' (from lines-dist 1.0)"),
-        ("ready", "student.model: 'lines_a:ready' is Linear, and must be a ModelFamily or a callable"),
-        ("number", "student.model: 'lines_a:number' is int, and must be a ModelFamily or a callable"),
+        ("ready", "student.model: 'lines_a:ready' must be a ModelFamily or a callable"),
+        ("number", "student.model: 'lines_a:number' must be a ModelFamily or a callable"),
         ("convnt", "student.model: no installed model is called 'convnt' (did you mean 'convnet'?"),
-        ("timm", "student.model: 'timm' is a family of models (write timm:NAME)"),
+        ("timm", "student.model: must be timm:NAME, since 'timm' is a family of models"),
     ],
 )
 def test_a_model_that_cannot_be_had_by_name_is_said(lines: None, name: str, says: str):

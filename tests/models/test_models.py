@@ -108,9 +108,9 @@ def test_what_is_built_must_be_a_module(tmp_path: Path) -> None:
         "def weights(num_classes, pretrained=False): return nn.Linear(2 if pretrained else 1, num_classes)\n"
     )
     said = {
-        "nothing": "student.model: 'sh_models_here:nothing' gives NoneType (it must return an nn.Module)",
-        "shared": "is a module already, which every run would share",
-        "number": "student.model: 'sh_models_here:number' is int, and no callable",
+        "nothing": "student.model: 'sh_models_here:nothing' must return an nn.Module, got NoneType",
+        "shared": "must be a function or class that makes a module, got a module",
+        "number": "student.model: 'sh_models_here:number' must be callable, got int",
         "broken": "student.args: calling broken failed: RuntimeError: inside",
         "needs": "student.args.size: missing argument 'size' of needs",
     }
@@ -118,7 +118,7 @@ def test_what_is_built_must_be_a_module(tmp_path: Path) -> None:
         assert text in fault_of(f"sh_models_here:{name}", base=tmp_path)
     assert build("sh_models_here:needs", base=tmp_path, args={"size": 4}).weight.shape == (7, 4)
     assert build("sh_models_here:weights", base=tmp_path, pretrained=True).weight.shape == (7, 2)
-    assert "student.pretrained: 'stillhouse.models:mlp' takes no `pretrained`" in fault_of(
+    assert "student.pretrained: 'stillhouse.models:mlp' has no argument `pretrained`" in fault_of(
         "stillhouse.models:mlp", pretrained=True
     )
 

@@ -45,7 +45,7 @@ def distance(student: Tensor, teacher: Tensor, kind: Distance = "mse", *, beta: 
             else "pool both sides"
         )
         raise StillhouseError(
-            f"the student's features must have the teacher's shape {format_shape(teacher)}, got {format_shape(student)}",
+            f"student and teacher features must have one shape: {format_shape(student)} and {format_shape(teacher)} differ",
             hint=hint,
         )
     with torch.autocast(device_type=student.device.type, enabled=False):
