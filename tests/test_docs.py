@@ -29,11 +29,12 @@ from support.imports import docstring_of, is_public, modules
 
 from stillhouse import Recipe, load_recipe, prepare, train
 from stillhouse.cli import main
-from stillhouse.cli.common import overrides_of
+from stillhouse.cli.common import collect_overrides
 from stillhouse.cli.parser import make_parser
-from stillhouse.config.recipe import CheckpointSpec, DistributedSpec, OptimizerSpec, RunSpec, TeacherSpec
+from stillhouse.config.run import CheckpointSpec, DistributedSpec, OptimizerSpec, RunSpec
 from stillhouse.config.run_options import CompileArgs, EarlyStoppingSpec, EmaSpec, SpeedSpec
-from stillhouse.config.structure import type_text, unstructure
+from stillhouse.config.structure import describe_type, unstructure
+from stillhouse.config.teacher import TeacherSpec
 from stillhouse.contract.hookspecs import SPECIFICATIONS, hook_arguments
 from stillhouse.data import DataSpec
 from stillhouse.models import ModelSpec
@@ -102,7 +103,7 @@ def keys_table(kind: type) -> str:
     hints, texts = typing.get_type_hints(kind), attribute_texts(kind)
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for field in attrs.fields(kind):
-        cells = (f"`{field.alias}`", type_text(hints[field.name]), default_text(field), texts[field.name])
+        cells = (f"`{field.alias}`", describe_type(hints[field.name]), default_text(field), texts[field.name])
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
 
@@ -459,7 +460,7 @@ def test_the_commands_of_the_pages_are_commands_and_change_keys_that_recipes_hav
             pytest.fail(f"{short(page)}: stillhouse {shlex.join(words)}: {capsys.readouterr().err}")
         path = Path(getattr(arguments, "recipe", ""))
         if path.parts[:1] == ("docs",) and path.suffix == ".toml":
-            recipe = load_recipe(path, overrides=overrides_of(arguments), plugins=arguments.plugins)
+            recipe = load_recipe(path, overrides=collect_overrides(arguments), plugins=arguments.plugins)
             plugins_in_use(recipe.plugins, recipe.base)
 
 

@@ -263,7 +263,10 @@ def test_a_link_that_cannot_be_read_is_named_with_both_shapes():
             {"student": {"model": "support:TinyNet", "args": {"in_channels": 3}}},
             "the student cannot take inputs of shape",
         ),
-        ({"student": {"model": "support:TinyNet", "args": {"num_classes": 2}}}, "2 logits, and the data has 3 classes"),
+        (
+            {"student": {"model": "support:TinyNet", "args": {"num_classes": 2}}},
+            "needs one logit for each of the data's 3 classes, got 2",
+        ),
         (
             {"teacher": {"model": "support:TinyNet", "args": {"in_channels": 3}, "random": True}},
             "the teacher cannot take",

@@ -18,11 +18,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from stillhouse.data import Batch
+from stillhouse_features.alignment import read_pair
 from stillhouse_features.distances import distance
-from stillhouse_features.reading import read_pair
 from stillhouse_logits import soft_target_divergence
 from stillhouse_normalizer import normalize
-from stillhouse_spectral import feature_rows, follow, tail_energy, warm_tail_energy
+from stillhouse_spectral import follow, tail_energy, to_feature_rows, warm_tail_energy
 
 __all__ = ["by_hand", "own_loader"]
 
@@ -67,7 +67,7 @@ def by_hand(training: Any) -> Callable[[Any], Tensor]:
                 z = projector(link, z)
             total = total + distance(z, t)
         if spectral is not None:
-            rows = feature_rows(seen[spectral.layer], "mean")
+            rows = to_feature_rows(seen[spectral.layer], "mean")
             if warm is None:
                 total = total + tail_energy(rows, spectral.rank)
             else:

@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from stillhouse import Recipe, prepare
 from stillhouse import seeds as rng
 from stillhouse.data import load_data
-from stillhouse.data.splits import few_per_class
+from stillhouse.data.splits import choose_per_class
 from stillhouse.models import build_model
 from stillhouse.tasks import build_task
 
@@ -66,7 +66,7 @@ def main() -> None:
             scores = []
             for draw in DRAWS:
                 ids = np.arange(len(train_y))
-                few = few_per_class(ids, train_y, training.run.data.class_names, shots, draw)
+                few = choose_per_class(ids, train_y, training.run.data.class_names, shots, draw)
                 probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
                 probe.fit(train_x[few], train_y[few])
                 scores.append(100 * probe.score(test_x, test_y))

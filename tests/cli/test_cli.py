@@ -141,7 +141,7 @@ def spoil(path: str, old: str, new: str) -> None:
 BAD: dict[str, tuple[list[Any], dict[str, Any], list[str], list[str]]] = {
     # what is wrong: plugins, changes to the recipe, further arguments, what the message must say
     "unknown key": ([], {}, ["--set", "run.epoch=3"], ["run.epoch: unknown key 'epoch' (did you mean 'epochs'?)"]),
-    "wrong type": ([], {}, ["--set", "run.epochs=many"], ["run.epochs: 'many' is not a whole number"]),
+    "wrong type": ([], {}, ["--set", "run.epochs=many"], ["run.epochs: must be a whole number, got 'many'"]),
     "two faults": ([], {}, ["--set", "run.epochs=many", "--set", "data.bach_size=3"], ["run.epochs", "data.bach_size"]),
     "missing layer": (
         [{**FEATURES, "links": [{"student": "boddy", "teacher": "body"}]}],
@@ -193,7 +193,7 @@ BAD: dict[str, tuple[list[Any], dict[str, Any], list[str], list[str]]] = {
         [],
         {"teacher": {"model": "support:TinyNet", "checkpoint": "none.pt"}},
         [],
-        ["none.pt: there is no such file"],
+        ["none.pt: file not found"],
     ),
     "batch of one": (
         [FEATURES, {"use": "normalizer", "kind": "batch"}, {"use": "projector"}],
@@ -263,7 +263,7 @@ def test_a_folder_of_something_else_is_not_touched(tmp_path: Path, in_tests: Non
     assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["chapter.tex"]
     (tmp_path / "file").write_text("x")
     assert main(["train", path, "--out", str(tmp_path / "file"), "--quiet"]) == 2
-    assert "is a file, not a folder" in capsys.readouterr().err
+    assert "must be a folder, got a file" in capsys.readouterr().err
     assert main(["train", path, "--out", str(tmp_path / "file" / "run"), "--quiet"]) == 2
     assert f"{tmp_path / 'file'} is a file, and no folder can be made in it" in capsys.readouterr().err
 
@@ -271,7 +271,7 @@ def test_a_folder_of_something_else_is_not_touched(tmp_path: Path, in_tests: Non
 def test_resuming_what_is_not_there_is_said(tmp_path: Path):
     done = command("train", save(tmp_path), "--out", str(tmp_path / "rnu"), "--resume", "--quiet")
     assert done.returncode == 0
-    assert "there is no run to go on with, a new one begins" in done.stderr
+    assert "no run to resume, a new one begins" in done.stderr
 
 
 def test_no_permission_to_write_is_said_before_training(
@@ -287,7 +287,7 @@ def test_no_permission_to_write_is_said_before_training(
 def test_a_missing_recipe_names_its_neighbours(tmp_path: Path, in_tests: None, capsys: pytest.CaptureFixture[str]):
     save(tmp_path)
     assert main(["train", str(tmp_path / "recip.toml")]) == 2
-    assert "there is no such file (did you mean 'recipe.toml'?)" in capsys.readouterr().err
+    assert "file not found (did you mean 'recipe.toml'?)" in capsys.readouterr().err
 
 
 def test_a_loss_that_is_not_finite_names_term_and_plugin_and_keeps_the_last_checkpoint(

@@ -49,7 +49,7 @@ def test_an_unknown_command_is_told_the_nearest(capsys: pytest.CaptureFixture[st
             "import nothing_of_this_name",
             "cannot be imported: ModuleNotFoundError: No module named 'nothing_of_this_name'",
         ),
-        ("x = 1", "is {module}, which has no function add(commands)"),
+        ("x = 1", "needs a function add(commands) in {module}"),
         ("def add(commands): 1 / 0", "cannot be added: ZeroDivisionError: division by zero"),
         ("def add(commands): pass", "adds no parser"),
         (
@@ -58,7 +58,7 @@ def test_an_unknown_command_is_told_the_nearest(capsys: pytest.CaptureFixture[st
         ),
         (
             "def add(commands): commands.add_parser('train')",
-            "cannot be added: it adds 'train', and may add the command 'greet' only",
+            "cannot be added: must add the command 'greet' only, got 'train'",
         ),
     ],
 )

@@ -58,23 +58,23 @@ def test_a_namesake_beside_another_recipe_is_refused(tmp_path: Path) -> None:
         (tmp_path / name / "sh_namesake.py").write_text(f"place = {name!r}")
     assert import_object("sh_namesake:place", "w", tmp_path / "one") == "one"
     text = fault_of("sh_namesake:place", tmp_path / "two")
-    assert "is taken by" in text
+    assert "exists twice" in text
     assert str(tmp_path / "one" / "sh_namesake.py") in text
     assert import_object("sh_namesake:place", "w", tmp_path / "one") == "one"
 
 
 @pytest.mark.parametrize("path", ["convnet", "a b:c", "module:", ":thing", "pkg/mod.py:f", "a..b:c", ""])
 def test_a_malformed_path_is_said(path: str) -> None:
-    assert "names no object (write package.module:attribute)" in fault_of(path)
+    assert f"must be package.module:attribute, got {path!r}" in fault_of(path)
 
 
 def test_missing_things_name_the_nearest(tmp_path: Path) -> None:
     assert "no attribute 'StillhouseEror' (did you mean 'StillhouseError'" in fault_of(
         "stillhouse.errors:StillhouseEror"
     )
-    assert "there is no module 'stillhouse.erors' (did you mean 'stillhouse.errors'" in fault_of("stillhouse.erors:X")
+    assert "module 'stillhouse.erors' not found (did you mean 'stillhouse.errors'" in fault_of("stillhouse.erors:X")
     text = fault_of("sh_nowhere_at_all:f", tmp_path)
-    assert "there is no module 'sh_nowhere_at_all'" in text
+    assert "module 'sh_nowhere_at_all' not found" in text
     assert str(tmp_path) in text
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import TensorDataset
 
 from stillhouse import Plugin, StillhouseError, hookimpl, plugin, prepare, train
 from stillhouse.data import Batch, DataInfo
-from stillhouse.data.batch_transforms import BatchTransforms, build_batch_transforms, transformed
+from stillhouse.data.batch_transforms import BatchTransforms, build_batch_transforms, transform_batches
 from stillhouse.tasks import Classification
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -161,8 +161,8 @@ def test_the_global_generators_go_on_as_if_nothing_had_been_drawn():
 def test_the_stream_goes_on_from_any_step():
     made = build(*ALL)
     stream = [batch() for _ in range(7)]
-    whole = list(transformed(stream, made, torch.device("cpu"), 0, 3))
-    later = list(transformed(stream[4:], made, torch.device("cpu"), 4, 3))
+    whole = list(transform_batches(stream, made, torch.device("cpu"), 0, 3))
+    later = list(transform_batches(stream[4:], made, torch.device("cpu"), 4, 3))
     assert all(same(a, b) for a, b in zip(whole[4:], later, strict=True))
     assert not same(whole[0], whole[3]), "the same batch in another epoch is another one"
 
@@ -295,17 +295,18 @@ def test_every_table_that_cannot_be_used_is_said_at_once():
 
 @pytest.mark.parametrize("kind", ["mask", "depth", "image", "vector"])
 def test_only_classes_are_mixed(kind: str):
-    assert f"mixes classes, and the data's targets are {kind}" in refused({"use": "MixUp"}, target=kind).popitem()[1]
+    assert f"needs targets of kind 'class', got {kind!r}" in refused({"use": "MixUp"}, target=kind).popitem()[1]
 
 
 def test_transforms_that_do_not_suit_are_refused_before_training(monkeypatch):
-    assert "makes torch.float32 (6, 3, 4, 4)" in refused({"use": "CenterCrop", "size": 4})["data.batch_transforms[0]"]
+    cropped = refused({"use": "CenterCrop", "size": 4})["data.batch_transforms[0]"]
+    assert "became torch.float32 (6, 3, 4, 4)" in cropped
     assert "fails on a batch" in refused({"use": "Normalize", "mean": [0.0] * 2, "std": [1.0] * 2}).popitem()[1]
-    assert "than boxes" in refused({"use": "RandomHorizontalFlip"}, target="boxes").popitem()[1]
+    assert "other than boxes" in refused({"use": "RandomHorizontalFlip"}, target="boxes").popitem()[1]
     vectors = TensorDataset(torch.randn(24, 36), torch.arange(24) % 3)
     monkeypatch.setattr(support, "vectors", lambda: vectors, raising=False)
     made = recipe(data__name="support:vectors", data__batch_transforms=MIX, teacher=None)
-    with pytest.raises(StillhouseError, match=r"they are for images \(C, H, W\), and the data gives \(36,\)"):
+    with pytest.raises(StillhouseError, match=r"need images \(C, H, W\), got \(36,\)"):
         prepare(made, student=torch.nn.Linear(36, 3), write=False)
 
 

@@ -15,7 +15,7 @@ from support.dense_files import DEPTHS, MASKS, load, masked, ranged, save, scene
 from stillhouse.data import Batch
 from stillhouse.data.augmentation import build_transforms
 from stillhouse.data.geometry import Geometry
-from stillhouse.data.targets import finished, resized
+from stillhouse.data.targets import convert_target, resize_target
 from stillhouse.errors import StillhouseError
 from stillhouse.seeds import OwnRandomness
 
@@ -113,10 +113,10 @@ def test_resized_targets_take_the_nearest_pixel(h: int, w: int, size: tuple[int,
     rows = np.minimum(((np.arange(size[0]) + 0.5) * h / size[0]).astype(int), h - 1)
     columns = np.minimum(((np.arange(size[1]) + 0.5) * w / size[1]).astype(int), w - 1)
     expected = mask.numpy()[rows][:, columns]
-    assert np.array_equal(resized("mask", mask, (h, w), size), expected)
-    depth = resized("depth", mask.float()[None], (h, w), size)
+    assert np.array_equal(resize_target("mask", mask, (h, w), size), expected)
+    depth = resize_target("depth", mask.float()[None], (h, w), size)
     assert np.array_equal(depth[0], expected)
-    boxes = resized("boxes", {"boxes": torch.tensor([[0.0, 0, w, h]]), "labels": torch.tensor([0])}, (h, w), size)
+    boxes = resize_target("boxes", {"boxes": torch.tensor([[0.0, 0, w, h]]), "labels": torch.tensor([0])}, (h, w), size)
     np.testing.assert_allclose(boxes["boxes"], [[0, 0, size[1], size[0]]], rtol=1e-6)
 
 
@@ -126,17 +126,17 @@ def test_a_task_never_gets_what_is_kept() -> None:
         ("image", torch.ones(3, 2, 2)),
         ("mask", torch.ones(2, 2).byte()),
     ):
-        finished(kind, kept).zero_()
+        convert_target(kind, kept).zero_()
         assert bool((kept == 1).all())
 
 
 def test_masks_without_ignore_refuse_what_brings_pixels_in(tmp_path: Path) -> None:
     name, args = masked(tmp_path), {k: v for k, v in MASKS.items() if k != "ignore"} | {"classes": 12}
     text = fault_of(name, args=args, transforms=(FLIP, TURN))
-    assert text.startswith("data.transforms[1]: RandomRotation brings pixels into masks that have no label")
+    assert text.startswith("data.transforms[1]: RandomRotation moves unlabelled pixels into masks")
     assert load(name, args=args, transforms=(FLIP, CROP)).info.input_shape == (3, 6, 7)
     padded = {"use": "RandomApply", "transforms": [{**CROP, "padding": 2}]}
-    assert "data.transforms[0].transforms[0]: RandomCrop brings" in fault_of(name, args=args, transforms=(padded,))
+    assert "data.transforms[0].transforms[0]: RandomCrop moves" in fault_of(name, args=args, transforms=(padded,))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_masks_without_ignore_refuse_what_brings_pixels_in(tmp_path: Path) -> No
         ({"use": "RandomCrop", "size": 40}, "data.transforms[0]: RandomCrop fails on "),
         (
             {"use": "Grayscale"},
-            "data.transforms: they make an input (1, 10, 12), and evaluation reads one of 3 channels",
+            "data.transforms: transforms must keep evaluation's 3 channels, got an input (1, 10, 12)",
         ),
     ],
 )
@@ -161,8 +161,8 @@ def test_photographs_of_two_sizes_are_cropped(tmp_path: Path) -> None:
             save(tmp_path / split / f"{k}.png", scene(k, (9, 14) if k % 2 else (14, 9))[0])
     name, args = f"photos:{tmp_path}", {"images": "{split}/*.png"}
     text = fault_of(name, args=args)
-    assert "1.png: the input has shape (3, 9, 14), and " in text
-    assert "has (3, 14, 9) (set size = [14, 9], or a crop, in [data])" in text
+    assert "1.png: the input must have the shape (3, 14, 9) of " in text
+    assert "0.png, got (3, 9, 14) (set size = [14, 9], or a crop, in [data])" in text
     for cache in ("memory", "none"):
         data = load(name, args=args, crop=8, normalize="none", batch_size=6, cache=cache)
         assert data.info.input_shape == data.info.eval_shape == (3, 8, 8)
@@ -174,7 +174,7 @@ def test_photographs_of_two_sizes_are_cropped(tmp_path: Path) -> None:
         first, second = (b.input for _, b in zip(range(2), data.training(), strict=False))
         assert first.shape == second.shape == (6, 3, 8, 8)
         assert not torch.equal(first.sum((1, 2, 3)).sort()[0], second.sum((1, 2, 3)).sort()[0])
-    assert "is smaller than crop = [10, 8]" in fault_of(name, args=args, crop=[10, 8])
+    assert "must be at least crop = [10, 8], got (3, 9, 14)" in fault_of(name, args=args, crop=[10, 8])
     assert load(name, args=args, size=20, crop=[10, 8]).info.input_shape == (3, 10, 8)
 
 

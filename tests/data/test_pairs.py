@@ -172,7 +172,7 @@ def test_a_task_makes_inputs_and_targets(tmp_path: Path) -> None:
 
 def test_a_task_that_does_not_take_the_kind_is_refused(tmp_path: Path) -> None:
     assert fault_of(ranged(tmp_path), task=Grey(), args=DEPTHS) == (
-        "task.name: Grey takes targets of kind 'mask', and the data gives 'depth' (another task, or other data)"
+        "task.name: Grey needs targets of kind 'mask', got 'depth' (another task, or other data)"
     )
 
 
@@ -226,9 +226,14 @@ def test_limits_are_nested_and_seeded(tmp_path: Path) -> None:
     assert set(ids_of(few, "train")) < set(ids_of(more, "train")) < set(ids_of(load(name, args=DEPTHS), "train"))
     assert ids_of(load(name, 1, args=DEPTHS, limit=5), "train") != ids_of(few, "train")
     assert few.info.mean == load(name, args=DEPTHS).info.mean
-    assert fault_of(name, args=DEPTHS, limit=25) == "data.limit: there are 24 training samples, and limit = 25"
-    assert fault_of(name, args=DEPTHS, per_class=2).startswith("data.per_class: the data's targets are of kind 'depth'")
-    assert fault_of(name, args=DEPTHS, per_class=2, limit=3).startswith("limit: `per_class` is set as well")
+    assert (
+        fault_of(name, args=DEPTHS, limit=25)
+        == "data.limit: must be at most the number of training samples, 24, got 25"
+    )
+    assert fault_of(name, args=DEPTHS, per_class=2).startswith(
+        "data.per_class: needs targets of kind 'class', got 'depth'"
+    )
+    assert fault_of(name, args=DEPTHS, per_class=2, limit=3).startswith("limit: cannot be combined with `per_class`")
 
 
 def test_blocks_keep_neighbours_apart(tmp_path: Path) -> None:
@@ -265,11 +270,11 @@ def test_blocks_of_train_replace_the_datas_own_val(tmp_path: Path) -> None:
         "test": list(range(18, 27)),
     }
     text = fault_of(name, args=MASKS, split=_block()(blocks=("train", "val", "test")))
-    assert text.startswith("data.split.blocks: the data has a test split of its own")
-    assert "a gap of 3 leaves none" in fault_of(
+    assert text.startswith("data.split.blocks: must be of train and val: the data has a test split of its own")
+    assert "block 0 has 3, got gap = 3" in fault_of(
         name, args=MASKS, split=_block()(blocks=("train", "val", "train"), gap=3)
     )
-    with pytest.raises(StillhouseError, match="train or val has no block"):
+    with pytest.raises(StillhouseError, match="must name train and val, got"):
         _block()(blocks=("train", "test", "train"))
 
 
@@ -310,19 +315,19 @@ def test_faults_of_the_arguments(tmp_path: Path) -> None:
     name = masked(tmp_path)
     assert faults_of(name, args={"image": "*.png", "target": "masks"}) == [
         "data.args.image: unknown key 'image' (did you mean 'images'?)",
-        'data.args.images: this key is missing (images = "{split}/*.jpg")',
-        'data.args.labels: this key is missing (labels = "{split}annot/*.png")',
-        "data.args.target: 'masks' targets are not read from files beside the images (mask, depth or image)",
+        'data.args.images: missing key (images = "{split}/*.jpg")',
+        'data.args.labels: missing key (labels = "{split}annot/*.png")',
+        "data.args.target: must be mask, depth or image, got 'masks'",
     ]
     without = {k: v for k, v in MASKS.items() if k != "classes"}
-    assert "data.args.classes: mask targets need their classes" in fault_of(name, args=without)
-    assert "data.args.scale: mask targets have no `scale`" in fault_of(name, args={**MASKS, "scale": 0.1})
-    assert "data.args.ignore: 2 is a class" in fault_of(name, args={**MASKS, "ignore": 2})
-    assert "data.args.ignore: '11' is not a whole number" in fault_of(name, args={**MASKS, "ignore": "11"})
+    assert "data.args.classes: mask targets need classes" in fault_of(name, args=without)
+    assert "data.args.scale: needs a target of kind depth, got mask" in fault_of(name, args={**MASKS, "scale": 0.1})
+    assert "data.args.ignore: must not be a class index, got 2" in fault_of(name, args={**MASKS, "ignore": 2})
+    assert "data.args.ignore: must be a whole number, got '11'" in fault_of(name, args={**MASKS, "ignore": "11"})
     assert "'{split}/*.jpg' matches no file below" in fault_of(name, args={**MASKS, "images": "{split}/*.jpg"})
-    assert "there is no folder" in fault_of(f"pairs:{tmp_path / 'nowhere'}", args=MASKS)
-    assert "is no pattern with a *" in fault_of(name, args={**MASKS, "labels": "x.png"})
-    assert "of val, and none of train" in fault_of(
+    assert "folder not found" in fault_of(f"pairs:{tmp_path / 'nowhere'}", args=MASKS)
+    assert "must be a pattern with a *, got 'x.png'" in fault_of(name, args={**MASKS, "labels": "x.png"})
+    assert "needs a split train, got val" in fault_of(
         name, args={**MASKS, "images": "{split}/000.p*g"} | _only_val(tmp_path)
     )
 
@@ -346,7 +351,7 @@ def test_missing_partners_are_named_and_counted(tmp_path: Path) -> None:
         data = load(name, args=MASKS, skip_bad=True)
     assert data.info.sizes == {"train": 4, "val": 5, "test": 6}
     none = {**MASKS, "labels": "{split}annot/0*.png"}
-    assert "no image has a label (what the wildcards" in fault_of(name, args=none)
+    assert "no image has a label (the wildcards" in fault_of(name, args=none)
 
 
 def spoil(root: Path) -> list[str]:
@@ -361,8 +366,9 @@ def spoil(root: Path) -> list[str]:
     return [
         f"{path}: this image cannot be read: ",
         f"{root / 'train' / '002.png'}: this image cannot be read: ",
-        f"{root / 'val' / '001.png'}: the image is 12x10 and its mask {root / 'valannot' / '001.png'} is 11x10 (width x height)",
-        f"{root / 'testannot' / '003.png'}: 2 pixels have values outside the classes: 7, 200 "
+        f"{root / 'val' / '001.png'}: the mask {root / 'valannot' / '001.png'} must have its image's size, "
+        "12x10 (width x height), got 11x10",
+        f"{root / 'testannot' / '003.png'}: mask values must be class indices; 2 pixels are not: 7, 200 "
         "(classes are 0 to 2 and 11 is ignored",
     ]
 
@@ -391,7 +397,7 @@ def test_a_bad_sample_that_is_met_in_a_run_says_how_to_go_on_without_it(tmp_path
             ids_of(data, split)
         (fault,) = caught.value.faults
         assert start in str(fault)
-        assert fault.hint.endswith("; --skip-bad leaves such samples out")
+        assert fault.hint.endswith("--skip-bad leaves such samples out")
 
 
 @pytest.mark.parametrize("cache", ["memory", "none"])
@@ -427,13 +433,13 @@ def test_a_set_without_a_usable_sample_says_so(tmp_path: Path) -> None:
     assert "this image cannot be read" in faults[1]
     for path in (tmp_path / "train").glob("*.png"):
         path.write_bytes(b"")
-    assert "nor can any other of the first 3 training samples" in fault_of(name, args=MASKS, skip_bad=True)
+    assert "none of the first 3 training samples can be used" in fault_of(name, args=MASKS, skip_bad=True)
 
 
 def test_colour_masks_and_deep_ones_are_told_apart(tmp_path: Path) -> None:
     name = masked(tmp_path)
     save(tmp_path / "trainannot" / "001.png", scene(0)[0])
-    assert "the mask has the mode RGB (index images" in fault_of(name, args=MASKS)
+    assert "the mask must have one channel, got mode RGB (index images" in fault_of(name, args=MASKS)
     deep = {**MASKS, "classes": 300, "ignore": 65535}
     for path in tmp_path.glob("*annot/*.png"):
         save(path, np.full((10, 12), 299, dtype=np.uint16))

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from stillhouse.data import Batch, Data, DataSpec, load_data
-from stillhouse.data.sampler import EpochBatches, OrderedBatches, epoch_order
+from stillhouse.data.sampler import EpochBatches, OrderedBatches, shuffle_epoch
 from stillhouse.errors import StillhouseError
 from stillhouse.seeds import OwnRandomness, mix
 
@@ -136,10 +136,10 @@ def test_mix_separates_near_and_permuted_inputs() -> None:
 
 
 def test_an_epoch_is_a_permutation_of_its_own() -> None:
-    orders = [epoch_order(0, epoch, 50) for epoch in range(3)]
+    orders = [shuffle_epoch(0, epoch, 50) for epoch in range(3)]
     assert all(sorted(o.tolist()) == list(range(50)) for o in orders)
     assert len({tuple(o.tolist()) for o in orders}) == 3
-    assert not np.array_equal(epoch_order(0, 1, 50), epoch_order(1, 0, 50))
+    assert not np.array_equal(shuffle_epoch(0, 1, 50), shuffle_epoch(1, 0, 50))
 
 
 @pytest.mark.parametrize(

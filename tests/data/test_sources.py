@@ -134,7 +134,7 @@ def test_whole_numbers_are_labels(given: Given, label: Any) -> None:
 def test_other_targets_are_no_labels(given: Given, label: Any) -> None:
     texts = faults_of(given(Listed(items(5) + items(5, label))))
     assert texts[0].startswith("sh_given:make, split 'train', sample 5: the target ")
-    assert "is no class index" in texts[0]
+    assert "must be a class index (a whole number >= 0), got" in texts[0]
     assert "--skip-bad" in texts[3]
     assert texts[4] == "data: ... 5 of 10 samples cannot be used"
 
@@ -142,13 +142,13 @@ def test_other_targets_are_no_labels(given: Given, label: Any) -> None:
 def test_labels_outside_the_classes_name_their_samples(given: Given) -> None:
     (text,) = faults_of(given({"train": Listed(items()), "val": Listed(items(4) + items(1, 2))}))
     assert text == (
-        "sh_given:make, split 'val', sample 4: the label 2 is no class (labels are 0 to 1, by the training split; "
+        "sh_given:make, split 'val', sample 4: the label 2 is not a class (labels are 0 to 1, by the training split; "
         "--skip-bad leaves such samples out)"
     )
     (text,) = faults_of(given(Listed(items() + items(1, -1))))
-    assert "sample 20: the label -1 is no class" in text
+    assert "sample 20: the label -1 is not a class" in text
     (text,) = faults_of(given(Listed(items(), classes=["only"])))[:1]
-    assert "the label 1 is no class (labels are 0 to 0)" in text
+    assert "the label 1 is not a class (labels are 0 to 0)" in text
     assert load(given(Listed(items(), classes=["cat", "dog", "none"]))).info.class_names == ("cat", "dog", "none")
 
 
@@ -180,23 +180,32 @@ def test_a_target_that_changes_is_refused(given: Given) -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (3, "sh_given:make gives int for 'train' (give map-style data sets of (input, target))"),
-        (iter([]), "sh_given:make gives list_iterator for 'train'"),
-        ({}, "sh_given:make gives no split 'train'"),
-        ({"tain": tensors()}, "gives no split 'train' (did you mean 'tain'?)"),
-        ({"val": tensors(), "valid": tensors(), "train": tensors()}, "gives the split 'valid' (name each of"),
+        (3, "the split 'train' of sh_given:make must be a map-style data set of (input, target), got int"),
+        (iter([]), "a map-style data set of (input, target), got list_iterator"),
+        ({}, "sh_given:make has no split 'train'"),
+        ({"tain": tensors()}, "has no split 'train' (did you mean 'tain'?)"),
+        (
+            {"val": tensors(), "valid": tensors(), "train": tensors()},
+            "unknown or repeated split 'valid' from sh_given:make (each of",
+        ),
         (Listed([]), "the split 'train' of sh_given:make is empty"),
         ({"train": tensors(), "test": Listed([])}, "the split 'test' of sh_given:make is empty"),
         (tensors(3), "too few samples to hold out the split 'val'"),
-        (Listed([torch.zeros(3)]), "sample 0: this sample is Tensor (give (input, target))"),
-        (Listed([(1, 2, 3)]), "sample 0: this sample is 3 things (give (input, target))"),
-        (Listed([("text", 0)] * 9), "sample 0: the input is str (give a PIL image, a tensor or a numpy array)"),
-        (Listed([(torch.zeros(4, dtype=torch.int32), 0)] * 9), "sample 0: the input is of type int32"),
-        (Listed([(torch.tensor(3.0), 0)] * 9), "sample 0: the input is a single number"),
-        (Listed([(np.zeros((5, 6, 7), np.uint8), 0)] * 9), "sample 0: the input is an array (5, 6, 7)"),
+        (Listed([torch.zeros(3)]), "sample 0: a sample must be (input, target), got Tensor"),
+        (Listed([(1, 2, 3)]), "sample 0: a sample must be (input, target), got 3 values"),
+        (Listed([("text", 0)] * 9), "sample 0: the input must be a PIL image, a tensor or a numpy array, got str"),
+        (
+            Listed([(torch.zeros(4, dtype=torch.int32), 0)] * 9),
+            "sample 0: the input must be uint8 (0 to 255) or floats, got int32",
+        ),
+        (
+            Listed([(torch.tensor(3.0), 0)] * 9),
+            "sample 0: the input must be an image (C, H, W) or a vector (D,), got a single number",
+        ),
+        (Listed([(np.zeros((5, 6, 7), np.uint8), 0)] * 9), "1, 3 or 4 channels, got an array (5, 6, 7)"),
         (
             Listed([*items(1), *[(torch.zeros(1, 4, 4).byte(), 0)] * 20]),
-            "sample 0: the input is float32, and sh_given:make, split 'train', sample 1 is uint8",
+            "sample 0: the input must be uint8 as sh_given:make, split 'train', sample 1, got float32",
         ),
     ],
 )
@@ -238,11 +247,11 @@ def test_a_callables_arguments_are_checked() -> None:
     name = f"{__name__}:tensors"
     assert load(name, args={"n": 80}).info.sizes["train"] == 64
     (text,) = faults_of(name, args={"clases": 2})
-    assert text.startswith("data.args.clases: there is no argument 'clases' (did you mean 'classes'?")
+    assert text.startswith("data.args.clases: unknown argument 'clases' (did you mean 'classes'?")
     (text,) = faults_of(name, args={"n": "many"})
     assert text.startswith("data.args: calling tensors failed: RuntimeError: manual_seed")
-    assert "data.args.items: Listed needs 'items'" in faults_of(f"{__name__}:Listed")
-    assert faults_of("stillhouse:__version__") == ["data.name: 'stillhouse:__version__' is str, and no callable"]
+    assert "data.args.items: missing argument 'items' of Listed" in faults_of(f"{__name__}:Listed")
+    assert faults_of("stillhouse:__version__") == ["data.name: 'stillhouse:__version__' must be callable, got str"]
 
 
 def test_names_of_no_data_set() -> None:
@@ -322,7 +331,7 @@ def test_arrays_with_channels_first_or_last() -> None:
     assert torch.equal(to_tensor(array), expected)
     assert torch.equal(to_tensor(array.transpose(2, 0, 1)), expected)
     assert torch.equal(to_tensor(array[..., 0]), expected[:1])
-    with pytest.raises(StillhouseError, match="no known range"):
+    with pytest.raises(StillhouseError, match="no defined range"):
         to_tensor(Image.new("F", (3, 2)))
 
 
@@ -356,8 +365,8 @@ def test_the_first_sample_may_be_the_odd_one_in_channels(given: Given) -> None:
     odd = [(torch.zeros(1, 8, 8), 0), *((torch.zeros(3, *size), k % 2) for k, size in enumerate(sizes))]
     (text,) = faults_of(given({"train": Listed(odd), "val": Listed(odd[1:])}), crop=6, cache="memory")
     assert text == (
-        "sh_given:make, split 'train', sample 0: the input has shape (1, 8, 8), and sh_given:make, split 'train', sample 1 "
-        "has (3, -1, -1) (set channels = 3 in [data])"
+        "sh_given:make, split 'train', sample 0: the input must have the shape (3, -1, -1) of sh_given:make, split 'train', "
+        "sample 1, got (1, 8, 8) (set channels = 3 in [data])"
     )
 
 
@@ -366,12 +375,11 @@ def test_a_label_far_off_makes_no_classes(given: Given, skip_bad: bool) -> None:
     odd = {"train": Listed([*items(20), *items(1, 1_000_000), *items(3)]), "val": Listed(items(4))}
     (text,) = faults_of(given(odd), skip_bad=skip_bad)
     assert text == (
-        "sh_given:make, split 'train', sample 20: by the label 1000000 there would be 1,000,001 classes, and 999,998 of "
-        "them have no sample (labels count from 0; or say which classes there are: classes = [...], or their number, in "
-        "the args of [data])"
+        "sh_given:make, split 'train', sample 20: the label 1000000 would mean 1,000,001 classes, 999,998 of which have "
+        "no sample (labels count from 0; or set the classes: classes = [...], or their number, in the args of [data])"
     )
     with pytest.warns(StillhouseWarning, match="1 of 1 classes have no training sample"):
-        assert "the label -1 is no class" in faults_of(given(Listed(items(9, -1))))[0]
+        assert "the label -1 is not a class" in faults_of(given(Listed(items(9, -1))))[0]
     # Half of them is a matter of opinion, and a sample of another split is one.
     with pytest.warns(StillhouseWarning, match="2 of 4 classes have no training sample"):
         assert load(given(Listed(items(10, 0) + items(10, 3)))).info.classes == 4
@@ -384,7 +392,7 @@ def test_the_recipe_may_say_which_classes_there_are(given: Given) -> None:
     few = given(Listed(items(10, 0) + items(10, 7)))
     assert load(few, args={"classes": 9}).info.class_names == tuple("012345678")
     assert load(few, args={"classes": list("abcdefgh")}).info.class_names == tuple("abcdefgh")
-    assert "the label 7 is no class (labels are 0 to 6)" in faults_of(few, args={"classes": 7})[0]
+    assert "the label 7 is not a class (labels are 0 to 6)" in faults_of(few, args={"classes": 7})[0]
     assert load(given(Listed(items(), classes=["a", "b"])), args={"classes": 3}).info.classes == 3
 
 
@@ -408,7 +416,7 @@ def test_folders_of_splits_without_classes_are_no_classes(tmp_path: Path):
     for name in ("train", "val", "trainannot"):
         (tmp_path / name).mkdir()
         Image.fromarray(np.zeros((4, 4), dtype=np.uint8)).save(tmp_path / name / "0.png")
-    with pytest.raises(StillhouseError, match="has the folders 'train' and 'val', and no class folders in them"):
+    with pytest.raises(StillhouseError, match=r"the split folders 'train' and 'val' in .* hold no class folders"):
         load_data(DataSpec(name=f"folder:{tmp_path}"), seed=0)
 
 
@@ -445,12 +453,12 @@ def test_a_data_set_from_elsewhere_is_named_as_ours_are(noise: None, name: str):
     ("name", "says"),
     [
         ("noise:broken", "data.name: 'noise:broken' cannot be opened: KeyError: 'broken' (from noise-dist 1.0)"),
-        ("noise:none", "data.name: 'noise:none' gives list, and must give a stillhouse.data.Source"),
-        ("nonoise:x", "data.name: 'noise_a:__name__' is str, and must be a function of a name and a SourceRequest"),
+        ("noise:none", "data.name: 'noise:none' must give a stillhouse.data.Source, got list"),
+        ("nonoise:x", "data.name: 'noise_a:__name__' must be a function of a name and a SourceRequest, got str"),
         ("digits", "data.name: no installed data set is called 'digits' (a data set is folder:NAME, "),
         ("foldr", "data.name: no installed data set is called 'foldr' (did you mean 'folder'? a data set is"),
-        ("folder:", "data.name: 'folder' names no folder (folder:PATH)"),
-        ("pairs", "data.name: 'pairs' names no folder (pairs:PATH)"),
+        ("folder:", "data.name: must be folder:PATH, got 'folder'"),
+        ("pairs", "data.name: must be pairs:PATH, got 'pairs'"),
     ],
 )
 def test_a_data_set_that_cannot_be_had_by_name_is_said(noise: None, name: str, says: str):

@@ -17,7 +17,7 @@ from torch.utils.data import TensorDataset
 
 from stillhouse.data.targets import guess_kind
 from stillhouse.errors import StillhouseError, StillhouseWarning
-from stillhouse.nested import over_tensors
+from stillhouse.nested import map_tensors
 
 Given = Callable[[Any], str]
 
@@ -85,7 +85,7 @@ def test_masks_and_depths_of_a_callable(given: Given, cache: str) -> None:
     assert depths.info.target_shape == (1, 4, 6)
     batch = next(depths.training())
     assert torch.equal(batch.target[:, 0, 0, 0], batch.id / 2)  # floats are metres, and what is not finite is a hole
-    assert "depths are 0 (nothing measured) or more" in fault_of(
+    assert "depths must be >= 0 (0: nothing measured), got -1 m" in fault_of(
         given([*items(lambda k: torch.ones(4, 6)), *items(lambda k: -torch.ones(4, 6))]), cache="memory"
     )
 
@@ -125,18 +125,18 @@ def test_boxes_differ_in_number_and_travel(given: Given, workers: int) -> None:
 @pytest.mark.parametrize(
     ("target", "args", "said"),
     [
-        (torch.zeros(4, 6).long(), {}, "data.args.classes: mask targets need their classes"),
-        (torch.zeros(4, 5).long(), {"classes": 2}, "the image is 6x4 and its mask is 5x4 (width x height)"),
-        (torch.full((4, 6), 2), {"classes": 2}, "24 pixels have values outside the classes: 2 (classes are 0 to 1; `ignore`"),
-        (torch.zeros(4, 6), {"target": "mask", "classes": 2}, "the mask holds float32 (whole numbers"),
-        ({"boxes": [[0, 0, 1, 1]], "labels": [2]}, {"classes": 2}, "boxes have labels [2] (labels are 0 to 1)"),
-        ({"boxes": [[3, 0, 1, 1]], "labels": [0]}, {"classes": 2}, "a box has no area"),
-        ({"boxes": [[0, 0, 1, 1]], "labels": []}, {"classes": 2}, "there are 1 boxes and 0 labels"),
-        ({"box": []}, {"classes": 2}, "the target is a dict of box"),
-        ([0.5, float("nan")], {}, "the target has numbers that are not finite"),
-        (torch.zeros(2, 2, 2, 2).long(), {"classes": 2}, "the mask has shape (2, 2, 2, 2)"),
-        (3, {"target": "claas"}, "data.args.target: 'claas' is not one of 'class', 'mask'"),
-        (3, {"classes": 2, "scale": 3.0}, "data.args.scale: class targets have no `scale`"),
+        (torch.zeros(4, 6).long(), {}, "data.args.classes: mask targets need classes"),
+        (torch.zeros(4, 5).long(), {"classes": 2}, "the mask must have its image's size, 6x4 (width x height), got 5x4"),
+        (torch.full((4, 6), 2), {"classes": 2}, "mask values must be class indices; 24 pixels are not: 2 (classes are 0 to 1; `ignore`"),
+        (torch.zeros(4, 6), {"target": "mask", "classes": 2}, "the mask must hold whole numbers (class indices), got float32"),
+        ({"boxes": [[0, 0, 1, 1]], "labels": [2]}, {"classes": 2}, "labels of boxes must be 0 to 1, got [2]"),
+        ({"boxes": [[3, 0, 1, 1]], "labels": [0]}, {"classes": 2}, "boxes must be finite with x1 < x2 and y1 < y2"),
+        ({"boxes": [[0, 0, 1, 1]], "labels": []}, {"classes": 2}, "each box must have one label, got 1 boxes and 0 labels"),
+        ({"box": []}, {"classes": 2}, "the target must have boxes and labels, got a dict of box"),
+        ([0.5, float("nan")], {}, "the target's numbers must be finite"),
+        (torch.zeros(2, 2, 2, 2).long(), {"classes": 2}, "the mask must have one channel, got shape (2, 2, 2, 2)"),
+        (3, {"target": "claas"}, "data.args.target: must be one of 'class', 'mask'"),
+        (3, {"classes": 2, "scale": 3.0}, "data.args.scale: needs a target of kind depth, got class"),
     ],
 )  # fmt: skip
 def test_faults_of_targets(given: Given, target: Any, args: dict[str, Any], said: str) -> None:
@@ -192,7 +192,7 @@ def test_a_torchvision_data_set_of_masks(tmp_path: Path) -> None:
 
 def test_every_tensor_in_a_target_is_reached() -> None:
     tree = (torch.ones(2), [{"boxes": torch.ones(1, 4), "name": "a"}], None)
-    made = over_tensors(lambda x: x + 1, tree)
+    made = map_tensors(lambda x: x + 1, tree)
     assert made[0].tolist() == [2, 2]
     assert made[1][0]["boxes"].tolist() == [[2, 2, 2, 2]]
     assert made[1][0]["name"] == "a"

@@ -158,7 +158,7 @@ def test_processes_with_other_recipes_are_refused(tmp_path):
     ended = start(recipes, tmp_path / "other")
     assert [code for code, _ in ended] == [2, 2]
     for _, output in ended:
-        assert "rank 1: the recipe's plugins[1].kind is mlp, and rank 0 has orthogonal" in output
+        assert "rank 1: the recipe's plugins[1].kind must be rank 0's, orthogonal, got mlp" in output
         assert "Traceback" not in output
     assert not (tmp_path / "other" / "run").exists()
 
@@ -252,7 +252,7 @@ def test_an_evaluation_counts_each_sample_once(n, size):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
-    with pytest.raises(StillhouseError, match="a batch of 7 cannot be shared by 2 processes"):
+    with pytest.raises(StillhouseError, match="must be a multiple of the number of processes, 2, got 7"):
         EpochBatches(ids=np.arange(21), batch_size=7, drop_last=False, seed=1, world=2)
 
 

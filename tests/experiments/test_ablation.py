@@ -20,17 +20,17 @@ from stillhouse import Recipe, StillhouseError, StillhouseWarning, prepare, trai
 from stillhouse.cli import main
 from stillhouse.experiments import ablate
 from stillhouse.experiments.ablation import make_plan, run_plan
-from stillhouse.experiments.arms import identity, make_arms, resolved
+from stillhouse.experiments.arms import hash_arm, make_arms, resolve
 from stillhouse.experiments.comparison import Group, compare_groups
-from stillhouse.experiments.grid import cells, parse_grid
+from stillhouse.experiments.grid import make_cells, parse_grid
 from stillhouse.experiments.picture import draw_ablation, write_picture
-from stillhouse.experiments.plan_table import table_of
+from stillhouse.experiments.plan_table import make_comparison
 
 FAST = {"run__epochs": 1, "teacher__args": {"width": 4}}
 
 
 def arms_of(whole: Recipe, **options: Any) -> dict[str, Any]:
-    made = make_arms(resolved(whole), **{"leave_one_out": True, "one_at_a_time": True, **options})
+    made = make_arms(resolve(whole), **{"leave_one_out": True, "one_at_a_time": True, **options})
     return {arm.name: arm for arm in made}
 
 
@@ -64,7 +64,7 @@ def test_arms_that_are_the_same_run_are_one():
     assert arms["none"].also == ("without-features (without projector too: projector requires links)",)
     assert arms["full"].also == ("only-projector (with features: projector requires links)",)
     assert arms["only-features"].also == ("without-projector",)
-    assert [arm.name for arm in make_arms(resolved(recipe()), leave_one_out=True, one_at_a_time=True)] == ["none"]
+    assert [arm.name for arm in make_arms(resolve(recipe()), leave_one_out=True, one_at_a_time=True)] == ["none"]
 
 
 def test_what_a_plugin_needs_without_saying_so_shows_when_the_arm_is_built(tmp_path: Path):
@@ -75,7 +75,7 @@ def test_what_a_plugin_needs_without_saying_so_shows_when_the_arm_is_built(tmp_p
     assert list(arms) == ["none", "full", "only-features", "only-logits"]
     assert arms["only-features"].plugins == ("features", "projector")
     assert arms["only-features"].reason.startswith(
-        "with projector: features: the student's features and the teacher's have no distance"
+        "with projector: features: student and teacher features must have one shape"
     )
     assert "without-logits" in arms["only-features"].also
     assert any(
@@ -89,7 +89,7 @@ def test_an_arm_that_cannot_be_built_is_left_out_with_a_warning():
         if len(tried.plugins) == 1:
             raise StillhouseError("is not enough", where="student")
 
-    with pytest.warns(StillhouseWarning, match="there is no arm 'without .*', which cannot be built") as told:
+    with pytest.warns(StillhouseWarning, match="the arm 'without .*' cannot be built and is left out") as told:
         arms = arms_of(recipe(FIVE["spectral"], FIVE["logits"]), check=check, one_at_a_time=False)
     assert list(arms) == ["none", "full"]
     assert len(told) == 2
@@ -124,8 +124,12 @@ def test_grids_are_the_full_product():
     )
     assert [axis.key for axis in axes] == ["plugins.projector.kind", "plugins.spectral.rank", "data.size"]
     assert axes[2].values == ("[8,8]", "[6, 6]")
-    assert len(cells(axes)) == 8
-    assert cells(axes)[1] == {"plugins.projector.kind": "linear", "plugins.spectral.rank": "1", "data.size": "[6, 6]"}
+    assert len(make_cells(axes)) == 8
+    assert make_cells(axes)[1] == {
+        "plugins.projector.kind": "linear",
+        "plugins.spectral.rank": "1",
+        "data.size": "[6, 6]",
+    }
 
 
 def test_cells_vary_the_full_list_and_other_settings_have_their_own_baselines():
@@ -152,15 +156,15 @@ def test_bad_grids_are_named_all_at_once(capsys: pytest.CaptureFixture[str], tmp
     grid = ["--grid", "projector.kind", "run.seed=1,2", "projektor.kind=linear", "optimizer.lr=1e-3,"]
     assert main(["ablate", path, "--seeds", "2", "--out", str(tmp_path / "a"), *grid]) == 2
     text = capsys.readouterr().err
-    assert "'projector.kind' is not KEY=VALUE,VALUE,..." in text
-    assert "--grid run.seed: the seed is what runs are paired by" in text
+    assert "must be KEY=VALUE,VALUE,..., got 'projector.kind'" in text
+    assert "--grid run.seed: must not be the seed, by which runs are paired" in text
     assert "no plugin 'projektor' (did you mean 'projector'?)" in text
     assert "'optimizer.lr=1e-3,' is not KEY" in text
     grid = ["--grid", "projector.kind=linear,straight", "optimizer.lr=1e-3,-1"]
     assert main(["ablate", path, "--seeds", "2", "--out", str(tmp_path / "a"), *grid]) == 2
     text = capsys.readouterr().err
-    assert "error: --grid projector.kind=straight: plugins[2].kind (projector): 'straight' is not one of" in text
-    assert "error: --grid optimizer.lr=-1: optimizer.lr: -1.0 is not above 0" in text
+    assert "error: --grid projector.kind=straight: plugins[2].kind (projector): must be one of" in text
+    assert "error: --grid optimizer.lr=-1: optimizer.lr: must be > 0, got -1.0" in text
     assert text.count("error: ") == 2
     assert not (tmp_path / "a").exists()
 
@@ -181,7 +185,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_picture_has_both_curves_and_every_arms_difference_with_its_interval(done: Path, tmp_path: Path):
     plan, _ = make_plan(recipe(FEATURES, {"use": "projector"}, **FAST), seeds=2, out=done)
-    comparison = table_of(plan)
+    comparison = make_comparison(plan)
     write_picture(tmp_path / "again.svg", comparison, plan)
     assert (tmp_path / "again.svg").read_bytes() == (done / "picture.svg").read_bytes()
     left, right = draw_ablation(
@@ -280,7 +284,10 @@ def test_another_recipe_is_refused_in_an_ablations_folder(
     assert (done / "ablation.json").read_bytes() == before
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
-    for out, message in ((tmp_path / "full", "something else than an ablation"), (Path(path), "is a file")):
+    for out, message in (
+        (tmp_path / "full", "is not an ablation's folder"),
+        (Path(path), "must be a folder, got a file"),
+    ):
         assert main(["ablate", path, "--out", str(out), "--quiet"]) == 2
         assert message in capsys.readouterr().err
 
@@ -288,10 +295,10 @@ def test_another_recipe_is_refused_in_an_ablations_folder(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--seeds", "0"], "--seeds: 0 is below 1"),
-        (["--jobs", "0"], "--jobs: 0 is below 1"),
+        (["--seeds", "0"], "--seeds: must be >= 1, got 0"),
+        (["--jobs", "0"], "--jobs: must be >= 1, got 0"),
         (["--metric", "test/acuracy"], "did you mean 'test/accuracy'"),
-        (["--only", "99"], "--only: there is no run 99"),
+        (["--only", "99"], "--only: must be 0 to"),
     ],
 )
 def test_bad_arguments(arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -366,7 +373,7 @@ def test_workers_give_the_same_results_and_one_that_dies_costs_its_run_alone(
     assert set(failed) == {2}
     assert "the worker process died (killed by SIGKILL): was there enough memory?" in failed[2]
     assert multiprocessing.active_children() == []
-    found = table_of(plan, failed=failed)
+    found = make_comparison(plan, failed=failed)
     assert [item["error"] for item in found.missing].count(failed[2]) == 1
     run = plan.runs()[1]
     summary = json.loads((run.folder / "summary.json").read_text())
@@ -374,8 +381,8 @@ def test_workers_give_the_same_results_and_one_that_dies_costs_its_run_alone(
 
 
 def test_identity_is_all_but_the_seed():
-    assert identity(recipe(run__seed=1)) == identity(recipe(run__seed=2))
-    assert identity(recipe(run__epochs=1)) != identity(recipe(run__epochs=2))
+    assert hash_arm(recipe(run__seed=1)) == hash_arm(recipe(run__seed=2))
+    assert hash_arm(recipe(run__epochs=1)) != hash_arm(recipe(run__epochs=2))
 
 
 def children_of(pid: int) -> list[int]:

@@ -21,7 +21,7 @@ from stillhouse import Recipe, StillhouseError, StillhouseWarning, train
 from stillhouse.cli import main
 from stillhouse.experiments import compare, holm, paired_difference, t_interval, welch_difference
 from stillhouse.experiments.comparison import Group, compare_groups
-from stillhouse.experiments.settings import short_texts
+from stillhouse.experiments.settings import shorten_values
 from stillhouse.experiments.statistics import smallest_detectable
 from stillhouse.experiments.tables import show, to_markdown
 
@@ -80,7 +80,7 @@ def test_too_few_and_equal_values_have_no_interval_and_no_nan():
         assert (found.low, found.high, found.p, found.detectable) == (None, None, None, None)
     assert welch_difference([1.0, 1.0], [2.0, 2.0]).p is None
     assert welch_difference([1.0], [2.0, 3.0]).low is None
-    with pytest.raises(StillhouseError, match="2 and 1 measurements cannot be paired"):
+    with pytest.raises(StillhouseError, match="as many measurements of both, at least 1, got 2 and 1"):
         paired_difference([1.0, 2.0], [1.0])
 
 
@@ -269,10 +269,10 @@ def test_what_is_no_terminal_has_no_width(
 def test_links_are_short_and_tell_what_they_differ_in():
     link = {"student": "a", "teacher": "b", "pool": "mean", "prefix": 0}
     other = {**link, "teacher": "c"}
-    assert short_texts([[link], [link, other], None]) == ["a->b", "a->b, a->c", "–"]  # noqa: RUF001
-    assert short_texts([[link], [{**link, "pool": "none"}]]) == ["a->b (pool=mean)", "a->b (pool=none)"]
-    assert short_texts([[link], []]) == ["a->b", "none"]
-    assert short_texts([0.5, [1, 2], "x", None]) == ["0.5", "[1, 2]", "x", "–"]  # noqa: RUF001
+    assert shorten_values([[link], [link, other], None]) == ["a->b", "a->b, a->c", "–"]  # noqa: RUF001
+    assert shorten_values([[link], [{**link, "pool": "none"}]]) == ["a->b (pool=mean)", "a->b (pool=none)"]
+    assert shorten_values([[link], []]) == ["a->b", "none"]
+    assert shorten_values([0.5, [1, 2], "x", None]) == ["0.5", "[1, 2]", "x", "–"]  # noqa: RUF001
 
 
 def test_links_that_differ_are_short_in_the_table_and_whole_in_json(
@@ -341,10 +341,10 @@ def test_bad_input_is_named_all_at_once(runs: Path, tmp_path: Path, capsys: pyte
     places = [str(runs / "none"), str(runs / "open"), str(tmp_path / "nowhere"), str(tmp_path / "empty")]
     assert main(["compare", *places]) == 2
     text = capsys.readouterr().err
-    assert f"{runs / 'open'}: the run is not finished" in text
-    assert f"{tmp_path / 'nowhere'}: there is no such folder" in text
-    assert f"{tmp_path / 'empty'}: holds no finished run" in text
+    assert f"{runs / 'open'}: the run must be finished" in text
+    assert f"{tmp_path / 'nowhere'}: folder not found" in text
+    assert f"{tmp_path / 'empty'}: must hold a finished run" in text
     assert main(["compare", str(runs / "none"), "--metric", "test/acuracy"]) == 2
     assert "did you mean 'test/accuracy'" in capsys.readouterr().err
     assert main(["compare", str(runs / "none"), "--baseline", str(runs / "features")]) == 2
-    assert "is none of the runs compared" in capsys.readouterr().err
+    assert "must be one of the compared runs" in capsys.readouterr().err

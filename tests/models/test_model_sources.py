@@ -124,8 +124,8 @@ def test_a_student_starts_from_a_file(tmp_path: Path) -> None:
     same = build("stillhouse.models:convnet", **options)
     assert all(torch.equal(v, given.state_dict()[k]) for k, v in same.state_dict().items())
     assert fault_of("stillhouse.models:convnet", info(classes=3), **options) == (
-        f"student.checkpoint: {tmp_path / 'seven.pt'}: is of another number of classes: head.weight, head.bias "
-        "(replace_head = true starts these layers anew)"
+        f"student.checkpoint: {tmp_path / 'seven.pt'}: must have the model's number of classes; other layers: head.weight, head.bias "
+        "(replace_head = true initialises these layers anew)"
     )
     other = build("stillhouse.models:convnet", info(classes=3), replace_head=True, **options)
     fresh = build("stillhouse.models:convnet", info(classes=3), args={"width": 4})
@@ -134,7 +134,7 @@ def test_a_student_starts_from_a_file(tmp_path: Path) -> None:
     # Another network is no matter of its head.
     for replace in (False, True):
         wider = {**options, "args": {"width": 6}, "replace_head": replace}
-        with pytest.raises(StillhouseError, match="is of another model: other shapes"):
+        with pytest.raises(StillhouseError, match="does not fit the model: other shapes"):
             build("stillhouse.models:convnet", **wider)
 
 
@@ -228,7 +228,7 @@ def test_a_timm_model_without_the_argument_is_built_without_it(monkeypatch: pyte
 
     monkeypatch.setattr(timm, "create_model", create_model)
     assert build("timm:vit_tiny_patch16_224").out_features == 7
-    assert "student.args.drop: there is no argument 'drop'" in fault_of("timm:vit_tiny_patch16_224", args={"drop": 1})
+    assert "student.args.drop: unknown argument 'drop'" in fault_of("timm:vit_tiny_patch16_224", args={"drop": 1})
     with pytest.warns(
         StillhouseWarning,
         match=r"student\.args\.img_size: 'timm:hf-hub:some/one' takes images of 224x224, and the data's are 32x48: "
@@ -305,14 +305,14 @@ def test_transformers_that_cannot_be_had(transformers: Any) -> None:
         "student.args.hidden_sise: ViTConfig has no 'hidden_sise' (did you mean 'hidden_size'"
     )
     auto = "transformers:AutoModelForImageClassification"
-    assert "student.args: AutoModelForImageClassification stands for many models (say which" in fault_of(auto)
-    assert "student.args.model_type: no model of type 'vitt' (did you mean 'vit'" in fault_of(
+    assert "student.args: AutoModelForImageClassification needs model_type or source (model_type" in fault_of(auto)
+    assert "student.args.model_type: unknown model type 'vitt' (did you mean 'vit'" in fault_of(
         auto, args={"model_type": "vitt"}
     )
     assert fault_of(auto, args={"source": "nobody/nothing"}).startswith(
         "student.args.source: 'nobody/nothing' cannot be read"
     )
-    assert "student.args.source: pretrained weights need to come from somewhere" in fault_of(vit, pretrained=True)
+    assert "student.args.source: pretrained = true needs a source" in fault_of(vit, pretrained=True)
     assert fault_of(vit, args={"hidden_size": "big"}).startswith("student.args")
 
 
@@ -385,13 +385,13 @@ def test_one_model_has_a_name_too(lines: None):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("lines", "student.model: 'lines' is a family of models (write lines:NAME)"),
+        ("lines", "student.model: must be lines:NAME, since 'lines' is a family of models"),
         ("line:x", "student.model: 'line' is one model, got the name 'x' (line)"),
         ("lines:broken", "student.model: 'lines:broken' cannot be built: KeyError: 'broken' (from lines-dist 1.0)"),
-        ("ready", "student.model: 'lines_a:ready' is Linear, and must be a ModelFamily or a callable"),
-        ("number", "student.model: 'lines_a:number' is int, and must be a ModelFamily or a callable"),
+        ("ready", "student.model: 'lines_a:ready' must be a ModelFamily or a callable"),
+        ("number", "student.model: 'lines_a:number' must be a ModelFamily or a callable"),
         ("convnt", "student.model: no installed model is called 'convnt' (did you mean 'convnet'?"),
-        ("timm", "student.model: 'timm' is a family of models (write timm:NAME)"),
+        ("timm", "student.model: must be timm:NAME, since 'timm' is a family of models"),
     ],
 )
 def test_a_model_that_cannot_be_had_by_name_is_said(lines: None, name: str, says: str):

@@ -88,13 +88,13 @@ def test_names_and_arguments_that_are_not_there() -> None:
     assert "'fasterrcnn_resnet50_fpn'" in fault_of("torchvision:fasterrcnn_resnet_50_fpn")
     assert "no attribute 'convnt' (did you mean 'convnet'" in fault_of("stillhouse.models:convnt")
     assert fault_of("stillhouse.models:convnet", args={"widht": 4}) == (
-        "student.args.widht: there is no argument 'widht' (did you mean 'width'? "
+        "student.args.widht: unknown argument 'widht' (did you mean 'width'? "
         "it takes 'num_classes', 'in_channels', 'width', 'depth', 'stages', 'stride', 'norm')"
     )
     text = fault_of("torchvision:resnet18", args={"zero_init_residul": True})
-    assert text.startswith("student.args.zero_init_residul: there is no argument")
+    assert text.startswith("student.args.zero_init_residul: unknown argument")
     assert "'zero_init_residual'?" in text
-    assert fault_of("stillhouse.models:vit", args={"heads": 5}) == "student.args.heads: 5 heads do not divide dim = 64"
+    assert fault_of("stillhouse.models:vit", args={"heads": 5}) == "student.args.heads: must divide dim = 64, got 5"
     assert "set channels = 3 in [data]" in fault_of("torchvision:resnet18", info((1, 8, 8)))
 
 
@@ -108,17 +108,17 @@ def test_what_is_built_must_be_a_module(tmp_path: Path) -> None:
         "def weights(num_classes, pretrained=False): return nn.Linear(2 if pretrained else 1, num_classes)\n"
     )
     said = {
-        "nothing": "student.model: 'sh_models_here:nothing' gives NoneType (it must return an nn.Module)",
-        "shared": "is a module already, which every run would share",
-        "number": "student.model: 'sh_models_here:number' is int, and no callable",
+        "nothing": "student.model: 'sh_models_here:nothing' must return an nn.Module, got NoneType",
+        "shared": "must be a function or class that makes a module, got a module",
+        "number": "student.model: 'sh_models_here:number' must be callable, got int",
         "broken": "student.args: calling broken failed: RuntimeError: inside",
-        "needs": "student.args.size: needs needs 'size'",
+        "needs": "student.args.size: missing argument 'size' of needs",
     }
     for name, text in said.items():
         assert text in fault_of(f"sh_models_here:{name}", base=tmp_path)
     assert build("sh_models_here:needs", base=tmp_path, args={"size": 4}).weight.shape == (7, 4)
     assert build("sh_models_here:weights", base=tmp_path, pretrained=True).weight.shape == (7, 2)
-    assert "student.pretrained: 'stillhouse.models:mlp' takes no `pretrained`" in fault_of(
+    assert "student.pretrained: 'stillhouse.models:mlp' has no argument `pretrained`" in fault_of(
         "stillhouse.models:mlp", pretrained=True
     )
 
@@ -141,7 +141,7 @@ def test_a_failed_download_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", fails)
     assert fault_of("torchvision:resnet18", pretrained=True) == (
         "student.pretrained: the published weights of 'torchvision:resnet18' cannot be fetched: <urlopen error no network> "
-        '(leave out `pretrained` and bring the weights: checkpoint = "FILE")'
+        '(leave out `pretrained` and give the weights: checkpoint = "FILE")'
     )
 
 
@@ -176,14 +176,14 @@ def test_timm_models(monkeypatch: pytest.MonkeyPatch) -> None:
         }
     ]
     assert "timm has no model 'resnet81' (did you mean 'resnet18'" in fault_of("timm:resnet81")
-    assert fault_of("timm:resnet18", args={"drop": 1}).startswith("student.args.drop: there is no argument 'drop'")
+    assert fault_of("timm:resnet18", args={"drop": 1}).startswith("student.args.drop: unknown argument 'drop'")
     assert "student.pretrained: the published weights of 'timm:resnet18' cannot be fetched: no hub" in fault_of(
         "timm:resnet18", pretrained=True
     )
 
 
 def test_the_table_is_strict() -> None:
-    with pytest.raises(StillhouseError, match=r"student\.pretrained: 'yes' is not true or false"):
+    with pytest.raises(StillhouseError, match=r"student\.pretrained: must be true or false, got 'yes'"):
         structure({"model": "torchvision:resnet18", "pretrained": "yes"}, ModelSpec, "student")
-    with pytest.raises(StillhouseError, match="model: 3 is not text"):
+    with pytest.raises(StillhouseError, match="model: must be text, got 3"):
         ModelSpec(model=3)  # type: ignore[arg-type]

@@ -95,27 +95,27 @@ def test_mlp_flattens() -> None:
 @pytest.mark.parametrize(
     ("make", "where", "said"),
     [
-        (lambda: convnet(0), "num_classes", "0 is below 1"),
-        (lambda: convnet(5, width=0), "width", "0 is below 1"),
-        (lambda: mlp(5, 4, depth=0), "depth", "0 is below 1"),
-        (lambda: vit(5, 1, 8, patch=3), "patch", "patches of 3 do not tile images of 8x8"),
-        (lambda: vit(5, 1, 8, dim=10, heads=4), "heads", "4 heads do not divide dim = 10"),
-        (lambda: convnet(5, norm="layer"), "norm", "unknown normalisation 'layer'"),  # type: ignore[arg-type]
-        (lambda: convnet(5, stages=0), "stages", "0 is below 1"),
-        (lambda: unet(0), "num_classes", "0 is below 1"),
+        (lambda: convnet(0), "num_classes", "must be >= 1, got 0"),
+        (lambda: convnet(5, width=0), "width", "must be >= 1, got 0"),
+        (lambda: mlp(5, 4, depth=0), "depth", "must be >= 1, got 0"),
+        (lambda: vit(5, 1, 8, patch=3), "patch", "must divide the image's height and width, 8x8, got 3"),
+        (lambda: vit(5, 1, 8, dim=10, heads=4), "heads", "must divide dim = 10, got 4"),
+        (lambda: convnet(5, norm="layer"), "norm", "must be one of batch, group, none, got 'layer'"),  # type: ignore[arg-type]
+        (lambda: convnet(5, stages=0), "stages", "must be >= 1, got 0"),
+        (lambda: unet(0), "num_classes", "must be >= 1, got 0"),
         (
             lambda: unet(1, residual=True),
             "residual",
-            "the input has 3 channels and the output 1: one cannot be added to the other",
+            "needs an output of the input's 3 channels, got 1",
         ),
         (
             lambda: dense_vit(1, residual=True),
             "residual",
-            "the input has 3 channels and the output 1: one cannot be added to the other",
+            "needs an output of the input's 3 channels, got 1",
         ),
-        (lambda: dense_vit(5, dim=10, heads=4), "heads", "4 heads do not divide dim = 10"),
-        (lambda: detector(3, stages=1), "stages", "1 is below 2"),
-        (lambda: detector(3, channels=40), "channels", "40 is no multiple of 32"),
+        (lambda: dense_vit(5, dim=10, heads=4), "heads", "must divide dim = 10, got 4"),
+        (lambda: detector(3, stages=1), "stages", "must be >= 2, got 1"),
+        (lambda: detector(3, channels=40), "channels", "must be a multiple of 32, got 40"),
     ],
 )
 def test_our_networks_refuse(make: Any, where: str, said: str) -> None:

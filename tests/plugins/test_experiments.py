@@ -88,7 +88,7 @@ def test_what_an_arm_sets_in_a_named_list_is_that_arms_alone(home: Home):
         ({"arms": [{"name": "none"}, {"name": "same"}], "pairs": []}, "are the same run"),
         ({"tuning": {"seeds": [4, 5]}}, r"tuning.seeds.*\[4\] would both choose and be reported"),
         ({"tuning": None}, r"`tune`.*no \[tuning\]"),
-        ({"title": None, "metric": 3}, r"(?s)title: this key is missing.*metric: 3 is not text"),
+        ({"title": None, "metric": 3}, r"(?s)title: missing key.*metric: must be text, got 3"),
         ({"seeds": 0}, "seeds: must be >= 1, got 0"),
         ({"figures": ["angels"]}, "figures: there is no 'angels'.*'angles'"),
         ({"arms": [{"name": "none"}, {"name": "none"}], "pairs": []}, "two are named 'none'"),

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stillhouse import StillhouseError
 from stillhouse.contract.step import Link, Step
-from stillhouse_features import Features, LinkOptions, align, distance, pool, read_pair, resolve
+from stillhouse_features import Features, LinkOptions, align, distance, pool, read_pair, resolve_links
 
 torch.set_num_threads(1)
 quick = settings(derandomize=True, deadline=None, max_examples=25)
@@ -65,10 +65,13 @@ def test_a_recipe_table_makes_the_options() -> None:
         ({"links": []}, ["links: at least one link"]),
         ({"beta": -1.0}, ["beta: -1.0"]),
         ({"links": [], "beta": float("nan")}, ["links:", "beta: nan"]),
-        ({"distance": "mes"}, ["'mes' is not one of", "did you mean 'mse'"]),
+        ({"distance": "mes"}, ["got 'mes'", "did you mean 'mse'"]),
         ({"links": [{"student": "a"}]}, ["links[0].teacher", "missing"]),
         ({"links": [{"student": "a", "teacher": "b", "pol": "mean"}]}, ["links[0].pol", "did you mean 'pool'"]),
-        ({"links": [{"student": "a", "teacher": "b", "prefix": -1}]}, ["links[0].prefix: -1"]),
+        (
+            {"links": [{"student": "a", "teacher": "b", "prefix": -1}]},
+            ["links[0].prefix: must be a whole number >= 0, got -1"],
+        ),
         ({"links": [{"student": "a", "teacher": "b", "name": "x/*"}]}, ["links[0].name", "x/*"]),
     ],
 )
@@ -106,13 +109,13 @@ def test_names_are_unique_and_can_be_given() -> None:
         links=[{"student": "s?", "teacher": "t?", "name": "deep"}, {"student": "s1", "teacher": "t1", "name": "one"}]
     )
     assert [s.name for s in named.add_links(assembly)] == ["deep-s1", "deep-s2", "one"]
-    whole = resolve(assembly, [LinkOptions(student="", teacher="")])
+    whole = resolve_links(assembly, [LinkOptions(student="", teacher="")])
     assert [p.name for p in whole] == ["model"]
 
 
 def test_equal_names_are_refused() -> None:
     same = _features(links=[{"student": "s1", "teacher": "t1"}, {"student": "s1", "teacher": "t1", "pool": "none"}])
-    with pytest.raises(StillhouseError, match=r"links\[1\]\.name: two links are called 's1-t1'"):
+    with pytest.raises(StillhouseError, match=r"links\[1\]\.name: must be unique, got 's1-t1' twice"):
         same.add_links(assembly_of(student=_model("s1"), teacher=_model("t1")))
 
 
@@ -235,14 +238,14 @@ def test_each_side_has_its_own_pooling_and_layout() -> None:
     [
         ((2, 3, 4, 4), (2, 5, 8, 8), {"pool": "cls"}, ["student: pool = 'cls'", "maps (B, C, H, W)", "'mean'"]),
         ((2, 3), (2, 5, 8, 8), {"pool": "none"}, ["vectors (B, C)", "teacher_pool = 'mean'"]),
-        ((2, 17, 3), (2, 5, 4, 4), {"pool": "none"}, ["17 tokens", "student_prefix = 1", "4 x 4"]),
-        ((2, 12, 3), (2, 9, 3), {"pool": "none"}, ["student's 12 tokens are no square"]),
-        ((8, 4, 3), (2, 16, 3), {"pool": "none"}, ["8 for the student and 2 for the teacher"]),
-        ((2, 4, 3), (2, 4, 3), {"prefix": 4}, ["prefix = 4 leaves out all of the 4 tokens", "at most 3"]),
-        ((2, 4), (2, 4), {"prefix": 1}, ["prefix = 1", "no tokens"]),
-        ((2, 4), (2, 9, 4), {"student_prefix": 1}, ["student_prefix = 1", "no tokens"]),
-        ((2, 4), (2, 4), {"teacher_channels_last": True}, ["teacher_channels_last = true is for maps"]),
-        ((2, 3, 4, 4, 4), (2, 4), {}, ["(2, 3, 4, 4, 4)", "no known layout"]),
+        ((2, 17, 3), (2, 5, 4, 4), {"pool": "none"}, ["got 17", "student_prefix = 1", "4 x 4"]),
+        ((2, 12, 3), (2, 9, 3), {"pool": "none"}, ["student's tokens must form a square grid, got 12"]),
+        ((8, 4, 3), (2, 16, 3), {"pool": "none"}, ["one batch as first dimension, got 8 and 2"]),
+        ((2, 4, 3), (2, 4, 3), {"prefix": 4}, ["prefix must be less than the number of tokens, 4, got 4"]),
+        ((2, 4), (2, 4), {"prefix": 1}, ["prefix = 1", "needs tokens"]),
+        ((2, 4), (2, 9, 4), {"student_prefix": 1}, ["student_prefix = 1", "needs tokens"]),
+        ((2, 4), (2, 4), {"teacher_channels_last": True}, ["teacher_channels_last = true needs maps"]),
+        ((2, 3, 4, 4, 4), (2, 4), {}, ["(2, 3, 4, 4, 4)", "must be vectors (B, C)"]),
     ],
 )
 def test_what_cannot_be_read_is_named(
@@ -363,9 +366,9 @@ def test_all_links_whose_shapes_differ_are_named_at_once() -> None:
 
 def test_an_unknown_distance_is_refused() -> None:
     wrong: Any = "l3"
-    with pytest.raises(StillhouseError, match="'l3' is no distance"):
+    with pytest.raises(StillhouseError, match="kind must be 'mse', 'smooth_l1' or 'cosine', got 'l3'"):
         distance(torch.zeros(1, 1), torch.zeros(1, 1), wrong)
-    with pytest.raises(StillhouseError, match="beta: beta = -1"):
+    with pytest.raises(StillhouseError, match="beta: must be >= 0, got -1"):
         distance(torch.zeros(1, 1), torch.zeros(1, 1), "smooth_l1", beta=-1.0)
 
 

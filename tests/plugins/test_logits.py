@@ -135,9 +135,9 @@ def test_defaults_and_declarations() -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_temperature_that_softens_nothing_is_refused(temperature: float) -> None:
-    with pytest.raises(StillhouseError, match=r"temperature: .* softens nothing"):
+    with pytest.raises(StillhouseError, match=r"temperature: must be finite and > 0, got"):
         Logits(temperature=temperature)
-    with pytest.raises(StillhouseError, match=r"temperature: .* softens nothing"):
+    with pytest.raises(StillhouseError, match=r"temperature: must be finite and > 0, got"):
         soft_target_divergence(torch.zeros(1, 2), torch.zeros(1, 2), temperature)
 
 
@@ -147,10 +147,10 @@ def test_a_temperature_that_softens_nothing_is_refused(temperature: float) -> No
         (torch.zeros(2, 10), torch.zeros(2, 100), ["(2, 10)", "(2, 100)", "10 and 100 classes"]),
         (torch.zeros(2, 5, 8, 8), torch.zeros(2, 5, 4, 4), ["(2, 5, 8, 8)", "(2, 5, 4, 4)", "one shape"]),
         (torch.zeros(2, 5), torch.zeros(2, 5, 4, 4), ["(2, 5)", "(2, 5, 4, 4)", "one shape"]),
-        (torch.zeros(4), torch.zeros(4), ["(4,)", "no known layout"]),
-        (torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3), ["torch.int64", "not logits"]),
-        ({"out": 1}, torch.zeros(2, 5), ["student's output is dict"]),
-        (torch.zeros(2, 5), None, ["teacher's output is NoneType"]),
+        (torch.zeros(4), torch.zeros(4), ["(4,)", "must be vectors"]),
+        (torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3), ["torch.int64", "floating-point logits"]),
+        ({"out": 1}, torch.zeros(2, 5), ["student's output must be a tensor of logits, got dict"]),
+        (torch.zeros(2, 5), None, ["teacher's output must be a tensor of logits, got NoneType"]),
     ],
 )
 def test_outputs_that_cannot_be_compared_are_named(student: Any, teacher: Any, said: list[str]) -> None:

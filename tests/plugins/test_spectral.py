@@ -21,10 +21,10 @@ from stillhouse_spectral import (
     Spectral,
     WarmBases,
     basis_width,
-    feature_rows,
     follow,
     tail_energy,
     tail_residual,
+    to_feature_rows,
     warm_tail_energy,
 )
 
@@ -173,7 +173,7 @@ def test_half_precision_is_computed_in_float64_and_gives_float32() -> None:
 
 @pytest.mark.parametrize("z", [torch.zeros(3), torch.zeros(0, 3), torch.zeros(2, 3, dtype=torch.int64)])
 def test_what_is_no_feature_matrix_is_refused(z: Tensor) -> None:
-    with pytest.raises(StillhouseError, match="no feature matrix"):
+    with pytest.raises(StillhouseError, match="must be a floating-point matrix"):
         tail_energy(z, 1)
 
 
@@ -182,15 +182,15 @@ def test_what_is_no_feature_matrix_is_refused(z: Tensor) -> None:
 
 def test_rows_are_samples_or_positions() -> None:
     x = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
-    np.testing.assert_allclose(feature_rows(x).numpy(), x.double().numpy().mean((2, 3)), atol=1e-6)
-    assert torch.equal(feature_rows(x, "none")[7], x[0, :, 1, 2])
+    np.testing.assert_allclose(to_feature_rows(x).numpy(), x.double().numpy().mean((2, 3)), atol=1e-6)
+    assert torch.equal(to_feature_rows(x, "none")[7], x[0, :, 1, 2])
     tokens = x.flatten(2).transpose(1, 2)
-    torch.testing.assert_close(feature_rows(tokens), feature_rows(x))
-    assert torch.equal(feature_rows(tokens, "none"), feature_rows(x, "none"))
-    assert torch.equal(feature_rows(x[:, :, 0, 0]), x[:, :, 0, 0])
-    assert feature_rows(x.half()).dtype == feature_rows(x.half(), "none").dtype == torch.float32
-    with pytest.raises(StillhouseError, match="no known layout"):
-        feature_rows(x[0, 0, 0])
+    torch.testing.assert_close(to_feature_rows(tokens), to_feature_rows(x))
+    assert torch.equal(to_feature_rows(tokens, "none"), to_feature_rows(x, "none"))
+    assert torch.equal(to_feature_rows(x[:, :, 0, 0]), x[:, :, 0, 0])
+    assert to_feature_rows(x.half()).dtype == to_feature_rows(x.half(), "none").dtype == torch.float32
+    with pytest.raises(StillhouseError, match="must be vectors"):
+        to_feature_rows(x[0, 0, 0])
 
 
 # ---- warm ----
@@ -262,11 +262,11 @@ def test_zero_and_broken_batches_leave_the_basis_and_poor_ones_keep_it_orthonorm
 
 
 def test_a_basis_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(StillhouseError, match=r"basis \(5, 2\) does not fit rows \(3, 4\)"):
+    with pytest.raises(StillhouseError, match=r"a basis must be \(4, K\) with K from . to 4, got \(5, 2\)"):
         warm_tail_energy(torch.zeros(3, 4), torch.zeros(5, 2), 1)
-    with pytest.raises(StillhouseError, match="rank 3"):
+    with pytest.raises(StillhouseError, match="K from 3"):
         warm_tail_energy(torch.zeros(3, 4), torch.zeros(4, 2), 3)
-    with pytest.raises(StillhouseError, match="rank: -1"):
+    with pytest.raises(StillhouseError, match="rank: must be a whole number >= 0, got -1"):
         tail_energy(torch.zeros(3, 4), -1)
 
 
@@ -375,16 +375,16 @@ def test_a_rank_without_effect_is_refused_with_all_layers() -> None:
         _spectral(layer="*", rank=8).build(assembly_of(features=features, batch_size=8))
     texts = [str(f) for f in error.value.faults]
     assert len(texts) == 2
-    assert "'a', (2, 4, 5, 5), has 4 channels" in texts[0]
-    assert "'b', (2, 9), has 8 rows in a batch" in texts[1]
+    assert "below the 4 channels of the student's layer 'a', (2, 4, 5, 5)" in texts[0]
+    assert "below the 8 rows in a batch of the student's layer 'b', (2, 9)" in texts[1]
     assert _spectral(rank=3, pool="none").build(assembly_of(features={"a": features["a"]}, batch_size=1)) is None
 
 
 def test_bad_options_layers_and_devices_are_named() -> None:
-    with pytest.raises(StillhouseError, match="rank: -1"):
+    with pytest.raises(StillhouseError, match="rank: must be a whole number >= 0, got -1"):
         _spectral(rank=-1)
     with pytest.raises(StillhouseError, match=r"layer: .*no layer 'c'"):
         _spectral(layer="c").add_taps(assembly_of(features={"a": torch.zeros(2, 4)}))
-    with pytest.raises(StillhouseError, match="method: 'exact' needs float64"):
+    with pytest.raises(StillhouseError, match="method: must be 'warm' on MPS"):
         _spectral().build(assembly_of(features={"a": torch.zeros(2, 4)}, device="mps"))
     assert _spectral(method="warm").build(assembly_of(features={"a": torch.zeros(2, 4)}, device="mps")) is not None

@@ -20,7 +20,7 @@ from stillhouse import Recipe, StillhouseError, StillhouseWarning, prepare, trai
 from stillhouse.loop.engines import evaluate
 from stillhouse.loop.phases import Phase
 from stillhouse.students.loader import load_student
-from stillhouse_tcs import TCS, CoordinateHead, axes_of, probe_teacher, save_axes
+from stillhouse_tcs import TCS, CoordinateHead, find_axes, probe_teacher, save_axes
 
 BASE = {"use": "tcs", "layer": "dropout"}
 """The mean of ``body``, 6 numbers, is what the teacher's dropout is given and, in evaluation, gives."""
@@ -288,7 +288,7 @@ def test_axes_of_other_images_come_from_another_runs_cache(tmp_path: Path):
     save_axes(tmp_path / "other.safetensors", cache.moments)
     training = prepare(recipe({**BASE, "axes": str(tmp_path / "other.safetensors"), "k": 2}), write=False)
     head = head_of(training)
-    own = axes_of(cache.moments, "pca", 2)
+    own = find_axes(cache.moments, "pca", 2)
     torch.testing.assert_close(head.project.axes, own.vectors.float())
     torch.testing.assert_close(head.project.mean * head.scale, (own.mean * own.scale).float())
     assert training.fit().metrics["test"]
@@ -326,7 +326,7 @@ def test_the_teachers_probe_is_scikit_learns_on_its_features():
 
 
 def test_a_probe_needs_a_teacher_and_a_layer():
-    with pytest.raises(StillhouseError, match="teacher: there is no teacher"):
+    with pytest.raises(StillhouseError, match="teacher: needs a teacher"):
         probe_teacher(recipe(teacher=None))
     with pytest.raises(StillhouseError, match=r"no layer .dropput. .did you mean .dropout."):
         probe_teacher(recipe(), "dropput")
@@ -372,9 +372,9 @@ class Tokens(nn.Module):
 @pytest.mark.parametrize(
     ("student", "said"),
     [
-        (Conv(), r"no linear layer that gives 3 outputs \(linear layers: side \(2 to 5\)\)"),
-        (Mean(), r"the output of the layer 'two' is not the student's output .*: one"),
-        (Tokens(), "the output of the layer 'head' is not the student's output"),
+        (Conv(), r"needs a linear layer of 3 outputs \(linear layers: side \(2 to 5\)\)"),
+        (Mean(), r"the output of the layer 'two' must be the student's output .*: one"),
+        (Tokens(), "the output of the layer 'head' must be the student's output"),
     ],
 )
 def test_a_student_without_such_a_head_is_refused(student: nn.Module, said: str):
@@ -384,30 +384,30 @@ def test_a_student_without_such_a_head_is_refused(student: nn.Module, said: str)
 
 
 def test_what_the_data_cannot_give_is_refused():
-    with pytest.raises(StillhouseError, match=r"plugin 'tcs': k: 7 axes are asked for, and 24 samples of 6 features"):
+    with pytest.raises(StillhouseError, match=r"plugin 'tcs': k: must be at most 6, got 7: 24 samples of 6 features"):
         prepare(recipe({**BASE, "k": 7}), write=False)
-    with pytest.raises(StillhouseError, match="keep: 5 dimensions are to stay, and there are 3"):
+    with pytest.raises(StillhouseError, match="keep: must be at most the 3 axes, got 5"):
         prepare(recipe({**BASE, "k": 3, "select": "train", "keep": 5}), write=False)
     constant = TinyNet(width=6)
     with torch.no_grad():
         constant.body.weight.zero_()
-    with pytest.raises(StillhouseError, match="6 features are the same for all 24 samples"):
+    with pytest.raises(StillhouseError, match="features that vary, got 6 equal ones for all 24 samples"):
         prepare(recipe(BASE), teacher=constant, write=False)
-    with pytest.warns(StillhouseWarning, match="span 2 dimensions: 2 are taken"):
+    with pytest.warns(StillhouseWarning, match="span 2 dimensions: 2 are used"):
         prepare(recipe({**BASE, "k": 1.0}, data__per_class=1), write=False)
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"k": 0}, r"\.k \(tcs\): 0 is no number of axes"),
-        ({"k": 1.5}, "1.5 is no number of axes"),
-        ({"keep": 0, "views": -1, "hashes": 0}, r"\.hashes \(tcs\): 0 is below 1"),
-        ({"temperature": 0.0}, r"\.temperature \(tcs\): 0.0 softens nothing"),
-        ({"path": "none"}, "without coordinates there is no mimic = 'pca_mse'"),
-        ({"path": "none", "mimic": "logits", "select": "train"}, "no select = 'train'"),
-        ({"mimic": "elhs"}, "'elhs' is not one of 'pca_mse', 'elsh', 'logits', 'none'"),
-        ({"k": "all"}, "'all' is not a whole number or a number"),
+        ({"k": 0}, r"\.k \(tcs\): must be a whole number >= 1 or a share in .*, got 0"),
+        ({"k": 1.5}, r"or a share in .*, got 1\.5"),
+        ({"keep": 0, "views": -1, "hashes": 0}, r"\.hashes \(tcs\): must be >= 1, got 0"),
+        ({"temperature": 0.0}, r"\.temperature \(tcs\): must be finite and > 0, got 0.0"),
+        ({"path": "none"}, "must be 'coordinates' for mimic = 'pca_mse'"),
+        ({"path": "none", "mimic": "logits", "select": "train"}, "and select = 'train', got 'none'"),
+        ({"mimic": "elhs"}, "must be one of 'pca_mse', 'elsh', 'logits', 'none', got 'elhs'"),
+        ({"k": "all"}, "must be a whole number or a number, got 'all'"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(options: dict[str, Any], said: str):

@@ -21,22 +21,22 @@ from stillhouse.teachers.cache import Moments
 from stillhouse_tcs import (
     Axes,
     CoordinateHead,
-    axes_of,
+    count_live,
     drop,
-    drops_at,
     elsh,
+    find_axes,
     find_head,
-    folded,
-    live_after,
+    fold,
     load_axes,
     pca_mse,
     save_axes,
+    schedule_drops,
     soft_targets,
 )
 from stillhouse_tcs.head import Readout
 from stillhouse_tcs.mimic import Bits
 from stillhouse_tcs.probe import fit_probe, select_by_probe
-from stillhouse_tcs.selection import accumulate, lowest
+from stillhouse_tcs.selection import accumulate, find_lowest
 
 
 def rows_of(n: int = 60, d: int = 8, rank: int | None = None, seed: int = 0) -> np.ndarray:
@@ -58,7 +58,7 @@ def moments_of(rows: np.ndarray) -> Moments:
 
 def test_principal_axes_are_those_of_the_svd():
     rows = rows_of()
-    axes = axes_of(moments_of(rows), "pca", 5)
+    axes = find_axes(moments_of(rows), "pca", 5)
     centred = rows - rows.mean(0)
     _, s, vt = np.linalg.svd(centred, full_matrices=False)
     variances = s**2 / (len(rows) - 1)
@@ -78,7 +78,7 @@ def test_principal_axes_are_those_of_the_svd():
 def test_a_share_takes_the_fewest_axes_that_hold_it(share: float, d: int, kind: str):
     rows = rows_of(50, d, seed=d)
     torch.manual_seed(d)
-    axes = axes_of(moments_of(rows), kind, share)
+    axes = find_axes(moments_of(rows), kind, share)
     assert axes.explained >= share - 1e-9
     cov = np.cov(rows, rowvar=False).reshape(d, d) / axes.scale**2
     held = np.diag(axes.vectors.numpy().T @ cov @ axes.vectors.numpy()) / np.trace(cov)
@@ -90,37 +90,37 @@ def test_a_share_takes_the_fewest_axes_that_hold_it(share: float, d: int, kind: 
 @pytest.mark.parametrize("k", [2, 0.9])
 def test_control_axes_match_principal_ones_in_number_or_in_variance(kind: str, k: int | float):
     moments = moments_of(rows_of(50, 8))
-    principal = axes_of(moments, "pca", k)
+    principal = find_axes(moments, "pca", k)
     torch.manual_seed(1)
-    as_many = axes_of(moments, kind, k, match="number")
+    as_many = find_axes(moments, kind, k, match="number")
     assert as_many.k == principal.k
     assert as_many.explained < principal.explained
     torch.manual_seed(1)
-    as_much = axes_of(moments, kind, k, match="variance")
+    as_much = find_axes(moments, kind, k, match="variance")
     assert as_much.explained >= principal.explained - 1e-9
     torch.manual_seed(1)
-    assert axes_of(moments, kind, as_much.k - 1).explained < principal.explained
+    assert find_axes(moments, kind, as_much.k - 1).explained < principal.explained
 
 
 def test_the_axes_of_identity_are_features_by_variance():
     rows = rows_of(40, 5)
-    axes = axes_of(moments_of(rows), "identity", 2)
+    axes = find_axes(moments_of(rows), "identity", 2)
     assert np.argsort(rows.var(0))[::-1][:2].tolist() == axes.vectors.argmax(0).tolist()
 
 
 def test_k_is_clipped_to_the_rank_with_one_notice_and_an_explicit_one_is_an_error():
     few = moments_of(rows_of(6, 20))
-    with pytest.warns(StillhouseWarning, match=r"20 axes, and the features of 6 samples span 5 dimensions") as caught:
-        assert axes_of(few, "pca", 1.0).k == 5
+    with pytest.warns(StillhouseWarning, match=r"20 axes, but the features of 6 samples span 5 dimensions") as caught:
+        assert find_axes(few, "pca", 1.0).k == 5
     assert len(caught) == 1
-    assert axes_of(few, "pca", 5).k == 5
+    assert find_axes(few, "pca", 5).k == 5
     with pytest.raises(
-        StillhouseError, match=r"k: 6 axes are asked for, and 6 samples of 20 features span 5 dimensions"
+        StillhouseError, match=r"k: must be at most 5, got 6: 6 samples of 20 features span 5 dimensions"
     ):
-        axes_of(few, "pca", 6)
-    with pytest.raises(StillhouseError, match="k: 21 axes are asked for, and there are 20"):
-        axes_of(few, "random", 21)
-    assert axes_of(few, "random", 20).k == 20
+        find_axes(few, "pca", 6)
+    with pytest.raises(StillhouseError, match="k: must be at most 20, got 21: there are 20"):
+        find_axes(few, "random", 21)
+    assert find_axes(few, "random", 20).k == 20
 
 
 @pytest.mark.parametrize("offset", [0.0, 30.0])
@@ -129,31 +129,31 @@ def test_the_rank_is_that_of_the_float32_features(offset: float):
     moments, halved = Moments(64), Moments(64)
     moments.add(rows)
     halved.add(rows.half())
-    assert axes_of(moments, "pca", 0.9).rank == 20
-    assert axes_of(halved, "pca", 0.9).rank == 64  # why half-precision features are not what is measured
+    assert find_axes(moments, "pca", 0.9).rank == 20
+    assert find_axes(halved, "pca", 0.9).rank == 64  # why half-precision features are not what is measured
 
 
 def test_too_few_samples_and_constant_features_are_refused():
-    with pytest.raises(StillhouseError, match="1 sample has no covariance"):
-        axes_of(moments_of(rows_of(1)), "pca", 2)
-    with pytest.raises(StillhouseError, match="8 features are the same for all 10 samples"):
-        axes_of(moments_of(np.repeat(rows_of(1), 10, 0)), "pca", 0.99)
+    with pytest.raises(StillhouseError, match="needs at least 2 samples, got 1"):
+        find_axes(moments_of(rows_of(1)), "pca", 2)
+    with pytest.raises(StillhouseError, match="features that vary, got 8 equal ones for all 10 samples"):
+        find_axes(moments_of(np.repeat(rows_of(1), 10, 0)), "pca", 0.99)
 
 
 def test_axes_go_through_a_file(tmp_path: Path):
     moments = moments_of(rows_of(seed=1))
     save_axes(tmp_path / "axes.safetensors", moments)
     other = moments_of(rows_of(seed=2))
-    axes = axes_of(other, "axes.safetensors", 3, base=tmp_path)
-    own = axes_of(moments, "pca", 3)
+    axes = find_axes(other, "axes.safetensors", 3, base=tmp_path)
+    own = find_axes(moments, "pca", 3)
     torch.testing.assert_close(axes.vectors, own.vectors, rtol=0, atol=1e-12)
     torch.testing.assert_close(axes.mean * axes.scale, own.mean * own.scale)
     rows = torch.from_numpy(rows_of(seed=2)) / axes.scale
     energy = ((rows - axes.mean) @ axes.vectors).square().sum(1).mean()
     assert axes.energy == pytest.approx(float(energy))
-    with pytest.raises(StillhouseError, match="9 axes are asked for, and there are 8"):
-        axes_of(other, "axes.safetensors", 9, base=tmp_path)
-    with pytest.raises(StillhouseError, match="its axes are of 8 features, and the teacher's layer gives 9"):
+    with pytest.raises(StillhouseError, match="must be at most 8, got 9: there are 8"):
+        find_axes(other, "axes.safetensors", 9, base=tmp_path)
+    with pytest.raises(StillhouseError, match="its axes must have the 9 features of the teacher's layer, got 8"):
         load_axes(tmp_path / "axes.safetensors", 9)
 
 
@@ -162,17 +162,17 @@ def test_a_bad_axes_file_is_refused(tmp_path: Path):
 
     path = tmp_path / "a.safetensors"
     with pytest.raises(StillhouseError, match="did you mean 'pca'"):
-        axes_of(moments_of(rows_of()), "pcaa", 2, base=tmp_path)
-    with pytest.raises(StillhouseError, match="there is no file"):
-        axes_of(moments_of(rows_of()), "a.safetensors", 2, base=tmp_path)
+        find_axes(moments_of(rows_of()), "pcaa", 2, base=tmp_path)
+    with pytest.raises(StillhouseError, match="file not found"):
+        find_axes(moments_of(rows_of()), "a.safetensors", 2, base=tmp_path)
     path.write_bytes(b"no")
-    with pytest.raises(StillhouseError, match="damaged or no safetensors"):
+    with pytest.raises(StillhouseError, match="damaged or not a safetensors"):
         load_axes(path, 8)
     save_file({"other": torch.zeros(2)}, path)
-    with pytest.raises(StillhouseError, match=r"holds other \(2,\)"):
+    with pytest.raises(StillhouseError, match=r"got other \(2,\)"):
         load_axes(path, 8)
     save_file({"axes": torch.ones(8, 2)}, path)
-    with pytest.raises(StillhouseError, match="not orthonormal"):
+    with pytest.raises(StillhouseError, match="must be orthonormal"):
         load_axes(path, 8)
 
 
@@ -181,7 +181,7 @@ def test_a_bad_axes_file_is_refused(tmp_path: Path):
 
 def a_head(d_s: int = 5, d_t: int = 8, k: int = 4, outputs: int = 3, **options: Any) -> CoordinateHead:
     torch.manual_seed(0)
-    head = CoordinateHead(d_s, outputs, axes_of(moments_of(rows_of(d=d_t)), "pca", k), **options)
+    head = CoordinateHead(d_s, outputs, find_axes(moments_of(rows_of(d=d_t)), "pca", k), **options)
     with torch.no_grad():
         for parameter in head.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
@@ -201,7 +201,7 @@ def test_the_path_is_its_formula(d_s: int):
 
 
 def test_b_starts_at_the_mean_and_the_mask_at_one():
-    head = CoordinateHead(5, 3, axes_of(moments_of(rows_of()), "pca", 4))
+    head = CoordinateHead(5, 3, find_axes(moments_of(rows_of()), "pca", 4))
     assert torch.equal(head.lift.bias, head.project.mean)
     assert torch.equal(head.readout.mask, torch.ones(4))
     trained = {name for name, p in head.named_parameters() if p.requires_grad}
@@ -217,7 +217,7 @@ def test_folding_gives_one_linear_layer(d_s: int, d_t: int, dead: int, size: flo
         head.readout.weight *= size
     head.readout.live[:dead] = 0
     z = torch.randn(50, d_s) * 3
-    logits, got = head(z).detach(), folded(head, d_s)(z).detach()
+    logits, got = head(z).detach(), fold(head, d_s)(z).detach()
     assert (logits - got).abs().max() <= 1e-5 * max(1.0, float(logits.abs().max()))
 
 
@@ -247,7 +247,7 @@ def test_with_cross_entropy_alone_pca_and_random_axes_are_the_same_model():
     """A and b may be turned along with the axes: 200 steps of SGD from turned starts agree to 1e-10 in float64."""
     torch.manual_seed(1)
     d_s, d_t, k = 6, 10, 5
-    principal = axes_of(moments_of(rows_of(d=d_t)), "pca", k)
+    principal = find_axes(moments_of(rows_of(d=d_t)), "pca", k)
     square = torch.linalg.qr(torch.randn(d_t, d_t, dtype=torch.float64))[0]
     turned = Axes(
         mean=principal.mean,
@@ -322,9 +322,9 @@ def test_a_head_that_is_not_linear_or_not_there_is_refused_with_the_candidates(o
 
 
 def test_a_head_without_bias_is_refused():
-    with pytest.raises(StillhouseError, match="'first' has no bias"):
+    with pytest.raises(StillhouseError, match="'first' needs a bias"):
         find_head(Two(bias=False), 3)
-    with pytest.raises(StillhouseError, match="has no linear layer"):
+    with pytest.raises(StillhouseError, match="needs a linear layer"):
         find_head(nn.Conv2d(1, 3, 1), 3)
 
 
@@ -342,7 +342,7 @@ def test_pca_mse_is_the_relative_squared_error_over_live_dimensions():
 
 def test_a_student_of_no_coordinates_has_the_loss_one():
     rows = rows_of()
-    axes = axes_of(moments_of(rows), "pca", 5)
+    axes = find_axes(moments_of(rows), "pca", 5)
     c = torch.from_numpy((rows / axes.scale - axes.mean.numpy()) @ axes.vectors.numpy())
     assert float(pca_mse(torch.zeros_like(c), c, torch.ones(5), torch.tensor(axes.energy))) == pytest.approx(1.0)
 
@@ -390,13 +390,13 @@ def test_packed_bits_are_the_hashes_signs(hashes: int):
     ("k", "keep", "counts"), [(100, 1, [90, 81, 73, 66, 60]), (9, 6, [8, 7, 6, 6, 6]), (3, 9, [3] * 5)]
 )
 def test_each_round_drops_a_tenth_and_at_least_one_down_to_the_floor(k: int, keep: int, counts: list[int]):
-    assert [live_after(k, n + 1, keep) for n in range(5)] == counts
+    assert [count_live(k, n + 1, keep) for n in range(5)] == counts
 
 
 def test_the_rounds_lie_where_they_should():
-    assert dict(drops_at(1000)) == {200: 1, 350: 1, 500: 1, 650: 1, 800: 1}
-    assert sum(drops_at(3).values()) == 5
-    assert max(drops_at(1)) == 1
+    assert dict(schedule_drops(1000)) == {200: 1, 350: 1, 500: 1, 650: 1, 800: 1}
+    assert sum(schedule_drops(3).values()) == 5
+    assert max(schedule_drops(1)) == 1
 
 
 def test_the_least_of_the_live_die_for_good():
@@ -430,7 +430,7 @@ def test_a_step_whose_gradients_overflowed_counts_for_nothing(overflowed: float)
 
 
 def test_lowest_of_nothing_is_nothing():
-    assert lowest(torch.ones(4), torch.ones(4), 0).tolist() == []
+    assert find_lowest(torch.ones(4), torch.ones(4), 0).tolist() == []
 
 
 # The probe

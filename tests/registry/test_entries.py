@@ -161,7 +161,7 @@ def test_a_task_from_elsewhere_is_found_by_name_and_by_distribution(fake_distrib
     ("source", "says"),
     [
         ("import nothing_of_this_name", "task.name: the task 'mine' cannot be imported: ModuleNotFoundError"),
-        ("class Mine: pass", "is no subclass of stillhouse.tasks.Task"),
+        ("class Mine: pass", "must be a subclass of stillhouse.tasks.Task"),
     ],
 )
 def test_a_broken_task_is_named_and_harms_no_other(fake_distribution: Any, source: str, says: str):

@@ -86,7 +86,7 @@ def test_averaged_weights_beside_the_trained_ones(trained: Path, tmp_path: Path)
     assert plain == result.metrics["test"]
     assert averaged == result.metrics["test_ema"]
     assert plain != averaged
-    with pytest.raises(StillhouseError, match="holds no averaged weights"):
+    with pytest.raises(StillhouseError, match="has no averaged weights"):
         evaluate(trained, averaged=True)
 
 
@@ -135,9 +135,9 @@ def test_other_data_have_no_limit_but_their_own(tmp_path: Path):
         assert evaluate(tmp_path / "run", data=other, split="train").samples == {"train": 24}
         limited = evaluate(tmp_path / "run", data=other, split="train", overrides=["data.limit=5"])
         assert limited.samples == {"train": 5}
-        with pytest.raises(StillhouseError, match=r"data\.limit: 0 is below 1"):
+        with pytest.raises(StillhouseError, match=r"data\.limit: must be >= 1, got 0"):
             evaluate(tmp_path / "run", data=other, overrides=["data.limit=0"])
-        with pytest.raises(StillhouseError, match="would make another run of it"):
+        with pytest.raises(StillhouseError, match=r"must be data\.KEY=VALUE"):
             evaluate(tmp_path / "run", data=other, overrides=["optimizer.lr=1"])
     assert evaluate(tmp_path / "run", split="train").samples == {"train": 6}
 
@@ -200,9 +200,9 @@ def test_the_teacher_is_neither_trained_nor_needed(tmp_path: Path, monkeypatch: 
 def test_a_student_from_python_is_handed_over_again(tmp_path: Path):
     result = train(recipe(checkpoints={"best": False}), student=TinyNet(width=5), out=tmp_path / "run")
     assert evaluate(tmp_path / "run", student=TinyNet(width=5)).metrics["test"] == result.metrics["test"]
-    with pytest.raises(StillhouseError, match=r"given its student .*load_student.*student=module"):
+    with pytest.raises(StillhouseError, match=r"the run's student, .*load_student.*student=module"):
         evaluate(tmp_path / "run")
-    with pytest.raises(StillhouseError, match="is of another model"):
+    with pytest.raises(StillhouseError, match="does not fit the model"):
         evaluate(tmp_path / "run", student=TinyNet(width=4))
 
 
@@ -249,27 +249,27 @@ def test_changed_data_are_said_to_be(tmp_path: Path):
 
 
 BAD: dict[str, tuple[list[str], str]] = {
-    "no such folder": (["{runs}/fiv"], "there is no such folder (did you mean '{runs}/five'?)"),
-    "no run": (["{tmp}"], "is no run's folder: it has no recipe.toml"),
+    "no such folder": (["{runs}/fiv"], "folder not found (did you mean '{runs}/five'?)"),
+    "no run": (["{tmp}"], "is not a run folder: it has no recipe.toml"),
     "a folder of runs": (["{runs}"], "it has no recipe.toml (known: '{runs}/five')"),
-    "a file": (["{runs}/five/recipe.toml"], "is a file, and no run's folder"),
-    "split": (["{runs}/five", "--split", "tset"], "--split: the data have no split 'tset' (did you mean 'test'?)"),
+    "a file": (["{runs}/five/recipe.toml"], "must be a run's folder, got a file"),
+    "split": (["{runs}/five", "--split", "tset"], "--split: unknown split 'tset' (did you mean 'test'?)"),
     "classes": (
         ["{runs}/five", "--data", "test_evaluation:two_classes"],
-        "they have 2 classes, and the student knows 3",
+        "must have the student's 3 classes, got 2",
     ),
     "channels": (
         ["{runs}/five", "--data", "test_evaluation:colour_data"],
-        "(3, 6, 6), and it was (1, 6, 6) in training (--set data.channels=1)",
+        "must have the training's shape (1, 6, 6), got (3, 6, 6) (--set data.channels=1)",
     ),
-    "no data": (["{runs}/five", "--data", "folder:/nowhere"], "there is no folder /nowhere"),
-    "no recipe": (["{runs}/five", "--data", "nowhere.toml"], "nowhere.toml: there is no such file"),
+    "no data": (["{runs}/five", "--data", "folder:/nowhere"], "folder not found: /nowhere"),
+    "no recipe": (["{runs}/five", "--data", "nowhere.toml"], "nowhere.toml: file not found"),
     "another run": (
         ["{runs}/five", "--set", "student.args.width=9"],
-        "'student.args.width=9' would make another run of it",
+        "--set: must be data.KEY=VALUE, run.base=... or run.threads=..., got 'student.args.width=9'",
     ),
     "unknown key": (["{runs}/five", "--set", "data.bach_size=9"], "did you mean 'batch_size'"),
-    "batch": (["{runs}/five", "--batch-size", "0"], "data.eval_batch_size: 0 is below 1"),
+    "batch": (["{runs}/five", "--batch-size", "0"], "data.eval_batch_size: must be >= 1, got 0"),
     "device": (["{runs}/five", "--device", "cuda:77"], "'cuda:77' is no device of this machine"),
 }
 
@@ -287,7 +287,7 @@ def test_bad_input_is_said_clearly(what: str, trained: Path, tmp_path: Path, cap
 
 def test_runs_without_checkpoints_say_so(trained: Path, tmp_path: Path):
     train(recipe(checkpoints={"best": False}), out=tmp_path / "last")
-    with pytest.raises(StillhouseError, match=r"kept no best weights.*--weights last"):
+    with pytest.raises(StillhouseError, match=r"has no best weights.*--weights last"):
         evaluate(tmp_path / "last", weights="best")
     for file in (tmp_path / "last" / "checkpoints").iterdir():
         file.unlink()

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from stillhouse.data import Batch
+from stillhouse_features.alignment import read_pair
 from stillhouse_features.distances import distance
-from stillhouse_features.reading import read_pair
 from stillhouse_logits import soft_target_divergence
 from stillhouse_normalizer import normalize
 from stillhouse_spectral import tail_energy
-from stillhouse_spectral.rows import feature_rows
+from stillhouse_spectral.rows import to_feature_rows
 
 
 def by_hand(
@@ -42,7 +42,7 @@ def by_hand(
         t = normalize(t, "layer", 1e-5, "cholesky")
         total = loss(logits, batch.target)
         total = total + distance(projector(link, z), t)
-        total = total + tail_energy(feature_rows(features, "mean"), rank)
+        total = total + tail_energy(to_feature_rows(features, "mean"), rank)
         total = total + soft_target_divergence(logits, targets, 4.0)
         total.backward()
         optimizer.step()

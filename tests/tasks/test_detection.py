@@ -18,7 +18,7 @@ from stillhouse.data import DataInfo
 from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.models import ModelSpec, build_model, convnet
 from stillhouse.tasks import TaskSpec, build_task
-from stillhouse.tasks.detection import Detection, boxes_of_mask
+from stillhouse.tasks.detection import Detection, find_boxes
 
 INFO = DataInfo(3, ("void", "square", "bar"), (3, 32, 32), {"train": 4}, "", target="mask")
 TASK = Detection(classes={"square": 1, "bar": 2}, min_area=4)
@@ -72,12 +72,12 @@ def test_boxes_go_around_connected_pieces() -> None:
     mask[1:3, 2:5] = 7  # 2 x 3
     mask[4, 1], mask[5, 2], mask[6, 3] = 7, 7, 7  # touch at corners: one piece of 3 pixels
     mask[7, 9] = 3
-    found = boxes_of_mask(mask, (3, 7))
+    found = find_boxes(mask, (3, 7))
     assert found["boxes"].tolist() == [[9, 7, 10, 8], [2, 1, 5, 3], [1, 4, 4, 7]]
     assert found["labels"].tolist() == [1, 2, 2]
     assert (found["boxes"].dtype, found["labels"].dtype) == (torch.float32, torch.int64)
-    assert boxes_of_mask(mask, (3, 7), min_area=4)["boxes"].tolist() == [[2, 1, 5, 3]]
-    none = boxes_of_mask(mask, (5,))
+    assert find_boxes(mask, (3, 7), min_area=4)["boxes"].tolist() == [[2, 1, 5, 3]]
+    none = find_boxes(mask, (5,))
     assert (tuple(none["boxes"].shape), tuple(none["labels"].shape)) == ((0, 4), (0,))
 
 
@@ -97,7 +97,7 @@ def test_boxes_agree_with_a_flood_fill() -> None:
             ys, xs = zip(*piece, strict=True)
             expected.append([min(xs), min(ys), max(xs) + 1, max(ys) + 1])
     assert len(expected) > 3
-    assert sorted(boxes_of_mask(mask, (1,), 3)["boxes"].tolist()) == sorted(expected)
+    assert sorted(find_boxes(mask, (1,), 3)["boxes"].tolist()) == sorted(expected)
 
 
 def test_a_sample_of_boxes_counts_its_labels_from_one() -> None:
@@ -113,10 +113,13 @@ def test_a_sample_of_boxes_counts_its_labels_from_one() -> None:
 @pytest.mark.parametrize(
     ("args", "fault"),
     [
-        ({"classes": {"car": -1}}, "task.args.classes.car: -1 is no index"),
-        ({"classes": {"car": 1, "bus": 1}}, "task.args.classes: two names stand for one index"),
-        ({"classes": {"car": "red"}}, "task.args.classes.* is not a whole number"),
-        ({"min_area": 0, "min_score": 2.0}, "min_area: 0 is below 1.*\n.*min_score: 2.0 is outside 0 to 1"),
+        ({"classes": {"car": -1}}, "task.args.classes.car: must be >= 0, got -1"),
+        ({"classes": {"car": 1, "bus": 1}}, "task.args.classes: must have distinct indices"),
+        ({"classes": {"car": "red"}}, "task.args.classes.*: must be a whole number, got 'red'"),
+        (
+            {"min_area": 0, "min_score": 2.0},
+            "min_area: must be >= 1, got 0.*\n.*min_score: must be in \\[0, 1\\], got 2.0",
+        ),
     ],
 )
 def test_options_are_checked(args: dict[str, Any], fault: str) -> None:
@@ -294,16 +297,14 @@ def test_detectors_train_and_find(name: str, args: dict[str, Any]) -> None:
 
 
 def test_what_cannot_be_trained_is_refused() -> None:
-    with pytest.raises(
-        StillhouseError, match=r"student: gives Tensor in training, and detection needs a dict of losses"
-    ):
+    with pytest.raises(StillhouseError, match=r"student: detection needs a dict of losses in training, got Tensor"):
         TASK.check(torch.zeros(2, 3), targets(), INFO)
     losses = {"a": torch.tensor(1.0)}
-    with pytest.raises(StillhouseError, match=r"classes\.tram: the masks have 3 classes, so 5 is none"):
+    with pytest.raises(StillhouseError, match=r"classes\.tram: must be a class of the masks, 0 to 2, got 5"):
         Detection(classes={"tram": 5}).check(losses, targets(), INFO)
     spec = ModelSpec(model="torchvision:maskrcnn_resnet50_fpn", args={"min_size": 32, "max_size": 32})
     model = build_model(spec, INFO, seed=0, where="student", outputs=3).train()
-    with pytest.raises(StillhouseError, match=r"cannot be trained on boxes and labels: ValueError: .*masks"):
+    with pytest.raises(StillhouseError, match=r"training on boxes and labels fails: ValueError: .*masks"):
         TASK.call(model, inputs(), targets())
 
 
@@ -369,7 +370,7 @@ class Bright(nn.Module):
     def forward(self, images: list[Tensor], targets: Any = None) -> Any:
         if self.training:
             return {"nothing": self.weight.square()}
-        found = [boxes_of_mask((image[0] > 0.8).long(), (1,), 16) for image in images]
+        found = [find_boxes((image[0] > 0.8).long(), (1,), 16) for image in images]
         return [{**boxes, "scores": torch.ones(len(boxes["labels"]))} for boxes in found]
 
 

@@ -146,7 +146,7 @@ def test_a_mask_with_a_value_of_no_class_is_refused_and_the_option_named():
 
 
 def test_data_that_ignores_another_value_is_refused():
-    with pytest.raises(StillhouseError, match=r"by 11, and the task leaves out 255.*ignore_index = 11"):
+    with pytest.raises(StillhouseError, match=r"must be the data's `ignore`, 11, got 255.*ignore_index = 11"):
         Segmentation().check(torch.zeros(2, 3, 12, 16), torch.zeros(2, 12, 16).long(), info(ignore=11))
 
 

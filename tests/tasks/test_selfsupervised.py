@@ -16,9 +16,9 @@ from stillhouse import StillhouseError, train
 from stillhouse.tasks.self_supervision import (
     SelfSupervised,
     barlow_twins,
+    draw_views,
     nearest_neighbour_accuracy,
     nt_xent,
-    random_views,
 )
 
 
@@ -69,8 +69,8 @@ def test_geometry_alone_makes_no_new_values_and_noise_does():
     flat = torch.full((3, 2, 8, 6), 0.7)
     options = {"crop": 0.3, "rotate": 20.0, "flip": True, "jitter": 0.0}
     # Pixels from outside repeat the edge: what is one colour stays that colour, however it is turned and cut.
-    torch.testing.assert_close(random_views(flat, **options, noise=0.0), flat)
-    noisy = random_views(flat.repeat(200, 1, 1, 1), **options, noise=0.1) - 0.7
+    torch.testing.assert_close(draw_views(flat, **options, noise=0.0), flat)
+    noisy = draw_views(flat.repeat(200, 1, 1, 1), **options, noise=0.1) - 0.7
     assert float(noisy.std()) == pytest.approx(0.1, rel=0.02)
 
 
@@ -78,10 +78,10 @@ def test_each_sample_has_a_view_of_its_own_and_seeds_repeat_it():
     images = torch.rand(1, 1, 8, 8).expand(16, -1, -1, -1)
     options = {"crop": 0.5, "rotate": 10.0, "flip": True, "jitter": 0.2, "noise": 0.0}
     torch.manual_seed(1)
-    views = random_views(images, **options)
+    views = draw_views(images, **options)
     assert len({tuple(v.flatten().tolist()) for v in views}) == 16
     torch.manual_seed(1)
-    assert torch.equal(random_views(images, **options), views)
+    assert torch.equal(draw_views(images, **options), views)
 
 
 @pytest.mark.parametrize("n", [2, 40, 1500])

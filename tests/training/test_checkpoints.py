@@ -21,7 +21,7 @@ from ignite.engine import Events
 from support import FEATURES, FIVE, TESTS, Killed, TinyNet, command, interrupted, recipe, same_state, tables
 
 from stillhouse import Plugin, Recipe, StillhouseError, StillhouseWarning, Weight, hookimpl, plugin, prepare, train
-from stillhouse.models.weights import last_checkpoint, read_checkpoint
+from stillhouse.models.weights import find_last_checkpoint, read_checkpoint
 
 AUGMENTED = {
     "data__transforms": [{"use": "RandomCrop", "size": 6, "padding": 1}, {"use": "RandomHorizontalFlip"}],
@@ -106,7 +106,7 @@ def test_a_run_cut_after_any_step_ends_the_same(at: int, tmp_path: Path):
 def test_a_run_cut_before_its_first_checkpoint_starts_over(tmp_path: Path):
     whole = train(recipe(), write=False)
     interrupted(prepare(recipe(), out=tmp_path / "run"), at=2)
-    assert last_checkpoint(tmp_path / "run" / "checkpoints") is None
+    assert find_last_checkpoint(tmp_path / "run" / "checkpoints") is None
     resumed = train(recipe(), out=tmp_path / "run", resume=True)
     assert resumed.summary["resumed_at_step"] == 0
     assert same_state(whole.student.state_dict(), resumed.student.state_dict())
@@ -156,13 +156,13 @@ def test_kill_9_in_mid_epoch_and_resume_from_the_command_line(tmp_path: Path):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    killed_at = last_checkpoint(tmp_path / "run" / "checkpoints")
+    killed_at = find_last_checkpoint(tmp_path / "run" / "checkpoints")
     assert killed_at is not None
     assert not (tmp_path / "run" / "summary.json").exists()
     done = command("train", str(path), "--out", str(tmp_path / "run"), "--resume", "--json", "--quiet")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["resumed_at_step"] > 0
-    final = read_checkpoint(last_checkpoint(tmp_path / "run" / "checkpoints"), "")
+    final = read_checkpoint(find_last_checkpoint(tmp_path / "run" / "checkpoints"), "")
     student = {k.removeprefix("student."): v for k, v in final["model"].items() if k.startswith("student.")}
     assert same_state(whole.student.state_dict(), student)
 
@@ -237,26 +237,26 @@ def pickled(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (cut, "is truncated, damaged or no checkpoint"),
-        (lambda p: p.write_bytes(b""), "is truncated, damaged or no checkpoint"),
-        (lambda p: p.write_bytes(b"hello"), "is truncated, damaged or no checkpoint (delete it: the run goes on"),
+        (cut, "is truncated, damaged or not a checkpoint"),
+        (lambda p: p.write_bytes(b""), "is truncated, damaged or not a checkpoint"),
+        (lambda p: p.write_bytes(b"hello"), "is truncated, damaged or not a checkpoint (delete it: the run goes on"),
         (
             other_model,
-            "is of another model: other shapes student.stem.weight: (5, 1, 3, 3) in the file, (4, 1, 3, 3) here",
+            "does not fit the model: other shapes: student.stem.weight: (5, 1, 3, 3) in the file, (4, 1, 3, 3) here",
         ),
-        (pickled, "carries pickled objects, which are code: it is not loaded"),
+        (pickled, "has pickled objects, which are code, and is not loaded"),
         (
             lambda p: p.write_bytes(pickle.dumps({"model": {"weight": [1.0]}, "made": Path})),
-            "carries pickled objects, which are code: it is not loaded",
+            "has pickled objects, which are code, and is not loaded",
         ),
-        (lambda p: torch.save([1], p), "holds list, not a table of tensors"),
+        (lambda p: torch.save([1], p), "must hold a dict of tensors, got list"),
         (lambda p: torch.save({"x": torch.zeros(1)}, p), "lacks model, optimizer"),
     ],
     ids=["cut", "empty", "text", "another model", "pickle", "plain pickle", "list", "other table"],
 )
 def test_a_spoilt_checkpoint_is_refused_with_its_reason_and_left_as_it_is(spoil: Any, says: str, tmp_path: Path):
     train(recipe(), out=tmp_path / "run")
-    path = last_checkpoint(tmp_path / "run" / "checkpoints")
+    path = find_last_checkpoint(tmp_path / "run" / "checkpoints")
     spoil(path)
     before = path.read_bytes()
     with pytest.raises(StillhouseError) as caught:

@@ -15,7 +15,7 @@ from torch import nn
 from stillhouse import StillhouseError, prepare, train
 from stillhouse.config.run_options import EmaSpec
 from stillhouse.loop.phases import Phase
-from stillhouse.models.weights import averaged_state, load_weights, model_state, read_checkpoint
+from stillhouse.models.weights import load_weights, read_averaged_state, read_checkpoint, select_model_state
 from stillhouse.training.ema import AveragedWeights
 
 
@@ -82,7 +82,7 @@ def test_beside_it_is_measured_as_splits_of_its_own(tmp_path):
     # The average, loaded into a model of its own, measures the same.
     (last,) = (tmp_path / "run" / "checkpoints").glob("last_*.pt")
     student = result.student
-    student.load_state_dict(averaged_state(read_checkpoint(last, "")))
+    student.load_state_dict(read_averaged_state(read_checkpoint(last, "")))
     images, labels = tiny_data()["test"].tensors
     with torch.no_grad():
         loss = nn.functional.cross_entropy(student(images), labels)
@@ -97,12 +97,12 @@ def test_instead_it_is_what_the_run_measures_and_gives(tmp_path):
     assert best["val/accuracy"] == max(e["ema/accuracy"] for e in beside.history)
     (path,) = (tmp_path / "run" / "checkpoints").glob("last_*.pt")
     found = read_checkpoint(path, "")
-    assert same_state(dict(instead.student.state_dict()), averaged_state(found))
+    assert same_state(dict(instead.student.state_dict()), read_averaged_state(found))
     # Whoever loads the run's weights gets those that were measured: a teacher's file, an export.
     loaded = TinyNet(width=4)
     load_weights(loaded, tmp_path / "run")
     assert same_state(loaded.state_dict(), instead.student.state_dict())
-    trained = model_state(found, averaged=False)
+    trained = select_model_state(found, averaged=False)
     assert not torch.equal(trained["student.head.weight"], loaded.head.weight)
     (best_path,) = (tmp_path / "run" / "checkpoints").glob("best_*.pt")
     assert set(read_checkpoint(best_path, "")) == {"model", "ema"}
@@ -183,10 +183,10 @@ def test_the_update_does_not_read_a_tensor():
 
 
 def test_what_cannot_be_averaged_is_said():
-    with pytest.raises(StillhouseError, match=r"ema\.decay: 1\.0 is no share"):
+    with pytest.raises(StillhouseError, match=r"ema\.decay: must be in \[0, 1\), got 1\.0"):
         recipe(ema={"decay": 1.0})
-    with pytest.raises(StillhouseError, match="holds no averaged weights"):
-        averaged_state({"model": {}})
+    with pytest.raises(StillhouseError, match="has no averaged weights"):
+        read_averaged_state({"model": {}})
     with pytest.raises(StillhouseError, match="needs an \\[ema\\] table"):
         prepare(recipe(), write=False).export(averaged=True)
 

@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from stillhouse import Plugin, StillhouseWarning, evaluate, hookimpl, plugin, prepare, train
-from stillhouse.models.weights import last_checkpoint, read_checkpoint
+from stillhouse.models.weights import find_last_checkpoint, read_checkpoint
 
 PAGE = Path(__file__).parents[2] / "docs" / "events.md"
 EVERYTHING = {
@@ -230,7 +230,7 @@ def test_what_a_handler_changes_at_the_end_of_an_epoch_is_in_its_checkpoint(tmp_
 
     training.run.trainer.add_event_handler(Events.EPOCH_COMPLETED, change)
     training.fit()
-    saved = read_checkpoint(last_checkpoint(tmp_path / "run" / "checkpoints"), "")
+    saved = read_checkpoint(find_last_checkpoint(tmp_path / "run" / "checkpoints"), "")
     assert saved["model"]["student.head.bias"].tolist() == [7.0] * 3
 
 
@@ -268,7 +268,7 @@ def test_tensorboard_that_cannot_be_written_is_told_of_once_and_ends_nothing(
         result = training.fit()
     assert Counter(w.category for w in warned)[StillhouseWarning] == 1
     assert result.metrics == expected.metrics
-    assert last_checkpoint(tmp_path / "run" / "checkpoints") is not None
+    assert find_last_checkpoint(tmp_path / "run" / "checkpoints") is not None
 
 
 def test_what_was_logged_before_a_run_was_killed_is_in_its_events(tmp_path: Path):

@@ -88,12 +88,12 @@ def refused(out: Path, **changes: Any) -> str:
 
 def test_a_vector_of_another_length_is_named(tmp_path: Path):
     text = refused(tmp_path, data={"name": "test_refusals:longer", "batch_size": 4}, task={"name": "multi-label"})
-    assert "sample 5: the target has 4 numbers, and the first one has 3" in text
+    assert "sample 5: the target must have 3 numbers as the first sample's, got 4" in text
 
 
 def test_a_label_that_is_no_share_is_named(tmp_path: Path):
     text = refused(tmp_path, data={"name": "test_refusals:negative", "batch_size": 4}, task={"name": "multi-label"})
-    assert "sample 7: the target is not 0 to 1" in text
+    assert "sample 7: the target must be in [0, 1]" in text
 
 
 def test_boxes_that_leave_the_image_are_named():

@@ -93,5 +93,5 @@ def test_a_recipe_that_measures_every_epoch_is_the_recipe_that_it_was():
 
 
 def test_zero_epochs_are_no_rhythm():
-    with pytest.raises(StillhouseError, match=r"run\.validate_every: 0 is not above 0"):
+    with pytest.raises(StillhouseError, match=r"run\.validate_every: must be > 0, got 0"):
         recipe(run__validate_every=0)

@@ -1,8 +1,7 @@
-"""What is said when something is wrong: one kind of error, made of faults that each name their place.
+"""Errors for bad input: one exception, made of faults that each name what is wrong, where, and a hint.
 
-A fault tells what is wrong, where (file, key, plugin, layer, shape) and what would be right. Faults are gathered
-and raised together, once per stage: the file, then the plugins, then the layers, then the shapes. The command line
-prints them and exits with code 2; from Python they arrive as one :class:`StillhouseError`.
+Faults are collected and raised together, once per stage: the file, then the plugins, then the layers, then the shapes.
+The command line prints them and exits with code 2; from Python they arrive as one :class:`StillhouseError`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ __all__ = ["Fault", "StillhouseError", "StillhouseWarning", "did_you_mean", "fir
 
 
 def first_line(error: BaseException | str) -> str:
-    """The first line of a message that says something, with the next one where it ends in a colon."""
+    """Return a message's first line that is not blank, joined with the next one where it ends in a colon."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return "" if isinstance(error, str) else type(error).__name__
@@ -27,12 +26,12 @@ def first_line(error: BaseException | str) -> str:
 
 @attrs.frozen
 class Fault:
-    """One thing that is wrong.
+    """One fault of the input.
 
     Attributes:
         where: the place: a key path (``plugins[1].kind``), a file, ``plugin 'projector', link 'features/stage3'``.
-        what: what is wrong there, in one sentence.
-        hint: what would be right; empty when the sentence says it already.
+        what: the fault in one sentence: key, rule and value (``must be in [0, 1), got 1.0``).
+        hint: a way to mend it; empty when the rule says it already.
     """
 
     where: str
@@ -48,9 +47,9 @@ class StillhouseError(Exception):
     """Bad input, described by one or more :class:`Fault`; the command line exits with code 2 and no traceback.
 
     Args:
-        what: the sentence, when there is one fault only.
+        what: the sentence of a single fault.
         where: its place.
-        hint: what would be right.
+        hint: a way to mend it.
         faults: all faults, instead of the three above.
     """
 
@@ -61,14 +60,14 @@ class StillhouseError(Exception):
         super().__init__("\n".join(str(fault) for fault in self.faults))
 
     def within(self, where: str) -> StillhouseError:
-        """The same error with every fault's place prefixed by ``where``."""
+        """Return the same error with every fault's place prefixed by ``where``."""
         return type(self)(
             faults=[attrs.evolve(f, where=f"{where}: {f.where}" if f.where else where) for f in self.faults]
         )
 
 
 class StillhouseWarning(UserWarning):
-    """Something that is allowed and probably not meant: a version that changed, an option without effect."""
+    """Allowed, but probably not meant: a version that changed, an option without effect."""
 
 
 def raise_faults(faults: Iterable[Fault]) -> None:
@@ -79,7 +78,7 @@ def raise_faults(faults: Iterable[Fault]) -> None:
 
 
 def did_you_mean(name: str, known: Iterable[str], limit: int = 3) -> str:
-    """``did you mean 'a' or 'b'?`` from the known names nearest to ``name``, or the list of all when few and none is near."""
+    """Return ``did you mean 'a' or 'b'?`` with the known names nearest to ``name``; without a near one, the first known names."""
     names = sorted(set(known))
     near = difflib.get_close_matches(name, names, n=limit, cutoff=0.6)
     if not near:

@@ -1,4 +1,4 @@
-"""How feature tensors are laid out, and the two views every method needs.
+"""Layouts of feature tensors, and the conversion to rows and back.
 
 Three layouts, told apart by the number of dimensions: vectors (B, C), tokens (B, N, C) and maps (B, C, H, W).
 Methods work on *rows*: one row of C channels per sample, per token or per position.
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from stillhouse.errors import StillhouseError
 
-__all__ = ["channel_dim", "channels", "from_rows", "layout_of", "over_rows", "shape_text", "to_rows"]
+__all__ = ["channel_dim", "channels", "format_shape", "from_rows", "map_rows", "name_layout", "to_rows"]
 
 _LAYOUTS = {2: "vectors (B, C)", 3: "tokens (B, N, C)", 4: "maps (B, C, H, W)"}
 
 
-def layout_of(x: Tensor) -> str:
-    """The layout's name, for messages.
+def name_layout(x: Tensor) -> str:
+    """Return the layout's name, for messages.
 
     Raises:
         StillhouseError: ``x`` has fewer than 2 or more than 4 dimensions.
@@ -27,32 +27,31 @@ def layout_of(x: Tensor) -> str:
         return _LAYOUTS[x.ndim]
     except KeyError:
         raise StillhouseError(
-            f"features of shape {shape_text(x)} are no known layout",
-            hint="features are vectors (B, C), tokens (B, N, C) or maps (B, C, H, W)",
+            f"features must be vectors (B, C), tokens (B, N, C) or maps (B, C, H, W), got shape {format_shape(x)}"
         ) from None
 
 
 def channel_dim(x: Tensor) -> int:
-    """The index of the channel dimension: 1 for vectors and maps, 2 for tokens."""
-    layout_of(x)
+    """Return the index of the channel dimension: 1 for vectors and maps, 2 for tokens."""
+    name_layout(x)
     return 2 if x.ndim == 3 else 1
 
 
 def channels(x: Tensor) -> int:
-    """The number of channels C of ``x``."""
+    """Return the number of channels C of ``x``."""
     return x.shape[channel_dim(x)]
 
 
 def to_rows(x: Tensor) -> Tensor:
-    """``x`` as rows (R, C): R = B for vectors, B*N for tokens, B*H*W for maps (positions in row-major order)."""
-    layout_of(x)
+    """Return ``x`` as rows (R, C): R = B for vectors, B*N for tokens, B*H*W for maps (positions in row-major order)."""
+    name_layout(x)
     if x.ndim == 4:
         x = x.movedim(1, -1)
     return x.reshape(-1, x.shape[-1])
 
 
 def from_rows(rows: Tensor, like: Tensor) -> Tensor:
-    """Rows (R, D) back in the layout of ``like``, whose channel count may differ from D."""
+    """Return rows (R, D) in the layout of ``like``, whose channel count may differ from D."""
     if like.ndim == 2:
         return rows
     if like.ndim == 3:
@@ -61,11 +60,11 @@ def from_rows(rows: Tensor, like: Tensor) -> Tensor:
     return rows.reshape(b, h, w, -1).movedim(-1, 1)
 
 
-def over_rows(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply ``function``, rows (R, C) -> rows (R, D), to ``x`` and give the result in the layout of ``x``."""
+def map_rows(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply ``function``, rows (R, C) -> rows (R, D), to ``x`` and return the result in the layout of ``x``."""
     return from_rows(function(to_rows(x)), x)
 
 
-def shape_text(x: Tensor) -> str:
-    """``(8, 64, 4, 4)``: a shape as it is written in messages."""
+def format_shape(x: Tensor) -> str:
+    """Format a shape for messages: ``(8, 64, 4, 4)``."""
     return "(" + ", ".join(str(n) for n in x.shape) + ("," if x.ndim == 1 else "") + ")"

@@ -1,6 +1,6 @@
-"""What several runs of one process may share: data that was read already.
+"""Memo of values that several runs of one process share: data that was read.
 
-Outside of :func:`keeping` nothing is kept: a run by itself finds the world as it is now.
+Outside of :func:`share_memo` nothing is kept, so that a single run always sees the present state.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
-__all__ = ["keeping", "once"]
+__all__ = ["remember", "share_memo"]
 
 T = TypeVar("T")
 
@@ -17,8 +17,8 @@ _shelf: dict[Hashable, Any] | None = None
 
 
 @contextmanager
-def keeping() -> Iterator[None]:
-    """While this lasts, :func:`once` remembers what it made; within another one, that one's memory is used."""
+def share_memo() -> Iterator[None]:
+    """Context in which :func:`remember` keeps its values; an inner one uses the outer one's memory."""
     global _shelf
     before = _shelf
     if before is None:
@@ -29,14 +29,14 @@ def keeping() -> Iterator[None]:
         _shelf = before
 
 
-def once(key: Callable[[], Hashable], make: Callable[[], T], among: int = 1) -> T:
-    """What ``make()`` gives; inside :func:`keeping` made once for each key.
+def remember(key: Callable[[], Hashable], make: Callable[[], T], among: int = 1) -> T:
+    """Return ``make()``; inside :func:`share_memo` it is called once for each key.
 
     Args:
-        key: gives the key; only called inside :func:`keeping`. It must name all that ``make`` follows from, and is a
+        key: returns the key; only called inside :func:`share_memo`. It must name everything that ``make`` depends on, and is a
             name or a tuple that begins with one. A key of None keeps nothing.
-        make: makes the value. Nobody may change a kept value afterwards.
-        among: so many values of one name are kept, those used last.
+        make: makes the value, which must not be changed afterwards.
+        among: the number of values of one name to keep, those used last.
     """
     if _shelf is None:
         return make()

@@ -1,4 +1,4 @@
-"""A number that changes over the run: loss weights and the learning rate use the same shape."""
+"""Schedules of loss weights and of the learning rate: warm-up, decay and switch-off over a run."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Schedule:
 
     Attributes:
         peak: the value after the warm-up.
-        warmup: fraction of the run (0 to 1) of the linear rise from 0. The warm-up is given in one way only.
+        warmup: fraction of the run (0 to 1) of the linear rise from 0. Only one of the three warm-ups may be set.
         warmup_steps: its length in optimizer steps instead.
         warmup_epochs: its length in epochs instead; 0.5 is half of one.
         decay: ``none``, ``linear`` or ``cosine``, from the end of the warm-up to ``until``.
-        final: where the decay ends.
+        final: the value at the decay's end.
         until: fraction of the run (0 to 1) after which the value is 0; 1 keeps it on to the end.
     """
 
@@ -39,19 +39,21 @@ class Schedule:
 
     def __attrs_post_init__(self) -> None:
         if not 0.0 <= self.warmup <= 1.0:
-            raise StillhouseError(f"warmup = {self.warmup} is no fraction of the run", where="warmup", hint="0 to 1")
+            raise StillhouseError(f"must be in [0, 1], got {self.warmup}", where="warmup", hint="a fraction of the run")
         if not self.warmup <= self.until <= 1.0:
             raise StillhouseError(
-                f"until = {self.until} lies outside the run", where="until", hint=f"from warmup = {self.warmup} to 1"
+                f"must be in [warmup, 1] = [{self.warmup}, 1], got {self.until}",
+                where="until",
+                hint="a fraction of the run",
             )
         lengths = ("warmup", "warmup_steps", "warmup_epochs")
         given = [name for name in lengths if getattr(self, name) not in (None, 0)]
         if len(given) > 1:
-            raise StillhouseError(f"has {' and '.join(given)} at once", hint="the warm-up's length is given in one way")
+            raise StillhouseError(f"{' and '.join(given)} cannot be combined", hint="set one length of the warm-up")
         for name in lengths[1:]:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
-                raise StillhouseError(f"{name} = {value} is no length", where=name, hint="0 or more")
+                raise StillhouseError(f"must be finite and >= 0, got {value}", where=name)
 
     @property
     def constant(self) -> bool:
@@ -59,8 +61,8 @@ class Schedule:
         warms_up = self.warmup or self.warmup_steps or self.warmup_epochs
         return not warms_up and self.decay == "none" and self.until == 1.0
 
-    def in_steps(self, total: int, steps_per_epoch: int) -> Schedule:
-        """The same for a run of ``total`` optimizer steps, with a warm-up in epochs given in steps.
+    def to_steps(self, total: int, steps_per_epoch: int) -> Schedule:
+        """Return the schedule of a run of ``total`` optimizer steps, a warm-up in epochs converted to steps.
 
         Raises:
             StillhouseError: the warm-up does not end before the run, or before ``until``.
@@ -74,20 +76,20 @@ class Schedule:
             key = "warmup_steps" if self.warmup_epochs is None else "warmup_epochs"
             end = f"the value is 0 from step {math.ceil(self.until * total)} on" if self.until < 1.0 else ""
             raise StillhouseError(
-                f"a warm-up of {length} steps does not end: {end or f'the run has {total} steps'}",
+                f"the warm-up must end within the run, got {length} steps: {end or f'the run has {total} steps'}",
                 where=key,
                 hint="a shorter warm-up, or more epochs",
             )
         return schedule
 
     def at(self, step: int, total: int) -> float:
-        """The value at optimizer step ``step`` (counted from 0) of ``total``.
+        """Return the value at optimizer step ``step`` (counted from 0) of ``total``.
 
         Raises:
-            ValueError: the warm-up is given in epochs: see :meth:`in_steps`.
+            ValueError: the warm-up is in epochs: see :meth:`to_steps`.
         """
         if self.warmup_epochs:
-            raise ValueError("a warm-up in epochs has no length here: ask in_steps(...) for one in steps")
+            raise ValueError("a warm-up in epochs must be converted by to_steps(...) first")
         time = step / max(total, 1)
         if self.until < 1.0 and time >= self.until:
             return 0.0
@@ -106,5 +108,5 @@ Weight = float | Schedule
 
 
 def value_at(weight: Weight, step: int, total: int) -> float:
-    """The value of a number or schedule at optimizer step ``step`` (from 0) of ``total``."""
+    """Return the value of a number or schedule at optimizer step ``step`` (from 0) of ``total``."""
     return weight.at(step, total) if isinstance(weight, Schedule) else float(weight)

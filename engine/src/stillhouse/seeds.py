@@ -1,4 +1,4 @@
-"""Random state: one seed for everything, derived seeds, and putting generators back."""
+"""Random state: derived seeds, and saving and restoring the global generators."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["OwnRandomness", "capture", "derive", "mix", "preserved", "restore", "seed_everything"]
+__all__ = ["OwnRandomness", "capture", "derive", "mix", "preserve_state", "restore", "seed_everything"]
 
 
 _MASK = (1 << 64) - 1
 
 
 def mix(*parts: int) -> int:
-    """A 64-bit seed from whole numbers, by SplitMix64 (Steele, Lea and Flood 2014): near inputs, unrelated outputs."""
+    """Mix whole numbers into a 64-bit seed by SplitMix64 (Steele, Lea and Flood 2014): near inputs, unrelated outputs."""
     state = 0
     for part in parts:
         state = (state + (part & _MASK) + 0x9E3779B97F4A7C15) & _MASK
@@ -29,7 +29,7 @@ def mix(*parts: int) -> int:
 
 
 class OwnRandomness:
-    """Inside ``with``, seed torch's, numpy's and Python's global generators at will; afterwards they are as before.
+    """Context in which torch's, numpy's and Python's global generators may be seeded; afterwards they are restored.
 
     Transforms draw from these generators and take no other. CUDA's are left alone: samples are made on the CPU.
     """
@@ -54,7 +54,7 @@ class OwnRandomness:
 
 
 def derive(seed: int, *names: str | int) -> int:
-    """A seed of its own (63 bits) for each path of names under ``seed``; adding a name changes no other's."""
+    """Derive a seed (63 bits) of its own for each path of names under ``seed``; adding a name changes no other's."""
     text = "/".join(str(part) for part in (seed, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
@@ -67,7 +67,7 @@ def seed_everything(seed: int) -> None:
 
 
 def capture() -> dict[str, Tensor]:
-    """The state of every global generator, as tensors alone, so that a checkpoint of it loads with ``weights_only=True``."""
+    """Return the state of every global generator as tensors, so that a checkpoint of it loads with ``weights_only=True``."""
     _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     version, internal, gauss_next = random.getstate()
     state = {
@@ -87,7 +87,7 @@ def capture() -> dict[str, Tensor]:
 
 
 def restore(state: Mapping[str, Tensor]) -> None:
-    """Put every generator back to what :func:`capture` saw; devices that are not here are passed over."""
+    """Restore every generator to the state that :func:`capture` returned; devices that are not here are skipped."""
     torch.set_rng_state(state["torch"].cpu())
     position, has_gauss = state["numpy_position"].tolist()
     keys = state["numpy"].cpu().numpy().astype(np.uint32)
@@ -102,8 +102,8 @@ def restore(state: Mapping[str, Tensor]) -> None:
 
 
 @contextmanager
-def preserved() -> Iterator[None]:
-    """Whatever happens inside, the global generators go on as if it had not."""
+def preserve_state() -> Iterator[None]:
+    """Restore the global generators at the context's end."""
     state = capture()
     try:
         yield

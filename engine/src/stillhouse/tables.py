@@ -5,11 +5,11 @@ from __future__ import annotations
 from rich import box
 from rich.table import Table
 
-__all__ = ["plain_table"]
+__all__ = ["make_table"]
 
 
-def plain_table(*columns: str, title: str | None = None) -> Table:
-    """A table with a line under its head and nothing else."""
+def make_table(*columns: str, title: str | None = None) -> Table:
+    """Make a table with a line under its head and no other lines."""
     return Table(
         *columns,
         title=title,

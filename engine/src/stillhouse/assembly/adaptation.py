@@ -31,7 +31,7 @@ def adapt_student(assembly: Assembly, hooks: Hooks) -> None:
                 where=where,
                 hint='distributed.shard = "none" or "teacher"',
             )
-        with rng.preserved():
+        with rng.preserve_state():
             rng.seed_everything(rng.derive(assembly.seed, "adapt", plugin.name))
             try:
                 adapted = adapt(assembly, assembly.student)

@@ -6,7 +6,7 @@ from torch import nn
 
 from stillhouse.assembly.walk import Walk
 from stillhouse.contract.assembly import Assembly
-from stillhouse.distributed.fsdp import gathered
+from stillhouse.distributed.fsdp import gather_model
 from stillhouse.errors import StillhouseError
 
 __all__ = ["fold"]
@@ -19,7 +19,7 @@ def fold(assembly: Assembly, walk: Walk) -> nn.Module:
         StillhouseError: a plugin gave something else than a module.
     """
     walk.composition.remove_taps()
-    student = gathered(assembly.student)
+    student = gather_model(assembly.student)
     for plugin, export in walk.hooks.calls("export"):
         try:
             folded = export(assembly, student)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from stillhouse.errors import StillhouseError, first_line
-from stillhouse.layout import shape_text
+from stillhouse.layout import format_shape
 
 if TYPE_CHECKING:
     from stillhouse.config.recipe import Recipe
@@ -28,7 +28,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def out_of_memory(error: BaseException, facts: Facts) -> StillhouseError:
     """The error for memory that is not enough: what was tried, and what to lower."""
     recipe = facts.recipe
-    shape = shape_text(torch.empty((recipe.data.batch_size, *facts.data.input_shape), device="meta"))
+    shape = format_shape(torch.empty((recipe.data.batch_size, *facts.data.input_shape), device="meta"))
     teacher = "" if facts.teacher is None else f", teacher {_model(recipe.teacher)} ({_millions(facts.teacher)})"
     peak = ""
     if facts.device.type == "cuda" and torch.cuda.is_available():

@@ -25,7 +25,7 @@ from stillhouse.contract.layers import Which
 from stillhouse.contract.step import LinkSpec, Step, Tap
 from stillhouse.distributed.fsdp import reshard
 from stillhouse.errors import Fault, StillhouseError, first_line, raise_faults
-from stillhouse.layout import shape_text
+from stillhouse.layout import format_shape
 from stillhouse.loop.composition import Composition
 from stillhouse.loop.step import new_step
 from stillhouse.registry.hooks import Hooks
@@ -122,7 +122,7 @@ def _walk_over(
 ) -> Walk:
     """The walk itself; the taps are on the models."""
     step = new_step(batch, composition)
-    with rng.preserved(), unchanged(assembly.student, assembly.teacher) as snapshot, torch.no_grad():
+    with rng.preserve_state(), unchanged(assembly.student, assembly.teacher) as snapshot, torch.no_grad():
         rng.seed_everything(rng.derive(assembly.seed, "assembly"))
         assembly.student.train()
         task_loss = _first_forward(assembly, composition, step)
@@ -130,7 +130,7 @@ def _walk_over(
             "student": dict(step.student.features),
             "teacher": dict(step.teacher.features) if step.teacher is not None else {},
         }
-        taps = {model: {layer: shape_text(x) for layer, x in tapped.items()} for model, tapped in features.items()}
+        taps = {model: {layer: format_shape(x) for layer, x in tapped.items()} for model, tapped in features.items()}
         stages = _walk(assembly, composition, hooks, actives, step, features, snapshot)
     assembly.conceal()
     step.clear()
@@ -157,7 +157,7 @@ def _find_taps(assembly: Assembly, hooks: Hooks) -> dict[Which, list[str]]:
 
 
 def _first_forward(assembly: Assembly, composition: Composition, step: Step) -> float:
-    shape = shape_text(step.inputs)
+    shape = format_shape(step.inputs)
     for model in composition.models.values():
         model.taps.watch()
     try:
@@ -258,7 +258,7 @@ def _read(composition: Composition, step: Step, where: str, specs: list[tuple[st
         except StillhouseError as error:
             assert step.teacher is not None
             student, teacher = step.student.features[spec.student], step.teacher.features[spec.teacher]
-            place = f"link {name!r}, student {shape_text(student)}, teacher {shape_text(teacher)}"
+            place = f"link {name!r}, student {format_shape(student)}, teacher {format_shape(teacher)}"
             faults += error.within(f"{where}: {place}").faults
     return faults
 
@@ -289,13 +289,13 @@ def _checked_terms(terms: Any) -> Iterator[tuple[str, Tensor]]:
         raise StillhouseError(f"losses gave {type(terms).__name__}", hint='a dict of scalar tensors: {"": loss}')
     for term, value in terms.items():
         if not isinstance(value, Tensor) or value.ndim:
-            got = f"a tensor of shape {shape_text(value)}" if isinstance(value, Tensor) else type(value).__name__
+            got = f"a tensor of shape {format_shape(value)}" if isinstance(value, Tensor) else type(value).__name__
             raise StillhouseError(f"the loss term {term!r} is {got}", hint="a scalar tensor, such as x.mean()")
         yield term, value
 
 
 def _shapes(step: Step) -> Shapes:
-    return {name: (shape_text(link.student), shape_text(link.teacher)) for name, link in step.links.items()}
+    return {name: (format_shape(link.student), format_shape(link.teacher)) for name, link in step.links.items()}
 
 
 def _trainable(composition: Composition, name: str) -> int:

@@ -1,4 +1,4 @@
-"""``stillhouse ablate``: a recipe's plugins left out, alone and varied, under paired seeds."""
+"""``stillhouse ablate``: trains a recipe with plugins left out, alone and varied, under paired seeds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from stillhouse.cli.common import Commands, add_recipe, output, recipe_of
+from stillhouse.cli.common import Commands, add_recipe, load_recipe_of, make_console
 
 if TYPE_CHECKING:
     from stillhouse.experiments.comparison import Comparison
@@ -60,7 +60,7 @@ def add(commands: Commands) -> None:
 def _ablate(arguments: argparse.Namespace) -> int:
     from stillhouse.experiments.ablation import ablate, make_plan, run_plan
 
-    recipe = recipe_of(arguments)
+    recipe = load_recipe_of(arguments)
     what = {name: getattr(arguments, name) for name in _WHAT}
     if arguments.list or arguments.only is not None:
         plan, _ = make_plan(recipe, **what)
@@ -90,7 +90,7 @@ def _ablate(arguments: argparse.Namespace) -> int:
 
 
 def print_comparison(comparison: Comparison, *, as_json: bool, as_markdown: bool) -> None:
-    """Print the table in the form asked for."""
+    """Print the table as text, JSON or Markdown."""
     from stillhouse.experiments.tables import show, to_markdown
 
     if as_json:
@@ -98,4 +98,4 @@ def print_comparison(comparison: Comparison, *, as_json: bool, as_markdown: bool
     elif as_markdown:
         print(to_markdown(comparison), end="")
     else:
-        show(comparison, output())
+        show(comparison, make_console())

@@ -1,4 +1,4 @@
-"""What several commands share: arguments that name a recipe or a run, and the look of tables."""
+"""Arguments of several commands, which name a recipe, a run or a device, and the console of tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from rich.console import Console
 if TYPE_CHECKING:
     from stillhouse.config.recipe import Recipe
 
-__all__ = ["Commands", "add_device", "add_recipe", "add_run", "add_skip_bad", "output", "overrides_of", "recipe_of"]
+__all__ = [
+    "Commands",
+    "add_device",
+    "add_recipe",
+    "add_run",
+    "add_skip_bad",
+    "collect_overrides",
+    "load_recipe_of",
+    "make_console",
+]
 
 Commands = Any
 """What ``add_subparsers`` gives: ``add_parser(NAME, help=...)``; argparse keeps its type to itself."""
@@ -20,7 +29,7 @@ _NO_LIMIT = 10_000
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
-    """RECIPE, and what changes one: ``--set``, ``--plugins``, ``--skip-bad``."""
+    """Add RECIPE and its overrides: ``--set``, ``--plugins``, ``--skip-bad``."""
     parser.add_argument("recipe", metavar="RECIPE", help="a recipe in TOML")
     parser.add_argument(
         "--set",
@@ -39,7 +48,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """RUN, ``--weights`` and ``--averaged``."""
+    """Add RUN, ``--weights`` and ``--averaged``."""
     parser.add_argument("run", metavar="RUN", help="a run's folder")
     parser.add_argument(
         "--weights",
@@ -52,30 +61,30 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """``--device``."""
+    """Add ``--device``."""
     parser.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, ... (default: as the recipe says)")
 
 
 def add_skip_bad(parser: argparse.ArgumentParser) -> None:
-    """``--skip-bad``."""
+    """Add ``--skip-bad``."""
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave out samples that cannot be read (data.skip_bad = true)"
     )
 
 
-def overrides_of(arguments: argparse.Namespace) -> list[str]:
-    """What ``--set`` and ``--skip-bad`` change in the recipe."""
+def collect_overrides(arguments: argparse.Namespace) -> list[str]:
+    """Collect the overrides of ``--set`` and ``--skip-bad``."""
     return [*(["data.skip_bad=true"] if arguments.skip_bad else []), *arguments.overrides]
 
 
-def recipe_of(arguments: argparse.Namespace) -> Recipe:
-    """The recipe that the arguments of :func:`add_recipe` mean."""
+def load_recipe_of(arguments: argparse.Namespace) -> Recipe:
+    """Load the recipe of the arguments of :func:`add_recipe`."""
     from stillhouse.training.selection import load_recipe
 
-    return load_recipe(arguments.recipe, overrides=overrides_of(arguments), plugins=arguments.plugins)
+    return load_recipe(arguments.recipe, overrides=collect_overrides(arguments), plugins=arguments.plugins)
 
 
-def output() -> Console:
-    """Standard output. What is no terminal has lines of any length: a log or a pipe loses nothing."""
+def make_console() -> Console:
+    """Make the console of standard output; without a terminal its lines have any length, so that logs lose nothing."""
     console = Console()
     return console if console.is_terminal else Console(width=_NO_LIMIT)

@@ -1,4 +1,4 @@
-"""``stillhouse compare``: runs that are finished, side by side."""
+"""``stillhouse compare``: compares finished runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``stillhouse plugins NAME`` shows of one plugin."""
+"""The description of one plugin that ``stillhouse plugins NAME`` prints."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import attrs
 from rich.console import Console
 from rich.text import Text
 
-from stillhouse.config.structure import type_text, unstructure
+from stillhouse.config.structure import describe_type, unstructure
 from stillhouse.contract.hookspecs import hook_arguments
 from stillhouse.registry.plugins import load
-from stillhouse.tables import plain_table
+from stillhouse.tables import make_table
 
 __all__ = ["describe_plugin", "print_description"]
 
@@ -22,7 +22,7 @@ _RELATIONS = ("requires", "provides", "before", "after", "conflicts", "engine", 
 
 
 def describe_plugin(use: str) -> dict[str, Any]:
-    """What a plugin says of itself, as plain data.
+    """Describe a plugin, as plain data.
 
     Args:
         use: its name, ``DISTRIBUTION:NAME`` or ``package.module:Class``.
@@ -34,7 +34,7 @@ def describe_plugin(use: str) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     fields: Any = attrs.fields(typing.cast("Any", cls))
     options = [
-        {"name": field.name, "type": type_text(hints[field.name]), **_default(field)}
+        {"name": field.name, "type": describe_type(hints[field.name]), **_get_default(field)}
         for field in sorted(fields, key=lambda field: field.name == "name")
     ]
     return {
@@ -48,12 +48,12 @@ def describe_plugin(use: str) -> dict[str, Any]:
         **{name: getattr(cls, name) for name in _RELATIONS},
         "shorthand": cls.shorthand if any(option["name"] == cls.shorthand for option in options) else "",
         "hooks": [name for name in hook_arguments() if hasattr(getattr(cls, name, None), "stillhouse_impl")],
-        "readme": _first_lines(found.readme),
+        "readme": _cut_readme(found.readme),
     }
 
 
-def _default(field: attrs.Attribute[Any]) -> dict[str, Any]:
-    """The key ``default`` of an option that has one."""
+def _get_default(field: attrs.Attribute[Any]) -> dict[str, Any]:
+    """Return the key ``default`` of an option that has one."""
     default: Any = field.default
     if default is attrs.NOTHING:
         return {}
@@ -62,8 +62,8 @@ def _default(field: attrs.Attribute[Any]) -> dict[str, Any]:
     return {"default": unstructure(default)}
 
 
-def _first_lines(readme: str) -> str:
-    """The README up to its second heading or its first block of code."""
+def _cut_readme(readme: str) -> str:
+    """Cut the README at its second heading or its first block of code."""
 
     def ends(line: str) -> bool:
         return line.startswith(("#", "```", "    ", "\t"))
@@ -73,7 +73,7 @@ def _first_lines(readme: str) -> str:
 
 
 def print_description(description: dict[str, Any], console: Console) -> None:
-    """Print what :func:`describe_plugin` gave."""
+    """Print a description of :func:`describe_plugin`."""
 
     def say(text: str, style: str = "") -> None:
         console.print(Text(text, style=style), soft_wrap=True)
@@ -83,9 +83,9 @@ def print_description(description: dict[str, Any], console: Console) -> None:
     say("")
     say(description["description"])
     say("")
-    table = plain_table("option", "type", "default")
+    table = make_table("option", "type", "default")
     for option in description["options"]:
-        table.add_row(*(Text(cell) for cell in (option["name"], option["type"], _text(option))))
+        table.add_row(*(Text(cell) for cell in (option["name"], option["type"], _format_value(option))))
     console.print(table)
     for name in _RELATIONS:
         value = description[name]
@@ -97,5 +97,5 @@ def print_description(description: dict[str, Any], console: Console) -> None:
         say(description["readme"])
 
 
-def _text(option: dict[str, Any]) -> str:
+def _format_value(option: dict[str, Any]) -> str:
     return repr(option["default"]) if "default" in option else "must be given"

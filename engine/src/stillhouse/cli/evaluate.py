@@ -1,4 +1,4 @@
-"""``stillhouse evaluate``: a run's student measured again, as tables or JSON."""
+"""``stillhouse evaluate``: evaluates a run's student, as tables or JSON."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from stillhouse.cli.common import Commands, add_device, add_run, add_skip_bad, output, overrides_of
-from stillhouse.tables import plain_table
+from stillhouse.cli.common import Commands, add_device, add_run, add_skip_bad, collect_overrides, make_console
+from stillhouse.tables import make_table
 
 if TYPE_CHECKING:
     from stillhouse.students.evaluation import Measured
@@ -53,55 +53,55 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         arguments.run,
         split=arguments.split,
         data=arguments.data,
-        overrides=overrides_of(arguments),
+        overrides=collect_overrides(arguments),
         weights=arguments.weights,
         averaged=arguments.averaged,
         batch_size=arguments.batch_size,
         device=arguments.device,
     )
     if arguments.json:
-        print(json.dumps(_as_json(found), indent=2))
+        print(json.dumps(_to_json(found), indent=2))
     else:
         _show(found)
     return 0
 
 
-def _as_json(found: Measured) -> dict[str, Any]:
+def _to_json(found: Measured) -> dict[str, Any]:
     import attrs
 
-    return _finite(attrs.asdict(found))  # type: ignore[no-any-return]  # a dict stays one
+    return _replace_nonfinite(attrs.asdict(found))  # type: ignore[no-any-return]  # a dict stays one
 
 
-def _finite(value: Any) -> Any:
-    """``value`` with None for numbers that JSON does not have."""
+def _replace_nonfinite(value: Any) -> Any:
+    """Replace numbers that JSON does not have by None."""
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: _replace_nonfinite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [_replace_nonfinite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _show(found: Measured) -> None:
-    console = output()
+    console = make_console()
     about = f"{found.run}  {found.weights} weights (step {found.step})  {found.data}  {found.device}"
     console.print(Text(about), soft_wrap=True)
-    table = plain_table("metric", *(f"{split} ({n:,})" for split, n in found.samples.items()))
+    table = make_table("metric", *(f"{split} ({n:,})" for split, n in found.samples.items()))
     for name in dict.fromkeys(n for values in found.metrics.values() for n in values):
         table.add_row(name, *(f"{found.metrics[s].get(name, math.nan):.4f}" for s in found.samples))
     console.print(table)
     for split, vectors in found.per_class.items():
         if vectors:
-            console.print(_classes(split, vectors, found.class_names))
+            console.print(_make_class_table(split, vectors, found.class_names))
 
 
-def _classes(split: str, vectors: dict[str, list[float]], names: tuple[str, ...]) -> Any:
+def _make_class_table(split: str, vectors: dict[str, list[float]], names: tuple[str, ...]) -> Any:
     rows = list(range(len(names)))
     title = f"{split}, by class"
     if len(rows) > _MANY:
         first = next(iter(vectors))
         rows = sorted(rows, key=lambda i: (math.isnan(vectors[first][i]), vectors[first][i]))[: _MANY // 2]
         title += f": the {len(rows)} of {len(names)} with the lowest {first} (--json has all)"
-    table = plain_table("class", *vectors, title=title)
+    table = make_table("class", *vectors, title=title)
     for i in rows:
         table.add_row(Text(names[i]), *("-" if math.isnan(v[i]) else f"{v[i]:.4f}" for v in vectors.values()))
     return table

@@ -1,4 +1,4 @@
-"""``stillhouse explain``: a recipe, described before it runs."""
+"""``stillhouse explain``: describes a recipe's run before it is trained."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 
 from rich.console import Console
 
-from stillhouse.cli.common import Commands, add_recipe, recipe_of
+from stillhouse.cli.common import Commands, add_recipe, load_recipe_of
 
 __all__ = ["add"]
 
@@ -24,7 +24,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     from stillhouse.training.explanation import describe, render
     from stillhouse.training.preparation import prepare
 
-    training = prepare(recipe_of(arguments), write=False, train_teacher=False)
+    training = prepare(load_recipe_of(arguments), write=False, train_teacher=False)
     try:
         description = describe(training)
     finally:

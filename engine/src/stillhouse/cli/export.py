@@ -1,4 +1,4 @@
-"""``stillhouse export``: a run's student as a file, checked."""
+"""``stillhouse export``: writes a run's student to a file and verifies it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
         "--format", choices=("safetensors", "torch", "onnx"), help="whatever the file's suffix (default: by suffix)"
     )
     export.add_argument(
-        "--batch", type=_batch, metavar="N", help="samples that the program takes: a number, or dynamic (default)"
+        "--batch", type=_parse_batch, metavar="N", help="samples that the program takes: a number, or dynamic (default)"
     )
     export.add_argument(
         "--with-preprocessing",
@@ -35,13 +35,13 @@ def add(commands: Commands) -> None:
     export.set_defaults(function=_export)
 
 
-def _batch(text: str) -> int | None:
+def _parse_batch(text: str) -> int | None:
     if text == "dynamic":
         return None
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor dynamic") from None
+        raise argparse.ArgumentTypeError(f"must be a whole number or dynamic, got {text!r}") from None
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -23,13 +23,13 @@ _FIRST = ("train", "explain", "evaluate", "predict", "export", "ablate", "compar
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """The arguments ``words``; ``function`` among them runs the command.
+    """Parse the arguments ``words``; ``function`` among them runs the command.
 
     Raises:
         StillhouseError: no such command, or one that is broken.
     """
     if words and not words[0].startswith("-"):
-        parser, commands = _bare_parser()
+        parser, commands = _make_bare_parser()
         add_command(commands, find(COMMANDS, words[0]), words[0])
     else:
         parser = make_parser()
@@ -37,8 +37,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser with every command; a broken one stands there with what is wrong."""
-    parser, commands = _bare_parser()
+    """Make the parser with every command; a broken one is listed with its error."""
+    parser, commands = _make_bare_parser()
     every = installed(COMMANDS)
     uses = [found.use for found in every]
     for found in sorted(every, key=lambda f: (_FIRST.index(f.use) if f.use in _FIRST else len(_FIRST), f.use)):
@@ -51,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _bare_parser() -> tuple[argparse.ArgumentParser, Commands]:
+def _make_bare_parser() -> tuple[argparse.ArgumentParser, Commands]:
     parser = argparse.ArgumentParser(
         prog="stillhouse", description="Train a student network by distillation; a list of plugins is the method."
     )
@@ -60,7 +60,7 @@ def _bare_parser() -> tuple[argparse.ArgumentParser, Commands]:
 
 
 def add_command(commands: Commands, found: Installed, name: str) -> None:
-    """Have the module that an entry point leads to add its command.
+    """Add the command of an entry point's module.
 
     Args:
         commands: what ``add_subparsers`` gave.
@@ -74,7 +74,7 @@ def add_command(commands: Commands, found: Installed, name: str) -> None:
     what, hint = f"the command {found.use!r}", f"from {found.origin}"
     add = getattr(module, "add", None)
     if not callable(add):
-        raise StillhouseError(f"{what} is {found.target}, which has no function add(commands)", hint=hint)
+        raise StillhouseError(f"{what} needs a function add(commands) in {found.target}", hint=hint)
     only = _OneCommand(commands, found.use, name)
     try:
         add(only)
@@ -86,8 +86,8 @@ def add_command(commands: Commands, found: Installed, name: str) -> None:
 
 
 def check_command(found: Installed) -> None:
-    """Raise what is wrong with a command: see :func:`add_command`."""
-    add_command(_bare_parser()[1], found, found.use)
+    """Check a command; raises as :func:`add_command`."""
+    add_command(_make_bare_parser()[1], found, found.use)
 
 
 class _OneCommand:
@@ -106,6 +106,6 @@ class _OneCommand:
     def add_parser(self, name: str, **options: Any) -> argparse.ArgumentParser:
         """See argparse."""
         if name != self._use or self.parser is not None:
-            raise StillhouseError(f"it adds {name!r}, and may add the command {self._use!r} only")
+            raise StillhouseError(f"must add the command {self._use!r} only, got {name!r}")
         self.parser = self._commands.add_parser(self._name, **options)
         return self.parser

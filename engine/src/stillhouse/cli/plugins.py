@@ -1,4 +1,4 @@
-"""``stillhouse plugins``: what is installed, and one plugin in detail.
+"""``stillhouse plugins``: lists the installed plugins, or describes one.
 
 Without a name and ``--check`` it imports neither torch nor any plugin.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from rich.text import Text
 
-from stillhouse.cli.common import Commands, output
+from stillhouse.cli.common import Commands, make_console
 from stillhouse.errors import StillhouseError, did_you_mean
 from stillhouse.registry.entries import (
     COMMANDS,
@@ -25,7 +25,7 @@ from stillhouse.registry.entries import (
     installed,
     misplaced,
 )
-from stillhouse.tables import plain_table
+from stillhouse.tables import make_table
 
 __all__ = ["add"]
 
@@ -51,12 +51,12 @@ def _plugins(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(json.dumps(description, indent=2))
         else:
-            print_description(description, output())
+            print_description(description, make_console())
         return 0
-    rows = [_row(found) for found in installed(PLUGINS)]
+    rows = [_make_row(found) for found in installed(PLUGINS)]
     if arguments.check:
-        rows = _checked()
-    rows += [{**_row(found), "group": group, "status": _misplaced(group)} for group, found in misplaced()]
+        rows = _check_rows()
+    rows += [{**_make_row(found), "group": group, "status": _find_misplaced(group)} for group, found in misplaced()]
     broken = [row for row in rows if row.get("status", "ok") != "ok"]
     if arguments.json:
         print(json.dumps(rows, indent=2))
@@ -65,7 +65,7 @@ def _plugins(arguments: argparse.Namespace) -> int:
     return 1 if broken and arguments.check else 0
 
 
-def _row(found: Installed) -> dict[str, str]:
+def _make_row(found: Installed) -> dict[str, str]:
     return {
         "use": found.use,
         "group": PLUGINS.name,
@@ -76,12 +76,12 @@ def _row(found: Installed) -> dict[str, str]:
     }
 
 
-def _misplaced(group: str) -> str:
-    return f"nobody reads the group {group!r}; {did_you_mean(group, [g.name for g in GROUPS], 1)}"
+def _find_misplaced(group: str) -> str:
+    return f"unknown group {group!r}; {did_you_mean(group, [g.name for g in GROUPS], 1)}"
 
 
-def _checked() -> list[dict[str, str]]:
-    """A row for each plugin, and one for each broken member of another group, with its status."""
+def _check_rows() -> list[dict[str, str]]:
+    """Return a row for each plugin, and one for each broken member of another group, with its status."""
     from stillhouse.cli.parser import check_command
     from stillhouse.data.catalogue import load_opener
     from stillhouse.models.builder import load_model
@@ -98,7 +98,7 @@ def _checked() -> list[dict[str, str]]:
     rows = []
     for group, load in loaders.items():
         for found in installed(group):
-            row = {**_row(found), "group": group.name, "status": "ok"}
+            row = {**_make_row(found), "group": group.name, "status": "ok"}
             try:
                 loaded = load(found)
             except StillhouseError as error:
@@ -111,9 +111,9 @@ def _checked() -> list[dict[str, str]]:
 
 
 def _print_rows(rows: list[dict[str, str]], broken: list[dict[str, str]], *, checked: bool) -> None:
-    console = output()
+    console = make_console()
     if rows:
-        table = plain_table("plugin", "distribution", "version", "what it does", *(["status"] if checked else []))
+        table = make_table("plugin", "distribution", "version", "what it does", *(["status"] if checked else []))
         for row in rows:
             cells = [row["use"], row["distribution"], row["version"], row["summary"]]
             if checked:

@@ -1,4 +1,4 @@
-"""``stillhouse predict``: what a run's student says of a few images."""
+"""``stillhouse predict``: predicts images by a run's student."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from stillhouse.cli.common import Commands, add_device, add_run, output
-from stillhouse.tables import plain_table
+from stillhouse.cli.common import Commands, add_device, add_run, make_console
+from stillhouse.tables import make_table
 
 if TYPE_CHECKING:
     from stillhouse.students.prediction import Predicted
@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
     predict.add_argument("--no-pictures", action="store_true", help="draw none")
     predict.add_argument(
         "--size",
-        type=_size,
+        type=_parse_size,
         metavar="HxW",
         help="resize to 240x320, or own: leave each image its size (default: the recipe's size, if it has one)",
     )
@@ -40,12 +40,12 @@ def add(commands: Commands) -> None:
     predict.set_defaults(function=_predict)
 
 
-def _size(text: str) -> tuple[int, int] | str:
+def _parse_size(text: str) -> tuple[int, int] | str:
     if text == "own":
         return text
     found = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
     if not found or not int(found[1]) or not int(found[2] or 1):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size, such as 240x320, 224 or own")
+        raise argparse.ArgumentTypeError(f"must be a size such as 240x320, 224 or own, got {text!r}")
     return int(found[1]), int(found[2] or found[1])
 
 
@@ -75,24 +75,24 @@ def _predict(arguments: argparse.Namespace) -> int:
 def _show(found: list[Predicted]) -> None:
     keys = list(dict.fromkeys(key for each in found for key in each.prediction))
     pictures = any(each.picture for each in found)
-    table = plain_table("image", "size", *keys, *(["picture"] if pictures else []))
+    table = make_table("image", "size", *keys, *(["picture"] if pictures else []))
     for each in found:
-        cells = [_text(each.prediction.get(key, "")) for key in keys]
+        cells = [_format_value(each.prediction.get(key, "")) for key in keys]
         height, width = each.size
         shown = [each.image, f"{height}x{width}", *cells, *([each.picture or ""] if pictures else [])]
         table.add_row(*(Text(cell, overflow="fold") for cell in shown))
-    output().print(table)
+    make_console().print(table)
 
 
-def _text(value: Any) -> str:
-    """Plain data for a table's cell: ``cat 0.93, dog 0.05``."""
+def _format_value(value: Any) -> str:
+    """Format plain data for a table's cell: ``cat 0.93, dog 0.05``."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict):
         if all(not isinstance(v, dict | list) for v in value.values()) and len(value) == 2:
-            return " ".join(_text(v) for v in value.values())
-        return ", ".join(f"{k} {_text(v)}" for k, v in value.items())
+            return " ".join(_format_value(v) for v in value.values())
+        return ", ".join(f"{k} {_format_value(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):
         more = ", ..." if len(value) > _SHOWN else ""
-        return ", ".join(_text(v) for v in value[:_SHOWN]) + more or "none"
+        return ", ".join(_format_value(v) for v in value[:_SHOWN]) + more or "none"
     return str(value)

@@ -1,4 +1,4 @@
-"""``stillhouse train``: a recipe, run."""
+"""``stillhouse train``: trains a recipe."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from stillhouse.cli.common import Commands, add_recipe, output, recipe_of
+from stillhouse.cli.common import Commands, add_recipe, load_recipe_of, make_console
 from stillhouse.errors import StillhouseWarning
-from stillhouse.tables import plain_table
+from stillhouse.tables import make_table
 
 __all__ = ["add"]
 
@@ -30,10 +30,10 @@ def _train(arguments: argparse.Namespace) -> int:
     from stillhouse.distributed import processes as parallel
     from stillhouse.training.preparation import train
 
-    recipe = recipe_of(arguments)
+    recipe = load_recipe_of(arguments)
     folder = Path(arguments.out or Path("runs") / recipe.run.name)
     if arguments.resume and not folder.exists():
-        warnings.warn(f"{folder}: there is no run to go on with, a new one begins", StillhouseWarning, stacklevel=1)
+        warnings.warn(f"{folder}: no run to resume, a new one begins", StillhouseWarning, stacklevel=1)
     result = train(recipe, out=arguments.out, resume=arguments.resume, progress=not arguments.quiet)
     if not parallel.is_first():
         return 0
@@ -45,12 +45,12 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _print_summary(summary: dict[str, Any], folder: str) -> None:
-    console = output()
+    console = make_console()
     plugins = ", ".join(summary["plugins"]) or "no plugins"
     console.print(f"[bold]{summary['name']}[/]  {plugins}  ({summary['seconds']:.1f} s)", highlight=False)
     splits = list(summary["metrics"])
     if splits:
-        table = plain_table("metric", *splits)
+        table = make_table("metric", *splits)
         for name in dict.fromkeys(n for values in summary["metrics"].values() for n in values):
             table.add_row(name, *(f"{summary['metrics'][s].get(name, float('nan')):.4f}" for s in splits))
         console.print(table)

@@ -1,4 +1,4 @@
-"""The recipe's ``[data]``, and what is known of the data once it is loaded."""
+"""The recipe's ``[data]``: DataSpec, and BlockSplit for splits in blocks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class BlockSplit:
     The training samples, in the order of their files, are cut into blocks of one size.
 
     Attributes:
-        blocks: what each block is for, in order: ``["train", "val", "train", "train", "test", "train"]``; or how many
+        blocks: the split of each block, in order: ``["train", "val", "train", "train", "test", "train"]``; or how many
             there are, of which ``val_fraction``, at least one, become validation and as many test where the data has no
             test split, evenly spread.
         gap: samples left out between blocks of different splits, from the training block where one is.
@@ -30,15 +30,17 @@ class BlockSplit:
     gap: int = 0
 
     def __attrs_post_init__(self) -> None:
-        faults = [Fault("gap", f"{self.gap} is below 0", "at least 0")] if self.gap < 0 else []
+        faults = [Fault("gap", f"must be >= 0, got {self.gap}")] if self.gap < 0 else []
         if isinstance(self.blocks, int) and self.blocks < 3:
-            faults.append(Fault("blocks", f"{self.blocks} blocks are too few", "at least 3"))
+            faults.append(Fault("blocks", f"must be >= 3, got {self.blocks}"))
         if isinstance(self.blocks, tuple) and not {"train", "val"} <= set(self.blocks):
-            faults.append(Fault("blocks", "train or val has no block", '["train", "val", "train"]'))
+            faults.append(
+                Fault("blocks", f"must name train and val, got {list(self.blocks)}", '["train", "val", "train"]')
+            )
         raise_faults(faults)
 
     def plan(self, val_fraction: float, held: Sequence[str]) -> tuple[str, ...]:
-        """What each block is for; ``held`` are the splits to make beside ``train``."""
+        """Return the split of each block; ``held`` are the splits to make beside ``train``."""
         if isinstance(self.blocks, tuple):
             return self.blocks
         each = max(1, round(self.blocks * val_fraction))
@@ -126,17 +128,17 @@ class DataSpec:
 
     def __attrs_post_init__(self) -> None:
         faults = [
-            Fault(key, f"{value} is below {least}", f"at least {least}")
+            Fault(key, f"must be >= {least}, got {value}")
             for key, least in _LEAST.items()
             for value in [getattr(self, key)]
             if value is not None and min(value if isinstance(value, tuple) else (value,)) < least
         ]
         if not 0.0 <= self.val_fraction < 0.5:
-            faults.append(Fault("val_fraction", f"{self.val_fraction} is out of range", "0 to below 0.5"))
+            faults.append(Fault("val_fraction", f"must be in [0, 0.5), got {self.val_fraction}"))
         if self.per_class is not None and self.limit is not None:
-            faults.append(Fault("limit", "`per_class` is set as well", "one of the two"))
+            faults.append(Fault("limit", "cannot be combined with `per_class`", "set one of the two"))
         if self.channels not in (None, 1, 3):
-            faults.append(Fault("channels", f"{self.channels} channels cannot be made", "1 or 3"))
+            faults.append(Fault("channels", f"must be 1 or 3, got {self.channels}"))
         raise_faults(faults)
 
     @property

@@ -1,4 +1,4 @@
-"""ModelSpec, a recipe's ``[student]``, and what the data decides of a model's arguments."""
+"""The recipe's ``[student]``: ModelSpec."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ModelSpec"]
 
 @attrs.frozen(kw_only=True, field_transformer=strict_fields)
 class ModelSpec:
-    """Which model.
+    """A model: its name, arguments and starting weights.
 
     Attributes:
         model: ``torchvision:resnet18``, ``timm:vit_tiny_patch16_224``, ``transformers:ViTForImageClassification`` or
@@ -48,12 +48,12 @@ class ModelSpec:
         faults = []
         given = [n for n in ("pretrained", "checkpoint", "recipe") if getattr(self, n) not in (None, False)]
         if len(given) > 1:
-            faults.append(Fault(given[1], f"comes with `{given[0]}`, and a model starts from one of them"))
+            faults.append(Fault(given[1], f"cannot be combined with `{given[0]}`", "a model starts from one of them"))
         if self.replace_head and self.checkpoint is None and self.recipe is None:
             faults.append(
                 Fault(
                     "replace_head",
-                    "is for a checkpoint or a recipe, and there is none",
+                    "needs `checkpoint` or `recipe`",
                     "pretrained = true does so itself",
                 )
             )

@@ -1,17 +1,17 @@
-"""What a plugin is called that a recipe gives no name."""
+"""Default names of plugins."""
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["default_name", "snake_case"]
+__all__ = ["default_name", "to_snake_case"]
 
 
 def default_name(use: str) -> str:
-    """What a plugin is called that a recipe gives no name: its kind's name; of ``package.module:Class`` the class's."""
-    return snake_case(use.rpartition(":")[2].rpartition(".")[2]) if ":" in use else use
+    """Return the name of a plugin that a recipe does not name: its kind; of ``package.module:Class`` the class's."""
+    return to_snake_case(use.rpartition(":")[2].rpartition(".")[2]) if ":" in use else use
 
 
-def snake_case(name: str) -> str:
-    """``SnakeCase`` as ``snake_case``."""
+def to_snake_case(name: str) -> str:
+    """Convert ``SnakeCase`` to ``snake_case``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

@@ -1,4 +1,4 @@
-"""What the command line changes in a recipe: ``--set KEY=VALUE`` and ``--plugins LIST``."""
+"""Overrides of a recipe on the command line: ``--set KEY=VALUE``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from stillhouse.config.names import default_name
 from stillhouse.errors import StillhouseError, did_you_mean
 
-__all__ = ["apply_override", "names_of", "parse_value"]
+__all__ = ["apply_override", "list_names", "parse_value"]
 
 
 def parse_value(text: str) -> Any:
@@ -30,25 +30,27 @@ def apply_override(data: dict[str, Any], override: str) -> None:
             TOML, or else taken as text.
 
     Raises:
-        StillhouseError: no such form, or a path that leads nowhere.
+        StillhouseError: not of that form, or a path to no key.
     """
     path, separator, text = override.partition("=")
     if not separator or not path.strip():
-        raise StillhouseError(f"{override!r} is not KEY=VALUE", where="--set", hint="--set optimizer.lr=3e-4")
+        raise StillhouseError(f"must be KEY=VALUE, got {override!r}", where="--set", hint="--set optimizer.lr=3e-4")
     *parents, last = path.strip().split(".")
     table: Any = data
     for part in parents:
         table = _enter(table, part, override)
     if isinstance(table, list):
-        raise StillhouseError(f"{override!r} sets an item of a list", where="--set", hint="name one of its keys")
+        raise StillhouseError(
+            f"must set a key of a list's item, got {override!r}", where="--set", hint="name one of its keys"
+        )
     if not isinstance(table, dict):
-        raise StillhouseError(f"{override!r} goes into {table!r}, which is no table", where="--set")
+        raise StillhouseError(f"must set a key of a table, got {override!r} with the value {table!r}", where="--set")
     table[last] = parse_value(text.strip())
 
 
 def _enter(table: Any, part: str, override: str) -> Any:
     if isinstance(table, list):
-        named = [t for t in table if isinstance(t, dict) and part in names_of(t)]
+        named = [t for t in table if isinstance(t, dict) and part in list_names(t)]
         if named:
             return named[0]
         if re.fullmatch(r"\d+", part) and int(part) < len(table):
@@ -58,11 +60,11 @@ def _enter(table: Any, part: str, override: str) -> Any:
             f"{override!r}: the list has no item {part!r}", where="--set", hint=did_you_mean(part, known)
         )
     if not isinstance(table, dict):
-        raise StillhouseError(f"{override!r} goes into {table!r}, which is no table", where="--set")
+        raise StillhouseError(f"must set a key of a table, got {override!r} with the value {table!r}", where="--set")
     return table.setdefault(part, {})
 
 
-def names_of(table: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What the command line may call an item of a list."""
+def list_names(table: Mapping[str, Any]) -> tuple[Any, ...]:
+    """List the names by which the command line may call an item of a list."""
     use = table.get("use")
     return table.get("name"), use, default_name(use) if isinstance(use, str) else None

@@ -1,4 +1,4 @@
-"""``package.module:attribute``: how a recipe names a model, a data set or any other Python object."""
+"""References of a recipe to Python objects, ``package.module:attribute``: models, data sets, tasks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def import_object(path: str, where: str, base: Path | None = None) -> Any:
     module_name, colon, attribute = path.partition(":")
     names = [*module_name.split("."), *attribute.split(".")]
     if not colon or not all(name.isidentifier() for name in names):
-        raise StillhouseError(f"{path!r} names no object", where=where, hint="write package.module:attribute")
+        raise StillhouseError(f"must be package.module:attribute, got {path!r}", where=where)
     found = _import_module(module_name, where, base)
     for depth, name in enumerate(attribute.split(".")):
         try:
@@ -57,15 +57,15 @@ def _import_module(name: str, where: str, base: Path | None) -> Any:
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if missing != name and not name.startswith(f"{missing}."):
-            raise _import_failed(name, where, error) from error
+            raise _make_import_error(name, where, error) from error
         raise StillhouseError(
-            f"there is no module {missing!r}", where=where, hint=_module_hint(missing, folders)
+            f"module {missing!r} not found", where=where, hint=_suggest_module(missing, folders)
         ) from None
     except (Exception, SystemExit) as error:
-        raise _import_failed(name, where, error) from error
+        raise _make_import_error(name, where, error) from error
 
 
-def _import_failed(name: str, where: str, error: BaseException) -> StillhouseError:
+def _make_import_error(name: str, where: str, error: BaseException) -> StillhouseError:
     return StillhouseError(f"importing {name!r} failed: {type(error).__name__}: {error}", where=where)
 
 
@@ -88,7 +88,7 @@ def _make_importable(root: str, folders: list[Path], where: str) -> None:
         return
     if root in sys.modules:
         raise StillhouseError(
-            f"module {root!r} is taken by {origin}, and {mine} has another of that name",
+            f"the module {root!r} exists twice: {origin} is loaded, {mine} has another",
             where=where,
             hint="give one of them another name",
         )
@@ -98,7 +98,7 @@ def _make_importable(root: str, folders: list[Path], where: str) -> None:
     _added.add(str(mine))
 
 
-def _module_hint(missing: str, folders: list[Path]) -> str:
+def _suggest_module(missing: str, folders: list[Path]) -> str:
     parent, _, _ = missing.rpartition(".")
     if parent:
         paths = getattr(sys.modules.get(parent), "__path__", [])

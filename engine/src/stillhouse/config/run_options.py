@@ -1,4 +1,4 @@
-"""Tables of the recipe that change how fast a run is and what watches it: ``[speed]``, ``[ema]``, ``[early_stopping]``."""
+"""Optional tables of the recipe: ``[speed]``, ``[ema]``, ``[early_stopping]``."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["CompileArgs", "EarlyStoppingSpec", "EmaSpec", "SpeedSpec"]
 
 @attrs.frozen(kw_only=True)
 class CompileArgs:
-    """The recipe's ``[speed] compile_args``: what torch.compile is called with.
+    """The recipe's ``[speed] compile_args``: arguments of torch.compile.
 
     Attributes:
         mode: ``reduce-overhead`` replays CUDA graphs, ``max-autotune`` tries several kernels as well.
         fullgraph: a part that cannot be compiled is an error, instead of a break of the graph.
         dynamic: one program for all sizes; None: sizes are fixed until a second one comes.
-        backend: what compiles: ``inductor``, or another that ``torch.compiler.list_backends`` names.
+        backend: ``inductor``, or another of ``torch.compiler.list_backends``.
     """
 
     mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
@@ -35,7 +35,7 @@ class SpeedSpec:
 
     Attributes:
         channels_last: images and convolutions with the channels last in memory; shapes stay (B, C, H, W).
-        compile: which models torch.compile makes faster: ``none``, ``student``, ``teacher`` or ``both``. In place, after
+        compile: the models to compile by torch.compile: ``none``, ``student``, ``teacher`` or ``both``. In place, after
             the taps are attached, so that layers, checkpoints and taps stay as they are.
         compile_args: see :class:`CompileArgs`.
         compile_fallback: go on without where compiling fails, with a warning; else it is an error.
@@ -58,11 +58,11 @@ class EmaSpec:
     """The recipe's ``[ema]``: an exponential moving average of the student's weights and statistics.
 
     Attributes:
-        decay: what stays of the average at each optimizer step, 0 to below 1.
+        decay: the share of the average that stays at each optimizer step, in [0, 1).
         warmup: begin with less: the n-th update keeps at most (1 + n) / (10 + n), so that a short run's average is not
             its random start.
         evaluate: ``beside``: the average is measured as splits of its own, ``val_ema`` and ``test_ema``; ``instead``: it
-            is what is measured, what `best` and early stopping go by, and what the run gives in the end.
+            replaces the student in measurements, in `best` and early stopping, and as the run's result.
     """
 
     decay: float = 0.999
@@ -72,7 +72,7 @@ class EmaSpec:
     def __attrs_post_init__(self) -> None:
         if not 0.0 <= self.decay < 1.0:
             raise StillhouseError(
-                f"{self.decay} is no share to keep", where="decay", hint="0 to below 1; 0.999 averages some 1,000 steps"
+                f"must be in [0, 1), got {self.decay}", where="decay", hint="0.999 averages some 1,000 steps"
             )
 
 
@@ -94,7 +94,7 @@ class EarlyStoppingSpec:
     def __attrs_post_init__(self) -> None:
         faults = []
         if self.patience < 1:
-            faults.append(Fault("patience", f"{self.patience} is below 1", "at least 1"))
+            faults.append(Fault("patience", f"must be >= 1, got {self.patience}"))
         if not (self.min_delta >= 0.0 and math.isfinite(self.min_delta)):
-            faults.append(Fault("min_delta", f"{self.min_delta} is no improvement", "0 or more"))
+            faults.append(Fault("min_delta", f"must be finite and >= 0, got {self.min_delta}"))
         raise_faults(faults)

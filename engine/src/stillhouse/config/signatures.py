@@ -1,4 +1,4 @@
-"""A recipe's ``args`` against the callable they are for."""
+"""Calls of a recipe's callables with its ``args``, checked against their signatures."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import attrs
 
 from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
 
-__all__ = ["call", "check_arguments", "parameters_of"]
+__all__ = ["call", "check_arguments", "read_parameters"]
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
-def parameters_of(function: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
-    """The parameters that ``function`` takes by name, and whether it takes any others (``**kwargs``)."""
+def read_parameters(function: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
+    """Return the parameters that ``function`` takes by name, and whether it takes others too (``**kwargs``)."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # built in C, without a signature
@@ -32,19 +32,19 @@ def check_arguments(function: Callable[..., Any], args: Mapping[str, Any], where
     """Refuse arguments that ``function`` does not take, and missing ones.
 
     Args:
-        function: what will be called.
+        function: the callable.
         args: the arguments by name.
         where: the key path of ``args``, such as ``data.args``.
 
     Raises:
         StillhouseError: a fault at ``where.KEY`` for each unknown and each missing argument.
     """
-    parameters, open_ended = parameters_of(function)
+    parameters, open_ended = read_parameters(function)
     faults = []
     if not open_ended:
-        faults += [_unknown(key, list(parameters), where) for key in args if key not in parameters]
+        faults += [_make_unknown_fault(key, list(parameters), where) for key in args if key not in parameters]
     faults += [
-        Fault(f"{where}.{name}", f"{_name(function)} needs {name!r}")
+        Fault(f"{where}.{name}", f"missing argument {name!r} of {_get_name(function)}")
         for name, parameter in parameters.items()
         if parameter.default is inspect.Parameter.empty and name not in args
     ]
@@ -52,45 +52,45 @@ def check_arguments(function: Callable[..., Any], args: Mapping[str, Any], where
 
 
 def call(function: Callable[..., Any], args: Mapping[str, Any], where: str, known: Collection[str] = ()) -> Any:
-    """``function(**args)``; what it raises becomes a fault.
+    """Call ``function(**args)``; an exception in it becomes a StillhouseError.
 
     Args:
-        function: what is called.
+        function: the callable.
         args: its arguments by name.
         where: the key path of ``args``.
-        known: what it takes by name, where its signature is open (``**kwargs``) and does not tell.
+        known: the arguments it takes by name, where its signature is open (``**kwargs``).
 
     Raises:
-        StillhouseError: see :func:`check_arguments`; or the call raised, with its error in the message. A
+        StillhouseError: see :func:`check_arguments`; or the call failed, with its error in the message. A
             StillhouseError that it raises about an argument gets that argument's place.
     """
     check_arguments(function, args, where)
     try:
         return function(**args)
     except StillhouseError as error:
-        named = known or parameters_of(function)[0]
+        named = known or read_parameters(function)[0]
         raise StillhouseError(
             faults=[attrs.evolve(f, where=f"{where}.{f.where}") if f.where in named else f for f in error.faults]
         ) from None
     except Exception as error:
         unexpected = _UNEXPECTED.search(str(error))
         if isinstance(error, TypeError) and unexpected and unexpected[1] in args:
-            known = list(known or parameters_of(function)[0])
-            raise StillhouseError(faults=[_unknown(unexpected[1], known, where)]) from error
-        hint = "it wants to download something, and there is no connection: give a local source"
+            known = list(known or read_parameters(function)[0])
+            raise StillhouseError(faults=[_make_unknown_fault(unexpected[1], known, where)]) from error
+        hint = "no connection for a download: give a local source"
         raise StillhouseError(
-            f"calling {_name(function)} failed: {type(error).__name__}: {error}",
+            f"calling {_get_name(function)} failed: {type(error).__name__}: {error}",
             where=where,
             hint=hint if isinstance(error, URLError) else "",
         ) from error
 
 
-def _unknown(key: str, known: Collection[str], where: str) -> Fault:
+def _make_unknown_fault(key: str, known: Collection[str], where: str) -> Fault:
     near = did_you_mean(key, known)
     takes = "it takes " + ", ".join(repr(n) for n in known) if known else "it takes no arguments"
     hint = f"{near} {takes}" if near.startswith("did you mean") else takes
-    return Fault(f"{where}.{key}", f"there is no argument {key!r}", hint)
+    return Fault(f"{where}.{key}", f"unknown argument {key!r}", hint)
 
 
-def _name(function: Callable[..., Any]) -> str:
+def _get_name(function: Callable[..., Any]) -> str:
     return getattr(function, "__qualname__", type(function).__name__)

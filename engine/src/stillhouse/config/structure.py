@@ -1,6 +1,6 @@
-"""From plain data (TOML tables, keyword arguments) to typed attrs objects, strictly, with every fault named by its path.
+"""Conversion of plain data (TOML tables, keyword arguments) to typed attrs objects: strict, every fault with its path.
 
-cattrs does the structuring. What is ours: no coercion ("no" is not True, 3.7 is not 3), and one walk over cattrs'
+cattrs does the structuring. Added here: no coercion ("no" is not True, 3.7 is not 3), and one walk over cattrs'
 exception group that turns it into faults.
 """
 
@@ -22,33 +22,33 @@ from cattrs.errors import (
 
 from stillhouse.errors import Fault, StillhouseError, did_you_mean
 
-__all__ = ["structure", "type_text", "unstructure"]
+__all__ = ["describe_type", "structure", "unstructure"]
 
 T = TypeVar("T")
 
 
 class _WrongError(Exception):
-    """A value that is not of its type; carries what is wrong and what would be right."""
+    """A value of the wrong type or range, with its message and hint."""
 
     def __init__(self, what: str, hint: str = "") -> None:
         self.what, self.hint = what, hint
         super().__init__(what)
 
 
-def type_text(kind: Any) -> str:
-    """A type as a reader of a recipe would say it: ``text``, ``a whole number``, ``one of 'a', 'b'``."""
+def describe_type(kind: Any) -> str:
+    """Describe a type for a recipe's reader: ``text``, ``a whole number``, ``one of 'a', 'b'``."""
     plain = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "nothing"}
     if kind in plain:
         return plain[kind]
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(repr(a) for a in get_args(kind))
     if get_origin(kind) in (Union, types.UnionType):
-        return " or ".join(type_text(a) for a in get_args(kind) if a is not type(None))
+        return " or ".join(describe_type(a) for a in get_args(kind) if a is not type(None))
     if get_origin(kind) in (tuple, list):
         inner = [a for a in get_args(kind) if a is not Ellipsis]
         if get_origin(kind) is tuple and inner and Ellipsis not in get_args(kind):
-            return "a list of " + str(len(inner)) + " (" + ", ".join(type_text(a) for a in inner) + ")"
-        return "a list of " + (type_text(inner[0]) if inner else "anything")
+            return "a list of " + str(len(inner)) + " (" + ", ".join(describe_type(a) for a in inner) + ")"
+        return "a list of " + (describe_type(inner[0]) if inner else "anything")
     if get_origin(kind) in (dict, Mapping):
         return "a table"
     if attrs.has(kind):
@@ -56,37 +56,37 @@ def type_text(kind: Any) -> str:
     return getattr(kind, "__name__", str(kind))
 
 
-def _value_text(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _expect(value: Any, kind: Any) -> _WrongError:
-    return _WrongError(f"{_value_text(value)} is not {type_text(kind)}")
+def _make_type_error(value: Any, kind: Any) -> _WrongError:
+    return _WrongError(f"must be {describe_type(kind)}, got {_shorten(value)}")
 
 
-def _strict(kind: type) -> Callable[[Any, Any], Any]:
+def _make_strict_hook(kind: type) -> Callable[[Any, Any], Any]:
     def hook(value: Any, _: Any) -> Any:
         if kind is float and type(value) is int:
             return float(value)  # TOML writes 1 for 1.0: the one widening that loses nothing
         if type(value) is not kind:
-            raise _expect(value, kind)
+            raise _make_type_error(value, kind)
         return value
 
     return hook
 
 
-def _literal(value: Any, kind: Any) -> Any:
+def _structure_literal(value: Any, kind: Any) -> Any:
     for allowed in get_args(kind):
         if type(value) is type(allowed) and value == allowed:
             return value
     if isinstance(value, str):
         names = [a for a in get_args(kind) if isinstance(a, str)]
-        raise _WrongError(f"{value!r} is not one of " + ", ".join(map(repr, names)), did_you_mean(value, names, 1))
-    raise _expect(value, kind)
+        raise _WrongError(f"must be one of {', '.join(map(repr, names))}, got {value!r}", did_you_mean(value, names, 1))
+    raise _make_type_error(value, kind)
 
 
-def _union(value: Any, kind: Any) -> Any:
+def _structure_union(value: Any, kind: Any) -> Any:
     members = get_args(kind)
     if value is None and type(None) in members:
         return None
@@ -102,7 +102,7 @@ def _union(value: Any, kind: Any) -> Any:
             return _converter.structure(value, member)
         except Exception:  # noqa: BLE001, S112 - whatever a member's hook raises, the next member may fit
             continue
-    raise _expect(value, kind)
+    raise _make_type_error(value, kind)
 
 
 def _make_attrs_hook(cls: type) -> Callable[[Any, Any], Any]:
@@ -116,8 +116,8 @@ def _make_attrs_hook(cls: type) -> Callable[[Any, Any], Any]:
         if isinstance(value, cls):
             return value
         if not isinstance(value, Mapping):
-            raise _expect(value, cls)
-        outside = list(_outside(cls, value))
+            raise _make_type_error(value, cls)
+        outside = list(_run_validators(cls, value))
         if not outside:
             return inner(value, kind)
         # attrs' own __init__ stops at the first of them, and is not reached where another key has a wrong type.
@@ -131,8 +131,8 @@ def _make_attrs_hook(cls: type) -> Callable[[Any, Any], Any]:
     return hook
 
 
-def _outside(cls: type, value: Mapping[str, Any]) -> Iterator[Exception]:
-    """What the validators of single keys say of those that are there and of the right type."""
+def _run_validators(cls: type, value: Mapping[str, Any]) -> Iterator[Exception]:
+    """Run the validators of single keys on values of the right type, and yield their errors."""
     for attribute in attrs.fields(cls):
         if attribute.validator is None or attribute.alias not in value:
             continue
@@ -146,13 +146,13 @@ def _outside(cls: type, value: Mapping[str, Any]) -> Iterator[Exception]:
             yield error
 
 
-def _sequence(value: Any, kind: Any) -> Any:
+def _structure_sequence(value: Any, kind: Any) -> Any:
     if isinstance(value, str) or not isinstance(value, list | tuple):
-        raise _expect(value, kind)
+        raise _make_type_error(value, kind)
     inner = get_args(kind)
     if get_origin(kind) is tuple and inner and inner[-1] is not Ellipsis:
         if len(value) != len(inner):
-            raise _expect(value, kind)
+            raise _make_type_error(value, kind)
         members = list(inner)
     else:
         members = [inner[0] if inner else Any] * len(value)
@@ -177,15 +177,15 @@ def _origin(kind: Any) -> Any:
 
 _converter = cattrs.Converter(detailed_validation=True, forbid_extra_keys=True, use_alias=True)
 for _kind in (str, int, float, bool):
-    _converter.register_structure_hook(_kind, _strict(_kind))
-_converter.register_structure_hook_func(lambda k: _origin(k) is Literal, _literal)
-_converter.register_structure_hook_func(lambda k: _origin(k) in (Union, types.UnionType), _union)
-_converter.register_structure_hook_func(lambda k: _origin(k) in (list, tuple), _sequence)
+    _converter.register_structure_hook(_kind, _make_strict_hook(_kind))
+_converter.register_structure_hook_func(lambda k: _origin(k) is Literal, _structure_literal)
+_converter.register_structure_hook_func(lambda k: _origin(k) in (Union, types.UnionType), _structure_union)
+_converter.register_structure_hook_func(lambda k: _origin(k) in (list, tuple), _structure_sequence)
 _converter.register_structure_hook_factory(attrs.has, _make_attrs_hook)
 
 
 def structure(value: Any, kind: type[T] | Any, where: str = "") -> T:
-    """Make ``value`` (tables, lists, numbers, text) an object of type ``kind``.
+    """Convert ``value`` (tables, lists, numbers, text) to an object of type ``kind``.
 
     Args:
         value: plain data, or an instance of an attrs class already.
@@ -199,24 +199,24 @@ def structure(value: Any, kind: type[T] | Any, where: str = "") -> T:
         result: T = _converter.structure(value, kind)
         return result
     except Exception as error:  # noqa: BLE001 - cattrs raises whatever a hook raises; all of it becomes faults
-        raise StillhouseError(faults=_faults(error, where, kind)) from None
+        raise StillhouseError(faults=_collect_faults(error, where, kind)) from None
 
 
 def _join(where: str, part: str) -> str:
     return part if not where else where + part if part.startswith("[") else f"{where}.{part}"
 
 
-def _faults(error: BaseException, where: str, kind: Any) -> list[Fault]:
+def _collect_faults(error: BaseException, where: str, kind: Any) -> list[Fault]:
     if isinstance(error, ClassValidationError | IterableValidationError):
         found: list[Fault] = []
         for inner in error.exceptions:
             place, inner_kind = where, kind if isinstance(error, IterableValidationError) else error.cl
             for note in getattr(inner, "__notes__", []):
                 if isinstance(note, AttributeValidationNote):
-                    place = _join(where, _alias(error, note.name))
+                    place = _join(where, _find_alias(error, note.name))
                 elif isinstance(note, IterableValidationNote):
                     place = _join(where, f"[{note.index}]")
-            found += _faults(inner, place, inner_kind)
+            found += _collect_faults(inner, place, inner_kind)
         return found
     if isinstance(error, ForbiddenExtraKeysError):
         known = [a.alias for a in attrs.fields(error.cl) if a.init]
@@ -234,11 +234,11 @@ def _faults(error: BaseException, where: str, kind: Any) -> list[Fault]:
     if isinstance(error, KeyError):
         key = str(error.args[0])
         place = where if where.split(".")[-1] == key else _join(where, key)
-        return [Fault(place, "this key is missing")]
+        return [Fault(place, "missing key")]
     return [Fault(where, f"{error}")]
 
 
-def _alias(error: BaseException, name: str) -> str:
+def _find_alias(error: BaseException, name: str) -> str:
     cls = getattr(error, "cl", None)
     if cls is not None and attrs.has(cls):
         for attribute in attrs.fields(cls):
@@ -248,7 +248,7 @@ def _alias(error: BaseException, name: str) -> str:
 
 
 def unstructure(value: Any) -> Any:
-    """Plain data (dicts, lists, numbers, text) of an attrs object; keys whose value is None are left out, as TOML has no null."""
+    """Convert an attrs object to plain data; keys whose value is None are left out, as TOML has no null."""
     if attrs.has(type(value)):
         return {
             a.alias: unstructure(getattr(value, a.name))

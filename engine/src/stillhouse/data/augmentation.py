@@ -12,10 +12,10 @@ import torchvision.transforms.v2 as v2
 from torchvision import tv_tensors
 from torchvision.transforms import AutoAugmentPolicy, InterpolationMode
 
-from stillhouse.config.signatures import call, parameters_of
+from stillhouse.config.signatures import call, read_parameters
 from stillhouse.errors import Fault, StillhouseError, did_you_mean
 
-__all__ = ["TransformError", "build_transforms", "cropping", "in_order"]
+__all__ = ["TransformError", "build_crops", "build_transforms", "chain"]
 
 _OF_BATCHES = ("CutMix", "MixUp")
 _ENUMS: dict[str, type[enum.Enum]] = {"interpolation": InterpolationMode, "policy": AutoAugmentPolicy}
@@ -27,15 +27,15 @@ def build_transforms(
     kind: str = "class",
     ignore: int | None = None,
 ) -> Callable[..., Any] | None:
-    """One function (C, H, W) -> (C, H, W), or of an image and what goes with it, that applies the transforms in order.
+    """Build one function (C, H, W) -> (C, H, W), or of an image and its target, that applies the transforms in order.
 
     Args:
         tables: ``{ use = "RandomCrop", size = 32, padding = 4 }``: ``use`` names a class of torchvision.transforms.v2,
             the rest are its arguments. ``interpolation``, ``policy`` and ``dtype`` are written as text, and a list of
             such tables (``RandomApply``, ``RandomChoice``) as a list.
         where: the key path of ``tables``.
-        kind: the targets' kind, which move along.
-        ignore: of masks, what the pixels get that come into the frame from outside.
+        kind: the targets' kind; targets are transformed with their images.
+        ignore: for masks, the value of pixels that enter the frame from outside.
 
     Returns:
         The function; None when there are no transforms.
@@ -43,12 +43,12 @@ def build_transforms(
     Raises:
         StillhouseError: every table that cannot be used, with the nearest names.
     """
-    built = _build_all(tables, where, _Outside(kind, ignore))
-    return in_order(*(_Named(transform, f"{where}[{index}]") for index, transform in enumerate(built)))
+    built = _build_all(tables, where, _OutsideFill(kind, ignore))
+    return chain(*(_NamedTransform(transform, f"{where}[{index}]") for index, transform in enumerate(built)))
 
 
-def in_order(*transforms: Callable[..., Any] | None) -> Callable[..., Any] | None:
-    """``transforms`` one after the other; None when there are none."""
+def chain(*transforms: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    """Chain ``transforms`` into one function; None when there are none."""
     found = [t for t in transforms if t is not None]
     if not found:
         return None
@@ -56,27 +56,27 @@ def in_order(*transforms: Callable[..., Any] | None) -> Callable[..., Any] | Non
     return apply
 
 
-def cropping(size: tuple[int, int]) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """A random crop of height and width ``size`` for training, and the middle for evaluation."""
+def build_crops(size: tuple[int, int]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Build a random crop to height and width ``size`` for training, and a central one for evaluation."""
     return v2.RandomCrop(list(size)), v2.CenterCrop(list(size))
 
 
 @attrs.frozen
-class _Outside:
-    """What pixels from outside the frame are in the target: ``ignore`` in a mask, a hole in depths."""
+class _OutsideFill:
+    """Fills the target where a transform moves pixels in from outside the frame: ``ignore`` in masks, holes in depths."""
 
     kind: str
     ignore: int | None
 
-    def into(self, args: dict[str, Any], takes: Collection[str], name: str, where: str) -> dict[str, Any]:
-        """A transform's arguments with what it fills the target with."""
+    def add_to(self, args: dict[str, Any], takes: Collection[str], name: str, where: str) -> dict[str, Any]:
+        """Return a transform's arguments, with the target's fill value where it takes one."""
         if self.kind not in ("mask", "depth") or "fill" not in takes:
             return args
         if name == "RandomCrop" and not (args.get("padding") or args.get("pad_if_needed")):
             return args
         if self.kind == "mask" and self.ignore is None:
             raise StillhouseError(
-                f"{name} brings pixels into masks that have no label, and no value says so",
+                f"{name} moves unlabelled pixels into masks, which needs an ignore value",
                 where=where,
                 hint="[data] args = { ignore = 255 }",
             )
@@ -85,7 +85,7 @@ class _Outside:
 
 
 class TransformError(Exception):
-    """One transform failed.
+    """A transform that raised.
 
     Attributes:
         where: its key, such as ``data.transforms[2]``.
@@ -98,8 +98,8 @@ class TransformError(Exception):
 
 
 @attrs.frozen(eq=False)
-class _Named:
-    """A transform that says which one it was when it fails."""
+class _NamedTransform:
+    """A transform whose errors name its place in the recipe."""
 
     transform: Callable[..., Any]
     where: str
@@ -111,7 +111,7 @@ class _Named:
             raise TransformError(self.where, type(self.transform).__name__, error) from error
 
 
-def _build_all(tables: Sequence[Mapping[str, Any]], where: str, outside: _Outside) -> list[Any]:
+def _build_all(tables: Sequence[Mapping[str, Any]], where: str, outside: _OutsideFill) -> list[Any]:
     built: list[Any] = []
     faults: list[Fault] = []
     for index, table in enumerate(tables):
@@ -124,11 +124,11 @@ def _build_all(tables: Sequence[Mapping[str, Any]], where: str, outside: _Outsid
     return built
 
 
-def _build(table: Mapping[str, Any], where: str, outside: _Outside) -> Any:
+def _build(table: Mapping[str, Any], where: str, outside: _OutsideFill) -> Any:
     if "use" not in table:
-        raise StillhouseError("this key is missing", where=f"{where}.use", hint='{ use = "RandomCrop", ... }')
+        raise StillhouseError("missing key", where=f"{where}.use", hint='{ use = "RandomCrop", ... }')
     name = table["use"]
-    known = _classes()
+    known = _list_transforms()
     if name not in known:
         raise StillhouseError(
             f"torchvision.transforms.v2 has no transform {name!r}",
@@ -136,27 +136,31 @@ def _build(table: Mapping[str, Any], where: str, outside: _Outside) -> Any:
             hint=did_you_mean(str(name), known),
         )
     if name in _OF_BATCHES:
-        raise StillhouseError(f"{name} mixes the samples of a batch, and these see one sample", where=f"{where}.use")
-    args = {key: _argument(key, value, f"{where}.{key}", outside) for key, value in table.items() if key != "use"}
+        raise StillhouseError(
+            f"{name} mixes the samples of a batch and must be in [data] batch_transforms", where=f"{where}.use"
+        )
+    args = {
+        key: _convert_argument(key, value, f"{where}.{key}", outside) for key, value in table.items() if key != "use"
+    }
     transform = getattr(v2, name)
-    return call(transform, outside.into(args, parameters_of(transform)[0], name, where), where)
+    return call(transform, outside.add_to(args, read_parameters(transform)[0], name, where), where)
 
 
-def _classes() -> list[str]:
+def _list_transforms() -> list[str]:
     classes = {n: kind for n, kind in vars(v2).items() if isinstance(kind, type)}
     return [n for n, kind in classes.items() if issubclass(kind, v2.Transform) and kind is not v2.Transform]
 
 
-def _argument(key: str, value: Any, where: str, outside: _Outside) -> Any:
+def _convert_argument(key: str, value: Any, where: str, outside: _OutsideFill) -> Any:
     if isinstance(value, str) and key in _ENUMS:
         names = [member.value for member in _ENUMS[key]]
         if value not in names:
-            raise StillhouseError(f"{value!r} is no {key}", where=where, hint=did_you_mean(value, names))
+            raise StillhouseError(f"unknown {key} {value!r}", where=where, hint=did_you_mean(value, names))
         return _ENUMS[key](value)
     if isinstance(value, str) and key == "dtype":
         dtype = getattr(torch, value, None)
         if not isinstance(dtype, torch.dtype):
-            raise StillhouseError(f"{value!r} is no dtype", where=where, hint="uint8 or float32")
+            raise StillhouseError(f"unknown dtype {value!r}", where=where, hint="uint8 or float32")
         return dtype
     if isinstance(value, list | tuple) and value and all(isinstance(v, Mapping) and "use" in v for v in value):
         return _build_all(value, where, outside)

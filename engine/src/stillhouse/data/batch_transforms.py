@@ -16,11 +16,11 @@ from stillhouse.contract.batch import Batch, DataInfo
 from stillhouse.data.augmentation import TransformError, build_transforms
 from stillhouse.data.geometry import Geometry
 from stillhouse.errors import Fault, StillhouseError, raise_faults
-from stillhouse.layout import shape_text
-from stillhouse.nested import over_tensors
+from stillhouse.layout import format_shape
+from stillhouse.nested import map_tensors
 from stillhouse.seeds import OwnRandomness, mix
 
-__all__ = ["BatchTransforms", "build_batch_transforms", "transformed"]
+__all__ = ["BatchTransforms", "build_batch_transforms", "transform_batches"]
 
 _WHERE = "data.batch_transforms"
 _MIXING = ("MixUp", "CutMix")
@@ -31,10 +31,10 @@ _KEY = 0x6261746368
 
 
 class _Erasing(v2.RandomErasing):  # type: ignore[misc]  # torchvision ships no types
-    """RandomErasing whose fill goes to the device without making the host wait for it."""
+    """RandomErasing whose fill is copied to the device asynchronously, so that the host never waits."""
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """What is erased, and by what."""
+        """Draw the erased region and its fill."""
         params: dict[str, Any] = super().make_params(flat_inputs)
         device = next((x.device for x in flat_inputs if isinstance(x, Tensor)), None)
         if params["v"] is not None and device is not None and device.type == "cuda":
@@ -43,7 +43,7 @@ class _Erasing(v2.RandomErasing):  # type: ignore[misc]  # torchvision ships no 
 
 
 class BatchTransforms:
-    """What ``[data] batch_transforms`` does to a batch: made by :func:`build_batch_transforms`.
+    """Applies ``[data] batch_transforms`` to batches; made by :func:`build_batch_transforms`.
 
     Every transform draws once for the whole batch: all its images are flipped, or none. Random numbers follow from
     (seed, epoch, batch) and the process, whatever was drawn before; the global generators go on as if nothing had been
@@ -64,7 +64,7 @@ class BatchTransforms:
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, batch: Batch, epoch: int, index: int) -> Batch:
-        """The batch after all transforms; its ids stay.
+        """Apply all transforms to a batch; its ids stay.
 
         Args:
             batch: on the run's device; images (B, C, H, W), normalised.
@@ -76,11 +76,11 @@ class BatchTransforms:
         """
         x, target = batch.input, batch.target
         if self._mixes:
-            target = self._one_hot(target)
+            target = self._encode_one_hot(target)
         if self._normalisation is not None:
-            mean, std = self._statistics(x.device)
+            mean, std = self._move_statistics(x.device)
             x = x * std + mean
-        with OwnRandomness() as randomness, _own_cuda(x.device) as on_cuda:
+        with OwnRandomness() as randomness, _isolate_cuda_generator(x.device) as on_cuda:
             seed = mix(self._seed, epoch, index, idist.get_rank(), _KEY)
             randomness.seed(seed)
             on_cuda(seed)
@@ -98,26 +98,26 @@ class BatchTransforms:
         except Exception as error:
             cause = error.error if isinstance(error, TransformError) else error
             raise StillhouseError(
-                f"{name} fails on a batch {shape_text(x)}: {type(cause).__name__}: {cause}", where=where
+                f"{name} fails on a batch {format_shape(x)}: {type(cause).__name__}: {cause}", where=where
             ) from error
         image = out[0]
         if not isinstance(image, Tensor) or image.shape != x.shape or image.dtype != x.dtype:
-            made = f"{image.dtype} {shape_text(image)}" if isinstance(image, Tensor) else type(image).__name__
+            made = f"{image.dtype} {format_shape(image)}" if isinstance(image, Tensor) else type(image).__name__
             raise StillhouseError(
-                f"{name} makes {made} of {x.dtype} {shape_text(x)}",
+                f"{name} must keep a batch's shape and type: {x.dtype} {format_shape(x)} became {made}",
                 where=where,
-                hint="keep the batch's shape and type",
+                hint="take another transform",
             )
         return image, out[1]
 
-    def _one_hot(self, target: Any) -> Tensor:
+    def _encode_one_hot(self, target: Any) -> Tensor:
         if not isinstance(target, Tensor) or target.ndim != 1 or target.is_floating_point():
-            got = shape_text(target) if isinstance(target, Tensor) else type(target).__name__
-            raise StillhouseError(f"mixing needs class indices (B,), and the task's targets are {got}", where=_WHERE)
+            got = format_shape(target) if isinstance(target, Tensor) else type(target).__name__
+            raise StillhouseError(f"MixUp and CutMix need targets that are class indices (B,), got {got}", where=_WHERE)
         soft = torch.zeros(len(target), self._classes, device=target.device)
         return soft.scatter_(1, target[:, None], 1.0)
 
-    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _move_statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
         assert self._normalisation is not None
         if device not in self._on_device:
             mean, std = (torch.tensor(s, device=device)[:, None, None] for s in self._normalisation)
@@ -126,8 +126,8 @@ class BatchTransforms:
 
 
 @contextmanager
-def _own_cuda(device: torch.device) -> Iterator[Any]:
-    """Seed the GPU's generator at will; afterwards it is as before. Its state lies on the host: nothing waits."""
+def _isolate_cuda_generator(device: torch.device) -> Iterator[Any]:
+    """Yield a function that seeds the GPU's generator, and restore its state afterwards. The state is on the host: nothing waits."""
     if device.type != "cuda":
         yield lambda _seed: None
         return
@@ -143,7 +143,7 @@ def _own_cuda(device: torch.device) -> Iterator[Any]:
 def build_batch_transforms(
     tables: Sequence[Mapping[str, Any]], info: DataInfo, seed: int, example_of: Callable[[], Batch]
 ) -> BatchTransforms | None:
-    """The transforms of ``tables``, tried on a small batch; None when there are none.
+    """Build the transforms of ``tables`` and try them on a small batch; None when there are none.
 
     Args:
         tables: ``{ use = "MixUp", alpha = 0.2 }``, as in ``[data] transforms``; their images are 0 to 1.
@@ -152,16 +152,16 @@ def build_batch_transforms(
         example_of: gives two samples or more, on the CPU.
 
     Raises:
-        StillhouseError: every table that cannot be used; data that cannot be mixed or have no images.
+        StillhouseError: every table that cannot be used; data without images, or with targets that cannot be mixed.
     """
     if not tables:
         return None
     faults: list[Fault] = []
     example = example_of()
     if example.input.ndim != 4 or info.target == "boxes":
-        what = "images (C, H, W)" if example.input.ndim != 4 else "targets of another kind than boxes"
-        got = shape_text(example.input[0]) if example.input.ndim != 4 else "boxes"
-        raise StillhouseError(f"they are for {what}, and the data gives {got}", where=_WHERE)
+        what = "images (C, H, W)" if example.input.ndim != 4 else "targets other than boxes"
+        got = format_shape(example.input[0]) if example.input.ndim != 4 else "boxes"
+        raise StillhouseError(f"batch transforms need {what}, got {got}", where=_WHERE)
     built: list[tuple[str, Any]] = []
     for index, table in enumerate(tables):
         where = f"{_WHERE}[{index}]"
@@ -169,7 +169,7 @@ def build_batch_transforms(
             built.append((str(table.get("use")), _build(table, where, info)))
         except StillhouseError as error:
             # A single table is built as the first of its list.
-            faults += [_renumbered(fault, index) for fault in error.faults]
+            faults += [_renumber(fault, index) for fault in error.faults]
     raise_faults(faults)
     made = BatchTransforms(built, info, seed)
     for trial in range(4):  # a transform that is applied now and then shows its fault in one of them
@@ -182,24 +182,20 @@ def _build(table: Mapping[str, Any], where: str, info: DataInfo) -> Any:
     args = {key: value for key, value in table.items() if key != "use"}
     if name in _MIXING:
         if info.target != "class":
-            raise StillhouseError(
-                f"{name} mixes classes, and the data's targets are {info.target}", where=f"{where}.use"
-            )
+            raise StillhouseError(f"{name} needs targets of kind 'class', got {info.target!r}", where=f"{where}.use")
         if "num_classes" in args or "labels_getter" in args:
             key = "num_classes" if "num_classes" in args else "labels_getter"
-            raise StillhouseError("this follows from the data", where=f"{where}.{key}", hint="leave it out")
+            raise StillhouseError("is set by the data and must be left out", where=f"{where}.{key}")
         alpha = args.get("alpha", 1.0)
         if not (isinstance(alpha, int | float) and 0.0 < alpha < float("inf")):
-            raise StillhouseError(
-                f"{alpha!r} is no parameter of a Beta distribution", where=f"{where}.alpha", hint="above 0"
-            )
+            raise StillhouseError(f"must be a number > 0, got {alpha!r}", where=f"{where}.alpha")
         return call(getattr(v2, str(name)), args, where)
     if name == "RandomErasing":
         return call(_Erasing, args, where)
     return build_transforms([table], _WHERE)
 
 
-def _renumbered(fault: Fault, index: int) -> Fault:
+def _renumber(fault: Fault, index: int) -> Fault:
     own = f"{_WHERE}[0]"
     return (
         Fault(f"{_WHERE}[{index}]{fault.where[len(own) :]}", fault.what, fault.hint)
@@ -208,18 +204,18 @@ def _renumbered(fault: Fault, index: int) -> Fault:
     )
 
 
-def transformed(
+def transform_batches(
     stream: Iterable[Batch], transforms: BatchTransforms, device: torch.device, start_step: int, steps_per_epoch: int
 ) -> Iterator[Batch]:
-    """The batches of ``stream`` on ``device``, transformed.
+    """Move the batches of ``stream`` to ``device`` and transform them.
 
     Args:
         stream: training batches from global step ``start_step`` on.
-        transforms: what is done to each.
+        transforms: applied to each.
         device: the run's.
         start_step: batches that were taken before.
         steps_per_epoch: batches in an epoch.
     """
     for step, batch in enumerate(stream, start_step):
-        inputs, targets = over_tensors(lambda x: x.to(device, non_blocking=True), (batch.input, batch.target))
+        inputs, targets = map_tensors(lambda x: x.to(device, non_blocking=True), (batch.input, batch.target))
         yield transforms(Batch(inputs, targets, batch.id), *divmod(step, steps_per_epoch))

@@ -1,4 +1,4 @@
-"""Data: the streams of batches to train on and to measure on."""
+"""Data: streams of batches for training and evaluation."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["Data"]
 
 
 class Data:
-    """Batches to train on and to measure on; made by :func:`stillhouse.data.load_data`.
+    """Batches for training and evaluation; made by :func:`stillhouse.data.load_data`.
 
     Attributes:
-        info: what is known of the data.
+        info: classes, shapes and statistics of the data.
     """
 
     def __init__(self, spec: DataSpec, info: DataInfo, samples: Samples, splits: dict[str, Ids], pin: bool) -> None:
@@ -34,16 +34,16 @@ class Data:
         self._streams: weakref.WeakSet[Generator[Batch]] = weakref.WeakSet()
         self._views = 0
         self.passes = Passes(spec, info, samples, splits, stream=self._stream, looks=self._looks)
-        """Goes over samples by their ids: for a teacher's one pass, or an unlabelled pool."""
+        """Streams of samples by their ids, for a teacher's single pass or an unlabelled pool."""
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """``train`` and those that can be measured on."""
+        """The names of the splits: ``train`` and those for evaluation."""
         return tuple(self._splits)
 
     @property
     def views(self) -> int:
-        """How many different looks training gives a sample, by epoch modulo this; 0: another one each epoch."""
+        """The number of augmented views of a sample, chosen by epoch modulo this; 0: a new one each epoch."""
         return self._views
 
     def repeat_looks(self, views: int) -> None:
@@ -64,9 +64,9 @@ class Data:
     @property
     def steps_per_epoch(self) -> int:
         """Training batches in an epoch, at least 1."""
-        return self._training_keys(0).steps_per_epoch
+        return self._make_training_keys(0).steps_per_epoch
 
-    def _training_keys(self, start_step: int) -> EpochBatches:
+    def _make_training_keys(self, start_step: int) -> EpochBatches:
         return EpochBatches(
             ids=self._splits["train"],
             batch_size=self._spec.batch_size,
@@ -78,7 +78,7 @@ class Data:
         )
 
     def example(self, n: int = 2) -> Batch:
-        """``n`` training samples, evenly spaced over the split; repeated when there are fewer.
+        """Return ``n`` training samples, evenly spaced over the split; repeated when there are fewer.
 
         They are not augmented, unless augmentation gives training another size than evaluation.
         """
@@ -88,15 +88,15 @@ class Data:
         return samples.batch(Key(0, train[np.resize(rows, n)]))
 
     def training(self, start_step: int = 0) -> Iterator[Batch]:
-        """Training batches without end, from global step ``start_step`` on, as if those before had been taken.
+        """Stream training batches without end, from global step ``start_step`` on, as if the earlier ones had been taken.
 
         Raises:
             StillhouseError: on the way, when a sample cannot be read or augmented.
         """
-        return self._stream(self._samples, self._looks(self._training_keys(start_step)))
+        return self._stream(self._samples, self._looks(self._make_training_keys(start_step)))
 
     def evaluation(self, split: str) -> Iterable[Batch]:
-        """Every sample of ``split`` once, in order, without augmentation; sized, and can be gone through again.
+        """Return the batches of ``split``: every sample once, in order, unaugmented; sized, and iterable more than once.
 
         Raises:
             StillhouseError: there is no such split.
@@ -126,7 +126,7 @@ class _Evaluation:
 
     @property
     def real(self) -> int:
-        """How many of this process's samples are its own: with several processes the last one may be there to fill up."""
+        """The number of this process's own samples: with several processes the last one may be padding."""
         return self.keys.real
 
     def __len__(self) -> int:

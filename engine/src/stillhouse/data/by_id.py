@@ -1,4 +1,4 @@
-"""Going over samples by their ids, whatever the split: a teacher's one pass, an unlabelled pool, a fixed set of views."""
+"""Streams of samples by their ids, whatever the split: a teacher's single pass, an unlabelled pool, fixed views."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from stillhouse.config.data import DataSpec
 from stillhouse.contract.batch import Batch, DataInfo
-from stillhouse.data.memory import remembering
+from stillhouse.data.memory import keep_in_memory
 from stillhouse.data.sampler import EpochBatches, Ids, Key, OrderedBatches
 from stillhouse.data.samples import Samples
 from stillhouse.errors import StillhouseError
@@ -46,7 +46,7 @@ _NO_PART_OF_AN_INPUT = frozenset(
 
 @attrs.frozen(eq=False)
 class RepeatedViews:
-    """Keys whose samples look in epoch e as they did in epoch e mod ``views``; their order is their own.
+    """Keys with the augmentation of epoch e mod ``views`` in epoch e, and the order of epoch e.
 
     Attributes:
         keys: the keys of training batches.
@@ -87,31 +87,31 @@ class Passes:
         self._held: dict[bytes, Samples] = {}
 
     def ids(self, which: str) -> Ids:
-        """The ids (N,), sorted, of a split as it is used; ``pool`` is the whole training split, whatever ``per_class`` says."""
+        """Return the ids (N,), sorted, of a split in use; ``pool`` is the whole training split, whatever ``per_class``."""
         if which == "pool":
             return self._samples.source.splits["train"]
         return self._splits[which]
 
     def once(self, ids: Ids, view: int | None = None) -> Iterable[Batch]:
-        """Every sample of ``ids`` once, in order, as in evaluation; with ``view``, augmented as in that epoch.
+        """Stream every sample of ``ids`` once, in order, as in evaluation; with ``view``, augmented as in that epoch.
 
         Raises:
             StillhouseError: on the way, when a sample cannot be read.
         """
-        spec, samples = self._spec, self._holding(ids)
+        spec, samples = self._spec, self._select_samples(ids)
         samples = samples.plain if view is None else samples
         keys = OrderedBatches(ids=ids, batch_size=spec.eval_batch_size or spec.batch_size)
         return self._stream(samples, [Key(view or 0, key.ids) for key in keys])
 
     def rotating(self, ids: Ids, start_step: int) -> Iterator[Batch]:
-        """Training batches of ``ids`` without end, in an order of their own, augmented, from ``start_step`` on."""
-        return self._stream(self._holding(ids), self._looks(self._keys(ids, start_step)))
+        """Stream training batches of ``ids`` without end, in an order of their own, augmented, from ``start_step`` on."""
+        return self._stream(self._select_samples(ids), self._looks(self._make_keys(ids, start_step)))
 
     def rotation(self, ids: Ids) -> int:
-        """Batches in which :meth:`rotating` gives every sample of ``ids`` once."""
-        return self._keys(ids, 0).steps_per_epoch
+        """Return the number of batches in which :meth:`rotating` gives every sample of ``ids`` once."""
+        return self._make_keys(ids, 0).steps_per_epoch
 
-    def _keys(self, ids: Ids, start_step: int) -> EpochBatches:
+    def _make_keys(self, ids: Ids, start_step: int) -> EpochBatches:
         return EpochBatches(
             ids=ids,
             batch_size=self._spec.batch_size,
@@ -123,7 +123,7 @@ class Passes:
         )
 
     def labels(self, ids: Ids) -> Ids:
-        """The classes (N,) of ``ids``.
+        """Return the classes (N,) of ``ids``.
 
         Raises:
             StillhouseError: the targets are no classes.
@@ -135,21 +135,21 @@ class Passes:
         return self._samples.source.labels[ids]
 
     def content(self, ids: Ids) -> str:
-        """A hash of the ids in order and of each sample as it is stored."""
+        """Hash the ids in order and each sample as it is stored."""
         digest = hashlib.sha256(ids.tobytes())
-        samples = self._holding(ids)
+        samples = self._select_samples(ids)
         with OwnRandomness() as randomness:
             for i in ids:
-                stored = samples.source.stored(int(i))
+                stored = samples.source.read_stored(int(i))
                 if stored is None:
                     randomness.seed(mix(int(i)))
-                    x = samples.input_of(int(i)).contiguous().numpy()
+                    x = samples.read_input(int(i)).contiguous().numpy()
                     stored = f"{x.dtype} {x.shape}".encode() + x.tobytes()
                 digest.update(hashlib.sha256(stored).digest())
         return digest.hexdigest()
 
     def transform(self) -> dict[str, Any]:
-        """What is done to a sample between reading and the model in evaluation, as plain data."""
+        """Describe the processing of a sample between reading and the model in evaluation, as plain data."""
         spec, info = self._spec, self._info
         made = {k: v for k, v in attrs.asdict(spec).items() if k not in _NO_PART_OF_AN_INPUT}
         made |= {"input_shape": info.input_shape, "mean": info.mean, "std": info.std}
@@ -159,19 +159,19 @@ class Passes:
         return plain
 
     def augmentation(self) -> dict[str, Any]:
-        """What training adds to that, with the seed its randomness follows from."""
+        """Describe the augmentation that training adds, with its seed, as plain data."""
         plain: dict[str, Any] = json.loads(
             json.dumps({"transforms": self._spec.transforms, "seed": self._samples.seed}, default=repr)
         )
         return plain
 
-    def _holding(self, ids: Ids) -> Samples:
-        """Samples that either keep nothing in memory or all of ``ids``: a run on few labels keeps only its own."""
+    def _select_samples(self, ids: Ids) -> Samples:
+        """Return samples with all of ``ids`` in memory, or none: a run on few labels keeps only its own."""
         samples = self._samples
         if samples.memory is None or bool((samples.memory.row_of[ids] >= 0).all()):
             return samples
         key = hashlib.sha256(np.ascontiguousarray(ids).tobytes()).digest()
         if key not in self._held:
             bare = attrs.evolve(samples, memory=None)
-            self._held[key] = remembering(bare, {"pool": ids}, self._spec.cache, self._spec.workers)
+            self._held[key] = keep_in_memory(bare, {"pool": ids}, self._spec.cache, self._spec.workers)
         return self._held[key]

@@ -1,4 +1,4 @@
-"""What ``[data] name`` leads to: a source that a distribution brings by name, or a callable's data set."""
+"""The catalogue of data sets: ``[data] name`` to a source that a distribution brings, or to a callable's data set."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from stillhouse.registry.entries import DATA, Installed, error_text, find_scheme
 __all__ = ["load_opener", "open_source"]
 
 Opener = Callable[[str, SourceRequest], Source]
-"""What an entry point of the group ``stillhouse.data`` leads to: opens what the name after the colon says."""
+"""The type of an entry point's object in the group ``stillhouse.data``: opens a data set by the name after the colon."""
 
 
 def open_source(
     name: str, args: Mapping[str, Any], val_fraction: float, base: Path | None, skip_bad: bool = False
 ) -> Source:
-    """The samples that a recipe's ``name`` and ``args`` mean: see :class:`SourceRequest`.
+    """Open the source of a recipe's ``name`` and ``args``: see :class:`SourceRequest`.
 
     Raises:
         StillhouseError: no such data set, or one that cannot be used; what, where, what would be right.
@@ -42,7 +42,7 @@ def open_source(
             what = f"{name!r} cannot be opened: {error_text(error)}"
             raise StillhouseError(what, where=where, hint=f"from {found.origin}") from error
         if not isinstance(source, Source):
-            what = f"{name!r} gives {type(source).__name__}, and must give a stillhouse.data.Source"
+            what = f"{name!r} must give a stillhouse.data.Source, got {type(source).__name__}"
             raise StillhouseError(what, where=where, hint=f"from {found.origin}")
         return source
     near = nearest(DATA, name)
@@ -59,19 +59,19 @@ def open_source(
             faults=[*error.faults, Fault(where, f"no installed data set is called {name!r}", near)]
         ) from None
     if not callable(function):
-        raise StillhouseError(f"{name!r} is {type(function).__name__}, and no callable", where=where)
+        raise StillhouseError(f"{name!r} must be callable, got {type(function).__name__}", where=where)
     own, described = divide_arguments(function, args)
     return DatasetSource(call(function, own, "data.args"), name, val_fraction, described=described, skip_bad=skip_bad)
 
 
 def load_opener(found: Installed, where: str = "") -> Opener:
-    """Import what opens the data sets that a distribution brings.
+    """Import the opener of a distribution's data sets.
 
     Raises:
         StillhouseError: it is broken.
     """
     opener: Opener = load_entry(found, DATA, where)
     if not callable(opener):
-        what = f"{found.target!r} is {type(opener).__name__}, and must be a function of a name and a SourceRequest"
+        what = f"{found.target!r} must be a function of a name and a SourceRequest, got {type(opener).__name__}"
         raise StillhouseError(what, where=where, hint=f"from {found.origin}")
     return opener

@@ -22,7 +22,7 @@ _MOVES = ("affine", "center_crop", "crop", "elastic", "horizontal_flip", "pad", 
 
 
 class Picture(tv_tensors.TVTensor):  # type: ignore[misc]  # torchvision ships no types
-    """An image as target: it moves as the input does, and keeps its colours."""
+    """An image as target: geometric transforms move it with the input, colour transforms leave it."""
 
 
 def _register(move: str) -> None:
@@ -52,7 +52,7 @@ class Geometry:
     kind: str
 
     def __call__(self, x: Tensor, target: Any) -> tuple[Any, Any]:
-        """The input and the target after the same crop, flip, rotation, ...
+        """Apply the same crop, flip, rotation, ... to the input and its target.
 
         Boxes are clipped to the image; those of which less than a pixel is left are dropped.
         """
@@ -60,14 +60,14 @@ class Geometry:
             return self.transforms(x), target
         image = tv_tensors.Image(x)
         if self.kind == "boxes":
-            return self._with_boxes(image, target)
+            return self._move_boxes(image, target)
         wrap = Picture if self.kind == "image" else tv_tensors.Mask
         out = self.transforms(image, target.as_subclass(wrap) if wrap is Picture else wrap(target))
         if not (isinstance(out, tuple) and len(out) == 2 and all(isinstance(t, Tensor) for t in out)):
             return out, target
         return out[0].as_subclass(Tensor), out[1].as_subclass(Tensor)
 
-    def _with_boxes(self, image: Any, target: dict[str, Tensor]) -> tuple[Any, Any]:
+    def _move_boxes(self, image: Any, target: dict[str, Tensor]) -> tuple[Any, Any]:
         boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=tuple(image.shape[-2:]))
         out = self.transforms(image, {"boxes": boxes, "labels": target["labels"]})
         if not (isinstance(out, tuple) and len(out) == 2 and isinstance(out[0], Tensor)):

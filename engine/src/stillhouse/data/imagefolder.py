@@ -1,4 +1,4 @@
-"""A folder of images, one folder a class: the ImageFolder layout."""
+"""The ImageFolder layout: a folder of images for each class."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from stillhouse.data.images import decode, gray_throughout
+from stillhouse.data.images import are_gray, decode
 from stillhouse.data.sources import ALIASES, Source
 from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
 
@@ -19,11 +19,11 @@ _SPLITS = {"train": "train", "val": "val", "test": "test", **ALIASES}
 
 
 def _refuse_split_names(root: Path) -> None:
-    """Folders that are named as splits and hold no class folders are no classes either."""
-    named = [p.name for p in _folders(root) if p.name.lower() in ("train", "val", "valid", "validation", "test")]
+    """Refuse split folders without class folders in them: they are not classes themselves."""
+    named = [p.name for p in _list_folders(root) if p.name.lower() in ("train", "val", "valid", "validation", "test")]
     if len(named) > 1:  # a single one may be a class: of vehicles, say
         raise StillhouseError(
-            f"{root} has the folders {named[0]!r} and {named[1]!r}, and no class folders in them",
+            f"the split folders {named[0]!r} and {named[1]!r} in {root} hold no class folders",
             where="data.name",
             hint="PATH/train/CLASS/image.jpg; images with a file for each one's target are pairs:PATH",
         )
@@ -50,8 +50,8 @@ class ImageFolder(Source):
         if not root.is_dir():
             near = did_you_mean(root.name, [p.name for p in root.parent.iterdir()] if root.parent.is_dir() else [])
             hint = near if near.startswith("did you mean") else ""
-            raise StillhouseError(f"there is no folder {root}", where="data.name", hint=hint)
-        tops = _split_folders(root)
+            raise StillhouseError(f"folder not found: {root}", where="data.name", hint=hint)
+        tops = _find_split_folders(root)
         if not tops:
             _refuse_split_names(root)
         whole = not tops
@@ -59,7 +59,7 @@ class ImageFolder(Source):
         stats: list[str] = []
         labels: list[int] = []
         self.splits = {}
-        self.class_names = tuple(sorted(_classes(tops.get("train", root), levels)))
+        self.class_names = tuple(sorted(_list_classes(tops.get("train", root), levels)))
         if not self.class_names:
             raise StillhouseError(
                 f"{tops.get('train', root)} has no class folders", where="data.name", hint="PATH/train/CLASS/image.jpg"
@@ -67,12 +67,12 @@ class ImageFolder(Source):
         faults: list[Fault] = []
         for split, top in (tops or {"train": root}).items():
             begin = len(files)
-            for name, folder in sorted(_classes(top, levels).items()):
+            for name, folder in sorted(_list_classes(top, levels).items()):
                 if name not in self.class_names:
                     near = did_you_mean(name, self.class_names)
                     faults.append(Fault(str(folder), "this class is not in the training split", near))
                     continue
-                images = _images(folder, root)
+                images = _list_images(folder, root)
                 if not images and split == "train":
                     suffixes = ", ".join(s[1:] for s in _SUFFIXES)
                     faults.append(Fault(str(folder), "this class folder holds no images", f"{suffixes} are read"))
@@ -93,8 +93,8 @@ class ImageFolder(Source):
         """See :meth:`Source.read`."""
         return decode(self.root / self.files[i])
 
-    def stored(self, i: int) -> bytes | None:
-        """See :meth:`Source.stored`: the file's bytes."""
+    def read_stored(self, i: int) -> bytes | None:
+        """See :meth:`Source.read_stored`: the file's bytes."""
         try:
             content: bytes = (self.root / self.files[i]).read_bytes()
             return content
@@ -106,45 +106,47 @@ class ImageFolder(Source):
         return str(self.root / self.files[i])
 
     def channels(self) -> int:
-        """1 when a look at 32 training images, evenly spaced, finds only greyscale; else 3.
+        """Return 1 when 32 training images, evenly spaced, are all greyscale; else 3.
 
         Photographs in colour are often mixed with a few in grey, which are then read as RGB.
         """
         train = self.splits["train"]
         some = train[np.linspace(0, len(train) - 1, min(32, len(train))).astype(np.int64)]
-        return 1 if gray_throughout(self.root / self.files[i] for i in some) else 3
+        return 1 if are_gray(self.root / self.files[i] for i in some) else 3
 
 
-def _folders(top: Path) -> list[Path]:
+def _list_folders(top: Path) -> list[Path]:
     return [p for p in top.iterdir() if p.is_dir() and not p.name.startswith(".")]
 
 
-def _classes(top: Path, levels: int) -> dict[str, Path]:
-    """The class folders ``levels`` below ``top``, by their path from there."""
+def _list_classes(top: Path, levels: int) -> dict[str, Path]:
+    """List the class folders ``levels`` below ``top``, by their path from there."""
     found = [top]
     for _ in range(levels):
-        found = [inner for folder in found for inner in _folders(folder)]
+        found = [inner for folder in found for inner in _list_folders(folder)]
     return {folder.relative_to(top).as_posix(): folder for folder in found}
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
-    """The split folders, train first; none when the folders at the top are the classes."""
+def _find_split_folders(root: Path) -> dict[str, Path]:
+    """Find the split folders, train first; none when the folders at the top are the classes."""
     found: dict[str, Path] = {}
-    for folder in sorted(_folders(root)):
+    for folder in sorted(_list_folders(root)):
         split = _SPLITS.get(folder.name.lower())
-        if split is None or not _folders(folder):
+        if split is None or not _list_folders(folder):
             continue  # without folders in it, a folder named `train` is a class: of vehicles, say
         if split in found:
-            raise StillhouseError(f"{found[split].name} and {folder.name} both mean {split!r}", where=str(root))
+            raise StillhouseError(
+                f"two folders for the split {split!r}: {found[split].name} and {folder.name}", where=str(root)
+            )
         found[split] = folder
     if found and "train" not in found:
         names = ", ".join(p.name for p in found.values())
-        raise StillhouseError(f"there is no train folder beside {names}", where=str(root))
+        raise StillhouseError(f"needs a train folder beside {names}", where=str(root))
     return {name: found[name] for name in ("train", "val", "test") if name in found}
 
 
-def _images(folder: Path, root: Path) -> list[tuple[str, int, int]]:
-    """(path below ``root``, bytes, time of change in ns) of every image under ``folder``, sorted by path."""
+def _list_images(folder: Path, root: Path) -> list[tuple[str, int, int]]:
+    """List (path below ``root``, bytes, time of change in ns) of every image under ``folder``, sorted by path."""
     found = []
     above = len(str(root)) + 1
     for here, _, names in os.walk(folder, followlinks=True):

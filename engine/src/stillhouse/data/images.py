@@ -1,4 +1,4 @@
-"""From whatever a data set holds (files, PIL images, arrays, tensors) to tensors of one shape."""
+"""Conversion of files, PIL images, arrays and tensors to tensors of one shape."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from stillhouse.errors import StillhouseError
-from stillhouse.layout import shape_text
+from stillhouse.layout import format_shape
 
-__all__ = ["Shaping", "decode", "gray_throughout", "is_gray", "opened", "to_tensor"]
+__all__ = ["Shaping", "are_gray", "decode", "is_gray", "open_image", "to_tensor"]
 
 _GRAY = ("1", "L", "LA", "I;16", "I;16L", "I;16B")
 
@@ -26,17 +26,17 @@ def is_gray(path: Path) -> bool:
     """Whether the image file holds one channel; reads the header only.
 
     Raises:
-        StillhouseError: the file is no image.
+        StillhouseError: the file is not an image.
     """
     try:
         with Image.open(path) as image:
             return image.mode in _GRAY
     except Exception as error:  # noqa: BLE001 - PIL raises whatever its decoders raise
-        raise _unreadable(path, error) from None
+        raise _make_unreadable_error(path, error) from None
 
 
-def gray_throughout(paths: Iterable[Path]) -> bool:
-    """Whether all image files hold one channel; those that cannot be read don't count."""
+def are_gray(paths: Iterable[Path]) -> bool:
+    """Whether all image files hold one channel; unreadable ones don't count."""
     found = []
     for path in paths:
         try:
@@ -46,7 +46,7 @@ def gray_throughout(paths: Iterable[Path]) -> bool:
     return bool(found) and all(found)
 
 
-def _loaded(path: Path) -> Image.Image:
+def _load(path: Path) -> Image.Image:
     image = Image.open(path)
     try:
         image.load()
@@ -57,34 +57,34 @@ def _loaded(path: Path) -> Image.Image:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """The image file, decoded, in its own mode.
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """Open and decode an image file, in its own mode.
 
     Raises:
-        StillhouseError: the file is missing, cut off or no image; it is named.
+        StillhouseError: the file is missing, truncated or not an image; it is named.
     """
     try:
-        image = _loaded(path)
+        image = _load(path)
     except Exception as error:  # noqa: BLE001 - PIL raises OSError, SyntaxError, struct.error, ... for bad files
-        raise _unreadable(path, error) from None
+        raise _make_unreadable_error(path, error) from None
     with image:
         yield image
 
 
 def decode(path: Path) -> Tensor:
-    """The image file as uint8 (C, H, W): C = 1 for greyscale, else 3 (palette, alpha and CMYK become RGB).
+    """Decode an image file to uint8 (C, H, W): C = 1 for greyscale, else 3 (palette, alpha and CMYK become RGB).
 
     Raises:
-        StillhouseError: the file is missing, cut off or no image; it is named.
+        StillhouseError: the file is missing, truncated or not an image; it is named.
     """
-    with opened(path) as image:
+    with open_image(path) as image:
         try:
             return to_tensor(image)
         except Exception as error:  # noqa: BLE001 - conversions raise whatever they raise
-            raise _unreadable(path, error) from None
+            raise _make_unreadable_error(path, error) from None
 
 
-def _unreadable(path: Path, error: Exception) -> StillhouseError:
+def _make_unreadable_error(path: Path, error: Exception) -> StillhouseError:
     return StillhouseError(
         f"this image cannot be read: {error}",
         where=str(path),
@@ -93,7 +93,7 @@ def _unreadable(path: Path, error: Exception) -> StillhouseError:
 
 
 def to_tensor(value: Any) -> Tensor:
-    """A sample's input as a tensor of uint8, or of float32 taken as scaled already.
+    """Convert a sample's input to a tensor of uint8, or of float32 that counts as scaled already.
 
     Args:
         value: a PIL image; a numpy array (H, W), (H, W, C) or (C, H, W) of uint8 or floats, where C is 1, 3 or 4; a
@@ -106,56 +106,51 @@ def to_tensor(value: Any) -> Tensor:
         StillhouseError: another type, dtype or shape.
     """
     if isinstance(value, Image.Image):
-        value = _from_pil(value)
+        value = _convert_pil(value)
     elif isinstance(value, np.ndarray):
-        value = _from_numpy(value)
+        value = _convert_numpy(value)
     elif not isinstance(value, Tensor):
-        raise StillhouseError(
-            f"the input is {type(value).__name__}", hint="give a PIL image, a tensor or a numpy array"
-        )
+        raise StillhouseError(f"the input must be a PIL image, a tensor or a numpy array, got {type(value).__name__}")
     tensor: Tensor = value.detach().as_subclass(Tensor)
     if tensor.ndim == 0:
-        raise StillhouseError("the input is a single number", hint="give an image (C, H, W) or a vector (D,)")
+        raise StillhouseError("the input must be an image (C, H, W) or a vector (D,), got a single number")
     if tensor.ndim == 2:
         tensor = tensor[None]
     if tensor.is_floating_point():
         return tensor.float()
     if tensor.dtype != torch.uint8:
-        raise StillhouseError(
-            f"the input is of type {str(tensor.dtype).removeprefix('torch.')}", hint="give uint8 (0 to 255) or floats"
-        )
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise StillhouseError(f"the input must be uint8 (0 to 255) or floats, got {kind}")
     return tensor
 
 
-def _from_pil(image: Image.Image) -> Tensor:
+def _convert_pil(image: Image.Image) -> Tensor:
     if image.mode.startswith("I;16"):
         return torch.from_numpy((np.asarray(image) >> 8).astype(np.uint8))[None]
     if image.mode in ("I", "F"):
-        raise StillhouseError(f"images of mode {image.mode!r} have no known range", hint="save them with 8 bits")
+        raise StillhouseError(f"images of mode {image.mode!r} have no defined range", hint="save them with 8 bits")
     array = np.array(image.convert("L" if image.mode in _GRAY else "RGB"))
     tensor = torch.from_numpy(array)
     return tensor[None] if array.ndim == 2 else tensor.permute(2, 0, 1).contiguous()
 
 
-def _from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
+def _convert_numpy(array: np.ndarray[Any, Any]) -> Tensor:
     if array.ndim == 3:
         if array.shape[2] in (1, 3, 4):
             array = array.transpose(2, 0, 1)
         elif array.shape[0] not in (1, 3, 4):
             raise StillhouseError(
-                f"the input is an array {array.shape}", hint="give (H, W, C) or (C, H, W) with 1, 3 or 4 channels"
+                f"the input must be (H, W, C) or (C, H, W) with 1, 3 or 4 channels, got an array {array.shape}"
             )
     try:
         return torch.from_numpy(np.ascontiguousarray(array))
     except TypeError:
-        raise StillhouseError(
-            f"the input is an array of {array.dtype}", hint="give uint8 (0 to 255) or floats"
-        ) from None
+        raise StillhouseError(f"the input must be uint8 (0 to 255) or floats, got {array.dtype}") from None
 
 
 @attrs.frozen(kw_only=True)
 class Shaping:
-    """What every input goes through once, in training and evaluation alike.
+    """Conversion of every input to one number of channels and one size, in training and evaluation alike.
 
     Attributes:
         channels: 1 or 3 converts images to as many channels; None leaves them.
@@ -169,18 +164,18 @@ class Shaping:
         """(C, H, W) -> (channels, *size); the dtype stays.
 
         Raises:
-            StillhouseError: the input is no image, or its channels cannot be converted.
+            StillhouseError: the input is not an image, or its channels cannot be converted.
         """
         if self.channels is None and self.size is None:
             return x
         if x.ndim != 3:
             raise StillhouseError(
-                f"the input {shape_text(x)} is no image, and `size` or `channels` is set", hint="leave them out"
+                f"`size` and `channels` need images (C, H, W), got {format_shape(x)}", hint="leave them out"
             )
         if self.channels is not None and x.shape[0] != self.channels:
             if x.shape[0] not in (1, 3):
                 raise StillhouseError(
-                    f"it has {x.shape[0]} channels, and only 1 and 3 can be converted", hint="leave out `channels`"
+                    f"`channels` needs images of 1 or 3 channels, got {x.shape[0]}", hint="leave out `channels`"
                 )
             x = F.rgb_to_grayscale(x) if self.channels == 1 else x.expand(3, -1, -1).contiguous()
         if self.size is not None and tuple(x.shape[1:]) != self.size:

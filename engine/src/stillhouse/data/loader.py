@@ -1,33 +1,33 @@
-"""Loading: find, check, split and, where small, read what a recipe's ``[data]`` names."""
+"""The data loader: a recipe's ``[data]`` is found, checked, split and, where small, read into memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
+import torch
 from torch import Tensor
 
 from stillhouse.config.data import DataSpec
 from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import SampleMaker
-from stillhouse.data.augmentation import build_transforms, cropping, in_order
+from stillhouse.data.augmentation import build_crops, build_transforms, chain
 from stillhouse.data.batches import Data
 from stillhouse.data.catalogue import open_source
 from stillhouse.data.imagefolder import ImageFolder
 from stillhouse.data.images import Shaping
-from stillhouse.data.memory import fits_in_memory, read_once, refuse, warn_of
-from stillhouse.data.sample_maker import AsGiven
+from stillhouse.data.memory import fits_in_memory, read_once, refuse_bad_samples, warn_of_left_out
 from stillhouse.data.sampler import Ids, Key
-from stillhouse.data.samples import Samples, shaped
-from stillhouse.data.shared import KEPT, data_key, keep_memory, source_key, with_kept_memory
+from stillhouse.data.samples import Samples, read_shaped
+from stillhouse.data.shared import KEPT, keep_memory, make_data_key, make_source_key, recall_memory
 from stillhouse.data.sources import Source
-from stillhouse.data.splits import by_blocks, few, few_per_class
-from stillhouse.data.statistics import fingerprint, normalisation
+from stillhouse.data.splits import choose, choose_per_class, split_by_blocks
+from stillhouse.data.statistics import fingerprint, measure_normalisation
 from stillhouse.errors import Fault, StillhouseError, raise_faults
-from stillhouse.memo import once
+from stillhouse.memo import remember
 from stillhouse.seeds import OwnRandomness, mix
 
 __all__ = ["load_data"]
@@ -37,6 +37,25 @@ _TRIED = 64
 Transform = Callable[..., Any] | None
 
 
+@attrs.frozen
+class AsGiven:
+    """Makes samples where there is no task: inputs and targets as the data gives them."""
+
+    takes: ClassVar[tuple[str, ...]] = ("class", "mask", "depth", "image", "vector", "boxes", "none")
+
+    def sample(self, image: Tensor, target: Any) -> tuple[Tensor, Any]:
+        """See :meth:`stillhouse.tasks.Task.sample`."""
+        return image, target
+
+    def collate(self, targets: list[Any]) -> Any:
+        """Tensors of one shape as one, numbers as int64, None as None, anything else as a list."""
+        if targets[0] is None:
+            return None
+        if not isinstance(targets[0], Tensor | int):
+            return targets
+        return torch.stack([torch.as_tensor(t) for t in targets])
+
+
 def load_data(
     spec: DataSpec, task: SampleMaker | None = None, *, seed: int, base: Path | None = None, pin: bool = False
 ) -> Data:
@@ -44,16 +63,16 @@ def load_data(
 
     Args:
         spec: the recipe's ``[data]``.
-        task: what makes the samples' inputs and targets of what the data gives; None: class indices as they are.
+        task: makes inputs and targets of the data's samples; None: class indices as they are.
         seed: the run's seed: the order of samples and their augmentation. Splits don't depend on it.
         base: the recipe's folder, which relative paths start from.
         pin: put batches into page-locked memory, for copies to CUDA.
 
     Raises:
-        StillhouseError: what is wrong with the data, where, and what would be right.
+        StillhouseError: data that cannot be found, read, split or transformed.
     """
-    info, samples, splits = once(
-        lambda: data_key(spec, task, seed, base), lambda: _load(spec, task, seed, base), among=KEPT
+    info, samples, splits = remember(
+        lambda: make_data_key(spec, task, seed, base), lambda: _load(spec, task, seed, base), among=KEPT
     )
     return Data(spec, info, attrs.evolve(samples, seed=seed), dict(splits), pin)
 
@@ -61,14 +80,16 @@ def load_data(
 def _load(
     spec: DataSpec, task: SampleMaker | None, seed: int, base: Path | None
 ) -> tuple[DataInfo, Samples, dict[str, Ids]]:
-    source, (transforms, for_evaluation) = once(lambda: source_key(spec, base), lambda: _opened(spec, base), among=KEPT)
+    source, (transforms, for_evaluation) = remember(
+        lambda: make_source_key(spec, base), lambda: _open(spec, base), among=KEPT
+    )
     _check_taken(task, source)
-    maker = _maker(task, source)
+    maker = _choose_maker(task, source)
     shaping = Shaping(
         channels=source.channels() if spec.channels is None else spec.channels, size=spec.height_and_width
     )
-    first, pair = _first_readable(source, shaping)
-    read_shape = _read_shape(spec, tuple(pair[0].shape))
+    first, pair = _find_readable(source, shaping)
+    read_shape = _crop_shape(spec, tuple(pair[0].shape))
     samples = Samples(
         source=source,
         shaping=shaping,
@@ -80,16 +101,15 @@ def _load(
         maker=maker,
         for_evaluation=for_evaluation,
     )
-    samples, splits = _examined(samples, spec, seed, pair)
-    made = read_shape if maker is None else _shape_of(samples.plain, splits["train"])
-    mean, std = normalisation(spec.normalize, samples, made) or (None, None)
+    samples, splits = _examine(samples, spec, seed, pair)
+    made = read_shape if maker is None else _measure_shape(samples.plain, splits["train"])
+    mean, std = measure_normalisation(spec.normalize, samples, made) or (None, None)
     samples = attrs.evolve(samples, mean=mean, std=std, transforms=transforms)
-    trained = _shape_of(samples, splits["train"])  # shows whether the transforms suit the samples
+    trained = _measure_shape(samples, splits["train"])  # shows whether the transforms suit the samples
     if len(trained) != len(made) or trained[0] != made[0]:
         raise StillhouseError(
-            f"they make inputs of {trained}, and evaluation reads {made}",
+            f"transforms must keep the number of channels: training inputs are {trained}, evaluation's {made}",
             where="data.transforms",
-            hint="keep the channels",
         )
     choices = {key: getattr(spec, key) for key in ("args", "normalize", "transforms")}
     choices |= {key: getattr(spec, key) for key in ("crop",) if getattr(spec, key) is not None}
@@ -114,8 +134,8 @@ def _load(
     return info, samples, splits
 
 
-def _opened(spec: DataSpec, base: Path | None) -> tuple[Source, tuple[Transform, Transform]]:
-    """The source, split as the recipe says, and the transforms of training and of evaluation: faults of both at once."""
+def _open(spec: DataSpec, base: Path | None) -> tuple[Source, tuple[Transform, Transform]]:
+    """Open the source, split as the recipe says, and build both transforms (training, evaluation); faults of all at once."""
     faults: list[Fault] = []
     source = None
     try:
@@ -134,17 +154,17 @@ def _opened(spec: DataSpec, base: Path | None) -> tuple[Source, tuple[Transform,
     if spec.split is not None:
         if isinstance(source, ImageFolder):
             raise StillhouseError(
-                "blocks of a folder of classes would hold out whole classes", where="data.split", hint="leave it out"
+                "blocks of an image folder would hold out whole classes", where="data.split", hint="leave it out"
             )
-        source.splits = by_blocks(source.splits, spec.split, spec.val_fraction)
+        source.splits = split_by_blocks(source.splits, spec.split, spec.val_fraction)
     own = build_transforms(
         spec.transforms, kind=source.target, ignore=None if source.spec is None else source.spec.ignore
     )
     size = spec.crop_height_and_width
     if size is None:
         return source, (own, None)
-    at_random, middle = cropping(size)
-    return source, (in_order(at_random, own), middle)
+    at_random, middle = build_crops(size)
+    return source, (chain(at_random, own), middle)
 
 
 def _check_taken(task: SampleMaker | None, source: Source) -> None:
@@ -152,14 +172,14 @@ def _check_taken(task: SampleMaker | None, source: Source) -> None:
         return
     name = type(task).__name__
     raise StillhouseError(
-        f"{name} takes targets of kind {' or '.join(map(repr, task.takes))}, and the data gives {source.target!r}",
+        f"{name} needs targets of kind {' or '.join(map(repr, task.takes))}, got {source.target!r}",
         where="task.name",
         hint="another task, or other data",
     )
 
 
-def _maker(task: SampleMaker | None, source: Source) -> SampleMaker | None:
-    """What makes samples; None where they are inputs as they are and their class indices, which takes least time."""
+def _choose_maker(task: SampleMaker | None, source: Source) -> SampleMaker | None:
+    """Choose the maker of samples; None for unchanged inputs with class indices, the quickest case."""
     from stillhouse.contract.task import Task  # which imports this package
 
     if task is None:
@@ -168,28 +188,28 @@ def _maker(task: SampleMaker | None, source: Source) -> SampleMaker | None:
     return task if own or source.target != "class" else None
 
 
-def _first_readable(source: Source, shaping: Shaping) -> tuple[int, tuple[Tensor, Any]]:
-    """The first training sample that can be read: its shape is the one that others must have.
+def _find_readable(source: Source, shaping: Shaping) -> tuple[int, tuple[Tensor, Any]]:
+    """Find the first readable training sample: all others must have its shape.
 
     Raises:
-        StillhouseError: none of the first few can.
+        StillhouseError: none of the first few is readable.
     """
     first_error = None
     with OwnRandomness() as randomness:
         for i in map(int, source.splits["train"][:_TRIED]):
             randomness.seed(mix(i))
             try:
-                return i, shaped(source, shaping, i)
+                return i, read_shaped(source, shaping, i)
             except StillhouseError as error:
                 first_error = first_error or error
     assert first_error is not None  # a training split is never empty
     tried = min(_TRIED, len(source.splits["train"]))
-    more = [Fault("data", f"nor can any other of the first {tried} training samples be used")] if tried > 1 else []
+    more = [Fault("data", f"none of the first {tried} training samples can be used")] if tried > 1 else []
     raise StillhouseError(faults=[*first_error.faults, *more])
 
 
-def _examined(samples: Samples, spec: DataSpec, seed: int, pair: tuple[Tensor, Any]) -> tuple[Samples, dict[str, Ids]]:
-    """Samples, in memory where they are kept, and the splits in use; with ``skip_bad`` the source loses bad samples first.
+def _examine(samples: Samples, spec: DataSpec, seed: int, pair: tuple[Tensor, Any]) -> tuple[Samples, dict[str, Ids]]:
+    """Read samples that are kept in memory and select the splits; with ``skip_bad`` bad samples leave the source first.
 
     So a subset of few labels does not shrink by them, and what goes over the source later does not meet them.
     """
@@ -197,17 +217,17 @@ def _examined(samples: Samples, spec: DataSpec, seed: int, pair: tuple[Tensor, A
     if spec.skip_bad:
         total = sum(map(len, source.splits.values()))
         keep = spec.per_class is None and spec.limit is None and fits_in_memory(samples, total, spec.cache, pair)
-        memory, errors = read_once(with_kept_memory(samples), source.splits, spec.workers, keep)
-        refuse(errors, total, skip_bad=True)
+        memory, errors = read_once(recall_memory(samples), source.splits, spec.workers, keep)
+        refuse_bad_samples(errors, total, skip_bad=True)
         if errors:
             _leave_out(source, errors)
-            warn_of(errors, total)
+            warn_of_left_out(errors, total)
         samples = attrs.evolve(samples, memory=memory)
-    splits = _in_use(source, spec, seed)
+    splits = _select(source, spec, seed)
     n = sum(map(len, splits.values()))
     if samples.memory is None and fits_in_memory(samples, n, spec.cache, pair):
-        memory, errors = read_once(with_kept_memory(samples), splits, spec.workers, keep=True)
-        refuse(errors, n, skip_bad=False)
+        memory, errors = read_once(recall_memory(samples), splits, spec.workers, keep=True)
+        refuse_bad_samples(errors, n, skip_bad=False)
         samples = attrs.evolve(samples, memory=memory)
     keep_memory(samples)
     return samples, splits
@@ -224,28 +244,30 @@ def _leave_out(source: Source, errors: dict[int, StillhouseError]) -> None:
         )
 
 
-def _in_use(source: Source, spec: DataSpec, seed: int) -> dict[str, Ids]:
+def _select(source: Source, spec: DataSpec, seed: int) -> dict[str, Ids]:
     splits = dict(source.splits)
     subset_seed = seed if spec.subset_seed is None else spec.subset_seed
     if spec.per_class is not None:
         if source.target != "class":
             raise StillhouseError(
-                f"the data's targets are of kind {source.target!r}, not classes", where="data.per_class", hint="`limit`"
+                f"needs targets of kind 'class', got {source.target!r}", where="data.per_class", hint="use `limit`"
             )
-        splits["train"] = few_per_class(splits["train"], source.labels, source.class_names, spec.per_class, subset_seed)
+        splits["train"] = choose_per_class(
+            splits["train"], source.labels, source.class_names, spec.per_class, subset_seed
+        )
     elif spec.limit is not None:
-        splits["train"] = few(splits["train"], spec.limit, subset_seed)
+        splits["train"] = choose(splits["train"], spec.limit, subset_seed)
     return splits
 
 
-def _read_shape(spec: DataSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _crop_shape(spec: DataSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
     size = spec.crop_height_and_width
     if size is None:
         return shape
     if len(shape) != 3:
-        raise StillhouseError(f"inputs have shape {shape}, and only images are cropped", where="data.crop")
+        raise StillhouseError(f"needs images (C, H, W), got inputs of shape {shape}", where="data.crop")
     return (shape[0], *size)
 
 
-def _shape_of(samples: Samples, train: Ids) -> tuple[int, ...]:
+def _measure_shape(samples: Samples, train: Ids) -> tuple[int, ...]:
     return tuple(samples.batch(Key(0, train[:1])).input.shape[1:])

@@ -1,4 +1,4 @@
-"""Every sample is read once, before the first batch: to keep it in memory, and to find out which ones are bad."""
+"""One reading of every sample before the first batch: to keep it in memory, and to find the bad ones."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stillhouse.data.sample_errors import MisfitError, skippable
+from stillhouse.data.sample_errors import MisfitError, suggest_skipping
 from stillhouse.data.sampler import Ids, Key, OrderedBatches
 from stillhouse.data.samples import Memory, Samples
-from stillhouse.data.streams import from_workers
-from stillhouse.data.targets import packed
+from stillhouse.data.streams import map_in_workers
+from stillhouse.data.targets import stack
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning
 from stillhouse.seeds import OwnRandomness, mix
 
-__all__ = ["fits_in_memory", "read_once", "refuse", "remembering", "warn_of"]
+__all__ = ["fits_in_memory", "keep_in_memory", "read_once", "refuse_bad_samples", "warn_of_left_out"]
 
 _MEMORY_LIMIT = 1 << 30
 _CHUNK = 256
@@ -32,7 +32,7 @@ Errors = dict[int, StillhouseError]
 def fits_in_memory(
     samples: Samples, n: int, cache: Literal["auto", "memory", "none"], first: tuple[Tensor, Any]
 ) -> bool:
-    """Whether ``n`` samples as large as ``first`` (input and target) are kept: see :class:`stillhouse.data.DataSpec`."""
+    """Whether ``n`` samples as large as ``first`` (input and target) are kept; see :class:`stillhouse.data.DataSpec`."""
     size = n * sum(t.numel() * t.itemsize for t in first if isinstance(t, Tensor))
     return cache == "memory" or (cache == "auto" and size <= _MEMORY_LIMIT and samples.source.pure)
 
@@ -57,7 +57,7 @@ class _Reader:
             for i in map(int, key.ids):
                 randomness.seed(mix(self.samples.seed, key.epoch, i))
                 try:
-                    pair = self.samples.pair_of(i)
+                    pair = self.samples.read_pair(i)
                 except StillhouseError as error:
                     errors[i] = error
                     continue
@@ -67,12 +67,12 @@ class _Reader:
         if not pairs:
             return _Chunk(None, None, [], errors)
         with_target = self.samples.source.target not in ("class", "none")
-        targets = packed([target for _, target in pairs]) if with_target else None
-        return _Chunk(packed([x for x, _ in pairs]), targets, ids, errors)
+        targets = stack([target for _, target in pairs]) if with_target else None
+        return _Chunk(stack([x for x, _ in pairs]), targets, ids, errors)
 
 
 class _Rows:
-    """Room for ``n`` values: one tensor while they have one shape, else a list."""
+    """A buffer of ``n`` values: one tensor while they have one shape, else a list."""
 
     def __init__(self, n: int) -> None:
         self._n, self._filled = n, 0
@@ -90,7 +90,7 @@ class _Rows:
             self._rows = list(self._rows[: self._filled])
         self._rows += list(values)
 
-    def rows(self) -> Any:
+    def collect(self) -> Any:
         return self._rows[: self._filled] if isinstance(self._rows, Tensor) else self._rows
 
 
@@ -100,11 +100,11 @@ def read_once(samples: Samples, splits: Mapping[str, Ids], workers: int, keep: b
     Args:
         samples: the samples.
         splits: the ids in use.
-        workers: processes that decode, where that is worth starting them.
-        keep: whether to keep what was read.
+        workers: processes that decode, where there are enough samples to start them for.
+        keep: whether to keep the samples.
 
     Returns:
-        What was read, where it is kept, and the error of each sample that cannot be used. Where the first sample is
+        The samples, where they are kept, and the error of each one that cannot be used. Where the first sample is
         the odd one in shape or type, the errors are of those that differ from most.
     """
     ids = np.unique(np.concatenate(list(splits.values())))
@@ -124,7 +124,7 @@ def _read(samples: Samples, ids: Ids, workers: int, keep: bool) -> tuple[Memory 
     held: list[int] = []
     errors: Errors = {}
     chunks = OrderedBatches(ids=ids, batch_size=_CHUNK // 8 if -1 in samples.shape else _CHUNK)
-    for chunk in from_workers(_Reader(samples, keep), chunks, workers if len(ids) > 8 * _CHUNK else 0):
+    for chunk in map_in_workers(_Reader(samples, keep), chunks, workers if len(ids) > 8 * _CHUNK else 0):
         errors |= chunk.errors
         if chunk.ids:
             inputs.add(chunk.inputs)
@@ -135,19 +135,19 @@ def _read(samples: Samples, ids: Ids, workers: int, keep: bool) -> tuple[Memory 
         return None, errors
     row_of = np.full(len(samples.source.labels), -1, dtype=np.int64)
     row_of[held] = np.arange(len(held))
-    return Memory(inputs.rows(), row_of, targets.rows()), errors
+    return Memory(inputs.collect(), row_of, targets.collect()), errors
 
 
-def refuse(errors: Errors, of: int, skip_bad: bool) -> None:
-    """Raise for samples that cannot be used: named, counted, with the way to go on.
+def refuse_bad_samples(errors: Errors, of: int, skip_bad: bool) -> None:
+    """Raise for samples that cannot be used, named and counted, with a hint how to go on.
 
     Args:
         errors: by id.
         of: how many samples were read.
-        skip_bad: leave out what cannot be read; what differs from the others in shape is refused all the same.
+        skip_bad: let unreadable samples pass, which are left out; those that differ in shape are refused all the same.
 
     Raises:
-        StillhouseError: there is one.
+        StillhouseError: there is such a sample.
     """
     found = [error for error in errors.values() if not (skip_bad and not isinstance(error, MisfitError))]
     if not found:
@@ -155,25 +155,25 @@ def refuse(errors: Errors, of: int, skip_bad: bool) -> None:
     shown = found[:_NAMED]
     bad = [k for k, error in enumerate(shown) if not isinstance(error, MisfitError)]
     if bad:
-        shown[bad[-1]] = skippable(shown[bad[-1]])
+        shown[bad[-1]] = suggest_skipping(shown[bad[-1]])
     faults = [fault for error in shown for fault in error.faults]
     if len(found) > _NAMED:
         faults.append(Fault("data", f"... {len(found)} of {of} samples cannot be used"))
     raise StillhouseError(faults=faults)
 
 
-def warn_of(errors: Errors, of: int) -> None:
-    """One warning for the samples that are left out."""
+def warn_of_left_out(errors: Errors, of: int) -> None:
+    """Warn once of all samples that are left out."""
     first = [error.faults[0] for error in list(errors.values())[:_NAMED]]
     some = "; ".join(f"{fault.where}: {fault.what}" for fault in first)
     more = "; ..." if len(errors) > _NAMED else ""
     warnings.warn(f"{len(errors)} of {of} samples are left out: {some}{more}", StillhouseWarning, stacklevel=2)
 
 
-def remembering(
+def keep_in_memory(
     samples: Samples, splits: Mapping[str, Ids], cache: Literal["auto", "memory", "none"], workers: int
 ) -> Samples:
-    """``samples`` with every sample of ``splits`` in memory; as they are when ``cache`` says so.
+    """Return ``samples`` with every sample of ``splits`` in memory; unchanged where ``cache`` forbids it.
 
     Raises:
         StillhouseError: samples that cannot be read.
@@ -181,9 +181,9 @@ def remembering(
     n = len(np.unique(np.concatenate(list(splits.values()))))
     with OwnRandomness() as randomness:
         randomness.seed(mix(samples.first))
-        first = samples.pair_of(samples.first)
+        first = samples.read_pair(samples.first)
     if not fits_in_memory(samples, n, cache, first):
         return samples
     memory, errors = read_once(samples, splits, workers, keep=True)
-    refuse(errors, n, skip_bad=False)
+    refuse_bad_samples(errors, n, skip_bad=False)
     return attrs.evolve(samples, memory=memory)

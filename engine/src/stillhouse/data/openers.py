@@ -1,4 +1,4 @@
-"""The engine's own entry points of the group ``stillhouse.data``: each opens what the name after its colon says."""
+"""Openers of the engine's own data sets, entry points of the group ``stillhouse.data``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from stillhouse.config.signatures import call, parameters_of
+from stillhouse.config.signatures import call, read_parameters
 from stillhouse.data.imagefolder import ImageFolder
 from stillhouse.data.map_style import DatasetSource
 from stillhouse.data.pairs import PairFolder
@@ -23,36 +23,36 @@ _NAME = "data.name"
 
 
 def open_sklearn(name: str, request: SourceRequest) -> Source:
-    """``sklearn:digits``."""
+    """Open ``sklearn:digits``."""
     if name != "digits":
         raise StillhouseError(
-            f"scikit-learn's {name!r} is not read here", where=_NAME, hint="did you mean 'sklearn:digits'?"
+            f"unknown data set of scikit-learn {name!r}", where=_NAME, hint="did you mean 'sklearn:digits'?"
         )
     _refuse_arguments(request, "sklearn:digits takes no arguments")
     return Digits()
 
 
 def open_folder(path: str, request: SourceRequest) -> Source:
-    """``folder:PATH``, with a folder for each class; ``levels`` folders down to one."""
+    """Open ``folder:PATH``, with a folder for each class; ``levels`` folders down to one."""
     _need_path(path, "folder")
     _refuse_arguments(request, f"folder:{path} takes `levels` and no other argument", "levels")
     levels = request.args.get("levels", 1)
     if not isinstance(levels, int) or isinstance(levels, bool) or levels < 1:
-        raise StillhouseError(f"{levels!r} is no number of folders", where="data.args.levels", hint="1 or more")
+        raise StillhouseError(f"must be >= 1, got {levels!r}", where="data.args.levels")
     return ImageFolder(request.path(path), request.val_fraction, levels)
 
 
 def open_pairs(path: str, request: SourceRequest) -> Source:
-    """``pairs:PATH``, images with a file for each one's target."""
-    return _pairs(path, request, "pairs")
+    """Open ``pairs:PATH``, images with a file for each one's target."""
+    return _open_pairs(path, request, "pairs")
 
 
 def open_photos(path: str, request: SourceRequest) -> Source:
-    """``photos:PATH``, images alone."""
-    return _pairs(path, request, "photos")
+    """Open ``photos:PATH``, images alone."""
+    return _open_pairs(path, request, "photos")
 
 
-def _pairs(path: str, request: SourceRequest, kind: str) -> Source:
+def _open_pairs(path: str, request: SourceRequest, kind: str) -> Source:
     _need_path(path, kind)
     return PairFolder(
         request.path(path), request.args, request.val_fraction, alone=kind == "photos", skip_bad=request.skip_bad
@@ -61,7 +61,7 @@ def _pairs(path: str, request: SourceRequest, kind: str) -> Source:
 
 def _need_path(path: str, kind: str) -> None:
     if not path:
-        raise StillhouseError(f"{kind!r} names no folder", where=_NAME, hint=f"{kind}:PATH")
+        raise StillhouseError(f"must be {kind}:PATH, got {kind!r}", where=_NAME)
 
 
 def _refuse_arguments(request: SourceRequest, what: str, *known: str) -> None:
@@ -71,21 +71,21 @@ def _refuse_arguments(request: SourceRequest, what: str, *known: str) -> None:
 
 
 def divide_arguments(function: Any, args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """``args`` for the function, and those that it does not take and that describe its targets."""
-    takes, open_ended = parameters_of(function)
+    """Divide ``args`` into the function's arguments and those that describe its targets."""
+    takes, open_ended = read_parameters(function)
     told = {a.name for a in attrs.fields(TargetSpec)} - takes.keys() if not open_ended else set()
     return {k: v for k, v in args.items() if k not in told}, {k: v for k, v in args.items() if k in told}
 
 
 def open_torchvision(name: str, request: SourceRequest) -> Source:
-    """A data set class of torchvision. Its ``root`` defaults to the user's cache, and missing files are downloaded."""
+    """Open a data set class of torchvision. ``root`` defaults to the user's cache, and missing files are downloaded."""
     import torchvision.datasets as sets
 
     known = [n for n in sets.__all__ if isinstance(getattr(sets, n), type)]
     if name not in known:
         raise StillhouseError(f"torchvision has no data set {name!r}", where=_NAME, hint=did_you_mean(name, known))
     kind = getattr(sets, name)
-    takes, _ = parameters_of(kind)
+    takes, _ = read_parameters(kind)
     args, described = divide_arguments(kind, request.args)
     if "root" in takes:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "stillhouse" / "data"
@@ -99,7 +99,7 @@ def open_torchvision(name: str, request: SourceRequest) -> Source:
         key = next((key for key in ("split", "image_set") if key in takes and key not in args), None)
         choices = {split: {key: split} for split in ("train", "val", "valid", "test")} if key is not None else {}
     if not choices:
-        return _of_torchvision(call(kind, args, "data.args"), name, described, request)
+        return _wrap_data_sets(call(kind, args, "data.args"), name, described, request)
     found = {}
     for split, choice in choices.items():
         try:
@@ -108,9 +108,9 @@ def open_torchvision(name: str, request: SourceRequest) -> Source:
             # torchvision says ValueError for a split that the data set does not have.
             if split == "train" or not isinstance(error.__cause__, ValueError):
                 raise
-    return _of_torchvision(found, name, described, request)
+    return _wrap_data_sets(found, name, described, request)
 
 
-def _of_torchvision(given: Any, name: str, described: Mapping[str, Any], request: SourceRequest) -> Source:
+def _wrap_data_sets(given: Any, name: str, described: Mapping[str, Any], request: SourceRequest) -> Source:
     origin = f"torchvision:{name}"
     return DatasetSource(given, origin, request.val_fraction, pure=True, described=described, skip_bad=request.skip_bad)

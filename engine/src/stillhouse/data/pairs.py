@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from stillhouse.config.structure import structure
-from stillhouse.data.images import Shaping, decode, gray_throughout, opened
+from stillhouse.data.images import Shaping, are_gray, decode, open_image
 from stillhouse.data.sources import ALIASES, Source
 from stillhouse.data.targets import TargetSpec
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, raise_faults
@@ -26,13 +26,13 @@ _NAMES = ("train", "val", *ALIASES, "test")
 _SHOWN = 4
 
 Found = dict[str, tuple[str, str]]
-"""Files by what pairs them: {key: (path below the root, path with size and time)}."""
+"""Files by the text that pairs them: {key: (path below the root, path with size and time)}."""
 
 
 class PairFolder(Source):
     """Images below a folder, each with a file for its target; without ``labels``, images alone.
 
-    An image and a label belong together when what the wildcards of the two patterns match is the same. Ids number the
+    An image and a label belong together when the wildcards of the two patterns match the same text. Ids number the
     images, train first, by path.
 
     Args:
@@ -45,7 +45,7 @@ class PairFolder(Source):
         skip_bad: leave out images without label and labels without image.
 
     Raises:
-        StillhouseError: no such folder, nothing that the patterns match, partners that are missing.
+        StillhouseError: no such folder, patterns that match nothing, images or labels without a partner.
     """
 
     def __init__(self, root: Path, args: Mapping[str, Any], val_fraction: float, alone: bool, skip_bad: bool) -> None:
@@ -53,11 +53,11 @@ class PairFolder(Source):
         if not root.is_dir():
             near = did_you_mean(root.name, [p.name for p in root.parent.iterdir()] if root.parent.is_dir() else [])
             hint = near if near.startswith("did you mean") else ""
-            raise StillhouseError(f"there is no folder {root}", where="data.name", hint=hint)
-        patterns, self.spec = _patterns(args, alone)
+            raise StillhouseError(f"folder not found: {root}", where="data.name", hint=hint)
+        patterns, self.spec = _check_patterns(args, alone)
         self.target = self.spec.target
-        listed = _listed(root)
-        splits = _splits(patterns, listed, root)
+        listed = _list_files(root)
+        splits = _match_splits(patterns, listed, root)
         self.images: list[str] = []
         self.targets: list[str] = []
         self.splits = {}
@@ -68,14 +68,14 @@ class PairFolder(Source):
             images = found["images"]
             labels = images if alone else found["labels"]
             own = _SPLIT in patterns.get("labels", "") or len(splits) == 1
-            faults += _missing(images, labels, split, own)
+            faults += _find_missing(images, labels, split, own)
             for key in sorted(images.keys() & labels.keys(), key=lambda k: images[k][0]):
                 self.images.append(images[key][0])
                 self.targets.append(labels[key][0])
                 stats += [images[key][1], "" if alone else labels[key][1]]
             self.splits[split] = np.arange(begin, len(self.images), dtype=np.int64)
         if not self.images and faults:
-            hint = "what the wildcards of `images` and `labels` stand for must be the same for an image and its label"
+            hint = "the wildcards of `images` and `labels` must match the same text for an image and its label"
             raise StillhouseError(faults=[*faults, Fault("data.args", "no image has a label", hint)])
         if faults and skip_bad:
             warnings.warn("; ".join(f"left out: {fault.what}" for fault in faults), StillhouseWarning, stacklevel=2)
@@ -85,7 +85,7 @@ class PairFolder(Source):
         self.class_names = self.spec.class_names
         self.stamp = "\n".join(stats).encode(errors="surrogateescape")
         self.split_up(val_fraction, whole=_SPLIT not in patterns["images"])
-        self._target_shape = Shaping(channels=self._channels_of(self.targets)) if self.target == "image" else None
+        self._target_shape = Shaping(channels=self._count_channels(self.targets)) if self.target == "image" else None
 
     def read(self, i: int) -> Tensor:
         """See :meth:`Source.read`."""
@@ -100,7 +100,7 @@ class PairFolder(Source):
         path = self.root / self.targets[i]
         if self._target_shape is not None:
             return image, self._target_shape(decode(path))
-        with opened(path) as label:
+        with open_image(path) as label:
             try:
                 return image, self.spec.read(label)
             except StillhouseError as error:
@@ -115,25 +115,25 @@ class PairFolder(Source):
         return f"{self.root / self.targets[i]} "
 
     def channels(self) -> int:
-        """1 when a look at 32 training images, evenly spaced, finds only greyscale; else 3."""
-        return self._channels_of(self.images)
+        """Return 1 when 32 training images, evenly spaced, are all greyscale; else 3."""
+        return self._count_channels(self.images)
 
-    def stored(self, i: int) -> bytes | None:
-        """See :meth:`Source.stored`: the image file's bytes."""
+    def read_stored(self, i: int) -> bytes | None:
+        """See :meth:`Source.read_stored`: the image file's bytes."""
         try:
             content: bytes = (self.root / self.images[i]).read_bytes()
             return content
         except OSError as error:
             raise StillhouseError(f"this image cannot be read: {error.strerror}", where=self.place(i)) from None
 
-    def _channels_of(self, files: list[str]) -> int:
+    def _count_channels(self, files: list[str]) -> int:
         train = self.splits["train"]
         some = train[np.linspace(0, len(train) - 1, min(32, len(train))).astype(np.int64)]
-        return 1 if gray_throughout(self.root / files[i] for i in some) else 3
+        return 1 if are_gray(self.root / files[i] for i in some) else 3
 
 
-def _patterns(args: Mapping[str, Any], alone: bool) -> tuple[dict[str, str], TargetSpec]:
-    """The globs and what is said of the targets, checked."""
+def _check_patterns(args: Mapping[str, Any], alone: bool) -> tuple[dict[str, str], TargetSpec]:
+    """Check the globs and the keys that describe targets, and return both."""
     needed = ["images"] if alone else ["images", "labels", "target"]
     known = ["images"] if alone else [*needed, *(a.name for a in attrs.fields(TargetSpec) if a.name != "target")]
     kinds = {"mask", "depth", "image"}
@@ -142,27 +142,25 @@ def _patterns(args: Mapping[str, Any], alone: bool) -> tuple[dict[str, str], Tar
     ]
     examples = {"images": '"{split}/*.jpg"', "labels": '"{split}annot/*.png"', "target": '"mask", "depth" or "image"'}
     faults += [
-        Fault(f"data.args.{key}", "this key is missing", f"{key} = {examples[key]}")
-        for key in needed
-        if key not in args
+        Fault(f"data.args.{key}", "missing key", f"{key} = {examples[key]}") for key in needed if key not in args
     ]
     patterns = {key: args[key] for key in needed[:2] if key in args}
     for key, pattern in patterns.items():
         if not isinstance(pattern, str) or "*" not in pattern:
-            faults.append(Fault(f"data.args.{key}", f"{pattern!r} is no pattern with a *", examples[key]))
+            faults.append(Fault(f"data.args.{key}", f"must be a pattern with a *, got {pattern!r}", examples[key]))
     if not faults and _SPLIT in patterns.get("labels", "") and _SPLIT not in patterns["images"]:
-        faults.append(Fault("data.args.images", "it has no {split}, and `labels` has", examples["images"]))
+        faults.append(Fault("data.args.images", "must contain {split}, as `labels` does", examples["images"]))
     if "target" in args and args["target"] not in kinds:
-        what = f"{args['target']!r} targets are not read from files beside the images"
-        faults.append(Fault("data.args.target", what, "mask, depth or image"))
+        what = f"must be mask, depth or image, got {args['target']!r}"
+        faults.append(Fault("data.args.target", what))
     raise_faults(faults)
     told = {key: value for key, value in args.items() if key not in ("images", "labels")}
     spec: TargetSpec = structure({"target": "none", **told}, TargetSpec, "data.args")
     return patterns, spec
 
 
-def _listed(root: Path) -> list[tuple[str, str]]:
-    """(path below ``root``, path with size and time of change) of every file, hidden ones left out."""
+def _list_files(root: Path) -> list[tuple[str, str]]:
+    """List (path below ``root``, path with size and time of change) of every file, hidden ones left out."""
     found = []
     above = len(str(root)) + 1
     for here, folders, names in os.walk(root, followlinks=True):
@@ -176,47 +174,51 @@ def _listed(root: Path) -> list[tuple[str, str]]:
     return sorted(found)
 
 
-def _matching(pattern: str, listed: list[tuple[str, str]]) -> Found:
-    """The files that the glob matches, by what its wildcards stand for."""
+def _match_files(pattern: str, listed: list[tuple[str, str]]) -> Found:
+    """Match files with the glob; keys are the texts of its wildcards."""
     parts = re.split(r"(\*\*/|\*|\?)", pattern.removeprefix("./"))
     wild = {"**/": "((?:[^/]+/)*)", "*": "([^/]*)", "?": "([^/])"}
     expression = re.compile("".join(wild.get(part) or re.escape(part) for part in parts))
     return {"\0".join(m.groups()): (path, stat) for path, stat in listed if (m := expression.fullmatch(path))}
 
 
-def _splits(patterns: Mapping[str, str], listed: list[tuple[str, str]], root: Path) -> dict[str, dict[str, Found]]:
-    """What each pattern matches, by split; one split ``train`` where the patterns name none."""
+def _match_splits(
+    patterns: Mapping[str, str], listed: list[tuple[str, str]], root: Path
+) -> dict[str, dict[str, Found]]:
+    """Match files with each pattern, by split; a single split ``train`` where the patterns name none."""
     found: dict[str, dict[str, Found]] = {}
     names: dict[str, str] = {}
     if _SPLIT not in patterns["images"]:
-        found["train"] = {key: _matching(pattern, listed) for key, pattern in patterns.items()}
+        found["train"] = {key: _match_files(pattern, listed) for key, pattern in patterns.items()}
     else:
         for name in (spelled for base in _NAMES for spelled in (base, base.capitalize(), base.upper())):
-            matched = {key: _matching(p.replace(_SPLIT, name), listed) for key, p in patterns.items()}
+            matched = {key: _match_files(p.replace(_SPLIT, name), listed) for key, p in patterns.items()}
             if not matched["images"]:
                 continue
             split = ALIASES.get(name.lower(), name.lower())
             if split in found:
-                raise StillhouseError(f"{names[split]} and {name} both mean {split!r}", where=str(root))
+                raise StillhouseError(
+                    f"two folders for the split {split!r}: {names[split]} and {name}", where=str(root)
+                )
             found[split], names[split] = matched, name
     if not any(split["images"] for split in found.values()):
         some = ", ".join(path for path, _ in listed[:3])
         raise StillhouseError(
             f"{patterns['images']!r} matches no file below {root}",
             where="data.args.images",
-            hint=f"there are {some}{', ...' if len(listed) > 3 else ''}" if listed else "the folder is empty",
+            hint=f"its files: {some}{', ...' if len(listed) > 3 else ''}" if listed else "the folder is empty",
         )
     if "train" not in found:
         raise StillhouseError(
-            f"there are images of {', '.join(found)}, and none of train",
+            f"needs a split train, got {', '.join(found)}",
             where="data.args.images",
             hint="train, val, test",
         )
     return {name: found[name] for name in ("train", "val", "test") if name in found}
 
 
-def _missing(images: Found, labels: Found, split: str, own: bool) -> list[Fault]:
-    """Images without label, and labels without image where the labels are the split's ``own``: named and counted."""
+def _find_missing(images: Found, labels: Found, split: str, own: bool) -> list[Fault]:
+    """Find images without label, and labels without image where the labels are the split's ``own``."""
     faults = []
     for key, ours, theirs, what, other in (
         ("labels", images, labels, "images", "label"),

@@ -1,4 +1,4 @@
-"""What is said of a sample that cannot be used: because of itself, or because it differs from the others."""
+"""Errors for unreadable or inconsistent samples."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ import torch
 from torch import Tensor
 
 from stillhouse.errors import StillhouseError
-from stillhouse.layout import shape_text
+from stillhouse.layout import format_shape
 
-__all__ = ["Form", "MisfitError", "form_of", "misfit", "skippable"]
+__all__ = ["Form", "MisfitError", "find_form", "make_misfit_error", "suggest_skipping"]
 
 Form = tuple[tuple[int, ...], torch.dtype]
-"""What samples have in common: their shape, with -1 where any number will do, and their type."""
+"""Shape, with -1 for any number, and dtype that samples share."""
 
 
 class MisfitError(StillhouseError):
-    """A sample that can be read, and differs from the others in shape or type."""
+    """A readable sample that differs from the others in shape or type."""
 
     form: Form | None = None
-    """Its own; None where it is too small for a crop."""
+    """The sample's own form; None where it is too small for a crop."""
 
 
-def form_of(x: Tensor, shape: tuple[int, ...]) -> Form:
-    """The form of an input, where ``shape`` says which numbers matter."""
+def find_form(x: Tensor, shape: tuple[int, ...]) -> Form:
+    """Return an input's form; entries of ``shape`` that are -1 accept any number."""
     if x.ndim != len(shape):
         return tuple(x.shape), x.dtype
     return tuple(-1 if n == -1 else m for n, m in zip(shape, x.shape, strict=True)), x.dtype
 
 
-def misfit(x: Tensor, form: Form, place: str, wanted: Form, other: str) -> MisfitError:
-    """The error of a sample of another form.
+def make_misfit_error(x: Tensor, form: Form, place: str, wanted: Form, other: str) -> MisfitError:
+    """Make the error for a sample of another form.
 
     Args:
         x: its input.
@@ -40,16 +40,18 @@ def misfit(x: Tensor, form: Form, place: str, wanted: Form, other: str) -> Misfi
         other: where one of them is.
     """
     if form[0] != wanted[0]:
-        what = f"the input has shape {shape_text(x)}, and {other} has {wanted[0]}"
-        error = MisfitError(what, where=place, hint=_way_to_one_shape(tuple(x.shape), wanted[0]))
+        what = f"the input must have the shape {wanted[0]} of {other}, got {format_shape(x)}"
+        error = MisfitError(what, where=place, hint=_suggest_one_shape(tuple(x.shape), wanted[0]))
     else:
-        error = MisfitError(f"the input is {_name(x.dtype)}, and {other} is {_name(wanted[1])}", where=place)
+        error = MisfitError(
+            f"the input must be {_name_dtype(wanted[1])} as {other}, got {_name_dtype(x.dtype)}", where=place
+        )
     error.form = form
     return error
 
 
-def skippable(error: StillhouseError) -> StillhouseError:
-    """The same error, whose last fault names the way to go on without such samples; misfits are never left out."""
+def suggest_skipping(error: StillhouseError) -> StillhouseError:
+    """Return the error with a hint to ``--skip-bad``; misfits, which are never left out, stay as they are."""
     last, way = error.faults[-1], "--skip-bad leaves such samples out"
     if isinstance(error, MisfitError) or "--skip-bad" in last.hint:
         return error
@@ -57,7 +59,7 @@ def skippable(error: StillhouseError) -> StillhouseError:
     return type(error)(faults=[*error.faults[:-1], told])
 
 
-def _way_to_one_shape(shape: tuple[int, ...], first: tuple[int, ...]) -> str:
+def _suggest_one_shape(shape: tuple[int, ...], first: tuple[int, ...]) -> str:
     if len(shape) != 3 or len(first) != 3:
         return "all samples need one shape"
     size = f"size = [{first[1]}, {first[2]}], or a crop," if shape[1:] != first[1:] and -1 not in first else ""
@@ -65,5 +67,5 @@ def _way_to_one_shape(shape: tuple[int, ...], first: tuple[int, ...]) -> str:
     return "set " + " and ".join(filter(None, (channels, size))) + " in [data]"
 
 
-def _name(dtype: torch.dtype) -> str:
+def _name_dtype(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")

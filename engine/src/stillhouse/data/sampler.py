@@ -1,4 +1,4 @@
-"""Randomness that resumes exactly: what a sample looks like in an epoch depends on (seed, epoch, sample) alone.
+"""Orders of samples that resume exactly: a sample's augmentation in an epoch depends on (seed, epoch, sample) alone.
 
 Nothing here has a state that a checkpoint would have to keep: the order of an epoch comes from (seed, epoch), a
 sample's augmentation from (seed, epoch, sample), so that a stream which starts at step N gives what an
@@ -18,20 +18,20 @@ from numpy.typing import NDArray
 from stillhouse.errors import StillhouseError
 from stillhouse.seeds import mix
 
-__all__ = ["EpochBatches", "Key", "OrderedBatches", "epoch_order"]
+__all__ = ["EpochBatches", "Key", "OrderedBatches", "shuffle_epoch"]
 
 Ids = NDArray[np.int64]
 """Ids of samples: positions in their source."""
 
 
-def epoch_order(seed: int, epoch: int, n: int) -> Ids:
-    """A permutation of 0 ... n-1 from (seed, epoch)."""
+def shuffle_epoch(seed: int, epoch: int, n: int) -> Ids:
+    """Return the permutation of 0 ... n-1 that follows from (seed, epoch)."""
     generator = torch.Generator().manual_seed(mix(seed, epoch))
     return torch.randperm(n, generator=generator).numpy()
 
 
 class Key(NamedTuple):
-    """What one batch is made from.
+    """The epoch and the samples of one batch.
 
     Attributes:
         epoch: the epoch whose randomness its samples get.
@@ -52,14 +52,14 @@ class EpochBatches:
         drop_last: leave out an epoch's last batch when it is smaller. A last batch of one sample is left out always:
             batch statistics need two. A training set smaller than one batch gives one batch of all its samples.
         seed: the run's seed.
-        start_step: batches that were taken before.
+        start_step: number of batches taken before.
         rank: this process's number; it gets its share of every batch.
         world: how many processes there are. All shares of a batch have one size: where an epoch's last batch cannot
             be shared evenly, up to ``world - 1`` of its samples are left out, and the whole of it where a share would
             be a single sample.
 
     Raises:
-        StillhouseError: ``batch_size`` is no multiple of ``world``.
+        StillhouseError: ``batch_size`` is not a multiple of ``world``.
     """
 
     ids: Ids
@@ -73,9 +73,8 @@ class EpochBatches:
     def __attrs_post_init__(self) -> None:
         if self.batch_size % self.world:
             raise StillhouseError(
-                f"a batch of {self.batch_size} cannot be shared by {self.world} processes",
+                f"must be a multiple of the number of processes, {self.world}, got {self.batch_size}",
                 where="data.batch_size",
-                hint=f"a multiple of {self.world}",
             )
 
     @property
@@ -87,7 +86,7 @@ class EpochBatches:
     def __iter__(self) -> Iterator[Key]:
         epoch, skip = divmod(self.start_step, self.steps_per_epoch)
         while True:
-            order = self.ids[epoch_order(self.seed, epoch, len(self.ids))]
+            order = self.ids[shuffle_epoch(self.seed, epoch, len(self.ids))]
             for step in range(skip, self.steps_per_epoch):
                 yield Key(epoch, self._share(order[step * self.batch_size : (step + 1) * self.batch_size]))
             epoch, skip = epoch + 1, 0
@@ -120,17 +119,17 @@ class OrderedBatches:
     def __attrs_post_init__(self) -> None:
         if len(self.ids) < self.world:
             raise StillhouseError(
-                f"a split of {len(self.ids)} samples cannot be shared by {self.world} processes",
+                f"a split must have at least one sample a process, got {len(self.ids)} for {self.world} processes",
                 where="data",
                 hint="start fewer processes",
             )
 
     @property
     def real(self) -> int:
-        """This process's samples that count: all rows but one that only fills up."""
+        """The number of this process's own samples: all rows but the one that may be padding."""
         return len(range(self.rank, len(self.ids), self.world))
 
-    def _starts(self) -> list[int]:
+    def _list_starts(self) -> list[int]:
         rows = -(-len(self.ids) // self.world)
         starts = list(range(0, rows, self.batch_size))
         if self.world > 1 and len(starts) > 1 and rows - starts[-1] == 1:
@@ -138,13 +137,13 @@ class OrderedBatches:
         return starts
 
     def __len__(self) -> int:
-        return len(self._starts())
+        return len(self._list_starts())
 
     def __iter__(self) -> Iterator[Key]:
         own = self.ids[self.rank :: self.world]
         rows = -(-len(self.ids) // self.world)
         if len(own) < rows:
             own = np.append(own, self.ids[-1])
-        starts = self._starts()
+        starts = self._list_starts()
         for start, end in zip(starts, [*starts[1:], rows], strict=True):
             yield Key(0, own[start:end])

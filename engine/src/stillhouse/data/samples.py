@@ -1,4 +1,4 @@
-"""From keys to batches: read or look up, augment, collate, normalise; with workers or without, bit for bit alike."""
+"""Batches from keys: read or looked up, augmented, collated, normalised; bit for bit alike with and without workers."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from stillhouse.contract.task import SampleMaker
 from stillhouse.data.augmentation import TransformError
 from stillhouse.data.geometry import Geometry
 from stillhouse.data.images import Shaping
-from stillhouse.data.sample_errors import MisfitError, form_of, misfit, skippable
-from stillhouse.data.sample_maker import AsGiven
+from stillhouse.data.sample_errors import MisfitError, find_form, make_misfit_error, suggest_skipping
 from stillhouse.data.sampler import Ids, Key
 from stillhouse.data.sources import Source
-from stillhouse.data.targets import finished, resized, spatial
+from stillhouse.data.targets import convert_target, find_size, resize_target
 from stillhouse.errors import StillhouseError
-from stillhouse.layout import shape_text
+from stillhouse.layout import format_shape
 from stillhouse.seeds import OwnRandomness, mix
 
-__all__ = ["AsGiven", "Memory", "SampleMaker", "Samples", "shaped"]
+__all__ = ["Memory", "Samples", "read_shaped"]
 
 
 @attrs.frozen(eq=False)
 class Memory:
-    """Samples that were read already.
+    """Samples kept in memory.
 
     Attributes:
         rows: their inputs, as read and shaped: (M, ...), or a list of M where their shapes differ.
@@ -41,7 +40,7 @@ class Memory:
     targets: Tensor | list[Any] | None = None
 
     def take(self, ids: Ids) -> Tensor:
-        """The rows of ``ids``, copied (B, ...)."""
+        """Copy the rows of ``ids`` (B, ...)."""
         rows = self.row_of[ids]
         if isinstance(self.rows, Tensor):
             return self.rows.index_select(0, torch.from_numpy(rows))
@@ -50,22 +49,22 @@ class Memory:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Samples:
-    """What makes a :class:`Batch` of a :class:`Key`.
+    """Makes a :class:`Batch` of a :class:`Key`.
 
     Attributes:
-        source: where samples are read.
-        shaping: what every input goes through after reading.
-        shape: what it must have then, for images (C, H, W); an entry of -1 may be anything.
+        source: reads samples.
+        shaping: converts every input after reading.
+        shape: the shape it must have then, (C, H, W) for images; an entry of -1 may be anything.
         dtype: uint8 or float32, before normalisation.
-        first: the sample that shape and type are those of.
+        first: the sample that shape and dtype were taken from.
         mean: subtracted after scaling to 0 ... 1, broadcast over the shape; None: no normalisation.
         std: divided by.
         seed: the run's seed.
         transforms: augmentation of one input; None in evaluation, unless images are cropped there.
-        for_evaluation: what stands in the place of ``transforms`` in evaluation.
-        read_shape: what evaluation reads: the shape that ``transforms`` must keep where targets are class indices.
+        for_evaluation: replaces ``transforms`` in evaluation.
+        read_shape: the shape of inputs in evaluation, which ``transforms`` must keep where targets are class indices.
         memory: the inputs, read already.
-        maker: makes input and target of what was read; None: the input as it is, and its class index.
+        maker: makes input and target of a sample; None: the input as it is, and its class index.
         evaluation: whether randomness follows from the sample alone.
     """
 
@@ -86,7 +85,7 @@ class Samples:
 
     @property
     def direct(self) -> bool:
-        """Whether a batch is one look-up, so that workers would only be in the way."""
+        """Whether a batch is a single look-up, which workers would only slow down."""
         return self.memory is not None and self.transforms is None and self.maker is None
 
     @property
@@ -94,14 +93,14 @@ class Samples:
         """The same without augmentation."""
         return attrs.evolve(self, transforms=self.for_evaluation, evaluation=True)
 
-    def input_of(self, i: int) -> Tensor:
-        """Sample ``i`` as read and shaped: see :meth:`pair_of`."""
+    def read_input(self, i: int) -> Tensor:
+        """Return sample ``i``'s input as read and shaped; see :meth:`read_pair`."""
         if self.memory is not None and self.memory.row_of[i] >= 0:
             return self.memory.rows[self.memory.row_of[i]]
         return self.read(i)[0]
 
-    def pair_of(self, i: int) -> tuple[Tensor, Any]:
-        """Sample ``i``'s input and target as read and shaped, before augmentation and normalisation.
+    def read_pair(self, i: int) -> tuple[Tensor, Any]:
+        """Return sample ``i``'s input and target as read and shaped, before augmentation and normalisation.
 
         Raises:
             StillhouseError: it cannot be read, or differs in shape or type from the first training sample.
@@ -111,27 +110,29 @@ class Samples:
             if targets is None:
                 return self.memory.rows[row], None if self.source.target == "none" else int(self.source.labels[i])
             return self.memory.rows[row], targets[row]
-        x, target = shaped(self.source, self.shaping, i)
-        form = form_of(x, self.shape)
+        x, target = read_shaped(self.source, self.shaping, i)
+        form = find_form(x, self.shape)
         if form != (self.shape, self.dtype):
-            raise misfit(x, form, self.source.place(i), (self.shape, self.dtype), self.source.place(self.first))
+            raise make_misfit_error(
+                x, form, self.source.place(i), (self.shape, self.dtype), self.source.place(self.first)
+            )
         if -1 in self.shape and (x.shape[1] < self.read_shape[1] or x.shape[2] < self.read_shape[2]):
             raise MisfitError(
-                f"the input {shape_text(x)} is smaller than crop = {list(self.read_shape[1:])}",
+                f"the input must be at least crop = {list(self.read_shape[1:])}, got {format_shape(x)}",
                 where=self.source.place(i),
                 hint="a smaller `crop`, or `size` to resize images first",
             )
         return x, target
 
     def read(self, i: int) -> tuple[Tensor, Any]:
-        """:meth:`pair_of` where not all are read first: a fault says by itself how to go on without its sample."""
+        """Call :meth:`read_pair`; an error hints how to go on without the sample."""
         try:
-            return self.pair_of(i)
+            return self.read_pair(i)
         except StillhouseError as error:
-            raise skippable(error) from error.__cause__
+            raise suggest_skipping(error) from error.__cause__
 
     def batch(self, key: Key) -> Batch:
-        """The batch of ``key``'s samples, in its order.
+        """Make the batch of ``key``'s samples, in its order.
 
         Raises:
             StillhouseError: a sample cannot be read, augmented or made.
@@ -139,53 +140,53 @@ class Samples:
         ids = torch.from_numpy(key.ids.copy())
         if self.maker is None:
             targets = torch.from_numpy(self.source.labels[key.ids])
-            return Batch(self._normalised(self.raw(key)), targets, ids)
-        inputs, made = self.made(key)
+            return Batch(self._normalise(self.make_raw(key)), targets, ids)
+        inputs, made = self.make_pairs(key)
         differ = next((k for k, x in enumerate(inputs) if x.shape != inputs[0].shape), None)
         if differ is not None:
             raise StillhouseError(
-                f"the inputs of one batch have shapes {shape_text(inputs[0])} and {shape_text(inputs[differ])}",
+                f"the inputs of a batch must have one shape, got {format_shape(inputs[0])} and {format_shape(inputs[differ])}",
                 where=self.source.place(int(key.ids[differ])),
                 hint="set `size` or `crop` in [data], or let transforms and the task make one shape",
             )
         try:
             joined = self.maker.collate(made)
         except Exception as error:
-            raise self._failed("collate", int(key.ids[0]), error) from error
-        return Batch(self._normalised(torch.stack(inputs)), joined, ids)
+            raise self._make_error("collate", int(key.ids[0]), error) from error
+        return Batch(self._normalise(torch.stack(inputs)), joined, ids)
 
-    def made(self, key: Key) -> tuple[list[Tensor], list[Any]]:
-        """The inputs, from 0 to 1, and targets of ``key``'s samples as the task makes them, one by one."""
+    def make_pairs(self, key: Key) -> tuple[list[Tensor], list[Any]]:
+        """Make the inputs, from 0 to 1, and targets of ``key``'s samples by the task, one by one."""
         with OwnRandomness() as randomness:
-            pairs = [self._made(int(i), key.epoch, randomness) for i in key.ids]
+            pairs = [self._make_pair(int(i), key.epoch, randomness) for i in key.ids]
         return [x for x, _ in pairs], [target for _, target in pairs]
 
-    def raw(self, key: Key) -> Tensor:
-        """The inputs of ``key``'s samples (B, ...), augmented and not yet scaled and normalised."""
+    def make_raw(self, key: Key) -> Tensor:
+        """Make the inputs of ``key``'s samples (B, ...), augmented, not yet scaled and normalised."""
         if self.memory is not None and self.transforms is None:
             return self.memory.take(key.ids)
         with OwnRandomness() as randomness:
-            made = [self._augmented(int(i), key.epoch, randomness) for i in key.ids]
+            made = [self._augment(int(i), key.epoch, randomness) for i in key.ids]
         if len({x.dtype for x in made}) > 1:  # a transform that makes floats, and is applied to some samples only
-            made = [_scaled(x) for x in made]
+            made = [_scale(x) for x in made]
         return torch.stack(made)
 
-    def _augmented(self, i: int, epoch: int, randomness: OwnRandomness) -> Tensor:
+    def _augment(self, i: int, epoch: int, randomness: OwnRandomness) -> Tensor:
         randomness.seed(mix(self.seed, epoch, i))
-        x = self.input_of(i)
+        x = self.read_input(i)
         if self.transforms is None:
             return x
-        out = self._transformed(i, self.transforms, x)
+        out = self._transform(i, self.transforms, x)
         if not isinstance(out, Tensor) or tuple(out.shape) != self.read_shape:
-            made = shape_text(out) if isinstance(out, Tensor) else type(out).__name__
+            made = format_shape(out) if isinstance(out, Tensor) else type(out).__name__
             raise StillhouseError(
-                f"they make {made} of {shape_text(x)}, and evaluation reads {self.read_shape}",
+                f"transforms must keep evaluation's input shape {self.read_shape}: {format_shape(x)} became {made}",
                 where="data.transforms",
-                hint="keep the shape, or set `size` to what they give",
+                hint="set `size` to the shape that they give",
             )
         return out
 
-    def _transformed(self, i: int, transforms: Callable[..., Any], *what: Any) -> Any:
+    def _transform(self, i: int, transforms: Callable[..., Any], *what: Any) -> Any:
         try:
             return transforms(*what)
         except TransformError as error:
@@ -195,57 +196,59 @@ class Samples:
             ) from error.error
         except Exception as error:
             raise StillhouseError(
-                f"they fail on {self.source.place(i)}: {type(error).__name__}: {error}", where="data.transforms"
+                f"transforms fail on {self.source.place(i)}: {type(error).__name__}: {error}", where="data.transforms"
             ) from error
 
-    def _made(self, i: int, epoch: int, randomness: OwnRandomness) -> tuple[Tensor, Any]:
+    def _make_pair(self, i: int, epoch: int, randomness: OwnRandomness) -> tuple[Tensor, Any]:
         assert self.maker is not None
         kind = self.source.target
         randomness.seed(mix(i) if self.evaluation else mix(self.seed, epoch, i))
         x, target = self.read(i)
         if self.transforms is not None:
             before = x
-            x, target = self._transformed(i, Geometry(self.transforms, kind), x, target)
-            whole = spatial(kind, target)
+            x, target = self._transform(i, Geometry(self.transforms, kind), x, target)
+            whole = find_size(kind, target)
             if not isinstance(x, Tensor) or x.ndim != before.ndim or (whole and whole != tuple(x.shape[-2:])):
-                made = shape_text(x) if isinstance(x, Tensor) else type(x).__name__
+                made = format_shape(x) if isinstance(x, Tensor) else type(x).__name__
                 raise StillhouseError(
-                    f"they make {made} of {shape_text(before)}" + (f" and {whole} of its {kind}" if whole else ""),
+                    f"transforms must give one image and keep its target's size: {format_shape(before)} became {made}"
+                    + (f", its {kind} {whole}" if whole else ""),
                     where="data.transforms",
-                    hint="use transforms that give one image, and take its target along",
+                    hint="take transforms that move targets along",
                 )
         try:
-            x, target = self.maker.sample(_scaled(x) if x.dtype == torch.uint8 else x.clone(), finished(kind, target))
+            x, target = self.maker.sample(
+                _scale(x) if x.dtype == torch.uint8 else x.clone(), convert_target(kind, target)
+            )
         except Exception as error:
-            raise self._failed("sample", i, error) from error
+            raise self._make_error("sample", i, error) from error
         if not isinstance(x, Tensor):
-            raise StillhouseError(f"its sample gives {type(x).__name__} as input, not a tensor", where="task.name")
+            raise StillhouseError(f"`sample` must give a tensor as input, got {type(x).__name__}", where="task.name")
         if self.mean is not None and (x.ndim != self.mean.ndim or x.shape[0] != self.mean.shape[0]):
             raise StillhouseError(
-                f"they make an input {shape_text(x)}, and evaluation reads one of {self.mean.shape[0]} channels",
+                f"transforms must keep evaluation's {self.mean.shape[0]} channels, got an input {format_shape(x)}",
                 where="data.transforms",
-                hint="keep the channels",
             )
         return x, target
 
-    def _failed(self, method: str, i: int, error: Exception) -> StillhouseError:
+    def _make_error(self, method: str, i: int, error: Exception) -> StillhouseError:
         if isinstance(error, StillhouseError):
             return error.within(self.source.place(i))
         what = f"{type(self.maker).__name__}.{method} fails on {self.source.place(i)}: {type(error).__name__}: {error}"
         return StillhouseError(what, where="task.name")
 
-    def _normalised(self, x: Tensor) -> Tensor:
-        x = _scaled(x)
+    def _normalise(self, x: Tensor) -> Tensor:
+        x = _scale(x)
         return x if self.mean is None or self.std is None else x.sub_(self.mean).div_(self.std)
 
 
-def _scaled(x: Tensor) -> Tensor:
-    """uint8 0 ... 255 as float32 0 ... 1; floats are taken as scaled."""
+def _scale(x: Tensor) -> Tensor:
+    """Scale uint8 0 ... 255 to float32 0 ... 1; floats count as scaled."""
     return x.float().div_(255) if x.dtype == torch.uint8 else x.float()
 
 
-def shaped(source: Source, shaping: Shaping, i: int) -> tuple[Tensor, Any]:
-    """Sample ``i`` of ``source`` after ``shaping``, its target resized with it; a fault names its place.
+def read_shaped(source: Source, shaping: Shaping, i: int) -> tuple[Tensor, Any]:
+    """Read sample ``i`` of ``source`` and apply ``shaping``, its target resized with it; an error names its place.
 
     Raises:
         StillhouseError: it cannot be read or converted, or its target has another size.
@@ -256,44 +259,42 @@ def shaped(source: Source, shaping: Shaping, i: int) -> tuple[Tensor, Any]:
             _check_length(source, target)
         if source.target == "boxes":
             _check_inside(target["boxes"], x)
-        whole = spatial(source.target, target)
+        whole = find_size(source.target, target)
         if whole is not None and whole != tuple(x.shape[-2:]):
             raise StillhouseError(
-                f"the image is {_size(tuple(x.shape[-2:]))} and its {source.target} {source.target_place(i)}is "
-                f"{_size(whole)} (width x height)",
-                hint="one size for both",
+                f"the {source.target} {source.target_place(i)}must have its image's size, "
+                f"{_format_size(tuple(x.shape[-2:]))} (width x height), got {_format_size(whole)}",
             )
         out = shaping(x)
     except StillhouseError as error:
         raise error.within(source.place(i)) from None
     if source.target != "class" and out.shape[-2:] != x.shape[-2:]:
-        target = resized(source.target, target, (x.shape[-2], x.shape[-1]), (out.shape[-2], out.shape[-1]))
+        target = resize_target(source.target, target, (x.shape[-2], x.shape[-1]), (out.shape[-2], out.shape[-1]))
     return out, target
 
 
 def _check_inside(boxes: Tensor, x: Tensor) -> None:
-    """Boxes lie in the image, but for a pixel of rounding: others are in other units, or another image's."""
+    """Refuse boxes that leave the image by more than a pixel of rounding: wrong units, or another image's."""
     height, width = x.shape[-2:]
     outside = (boxes < -1).any(1) | (boxes[:, 2] > width + 1) | (boxes[:, 3] > height + 1)
     if bool(outside.any()):
         shown = ", ".join(f"{value:g}" for value in boxes[outside][0].tolist())
         raise StillhouseError(
-            f"{int(outside.sum())} of {len(boxes)} boxes leave the image, {width}x{height} (width x height), such as {shown}",
+            f"boxes must lie in the image, {width}x{height} (width x height): {int(outside.sum())} of {len(boxes)} do not, such as {shown}",
             hint="x1, y1, x2, y2 in pixels of this image",
         )
 
 
 def _check_length(source: Source, target: Tensor) -> None:
-    """All vectors have the length of the first one that was read."""
+    """Refuse a vector of another length than the first one's."""
     if source.vector_length is None:
         first = int(source.splits["train"][0])
         source.vector_length = len(source.pair(first)[1])
     if len(target) != source.vector_length:
         raise StillhouseError(
-            f"the target has {len(target)} numbers, and the first one has {source.vector_length}",
-            hint="as many for every sample",
+            f"the target must have {source.vector_length} numbers as the first sample's, got {len(target)}"
         )
 
 
-def _size(size: tuple[int, ...]) -> str:
+def _format_size(size: tuple[int, ...]) -> str:
     return f"{size[1]}x{size[0]}" if len(size) == 2 else str(size)

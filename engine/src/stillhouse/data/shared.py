@@ -1,4 +1,4 @@
-"""What runs of one process share of their data, inside :func:`stillhouse.memo.keeping`: nothing is decoded twice."""
+"""Data shared by runs of one process, inside :func:`stillhouse.memo.share_memo`: nothing is decoded twice."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import attrs
 from stillhouse.config.data import DataSpec
 from stillhouse.contract.task import SampleMaker
 from stillhouse.data.samples import Memory, Samples
-from stillhouse.memo import once
+from stillhouse.memo import remember
 
-__all__ = ["KEPT", "data_key", "keep_memory", "source_key", "with_kept_memory"]
+__all__ = ["KEPT", "keep_memory", "make_data_key", "make_source_key", "recall_memory"]
 
 KEPT = 4
 """Data sets that are remembered: an ablation goes seed by seed, with a student's and a teacher's data each."""
@@ -23,47 +23,47 @@ _OF_BATCHES = ("batch_size", "eval_batch_size", "drop_last", "workers", "prefetc
 _OF_SUBSETS = ("per_class", "limit", "subset_seed")
 
 
-def source_key(spec: DataSpec, base: Path | None) -> Hashable:
-    """Names the source that ``spec`` opens, with its splits and transforms: two specs of one key share it."""
-    return "source", _rest(spec, *_OF_BATCHES, *_OF_SUBSETS), str(base)
+def make_source_key(spec: DataSpec, base: Path | None) -> Hashable:
+    """Make the key of the source that ``spec`` opens, with its splits and transforms."""
+    return "source", _serialise(spec, *_OF_BATCHES, *_OF_SUBSETS), str(base)
 
 
-def data_key(spec: DataSpec, task: SampleMaker | None, seed: int, base: Path | None) -> Hashable:
-    """Names the samples of ``spec``: with the seed where the subset, or what is read, depends on it."""
+def make_data_key(spec: DataSpec, task: SampleMaker | None, seed: int, base: Path | None) -> Hashable:
+    """Make the key of the samples of ``spec``, with the seed where the subset, or the reading, depends on it."""
     drawn = spec.per_class is not None or spec.limit is not None
     seeded = seed if spec.cache == "memory" or (drawn and spec.subset_seed is None) else None
     made_by = f"{type(task).__module__}.{type(task).__qualname__} {task!r}"
-    return "data", _rest(spec, *_OF_BATCHES), made_by, seeded, str(base)
+    return "data", _serialise(spec, *_OF_BATCHES), made_by, seeded, str(base)
 
 
-def _rest(spec: DataSpec, *without: str) -> str:
+def _serialise(spec: DataSpec, *without: str) -> str:
     tables: dict[str, Any] = {k: v for k, v in attrs.asdict(spec).items() if k not in without}
     return json.dumps(tables, sort_keys=True, default=repr)
 
 
-def with_kept_memory(samples: Samples) -> Samples:
-    """``samples`` for reading once more: what another run has read of this source is looked up there."""
-    held = _held(samples).get("memory")
+def recall_memory(samples: Samples) -> Samples:
+    """Return ``samples`` with the memory that another run of the same source has kept."""
+    held = _get_store(samples).get("memory")
     return samples if held is None or samples.memory is not None else attrs.evolve(samples, memory=held)
 
 
 def keep_memory(samples: Samples) -> None:
-    """Let the next run of the same source look up what was read."""
+    """Keep the samples' memory for the next run of the same source."""
     if samples.memory is not None:
-        _held(samples)["memory"] = samples.memory
+        _get_store(samples)["memory"] = samples.memory
 
 
-def _held(samples: Samples) -> dict[str, Memory]:
+def _get_store(samples: Samples) -> dict[str, Memory]:
     # By identity: within `keeping` a source stays the same object. What reads at random is read anew by every run.
     def key() -> Hashable:
         return ("memory", _Same(samples.source), repr(samples.shaping)) if samples.source.pure else None
 
-    return once(key, dict, among=KEPT)
+    return remember(key, dict, among=KEPT)
 
 
 @attrs.frozen(eq=False)
 class _Same:
-    """Equal where the very object is the same; it keeps that object alive, so that no other gets its id."""
+    """A key that is equal for the same object only; it keeps the object alive, so that no other gets its id."""
 
     value: Any
 

@@ -1,4 +1,4 @@
-"""Where samples come from: a Source numbers them, knows their labels and splits, and reads them one by one."""
+"""Sources of samples: a Source numbers them, has their labels and splits, and reads them one by one."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class Source(ABC):
 
     Attributes:
         class_names: by label.
-        labels: the label of every sample (N,); 0 where targets are no class indices.
-        splits: the ids of each split, sorted; ``train`` is there.
+        labels: the label of every sample (N,); 0 where targets are not class indices.
+        splits: the ids of each split, sorted; ``train`` is among them.
         pure: reading a sample gives the same every time, so that it may be kept in memory.
         vector_length: how many numbers each target of kind ``vector`` has, once the first one was read.
-        stamp: what changes when the content changes, for the fingerprint; None: look at samples.
+        stamp: bytes that change when the content changes, for the fingerprint; None: samples are looked at.
         target: the targets' kind: see :attr:`stillhouse.data.DataInfo.target`.
         spec: how targets are read; None: they are class indices.
     """
@@ -71,14 +71,14 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, i: int) -> Tensor:
-        """Sample ``i``'s input: uint8 or float32, (C, H, W) for images.
+        """Read sample ``i``'s input: uint8 or float32, (C, H, W) for images.
 
         Raises:
             StillhouseError: it cannot be read; its place is named.
         """
 
     def pair(self, i: int) -> tuple[Tensor, Any]:
-        """Sample ``i``'s input and target, read together: an int for a class, else as :meth:`TargetSpec.read` keeps it.
+        """Read sample ``i``'s input and target: an int for a class, else as :meth:`TargetSpec.read` gives it.
 
         Raises:
             StillhouseError: one of them cannot be read; its place is named.
@@ -87,22 +87,22 @@ class Source(ABC):
 
     @abstractmethod
     def place(self, i: int) -> str:
-        """Where sample ``i`` is, for messages: a file, or ``split 'train', sample 12``."""
+        """Name sample ``i``'s place, for messages: a file, or ``split 'train', sample 12``."""
 
-    def stored(self, i: int) -> bytes | None:
-        """Sample ``i``'s input as it lies on the disk, where that can be had without decoding; None: read it."""
+    def read_stored(self, i: int) -> bytes | None:
+        """Return the bytes of sample ``i``'s input as stored, where they can be had without decoding; else None."""
         return None
 
     def target_place(self, i: int) -> str:
-        """Where its target is, where that is another file: its path and a blank."""
+        """Return the path of the target's file and a blank, where that is another file; else nothing."""
         return ""
 
     def channels(self) -> int | None:
-        """How many channels inputs get where the recipe does not say; None: those they have."""
+        """Return the number of channels that inputs get by default; None: those they have."""
         return None
 
     def split_up(self, val_fraction: float, whole: bool) -> None:
-        """Hold out a validation split where there is none, by class; of a ``whole``, a test split of the same size too.
+        """Hold out a validation split where there is none, by class; of a ``whole`` data set also a test split of that size.
 
         Raises:
             StillhouseError: a split is empty.

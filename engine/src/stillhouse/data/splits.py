@@ -1,4 +1,4 @@
-"""Which samples train, which validate, which test: stratified, and the same in every run."""
+"""Splits into training, validation and test samples: stratified, and the same in every run."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillhouse.config.data import BlockSplit
-from stillhouse.data.sampler import epoch_order
+from stillhouse.data.sampler import shuffle_epoch
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.seeds import mix
 
-__all__ = ["by_blocks", "few", "few_per_class", "hold_out"]
+__all__ = ["choose", "choose_per_class", "hold_out", "split_by_blocks"]
 
 Ids = NDArray[np.int64]
 
@@ -29,12 +29,12 @@ def hold_out(ids: Ids, labels: Ids, fractions: Sequence[float], seed: int = _SPL
         ids: samples (N,).
         labels: the label of every sample of the source, indexed by id.
         fractions: each from 0 to 1, together below 1.
-        seed: other seed, other split.
+        seed: another seed gives another split.
     """
     parts: list[list[Ids]] = [[] for _ in range(len(fractions) + 1)]
     for label in np.unique(labels[ids]):
         of_class = ids[labels[ids] == label]
-        of_class = of_class[epoch_order(mix(seed, int(label)), 0, len(of_class))]
+        of_class = of_class[shuffle_epoch(mix(seed, int(label)), 0, len(of_class))]
         start = 0
         for part, fraction in zip(parts[1:], fractions, strict=True):
             count = round(len(of_class) * fraction)
@@ -46,19 +46,21 @@ def hold_out(ids: Ids, labels: Ids, fractions: Sequence[float], seed: int = _SPL
     return [np.sort(np.concatenate(part)) if part else ids[:0] for part in parts]
 
 
-def few(ids: Ids, n: int, seed: int) -> Ids:
-    """``n`` of ``ids``, sorted. With one seed, fewer are a subset of more.
+def choose(ids: Ids, n: int, seed: int) -> Ids:
+    """Choose ``n`` of ``ids``, sorted. With one seed, fewer are a subset of more.
 
     Raises:
         StillhouseError: there are fewer.
     """
     if len(ids) < n:
-        raise StillhouseError(f"there are {len(ids)} training samples, and limit = {n}", where="data.limit")
-    return np.sort(ids[epoch_order(seed, 1, len(ids))[:n]])
+        raise StillhouseError(
+            f"must be at most the number of training samples, {len(ids)}, got {n}", where="data.limit"
+        )
+    return np.sort(ids[shuffle_epoch(seed, 1, len(ids))[:n]])
 
 
-def few_per_class(ids: Ids, labels: Ids, class_names: Sequence[str], n: int, seed: int) -> Ids:
-    """``n`` samples of each class out of ``ids``, sorted. With one seed, fewer are a subset of more.
+def choose_per_class(ids: Ids, labels: Ids, class_names: Sequence[str], n: int, seed: int) -> Ids:
+    """Choose ``n`` samples of each class out of ``ids``, sorted. With one seed, fewer are a subset of more.
 
     Raises:
         StillhouseError: a class has fewer than ``n``; each such class is named with its count.
@@ -67,18 +69,18 @@ def few_per_class(ids: Ids, labels: Ids, class_names: Sequence[str], n: int, see
     for label, name in enumerate(class_names):
         of_class = ids[labels[ids] == label]
         if len(of_class) < n:
-            have = f"{len(of_class)} training {'sample' if len(of_class) == 1 else 'samples'}"
-            faults.append(Fault("data.per_class", f"class {name!r} has {have}, and per_class = {n}"))
-        chosen.append(of_class[epoch_order(mix(seed, label), 1, len(of_class))[:n]])
+            what = f"must be at most the number of samples of class {name!r}, {len(of_class)}, got {n}"
+            faults.append(Fault("data.per_class", what))
+        chosen.append(of_class[shuffle_epoch(mix(seed, label), 1, len(of_class))[:n]])
     if len(faults) > 8:
-        more = Fault("data.per_class", f"... and {len(faults) - 8} more classes have too few")
+        more = Fault("data.per_class", f"... {len(faults) - 8} more classes have fewer samples")
         raise StillhouseError(faults=[*faults[:8], more])
     raise_faults(faults)
     return np.sort(np.concatenate(chosen))
 
 
-def by_blocks(splits: Mapping[str, Ids], split: BlockSplit, val_fraction: float) -> dict[str, Ids]:
-    """``splits`` with the training samples cut into blocks; the blocks' ``val`` replaces the data's own.
+def split_by_blocks(splits: Mapping[str, Ids], split: BlockSplit, val_fraction: float) -> dict[str, Ids]:
+    """Cut the training samples of ``splits`` into blocks; the blocks' ``val`` replaces the data's own.
 
     Raises:
         StillhouseError: more blocks than samples, a gap that leaves nothing of a block, or a second test split.
@@ -87,10 +89,12 @@ def by_blocks(splits: Mapping[str, Ids], split: BlockSplit, val_fraction: float)
     plan = split.plan(val_fraction, held)
     train = splits["train"]
     if "test" in plan and "test" in splits:
-        raise StillhouseError("the data has a test split of its own", where="data.split.blocks", hint="train and val")
+        raise StillhouseError(
+            "must be of train and val: the data has a test split of its own", where="data.split.blocks"
+        )
     if plan.count("train") == 0:
         raise StillhouseError(
-            f"of {len(plan)} blocks none is left to train on", where="data.split.blocks", hint="more blocks"
+            f"no block is left for training, of {len(plan)}", where="data.split.blocks", hint="more blocks"
         )
     parts: dict[str, list[Ids]] = {"train": [], "val": []}
     for k, (name, block) in enumerate(zip(plan, np.array_split(train, len(plan)), strict=True)):
@@ -101,7 +105,7 @@ def by_blocks(splits: Mapping[str, Ids], split: BlockSplit, val_fraction: float)
         kept = block[first : len(block) - last]
         if len(kept) == 0:
             raise StillhouseError(
-                f"block {k} has {len(block)} samples, and a gap of {split.gap} leaves none",
+                f"gap must leave samples in every block: block {k} has {len(block)}, got gap = {split.gap}",
                 where="data.split",
                 hint="fewer blocks, or a smaller gap",
             )

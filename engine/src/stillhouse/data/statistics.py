@@ -1,4 +1,4 @@
-"""What is measured of samples before the first batch: the statistics they are normalised by, and their fingerprint."""
+"""Statistics of samples before the first batch: mean and deviation for normalisation, and a fingerprint."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from stillhouse.data.samples import Samples
 from stillhouse.errors import StillhouseError
 from stillhouse.seeds import OwnRandomness, mix
 
-__all__ = ["fingerprint", "normalisation"]
+__all__ = ["fingerprint", "measure_normalisation"]
 
 _MEASURED = 4096
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def normalisation(
+def measure_normalisation(
     kind: Literal["none", "imagenet", "data"], samples: Samples, shape: tuple[int, ...]
 ) -> tuple[Tensor, Tensor] | None:
-    """Mean and standard deviation by channel (C, 1, 1), float32, of inputs scaled to 0 ... 1; for vectors by component.
+    """Measure mean and standard deviation by channel (C, 1, 1), float32, of inputs in 0 ... 1; for vectors by component.
 
     ``data`` measures the source's whole training split, or 4,096 samples of it evenly spaced, so that runs on few
     labels see inputs on the same scale. A constant channel is divided by 1. The inputs are those that a task makes.
@@ -44,7 +44,7 @@ def normalisation(
     if kind == "imagenet":
         if len(shape) != 3 or shape[0] != 3:
             raise StillhouseError(
-                f"ImageNet's statistics are of 3 channels, and inputs have shape {shape}",
+                f"'imagenet' needs inputs of 3 channels, got shape {shape}",
                 where="data.normalize",
                 hint="set channels = 3, or normalize = 'data'",
             )
@@ -58,7 +58,7 @@ def normalisation(
     with OwnRandomness() as randomness:
         for i in map(int, some):
             randomness.seed(mix(i))
-            x = plain.made(Key(0, np.array([i])))[0][0] if made else samples.input_of(i)
+            x = plain.make_pairs(Key(0, np.array([i])))[0][0] if made else samples.read_input(i)
             values = x.numpy().astype(np.float64).reshape(shape[0], -1)
             first += values.sum(1)
             second += np.square(values).sum(1)
@@ -71,10 +71,10 @@ def normalisation(
 
 
 def fingerprint(choices: Mapping[str, Any], samples: Samples, splits: Mapping[str, Ids]) -> str:
-    """A hash of the content: labels, splits, normalisation, and the files' names, sizes and times or 32 samples' bytes.
+    """Hash the content: labels, splits, normalisation, and the files' names, sizes and times or 32 samples' bytes.
 
     Args:
-        choices: what was chosen about reading, as plain data.
+        choices: the recipe's keys that change how samples are read, as plain data.
         samples: the samples, with their normalisation.
         splits: the ids in use.
     """

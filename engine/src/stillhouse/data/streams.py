@@ -1,4 +1,4 @@
-"""Streams of batches: made here or ahead of time by worker processes, and put into page-locked memory."""
+"""Streams of batches: made in this process or ahead of time by workers, optionally in page-locked memory."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from stillhouse.contract.batch import Batch
 from stillhouse.data.sampler import Key
 from stillhouse.data.samples import Samples
 from stillhouse.errors import StillhouseError
-from stillhouse.nested import over_tensors
+from stillhouse.nested import map_tensors
 
-__all__ = ["from_workers", "stream"]
+__all__ = ["map_in_workers", "stream"]
 
 T = TypeVar("T")
 
 
 def stream(samples: Samples, keys: Iterable[Key], workers: int, pin: bool, prefetch: int = 2) -> Generator[Batch]:
-    """The batches of ``keys``, made here (0 workers) or ahead of time in ``workers`` processes, one thread each.
+    """Stream the batches of ``keys``, made here (0 workers) or ahead of time in ``workers`` processes, one thread each.
 
     The global random generators are not touched. Workers live as long as the generator.
 
     Args:
-        samples: what makes a batch.
+        samples: makes a batch of a key.
         keys: the batches, in order; may have no end.
         workers: processes; none are started where a batch is only looked up.
         pin: put batches into page-locked memory, for copies to CUDA.
@@ -37,12 +37,12 @@ def stream(samples: Samples, keys: Iterable[Key], workers: int, pin: bool, prefe
     Raises:
         StillhouseError: a sample cannot be read or augmented, here or in a worker.
     """
-    for batch in from_workers(samples.batch, keys, 0 if samples.direct else workers, prefetch):
-        yield over_tensors(Tensor.pin_memory, batch) if pin else batch
+    for batch in map_in_workers(samples.batch, keys, 0 if samples.direct else workers, prefetch):
+        yield map_tensors(Tensor.pin_memory, batch) if pin else batch
 
 
-def from_workers(make: Callable[[Key], T], keys: Iterable[Key], workers: int, prefetch: int = 2) -> Generator[T]:
-    """``make(key)`` for each of ``keys``, in order, here or ahead of time in ``workers`` processes.
+def map_in_workers(make: Callable[[Key], T], keys: Iterable[Key], workers: int, prefetch: int = 2) -> Generator[T]:
+    """Yield ``make(key)`` for each of ``keys``, in order, made here or ahead of time in ``workers`` processes.
 
     Raises:
         StillhouseError: ``make`` did, here or in a worker, with all its faults.
@@ -51,23 +51,23 @@ def from_workers(make: Callable[[Key], T], keys: Iterable[Key], workers: int, pr
         yield from map(make, keys)
         return
     loader: DataLoader[Any] = DataLoader(
-        _Guarded(make),  # type: ignore[arg-type]  # any object with __getitem__ serves
+        _ErrorAsValue(make),  # type: ignore[arg-type]  # any object with __getitem__ serves
         batch_size=None,
         sampler=keys,
         num_workers=workers,
         prefetch_factor=prefetch,
-        collate_fn=_as_it_is,
+        collate_fn=_pass_on,
         generator=torch.Generator(),  # its own: without one, DataLoader draws a seed from the global generator
     )
     for made in loader:
         if isinstance(made, StillhouseError):
             raise made
-        yield over_tensors(_arrived, made, _ByValue)
+        yield map_tensors(_restore_tensor, made, _ByValue)
 
 
 @attrs.frozen(eq=False)
-class _Guarded:
-    """Gives an error as a value: DataLoader would re-raise it as its type with its text alone, and lose the faults."""
+class _ErrorAsValue:
+    """Returns an error as a value: DataLoader would re-raise it with its text alone, and lose the faults."""
 
     make: Callable[[Key], Any]
 
@@ -76,7 +76,7 @@ class _Guarded:
             made = self.make(key)
         except StillhouseError as error:
             return error
-        return type(made)(*map(_sent, made)) if hasattr(made, "_fields") else made
+        return type(made)(*map(_copy_tensors, made)) if hasattr(made, "_fields") else made
 
 
 @attrs.frozen(eq=False)
@@ -84,14 +84,14 @@ class _ByValue:
     array: NDArray[Any]
 
 
-def _sent(part: Any) -> Any:
-    """A list's tensors by value: each tensor in shared memory keeps a file open, and a batch of boxes has hundreds."""
-    return over_tensors(lambda x: _ByValue(x.numpy()), part) if isinstance(part, list) else part
+def _copy_tensors(part: Any) -> Any:
+    """Copy a list's tensors: each one in shared memory keeps a file open, and a batch of boxes has hundreds."""
+    return map_tensors(lambda x: _ByValue(x.numpy()), part) if isinstance(part, list) else part
 
 
-def _arrived(sent: _ByValue) -> Tensor:
+def _restore_tensor(sent: _ByValue) -> Tensor:
     return torch.from_numpy(sent.array)
 
 
-def _as_it_is(made: Any) -> Any:
+def _pass_on(made: Any) -> Any:
     return made

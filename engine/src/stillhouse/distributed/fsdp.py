@@ -16,18 +16,18 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError
-from stillhouse.nested import over_tensors
+from stillhouse.nested import map_tensors
 
 __all__ = [
     "clip",
     "fit_state",
-    "gathered",
+    "gather_model",
+    "gather_tensors",
     "is_sharded",
-    "local",
     "reshard",
     "shard",
     "spread_optimizer_state",
-    "whole",
+    "to_local",
 ]
 
 _outlines: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
@@ -46,12 +46,12 @@ def shard(model: nn.Module, device: torch.device, where: str) -> None:
     Args:
         model: on the CPU or on ``device``; its parameters move to ``device`` block by block.
         device: this process's.
-        where: ``student`` or ``teacher``, for messages. Of a student the outline is kept, for :func:`gathered`.
+        where: ``student`` or ``teacher``, for messages. Of a student the outline is kept, for :func:`gather_model`.
 
     Raises:
         StillhouseError: there is one process only.
     """
-    if not parallel.several():
+    if not parallel.is_distributed():
         raise StillhouseError(
             "there is one process, and nothing to spread over",
             where="distributed.shard",
@@ -74,17 +74,17 @@ def is_sharded(model: nn.Module | None) -> bool:
     return isinstance(model, FSDPModule)
 
 
-def gathered(model: nn.Module) -> nn.Module:
-    """A spread student as the plain module that it was, with the weights it has now, on the CPU; others as they are."""
+def gather_model(model: nn.Module) -> nn.Module:
+    """Gather a spread student into a plain module on the CPU, with its present weights; other modules are returned."""
     if not is_sharded(model):
         return model
     plain = _copy_without_values(_outlines[model], "cpu")
-    plain.load_state_dict(whole(model.state_dict()))
+    plain.load_state_dict(gather_tensors(model.state_dict()))
     return plain
 
 
 def _copy_without_values(model: nn.Module, device: str) -> nn.Module:
-    """A copy of ``model`` with parameters on ``device`` whose values are undefined; shared ones stay shared."""
+    """Copy ``model`` with parameters on ``device`` whose values are undefined; shared ones stay shared."""
     empty = {
         id(p): nn.Parameter(torch.empty_like(p, device=device), requires_grad=p.requires_grad)
         for p in model.parameters()
@@ -93,7 +93,7 @@ def _copy_without_values(model: nn.Module, device: str) -> nn.Module:
 
 
 def reshard(model: nn.Module | None) -> None:
-    """Spread what a forward pass without a backward pass has left gathered.
+    """Spread parameters again that a forward pass without a backward pass has left gathered.
 
     FSDP2 keeps the outermost parameters whole until the backward pass: who takes ``parameters()`` in between, an
     optimizer say, gets tensors whose memory is freed later.
@@ -104,36 +104,36 @@ def reshard(model: nn.Module | None) -> None:
                 part.reshard()
 
 
-def local(tensor: Tensor) -> Tensor:
-    """This process's part of a spread tensor; any other tensor as it is."""
+def to_local(tensor: Tensor) -> Tensor:
+    """Return this process's part of a spread tensor; any other tensor unchanged."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def whole(value: Any) -> Any:
-    """``value`` with every spread tensor gathered, on the CPU; tables and lists are gone through. All processes take part."""
-    return over_tensors(lambda x: x.full_tensor().cpu(), value, DTensor)
+def gather_tensors(value: Any) -> Any:
+    """Gather every spread tensor in the dicts and lists of ``value``, on the CPU. All processes must call it."""
+    return map_tensors(lambda x: x.full_tensor().cpu(), value, DTensor)
 
 
 def fit_state(saved: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Whole tensors spread as ``own`` has them, by key; for ``load_state_dict``."""
+    """Spread whole tensors as in ``own``, by key; for ``load_state_dict``."""
     fitted = dict(saved)
     for key, tensor in own.items():
         if isinstance(tensor, DTensor) and isinstance(saved.get(key), Tensor):
-            fitted[key] = _like(saved[key], tensor)
+            fitted[key] = _spread_like(saved[key], tensor)
     return fitted
 
 
-def _like(tensor: Tensor, other: DTensor) -> DTensor:
+def _spread_like(tensor: Tensor, other: DTensor) -> DTensor:
     return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)
 
 
 def spread_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
-    """After ``load_state_dict`` of whole tensors: spread each parameter's state as the parameter is."""
+    """Spread each parameter's optimizer state as the parameter is, after ``load_state_dict`` of whole tensors."""
     for parameter, state in optimizer.state.items():
         if isinstance(parameter, DTensor):
             for key, value in state.items():
                 if isinstance(value, Tensor) and not isinstance(value, DTensor) and value.shape == parameter.shape:
-                    state[key] = _like(value, parameter)
+                    state[key] = _spread_like(value, parameter)
 
 
 def clip(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:

@@ -1,7 +1,7 @@
-"""Several processes: who we are, gathering a batch's rows with gradient, and agreeing on what is run.
+"""Several processes: joining and leaving, gathering a batch's rows with gradient, and checks that all run the same.
 
 Started by torchrun, srun or anything else that sets torch's environment variables; ignite.distributed reads them. In a
-single process every function here does nothing or gives its argument back.
+single process every function here does nothing or returns its argument.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from torch import Tensor, nn
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 
 __all__ = [
-    "agree",
     "barrier",
+    "broadcast_buffers",
+    "check_same",
     "end",
     "gather",
+    "is_distributed",
     "is_first",
     "join",
     "leave",
     "mean_over_processes",
-    "same_everywhere",
-    "several",
     "share",
 ]
 
@@ -46,8 +46,8 @@ _joined = False
 """Whether :func:`join` found other processes. Plugins ask in every step, and torch's own answer takes microseconds."""
 
 
-def several() -> bool:
-    """Whether there is more than one process; known from :func:`join` on, which every run begins with."""
+def is_distributed() -> bool:
+    """Whether there is more than one process; known from :func:`join` on, with which every run begins."""
     return _joined
 
 
@@ -56,8 +56,8 @@ def is_first() -> bool:
     return idist.get_rank() == 0
 
 
-def launched_with() -> int:
-    """How many processes the environment speaks of: torchrun's ``WORLD_SIZE``, else the tasks of srun's step.
+def count_launched() -> int:
+    """Count the processes that were launched: torchrun's ``WORLD_SIZE``, else the tasks of srun's step.
 
     Not ``SLURM_NTASKS``, which a batch script has as well that starts one process by itself.
     """
@@ -68,10 +68,10 @@ def launched_with() -> int:
 
 
 def join(device: torch.device) -> torch.device:
-    """Join the other processes, if the environment speaks of any; NCCL between GPUs, gloo between CPUs.
+    """Join the other processes, if there are any; NCCL between GPUs, gloo between CPUs.
 
     Args:
-        device: what the recipe asks for; ``cuda`` becomes this process's own GPU.
+        device: the recipe's; ``cuda`` becomes this process's own GPU.
 
     Returns:
         This process's device.
@@ -80,14 +80,14 @@ def join(device: torch.device) -> torch.device:
         StillhouseError: the others cannot be reached, or the port is taken.
     """
     global _joined
-    if launched_with() == 1 and not dist.is_initialized():
+    if count_launched() == 1 and not dist.is_initialized():
         return device
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
         try:
             idist.initialize(backend, timeout=_TIMEOUT)
         except (RuntimeError, ValueError, KeyError) as error:
-            raise _unreachable(error) from error
+            raise _make_unreachable_error(error) from error
     _joined = dist.get_world_size() > 1
     idist.sync()  # where somebody else has initialised torch.distributed, ignite has yet to notice
     if device.type == "cuda" and device.index is None:
@@ -95,7 +95,7 @@ def join(device: torch.device) -> torch.device:
     return device
 
 
-def _unreachable(error: Exception) -> StillhouseError:
+def _make_unreachable_error(error: Exception) -> StillhouseError:
     first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
     port = os.environ.get("MASTER_PORT", "")
     taken = "EADDRINUSE" in str(error) or "address already in use" in str(error).lower()
@@ -107,7 +107,7 @@ def _unreachable(error: Exception) -> StillhouseError:
 
 
 def leave(*, done: bool = False) -> None:
-    """Take leave of the other processes.
+    """Leave the other processes.
 
     Args:
         done: all went well here. Then gloo's processes wait a moment for one another: one that tears its connections down
@@ -123,12 +123,12 @@ def leave(*, done: bool = False) -> None:
 
 
 def end(code: int) -> NoReturn:
-    """End this process as ``sys.exit`` does; where it was one of several, at once, with all said that it had to say.
+    """End this process as ``sys.exit`` does; one of several ends at once, with its output flushed.
 
     Threads of gloo outlive their process group. Now and then the interpreter's own end meets one and is aborted: exit
     code -6 of a process in which all went well, at which torchrun ends the others too.
     """
-    if launched_with() == 1:
+    if count_launched() == 1:
         sys.exit(code)
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
@@ -139,12 +139,12 @@ def end(code: int) -> NoReturn:
 
 def barrier() -> None:
     """Wait until every process is here."""
-    if several():
+    if is_distributed():
         idist.barrier()
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of all processes, in order of rank. Each process's gradient is the sum of what all of them ask of its rows."""
+    """Gathers rows of all processes, in order of rank; gradients of a process's rows are summed over all processes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -162,74 +162,74 @@ class _Gather(torch.autograd.Function):
 
 
 def gather(x: Tensor) -> Tensor:
-    """The rows (B, ...) of all processes as one batch (W B, ...), in order of rank, with gradient.
+    """Gather the rows (B, ...) of all processes to one batch (W B, ...), in order of rank, with gradient.
 
-    For what has to see the whole batch: statistics, singular values. Gradients of several processes are averaged, so a
+    For statistics or singular values of the whole batch. Gradients of several processes are averaged, so a
     loss of gathered rows, which every process computes alike, has the gradient it would have in one process.
     """
     return _Gather.apply(x) if _joined else x  # asked in every step, so not by a call
 
 
 def share(x: Tensor) -> Tensor:
-    """This process's rows of a gathered batch (W B, ...) -> (B, ...)."""
-    if not several():
+    """Return this process's rows of a gathered batch: (W B, ...) -> (B, ...)."""
+    if not is_distributed():
         return x
     size = x.shape[0] // dist.get_world_size()
     return x[dist.get_rank() * size : (dist.get_rank() + 1) * size]
 
 
 def sum_over_processes(x: Tensor) -> Tensor:
-    """The sum of ``x`` over all processes, on the device, without gradient."""
-    if several():
+    """Sum ``x`` over all processes, on the device, without gradient."""
+    if is_distributed():
         x = x.detach().clone()
         dist.all_reduce(x)
     return x
 
 
 def mean_over_processes(x: Tensor) -> Tensor:
-    """The mean of ``x`` over all processes, on the device, without gradient."""
-    return sum_over_processes(x) / dist.get_world_size() if several() else x
+    """Average ``x`` over all processes, on the device, without gradient."""
+    return sum_over_processes(x) / dist.get_world_size() if is_distributed() else x
 
 
-def agree(module: nn.Module | None) -> None:
-    """Give every process the first one's buffers: running statistics of a BatchNorm that saw its own share."""
-    if several() and module is not None:
+def broadcast_buffers(module: nn.Module | None) -> None:
+    """Broadcast the first process's buffers: running statistics of a BatchNorm differ between shares of a batch."""
+    if is_distributed() and module is not None:
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)
 
 
-def all_of(value: Any) -> list[Any]:
-    """``value`` of every process, in order of rank; anything that can be pickled."""
-    if not several():
+def gather_objects(value: Any) -> list[Any]:
+    """Gather the ``value`` of every process, in order of rank; anything that can be pickled."""
+    if not is_distributed():
         return [value]
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, value)
     return found
 
 
-def from_first(value: Any) -> Any:
-    """The first process's ``value``."""
-    if not several():
+def broadcast_object(value: Any) -> Any:
+    """Return the first process's ``value``."""
+    if not is_distributed():
         return value
     box = [value]
     dist.broadcast_object_list(box, 0)
     return box[0]
 
 
-def same_everywhere(facts: Mapping[str, Any]) -> None:
-    """Refuse processes that would not do the same.
+def check_same(facts: Mapping[str, Any]) -> None:
+    """Refuse processes whose recipes or plugins differ.
 
     Args:
-        facts: what has to be equal, by name: the recipe, the plugins and their versions.
+        facts: the things that must be equal, by name: the recipe, the plugins and their versions.
 
     Raises:
-        StillhouseError: in every process, with what differs and between which ranks.
+        StillhouseError: in every process, with the differences and their ranks.
     """
-    everywhere = all_of(dict(facts))
+    everywhere = gather_objects(dict(facts))
     raise_faults(
         Fault(
             f"rank {rank}",
-            f"{name} is {_short(other.get(name))}, and rank 0 has {_short(everywhere[0].get(name))}",
+            f"{name} must be rank 0's, {_shorten(everywhere[0].get(name))}, got {_shorten(other.get(name))}",
             "start every process with the same recipe, options and installed plugins",
         )
         for rank, other in enumerate(everywhere[1:], start=1)
@@ -238,14 +238,14 @@ def same_everywhere(facts: Mapping[str, Any]) -> None:
     )
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Average the gradients of ``parameters`` over all processes: of those that no wrapper looks after."""
-    if not several():
+    """Average the gradients of ``parameters`` over all processes, for those that no wrapper averages."""
+    if not is_distributed():
         return
     for parameter in parameters:
         if parameter.grad is not None:

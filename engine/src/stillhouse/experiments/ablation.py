@@ -1,4 +1,4 @@
-"""Ablations: a plan's runs, those that are not finished yet trained, and the table of them all."""
+"""Ablations: a plan is made, its unfinished runs are trained, and all finished ones are compared."""
 
 from __future__ import annotations
 
@@ -15,24 +15,20 @@ import torch
 
 from stillhouse.config.recipe import Recipe
 from stillhouse.errors import StillhouseError, StillhouseWarning, did_you_mean
-from stillhouse.experiments.arms import make_arms, resolved
+from stillhouse.experiments.arms import make_arms, resolve
 from stillhouse.experiments.comparison import Comparison
 from stillhouse.experiments.grid import parse_grid
-from stillhouse.experiments.job import Job, collected
+from stillhouse.experiments.job import Job, collect_warnings
 from stillhouse.experiments.picture import write_picture
 from stillhouse.experiments.plan import Plan, PlannedRun
-from stillhouse.experiments.plan_table import table_of
+from stillhouse.experiments.plan_table import make_comparison
 from stillhouse.experiments.progress import Counter
 from stillhouse.experiments.tables import to_markdown
 from stillhouse.experiments.workers import run_here, run_in_workers
-from stillhouse.memo import keeping
+from stillhouse.memo import share_memo
 from stillhouse.training.folder import write_json, write_text
 
-__all__ = [
-    "ablate",
-    "make_plan",
-    "run_plan",
-]
+__all__ = ["ablate", "make_plan", "run_plan"]
 
 
 def ablate(
@@ -50,13 +46,13 @@ def ablate(
 ) -> Comparison:
     """Train every arm of ``recipe`` under every seed, and compare them.
 
-    Arms share, seed by seed, the order of samples, their augmentation, the subset of labels and the student's start.
-    What a folder has finished already is not trained again. A run that fails is named in the result's ``missing``; the
+    Arms share, seed by seed, the order of samples, their augmentation, the subset of labels and the student's initialisation.
+    Finished runs in the folder are not trained again. A run that fails is named in the result's ``missing``; the
     others go on.
 
     Args:
         recipe: the run with its full list of plugins. Its seed is the first of the seeds.
-        seeds: how many seeds each arm runs under.
+        seeds: the number of seeds of each arm.
         leave_one_out: an arm without each plugin. Without this, the next and ``grid``, both are made.
         one_at_a_time: an arm with each plugin alone.
         grid: ``KEY=VALUE,VALUE,...`` each, keys as in ``--set``: one arm for each combination.
@@ -65,15 +61,15 @@ def ablate(
             and ``table.md``, a picture of it in ``picture.svg``.
         figures: let each run draw pictures for TensorBoard, which takes longer than a short run does.
         metric: ``SPLIT/NAME``; by default the task's score on the test split, or else on the validation split.
-        progress: show what is done on the terminal.
+        progress: show progress on the terminal.
 
     Raises:
         StillhouseError: bad input: every arm that cannot be built, a folder of another ablation.
     """
     if jobs < 1:
-        raise StillhouseError(f"{jobs} is below 1", where="--jobs")
+        raise StillhouseError(f"must be >= 1, got {jobs}", where="--jobs")
     # Workers read the data themselves: what the checks have read need not stay here meanwhile.
-    with keeping() if jobs == 1 else nullcontext():
+    with share_memo() if jobs == 1 else nullcontext():
         plan, known = make_plan(
             recipe,
             seeds=seeds,
@@ -85,7 +81,7 @@ def ablate(
         )
         _check_metric(metric, known)
         failed = run_plan(plan, jobs=jobs, progress=progress)
-    comparison = table_of(plan, metric=metric, failed=failed)
+    comparison = make_comparison(plan, metric=metric, failed=failed)
     if any(row.group.values for row in comparison.rows):
         write_json(plan.folder / "results.json", comparison.to_dict())
         write_text(plan.folder / "table.md", to_markdown(comparison))
@@ -103,7 +99,7 @@ def make_plan(
     out: str | Path | None = None,
     figures: bool = False,
 ) -> tuple[Plan, dict[str, set[str]]]:
-    """The plan that :func:`ablate` follows, every arm built once without training; nothing is written.
+    """Make the plan of :func:`ablate`; every arm is built once, without training, and nothing is written.
 
     Returns:
         The plan, and the names of the metrics by split.
@@ -114,15 +110,15 @@ def make_plan(
     from stillhouse.training.preparation import prepare
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise StillhouseError("an ablation's runs have one process each", hint="start it without torchrun; see --jobs")
+        raise StillhouseError("an ablation must start as one process", hint="start it without torchrun; see --jobs")
     if seeds < 1:
-        raise StillhouseError(f"{seeds} is below 1", where="--seeds")
+        raise StillhouseError(f"must be >= 1, got {seeds}", where="--seeds")
     if not (leave_one_out or one_at_a_time or grid):
         leave_one_out = one_at_a_time = True
     known: dict[str, set[str]] = {}
 
     def check(arm: Recipe) -> None:
-        training = prepare(_one_thread(arm), write=False, train_teacher=False)
+        training = prepare(_set_one_thread(arm), write=False, train_teacher=False)
         try:
             names = set(training.run.task.metrics(training.run.data))
             for _, metrics in training.walk.hooks.calls("metrics"):
@@ -134,8 +130,8 @@ def make_plan(
             training.close()
 
     told: list[str] = []
-    with keeping(), collected(told):
-        whole = resolved(recipe)
+    with share_memo(), collect_warnings(told):
+        whole = resolve(recipe)
         arms = make_arms(
             whole,
             leave_one_out=leave_one_out,
@@ -167,19 +163,19 @@ def run_plan(
         plan: the plan.
         jobs: see :func:`ablate`.
         progress: likewise.
-        only: the numbers of the runs to look at; None: all.
-        until: by ``time.monotonic()``, from when on no teacher and no run is begun; None: never.
+        only: the numbers of the runs to train; None: all.
+        until: time by ``time.monotonic()`` from which on no teacher and no run is started; None: no limit.
 
     Returns:
         The errors of runs that failed, by the run's number.
 
     Raises:
-        StillhouseError: a number that no run has, a folder that cannot be written, a teacher that cannot be trained.
+        StillhouseError: an unknown run's number, a folder that cannot be written, a teacher that cannot be trained.
     """
     runs = plan.runs()
     wrong = [index for index in only or () if not 0 <= index < len(runs)]
     if wrong:
-        raise StillhouseError(f"there is no run {wrong[0]}", where="--only", hint=f"0 to {len(runs) - 1}: see --list")
+        raise StillhouseError(f"must be 0 to {len(runs) - 1}, got {wrong[0]}", where="--only", hint="see --list")
     plan.write()
     asked = [run for run in runs if only is None or run.index in only]
     open_runs = [run for run in asked if run.summary() is None]
@@ -193,7 +189,7 @@ def run_plan(
     _train_teachers(in_time(open_runs), progress)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch gives it no types
         torch.cuda.empty_cache()  # of the checks and the teacher, for the workers
-    devices = _devices(plan.recipe.run.device)
+    devices = _list_devices(plan.recipe.run.device)
     todo = (Job.of(run, devices[run.index % len(devices)]) for run in in_time(open_runs))
     outcomes = run_here(todo) if jobs == 1 else run_in_workers(todo, jobs)
     with counter, closing(outcomes):
@@ -207,7 +203,7 @@ def run_plan(
 
 
 def _train_teachers(runs: Iterable[PlannedRun], progress: bool) -> None:
-    """Train once what teachers and starts other recipes give, so that no two workers begin the same one."""
+    """Train each recipe of a teacher or of a student's start once, so that no two workers train the same one."""
     from stillhouse.training.preparation import prepare
 
     seen = set()
@@ -223,13 +219,13 @@ def _train_teachers(runs: Iterable[PlannedRun], progress: bool) -> None:
             prepare(run.recipe, write=False, progress=progress).close()
 
 
-def _devices(name: str) -> list[str]:
-    """The devices that runs are spread over: every GPU of this machine where the recipe leaves the choice open."""
+def _list_devices(name: str) -> list[str]:
+    """List the devices that runs are spread over: every GPU of this machine where the recipe leaves the choice open."""
     count = torch.cuda.device_count() if name in ("auto", "cuda") else 0
     return [f"cuda:{i}" for i in range(count)] if count > 1 else [""]
 
 
-def _one_thread(recipe: Recipe) -> Recipe:
+def _set_one_thread(recipe: Recipe) -> Recipe:
     return attrs.evolve(recipe, run=attrs.evolve(recipe.run, threads=recipe.run.threads or 1))
 
 
@@ -241,7 +237,7 @@ def _check_metric(metric: str | None, known: Mapping[str, set[str]]) -> None:
     if name in names or name.partition("/")[0] in names:  # a metric by class is named NAME/CLASS
         return
     every = [f"{s}/{n}" for s, ns in known.items() for n in sorted(ns)]
-    raise StillhouseError(f"there is no metric {metric!r}", where="--metric", hint=did_you_mean(metric, every))
+    raise StillhouseError(f"unknown metric {metric!r}", where="--metric", hint=did_you_mean(metric, every))
 
 
 def _warn(told: Sequence[str]) -> None:

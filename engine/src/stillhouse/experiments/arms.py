@@ -1,4 +1,4 @@
-"""The arms of an ablation: the whole list, none of it, each plugin left out, each alone, and the cells of a grid."""
+"""The arms of an ablation: all plugins, none, each left out, each alone, and the cells of a grid."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import attrs
 from stillhouse.config.overrides import apply_override
 from stillhouse.config.recipe import Recipe
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, raise_faults
-from stillhouse.experiments.grid import Axis, cells
+from stillhouse.experiments.grid import Axis, make_cells
 from stillhouse.registry.order import Active
 from stillhouse.registry.plugins import activate, plugins_in_use
 
-__all__ = ["Arm", "Check", "identity", "make_arms", "resolved"]
+__all__ = ["Arm", "Check", "hash_arm", "make_arms", "resolve"]
 
 Kind = Literal["none", "full", "without", "only", "grid"]
 
@@ -26,16 +26,16 @@ Check = Callable[[Recipe], None]
 
 @attrs.frozen
 class Arm:
-    """One way to run the recipe.
+    """One variant of the recipe.
 
     Attributes:
         name: ``full``, ``none``, ``without-projector``, ``only-features``, or a cell's settings.
-        kind: which of these it is.
-        recipe: with the plugin list as it runs; its seed is that of the recipe ablated.
-        settings: what the grid changed, by key.
-        group: the settings of keys that are no plugin's options: arms are compared within their group.
-        reason: why more was left out, or added, than its name says.
-        also: other arms that turned out to be this very run, each with its reason.
+        kind: the kind of arm that the name says.
+        recipe: with the arm's plugins; its seed is that of the ablated recipe.
+        settings: the grid's values, by key.
+        group: the settings of keys other than plugins' options: arms are compared within their group.
+        reason: why more plugins were left out, or added, than its name says.
+        also: other arms that are this very run, each with its reason.
     """
 
     name: str
@@ -52,26 +52,26 @@ class Arm:
         return tuple(str(table["name"]) for table in self.recipe.plugins)
 
 
-def identity(recipe: Recipe) -> str:
-    """A hash of all that decides a run's result but its seed: what runs of one arm share."""
+def hash_arm(recipe: Recipe) -> str:
+    """Hash everything that decides a run's result but its seed: runs of one arm share it."""
     return attrs.evolve(recipe, run=attrs.evolve(recipe.run, seed=0)).digest()
 
 
-def resolved(recipe: Recipe) -> Recipe:
-    """The recipe with every plugin's name and options written out, as a run's folder has it.
+def resolve(recipe: Recipe) -> Recipe:
+    """Return the recipe with every plugin's name and options written out, as in a run's folder.
 
     Raises:
-        StillhouseError: what is wrong with its plugin list.
+        StillhouseError: an invalid plugin list.
     """
     actives = plugins_in_use(recipe.plugins, recipe.base)
     activate(actives, has_teacher=recipe.teacher is not None)
-    return _with(recipe, actives)
+    return _set_plugins(recipe, actives)
 
 
 def make_arms(
     recipe: Recipe, *, leave_one_out: bool, one_at_a_time: bool, axes: Sequence[Axis] = (), check: Check | None = None
 ) -> list[Arm]:
-    """The arms: for each combination of the grid's settings that are no plugin's, ``none``, the arms asked for, ``full``.
+    """Make the arms: ``none``, those asked for and ``full``, for each combination of the grid's keys that are not plugins'.
 
     Two arms that are the same run become one. Leaving out a plugin leaves out those that require it; a plugin alone
     comes with those that it requires. What a plugin needs of another without saying so (a projector between features
@@ -79,24 +79,24 @@ def make_arms(
     cannot be built either way is left out with a warning.
 
     Args:
-        recipe: what is ablated.
+        recipe: the recipe to ablate.
         leave_one_out: an arm without each plugin.
         one_at_a_time: an arm with each plugin alone.
         axes: the grid. Options of plugins vary the full list.
-        check: tells whether an arm can be built.
+        check: raises for an arm that cannot be built.
 
     Raises:
         StillhouseError: the full list or a cell of the grid cannot be built; with the faults of all.
     """
     outer = [axis for axis in axes if not axis.of_plugin]
     inner = [axis for axis in axes if axis.of_plugin]
-    faults = _wrong_values(recipe, axes)
+    faults = _check_values(recipe, axes)
     raise_faults(faults)
     arms: list[Arm] = []
-    for settings in cells(outer):
-        group = _label(settings)
+    for settings in make_cells(outer):
+        group = _format_label(settings)
         try:
-            base = resolved(_changed(recipe, settings))
+            base = resolve(_apply_settings(recipe, settings))
             if check is not None:
                 check(base)
         except StillhouseError as error:
@@ -109,31 +109,31 @@ def make_arms(
             found = [parts.only(name) for name in names] if one_at_a_time else []
             found += [parts.without(name) for name in names] if leave_one_out else []
             made += [arm for arm in found if arm is not None]
-        for cell in cells(inner) if inner else []:
+        for cell in make_cells(inner) if inner else []:
             try:
-                changed = resolved(_changed(base, cell))
-                if check is not None and identity(changed) != identity(base):
+                changed = resolve(_apply_settings(base, cell))
+                if check is not None and hash_arm(changed) != hash_arm(base):
                     check(changed)
             except StillhouseError as error:
-                faults += error.within(_label({**settings, **cell})).faults
+                faults += error.within(_format_label({**settings, **cell})).faults
             else:
-                made.append(Arm(_label(cell), "grid", changed, settings=cell))
-        for arm in _distinct(made):
+                made.append(Arm(_format_label(cell), "grid", changed, settings=cell))
+        for arm in _merge_equal(made):
             name = f"{group},{arm.name}" if group else arm.name
             arms.append(attrs.evolve(arm, name=name, group=group, settings={**settings, **arm.settings}))
     raise_faults(faults)
     return arms
 
 
-def _wrong_values(recipe: Recipe, axes: Sequence[Axis]) -> list[Fault]:
-    """What is wrong with single values of a grid: said once for each, and not for every cell that has it."""
+def _check_values(recipe: Recipe, axes: Sequence[Axis]) -> list[Fault]:
+    """Return the faults of single values of a grid, once for each, and not for every cell that has it."""
     faults: list[Fault] = []
     for axis in axes:
         for value in axis.values:
             try:
-                resolved(_changed(recipe, {axis.key: value}))
+                resolve(_apply_settings(recipe, {axis.key: value}))
             except StillhouseError as error:
-                faults += error.within(f"--grid {_label({axis.key: value})}").faults
+                faults += error.within(f"--grid {_format_label({axis.key: value})}").faults
     return faults
 
 
@@ -146,81 +146,81 @@ class _Parts:
         self._has_teacher = recipe.teacher is not None
 
     def without(self, name: str) -> Arm | None:
-        """All but ``name`` and whatever cannot be without it."""
+        """Return the arm without ``name`` and without the plugins that cannot be without it."""
         gone, reasons = [name], list[str]()
         while True:
             kept = [active for active in self._actives if active.name not in gone]
-            unmet = _unmet(kept, self._has_teacher)
+            unmet = _find_unmet(kept, self._has_teacher)
             if unmet:
                 reasons += [f"{active.name} requires {need}" for active, need in unmet]
                 gone += [active.name for active, _ in unmet]
                 continue
-            fault = self._fault({active.name for active in kept})
+            fault = self._find_fault({active.name for active in kept})
             if fault is None:
                 reason = f"without {', '.join(dict.fromkeys(gone[1:]))} too: {'; '.join(reasons)}" if reasons else ""
-                return Arm(f"without-{name}", "without", _with(self._recipe, kept), reason=reason)
+                return Arm(f"without-{name}", "without", _set_plugins(self._recipe, kept), reason=reason)
             stuck = re.match(r"plugin '([^']+)'", fault.where)
             if stuck is None or stuck[1] not in {active.name for active in kept}:
-                _left_out(f"without {name}", fault)
+                _warn_left_out(f"without {name}", fault)
                 return None
-            reasons.append(_short(fault))
+            reasons.append(_shorten(fault))
             gone.append(stuck[1])
 
     def only(self, name: str) -> Arm | None:
-        """``name`` and what it requires; one plugin more where these cannot be built without it."""
+        """Return the arm of ``name`` and the plugins it requires; one plugin more where these cannot be built without it."""
         chosen, reasons = {name}, list[str]()
-        while unmet := _unmet([a for a in self._actives if a.name in chosen], self._has_teacher):
+        while unmet := _find_unmet([a for a in self._actives if a.name in chosen], self._has_teacher):
             for active, need in unmet:
                 reasons.append(f"{active.name} requires {need}")
                 chosen |= {a.name for a in self._actives if need in (a.use, a.name, *a.plugin.provides)}
-        fault = self._fault(chosen)
+        fault = self._find_fault(chosen)
         if fault is not None:
             further = [a.name for a in self._actives if a.name not in chosen]
-            more = next((other for other in further if self._fault({*chosen, other}) is None), None)
+            more = next((other for other in further if self._find_fault({*chosen, other}) is None), None)
             if more is None:
-                _left_out(f"only {name}", fault)
+                _warn_left_out(f"only {name}", fault)
                 return None
             chosen.add(more)
-            reasons.append(_short(fault))
+            reasons.append(_shorten(fault))
         kept = [active for active in self._actives if active.name in chosen]
         others = [active.name for active in kept if active.name != name]
         reason = f"with {', '.join(others)}: {'; '.join(dict.fromkeys(reasons))}" if others else ""
-        return Arm(f"only-{name}", "only", _with(self._recipe, kept), reason=reason)
+        return Arm(f"only-{name}", "only", _set_plugins(self._recipe, kept), reason=reason)
 
-    def _fault(self, names: set[str]) -> Fault | None:
-        """What keeps the run with these plugins from being built."""
+    def _find_fault(self, names: set[str]) -> Fault | None:
+        """Return the fault that keeps the run with these plugins from being built; None where it can be built."""
         if self._check is None or not names:
             return None
         try:
-            self._check(_with(self._recipe, [active for active in self._actives if active.name in names]))
+            self._check(_set_plugins(self._recipe, [active for active in self._actives if active.name in names]))
         except StillhouseError as error:
             return error.faults[0]
         return None
 
 
-def _left_out(arm: str, fault: Fault) -> None:
-    warnings.warn(f"there is no arm {arm!r}, which cannot be built: {fault}", StillhouseWarning, stacklevel=4)
+def _warn_left_out(arm: str, fault: Fault) -> None:
+    warnings.warn(f"the arm {arm!r} cannot be built and is left out: {fault}", StillhouseWarning, stacklevel=4)
 
 
-def _short(fault: Fault) -> str:
-    """A fault without its hint and without what it says of single shapes."""
+def _shorten(fault: Fault) -> str:
+    """Shorten a fault: without its hint and without shapes."""
     plugin = re.match(r"plugin '([^']+)'", fault.where)
     what = re.sub(r" \(\d[\d, ]*\)", "", fault.what.partition(": ")[0])
     return (f"{plugin[1]}: " if plugin else "") + what
 
 
-def _unmet(actives: Sequence[Active], has_teacher: bool) -> list[tuple[Active, str]]:
+def _find_unmet(actives: Sequence[Active], has_teacher: bool) -> list[tuple[Active, str]]:
     provided = {"teacher"} if has_teacher else set()
     for active in actives:
         provided |= {active.use, active.name, *active.plugin.provides}
     return [(active, need) for active in actives for need in active.plugin.requires if need not in provided]
 
 
-def _with(recipe: Recipe, actives: Sequence[Active]) -> Recipe:
+def _set_plugins(recipe: Recipe, actives: Sequence[Active]) -> Recipe:
     return attrs.evolve(recipe, plugins=tuple(a.table for a in actives))
 
 
-def _changed(recipe: Recipe, settings: dict[str, str]) -> Recipe:
+def _apply_settings(recipe: Recipe, settings: dict[str, str]) -> Recipe:
     if not settings:
         return recipe
     tables = recipe.to_dict()
@@ -229,15 +229,15 @@ def _changed(recipe: Recipe, settings: dict[str, str]) -> Recipe:
     return Recipe.from_dict(tables, base=recipe.base)
 
 
-def _label(settings: dict[str, str]) -> str:
+def _format_label(settings: dict[str, str]) -> str:
     return ",".join(f"{key.removeprefix('plugins.')}={value}" for key, value in settings.items())
 
 
-def _distinct(arms: Sequence[Arm]) -> list[Arm]:
-    """One arm of those that are the same run: the first, which knows the others."""
+def _merge_equal(arms: Sequence[Arm]) -> list[Arm]:
+    """Merge arms that are the same run into the first one, which lists the others."""
     found: dict[str, Arm] = {}
     for arm in arms:
-        key = identity(arm.recipe)
+        key = hash_arm(arm.recipe)
         if key not in found:
             found[key] = arm
         else:

@@ -1,4 +1,4 @@
-"""A comparison: groups of runs that differ by their seed alone, each against one or two others."""
+"""Comparisons of groups of runs that differ by their seed alone, each against one or two references."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Group:
     """Runs that differ by their seed alone.
 
     Attributes:
-        name: what it is called.
+        name: the group's name.
         values: the metric by seed.
         columns: settings to show, by column, in full.
-        against: the names of the groups to compare it with, by the column's title.
+        against: the names of its reference groups, by the column's title.
         note: a remark.
-        short: what a table shows of a setting instead, by column.
+        short: a setting's shorter text in tables, by column.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Row:
         mean: of the metric; None without a run.
         deviation: standard deviation over the seeds; None from fewer than two.
         interval: 95% t interval of the mean; None from fewer than two.
-        differences: by the reference's title; None where there is nothing to compare with.
+        differences: by the reference's title; None without a reference.
         adjusted: the differences' p values after Holm's correction over the column.
     """
 
@@ -65,14 +65,14 @@ class Row:
 
 @attrs.frozen
 class Comparison:
-    """What :func:`compare_groups` found.
+    """The result of :func:`compare_groups`.
 
     Attributes:
         metric: ``test/accuracy``, say.
-        references: titles of what is compared with: ``none``, ``full``.
+        references: titles of the reference groups: ``none``, ``full``.
         columns: settings shown.
-        rows: one a group.
-        missing: runs that should be there, with the reason.
+        rows: one for each group.
+        missing: missing runs, with the reason.
     """
 
     metric: str
@@ -82,18 +82,18 @@ class Comparison:
     missing: tuple[Mapping[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data, for JSON."""
+        """Return the comparison as plain data, for JSON."""
         return {
             "metric": self.metric,
             "level": LEVEL,
             "power": POWER,
             "references": list(self.references),
-            "groups": [_row(row) for row in self.rows],
+            "groups": [_to_table(row) for row in self.rows],
             "missing": [dict(item) for item in self.missing],
         }
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _to_table(row: Row) -> dict[str, Any]:
     group = row.group
     differences = {
         title: None if found is None else {**attrs.asdict(found), "p_adjusted": row.adjusted[title]}
@@ -119,16 +119,16 @@ def compare_groups(
     columns: Sequence[str] = (),
     missing: Sequence[Mapping[str, Any]] = (),
 ) -> Comparison:
-    """Means, intervals and differences of ``groups``.
+    """Compute means, intervals and differences of ``groups``.
 
     Groups are paired by the seeds that both have; with fewer than two in common and two runs on each side the
     difference is unpaired. Holm's correction and the detectable difference count the comparisons of a column.
 
     Args:
-        metric: what the values are.
+        metric: the name of the values.
         groups: in the order of the table.
         columns: the settings to show.
-        missing: runs that should be there.
+        missing: missing runs.
     """
     titles = tuple(dict.fromkeys(title for group in groups for title in group.against))
     by_name = {group.name: group for group in groups}
@@ -137,7 +137,7 @@ def compare_groups(
     for title in titles:
         pairs = [(group, by_name.get(group.against.get(title, ""))) for group in groups]
         tests = sum(other is not None and group.name != other.name for group, other in pairs)
-        found[title] = [None if other is None else _difference(group, other, tests) for group, other in pairs]
+        found[title] = [None if other is None else _compare(group, other, tests) for group, other in pairs]
         adjusted[title] = holm([None if d is None else d.p for d in found[title]])
     rows = []
     for i, group in enumerate(groups):
@@ -155,7 +155,7 @@ def compare_groups(
     return Comparison(metric, titles, tuple(columns), tuple(rows), tuple(missing))
 
 
-def _difference(group: Group, other: Group, tests: int) -> Difference | None:
+def _compare(group: Group, other: Group, tests: int) -> Difference | None:
     if group.name == other.name:
         return None
     common = sorted(group.values.keys() & other.values.keys())

@@ -1,4 +1,4 @@
-"""Whether runs can be compared at all: of one task, measured on the same data, made alike."""
+"""Compatibility of runs: one task, the same data, the same versions and devices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stillhouse.training.folder import RunFolder
 __all__ = ["check_comparable", "warn_of_versions"]
 
 _SHOWN = 3
-"""Folders that are named of those that have something in common."""
+"""The number of folders that a message names of those with a common value."""
 
 
 def check_comparable(runs: Sequence[FinishedRun], metric: str) -> None:
@@ -36,31 +36,30 @@ def check_comparable(runs: Sequence[FinishedRun], metric: str) -> None:
     if len(tasks) > 1:
         names = {path: name for name, path in paths.items()}
         raise StillhouseError(
-            "the runs have different tasks, whose metrics say nothing of one another: "
-            + _who({repr(names.get(task, task)): folders for task, folders in tasks.items()}),
+            "runs must have one task to be compared, got "
+            + _join_folders({repr(names.get(task, task)): folders for task, folders in tasks.items()}),
             where="task.name",
             hint="compare the runs of one task",
         )
     differing: list[str] = []
-    for key in (facts := {run.folder: _data(run, metric) for run in runs})[runs[0].folder]:
+    for key in (facts := {run.folder: _describe_data(run, metric) for run in runs})[runs[0].folder]:
         seen: dict[str, list[Path]] = {}
         for run in runs:
             seen.setdefault(facts[run.folder][key], []).append(run.folder)
         if len(seen) > 1:
-            differing.append(f"{key} is {_who(seen)}")
+            differing.append(f"{key} is {_join_folders(seen)}")
     if differing:
         warnings.warn(
-            "the runs were measured on different data, and so their differences may be the data's: "
-            + "; ".join(differing),
+            "the runs were measured on different data, which may explain their differences: " + "; ".join(differing),
             StillhouseWarning,
             stacklevel=3,
         )
 
 
-def _data(run: FinishedRun, metric: str) -> dict[str, str]:
-    """What a run was measured on."""
+def _describe_data(run: FinishedRun, metric: str) -> dict[str, str]:
+    """Describe the data that a run was measured on."""
     spec, split = run.recipe.data, metric.partition("/")[0].removesuffix("_ema")
-    info: Mapping[str, Any] = _lock(run.folder).get("data_info", {})
+    info: Mapping[str, Any] = _read_lock(run.folder).get("data_info", {})
     return {
         "data.name": repr(spec.name),
         "data.args": json.dumps(spec.args, sort_keys=True, default=str),
@@ -69,8 +68,8 @@ def _data(run: FinishedRun, metric: str) -> dict[str, str]:
     }
 
 
-def _who(found: Mapping[str, Sequence[Path]]) -> str:
-    """``'a' in runs/1, runs/2 and 'b' in runs/3``."""
+def _join_folders(found: Mapping[str, Sequence[Path]]) -> str:
+    """Join values with their folders: ``'a' in runs/1, runs/2 and 'b' in runs/3``."""
     told = []
     for value, folders in found.items():
         more = f" and {len(folders) - _SHOWN} more" if len(folders) > _SHOWN else ""
@@ -79,10 +78,10 @@ def _who(found: Mapping[str, Sequence[Path]]) -> str:
 
 
 def warn_of_versions(folders: Sequence[Path]) -> None:
-    """Warn of versions and devices that differ between runs: the difference may be theirs."""
+    """Warn of versions and devices that differ between runs, which may explain their differences."""
     seen: dict[str, set[str]] = {}
     for folder in folders:
-        lock = _lock(folder)
+        lock = _read_lock(folder)
         if not lock:
             continue
         versions = {**lock.get("versions", {}), **{p["distribution"]: p["version"] for p in lock.get("plugins", [])}}
@@ -90,11 +89,11 @@ def warn_of_versions(folders: Sequence[Path]) -> None:
             seen.setdefault(name, set()).add(str(version))
     texts = [f"{name}: {', '.join(sorted(values))}" for name, values in seen.items() if len(values) > 1]
     if texts:
-        warnings.warn("the runs were not made alike: " + "; ".join(texts), StillhouseWarning, stacklevel=3)
+        warnings.warn("the runs differ in versions or devices: " + "; ".join(texts), StillhouseWarning, stacklevel=3)
 
 
-def _lock(folder: Path) -> dict[str, Any]:
-    """A run's lock; empty where it cannot be read."""
+def _read_lock(folder: Path) -> dict[str, Any]:
+    """Read a run's lock; empty where it cannot be read."""
     try:
         lock = json.loads(RunFolder(folder).lock.read_text(encoding="utf-8"))
     except (OSError, ValueError):

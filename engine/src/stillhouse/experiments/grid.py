@@ -1,4 +1,4 @@
-"""Grids: ``--grid projector.kind=linear,orthogonal spectral.rank=1,2,4`` as the settings of every cell."""
+"""Grids: ``--grid projector.kind=linear,orthogonal spectral.rank=1,2,4`` to the settings of every cell."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stillhouse.config.names import default_name
 from stillhouse.config.recipe import Recipe
 from stillhouse.errors import Fault, did_you_mean, raise_faults
 
-__all__ = ["Axis", "cells", "parse_grid"]
+__all__ = ["Axis", "make_cells", "parse_grid"]
 
 _OPEN, _CLOSE, _QUOTES = "[{", "]}", "\"'"
 
@@ -21,8 +21,8 @@ class Axis:
     """One key of a grid.
 
     Attributes:
-        key: as ``--set`` takes it: ``plugins.projector.kind``, ``optimizer.lr``.
-        values: each as ``--set`` takes it, in the order given, none twice.
+        key: in the form of ``--set``: ``plugins.projector.kind``, ``optimizer.lr``.
+        values: in the form of ``--set``, in the order given, without repetitions.
     """
 
     key: str
@@ -30,25 +30,25 @@ class Axis:
 
     @property
     def of_plugin(self) -> bool:
-        """Whether it sets an option of a plugin, and so leaves the run without plugins as it is."""
+        """Whether it sets a plugin's option, which does not change the run without plugins."""
         return self.key.startswith("plugins.")
 
     @property
     def short(self) -> str:
-        """The key as tables show it."""
+        """The key in tables."""
         return self.key.removeprefix("plugins.")
 
 
 def parse_grid(texts: Sequence[str], recipe: Recipe) -> list[Axis]:
-    """The axes that the texts of ``--grid`` name.
+    """Parse the texts of ``--grid`` to axes.
 
     Args:
         texts: ``KEY=VALUE,VALUE,...`` each; the key as in ``--set``, where ``plugins.`` may be left out. Commas inside
             brackets and quotes belong to the value.
-        recipe: whose plugins may be named.
+        recipe: the recipe of the plugins.
 
     Raises:
-        StillhouseError: every text that is of another form, names nothing of the recipe or sets the seed.
+        StillhouseError: every text of another form, of an unknown table or plugin, or of the seed.
     """
     tables = [field.name for field in attrs.fields(Recipe)]
     plugins = {
@@ -66,35 +66,31 @@ def parse_grid(texts: Sequence[str], recipe: Recipe) -> list[Axis]:
         where = f"--grid {key}"
         if not separator or not key or not all(values):
             faults.append(
-                Fault("--grid", f"{text!r} is not KEY=VALUE,VALUE,...", "--grid projector.kind=linear,orthogonal")
+                Fault("--grid", f"must be KEY=VALUE,VALUE,..., got {text!r}", "--grid projector.kind=linear,orthogonal")
             )
             continue
         if first in plugins and first not in tables:
             key = f"plugins.{key}"
         elif first not in tables:
-            faults.append(
-                Fault(
-                    where, f"the recipe has no table and no plugin {first!r}", did_you_mean(first, {*tables, *plugins})
-                )
-            )
+            faults.append(Fault(where, f"unknown table or plugin {first!r}", did_you_mean(first, {*tables, *plugins})))
             continue
         if key == "run.seed":
-            faults.append(Fault(where, "the seed is what runs are paired by", "--seeds says how many"))
+            faults.append(Fault(where, "must not be the seed, by which runs are paired", "--seeds sets their number"))
         if any(axis.key == key for axis in axes):
-            faults.append(Fault(where, "this key is given twice", "give all of its values at once"))
+            faults.append(Fault(where, "must be given once", "with all of its values"))
         axes.append(Axis(key, values))
     raise_faults(faults)
     return axes
 
 
-def cells(axes: Sequence[Axis]) -> list[dict[str, str]]:
-    """Every combination of the axes' values, the last axis fastest: ``{key: value}`` each; one empty cell of no axes."""
+def make_cells(axes: Sequence[Axis]) -> list[dict[str, str]]:
+    """Make every combination of the axes' values, the last axis fastest: ``{key: value}`` each; without axes one empty cell."""
     keys = [axis.key for axis in axes]
     return [dict(zip(keys, values, strict=True)) for values in itertools.product(*(axis.values for axis in axes))]
 
 
 def _split(text: str) -> list[str]:
-    """The values between the commas that stand outside brackets and quotes."""
+    """Split at the commas outside brackets and quotes."""
     parts, depth, quote = [""], 0, ""
     for character in text:
         if quote:

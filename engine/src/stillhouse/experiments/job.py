@@ -1,4 +1,4 @@
-"""One run of a plan: trained where it is not finished yet, under a lock, with its error as a value."""
+"""Jobs: a run of a plan is trained under a lock where it is not finished; an error is returned as a value."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import attrs
 
 from stillhouse.config.recipe import Recipe
 from stillhouse.errors import StillhouseError, StillhouseWarning
-from stillhouse.experiments.plan import PlannedRun, finished_summary
+from stillhouse.experiments.plan import PlannedRun, read_finished_summary
 from stillhouse.teachers.store import get_or_make
 from stillhouse.training.folder import write_text
 
-__all__ = ["Job", "Outcome", "collected", "run_job"]
+__all__ = ["Job", "Outcome", "collect_warnings", "run_job"]
 
 
 @attrs.frozen
 class Job:
-    """A run to do, as it travels to a worker.
+    """A run to train, in the form that is sent to a worker.
 
     Attributes:
         index: the run's number in its plan.
@@ -40,7 +40,7 @@ class Job:
 
     @classmethod
     def of(cls, run: PlannedRun, device: str = "") -> Job:
-        """The job of ``run``, on ``device`` instead of its recipe's where one is named."""
+        """Return the job of ``run``, on ``device`` instead of its recipe's where one is given."""
         recipe = run.recipe
         if device:
             recipe = attrs.evolve(recipe, run=attrs.evolve(recipe.run, device=device))
@@ -49,13 +49,13 @@ class Job:
 
 @attrs.frozen
 class Outcome:
-    """What became of a job.
+    """The result of a job.
 
     Attributes:
         job: the job.
         summary: of the finished run; None where it failed.
-        error: why it failed, in a line or more; empty where it did not.
-        warnings: what was warned of on the way.
+        error: the error's text, one or more lines; empty where it did not fail.
+        warnings: the texts of its warnings.
     """
 
     job: Job
@@ -65,18 +65,20 @@ class Outcome:
 
 
 def run_job(job: Job) -> Outcome:
-    """Train the run, or go on with it, unless it is finished already.
+    """Train or resume the run, unless it is finished already.
 
-    Another process that is at the same run is waited for. An error is written to ``seed-K.error.txt`` beside the run's
+    Waits for another process that trains the same run. An error is written to ``seed-K.error.txt`` beside the run's
     folder, with its traceback, and returned; only an interruption is raised.
     """
     folder = Path(job.folder)
     report = folder.with_name(f"{folder.name}.error.txt")
     told: list[str] = []
     try:
-        with collected(told):
+        with collect_warnings(told):
             recipe = Recipe.from_dict(job.recipe)
-            summary = get_or_make(folder, lambda: finished_summary(folder, recipe), lambda: _trained(recipe, folder))
+            summary = get_or_make(
+                folder, lambda: read_finished_summary(folder, recipe), lambda: _trained(recipe, folder)
+            )
         report.unlink(missing_ok=True)
     except Exception as error:  # noqa: BLE001 - one run's error must not end the others
         if isinstance(error, StillhouseError):
@@ -97,8 +99,8 @@ def _trained(recipe: Recipe, folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def collected(told: list[str]) -> Iterator[None]:
-    """Put our own warnings into ``told``: shown once for all runs, and not by each."""
+def collect_warnings(told: list[str]) -> Iterator[None]:
+    """Collect Stillhouse's warnings in ``told``, to show them once for all runs."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", StillhouseWarning)
         shown = warnings.showwarning

@@ -29,7 +29,7 @@ Curve = dict[int, list[float]]
 def write_picture(path: Path, comparison: Comparison, plan: Plan) -> None:
     """Draw the finished runs of ``plan`` into an SVG file; the same runs give the same file."""
     labels = {arm.name: fill(" + ".join(arm.plugins), 26) for arm in plan.arms if arm.plugins and not arm.settings}
-    figure = draw_ablation(comparison, _curves(plan, comparison.metric.partition("/")[2]), labels)
+    figure = draw_ablation(comparison, _read_curves(plan, comparison.metric.partition("/")[2]), labels)
     text = io.StringIO()
     with rc_context({"svg.hashsalt": "stillhouse", "svg.fonttype": "none"}):
         figure.savefig(text, format="svg", metadata={"Date": None})
@@ -64,7 +64,7 @@ def draw_ablation(comparison: Comparison, curves: Mapping[str, Curve], labels: M
     return figure
 
 
-def _curves(plan: Plan, metric: str) -> dict[str, Curve]:
+def _read_curves(plan: Plan, metric: str) -> dict[str, Curve]:
     """The curves of the first arm of each kind that has one."""
     arms: dict[str, str] = {arm.kind: arm.name for arm in reversed(plan.arms) if arm.kind in _CURVES}
     found: dict[str, Curve] = {}

@@ -1,4 +1,4 @@
-"""The plan of an ablation: every run of every arm under every seed, and its file, by which a folder knows its own plan."""
+"""The plan of an ablation: every arm under every seed, and the plan's file in the ablation's folder."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import attrs
 
 from stillhouse.config.recipe import Recipe
 from stillhouse.errors import Fault, StillhouseError, raise_faults
-from stillhouse.experiments.arms import Arm, identity
+from stillhouse.experiments.arms import Arm, hash_arm
 from stillhouse.training.folder import RunFolder, write_json
 
-__all__ = ["PLAN", "Plan", "PlannedRun", "finished_summary"]
+__all__ = ["PLAN", "Plan", "PlannedRun", "read_finished_summary"]
 
 PLAN = "ablation.json"
 """The plan's file in its folder."""
@@ -27,11 +27,11 @@ class PlannedRun:
     """One run of a plan.
 
     Attributes:
-        index: its number, from 0: what ``--only`` takes.
+        index: its number, from 0, as in ``--only``.
         arm: the arm's name.
         seed: the run's seed.
         folder: the run's folder.
-        recipe: with that seed.
+        recipe: the arm's, with that seed.
     """
 
     index: int
@@ -41,19 +41,19 @@ class PlannedRun:
     recipe: Recipe
 
     def summary(self) -> dict[str, Any] | None:
-        """The summary of the run where it is finished, else None."""
-        return finished_summary(self.folder, self.recipe)
+        """Return the summary of the run where it is finished, else None."""
+        return read_finished_summary(self.folder, self.recipe)
 
 
 @attrs.frozen
 class Plan:
-    """Arms and seeds.
+    """The arms and seeds of an ablation.
 
     Attributes:
-        recipe: what is ablated, plugin list resolved.
+        recipe: the ablated recipe, its plugin list resolved.
         arms: see :func:`stillhouse.experiments.arms.make_arms`.
-        seeds: every arm runs under each.
-        folder: where the runs' folders are: ``ARM/seed-K``.
+        seeds: the seeds of every arm.
+        folder: the folder of the runs' folders, ``ARM/seed-K``.
         figures: whether runs draw pictures for TensorBoard.
     """
 
@@ -64,8 +64,8 @@ class Plan:
     figures: bool = False
 
     def runs(self) -> list[PlannedRun]:
-        """Every run, seed by seed, so that an interrupted ablation has pairs to compare."""
-        folders = _folder_names([arm.name for arm in self.arms])
+        """List every run, seed by seed, so that an interrupted ablation has pairs to compare."""
+        folders = _name_folders([arm.name for arm in self.arms])
         found: list[PlannedRun] = []
         for seed in self.seeds:
             for arm in self.arms:
@@ -82,18 +82,18 @@ class Plan:
         return found
 
     def write(self) -> None:
-        """Write the plan's file, or refuse a folder that holds another plan or something else.
+        """Write the plan's file, or refuse a folder that holds another plan or other files.
 
-        Seeds and arms may be added to a plan; what its arms are may not change. Arms and seeds of the folder that are
-        not asked for now stay in the file.
+        Seeds and arms may be added to a plan, but its arms may not change. Arms and seeds of the file that this plan
+        lacks stay in it.
 
         Raises:
-            StillhouseError: another recipe, an arm that is no longer the same run, something else than an ablation.
+            StillhouseError: another recipe, an arm that is no longer the same run, or not an ablation's folder.
         """
         before = read_plan(self.folder)
-        tables = self._tables()
+        tables = self._to_tables()
         if before is not None:
-            raise_faults(self._differences(before))
+            raise_faults(self._find_differences(before))
             arms = {arm["name"]: arm for arm in [*before["arms"], *tables["arms"]]}
             tables["arms"] = list(arms.values())
             tables["seeds"] = sorted({*before["seeds"], *tables["seeds"]})
@@ -106,18 +106,18 @@ class Plan:
         write_json(self.folder / PLAN, tables)
 
     def check_folder(self) -> None:
-        """Refuse, before anything is done, what :meth:`write` refuses.
+        """Check the folder in advance as :meth:`write` does.
 
         Raises:
             StillhouseError: as :meth:`write`.
         """
         before = read_plan(self.folder)
         if before is not None:
-            raise_faults(self._differences(before))
+            raise_faults(self._find_differences(before))
         RunFolder(self.folder)._check_writable()
 
-    def _tables(self) -> dict[str, Any]:
-        folders = _folder_names([arm.name for arm in self.arms])
+    def _to_tables(self) -> dict[str, Any]:
+        folders = _name_folders([arm.name for arm in self.arms])
         return {
             "name": self.recipe.run.name,
             "recipe": self.recipe.to_dict(),
@@ -132,45 +132,49 @@ class Plan:
                     "group": arm.group,
                     "reason": arm.reason,
                     "also": list(arm.also),
-                    "identity": identity(arm.recipe),
+                    "identity": hash_arm(arm.recipe),
                 }
                 for arm in self.arms
             ],
         }
 
-    def _differences(self, before: dict[str, Any]) -> list[Fault]:
-        from stillhouse.experiments.settings import flat_settings
+    def _find_differences(self, before: dict[str, Any]) -> list[Fault]:
+        from stillhouse.experiments.settings import flatten_settings
 
         where = str(self.folder / PLAN)
-        advice = "an ablation keeps its recipe: start another with --out"
+        advice = "start another ablation with --out"
         known = Recipe.from_dict(before["recipe"])
-        if identity(known) != identity(self.recipe):
-            old, new = flat_settings(known), flat_settings(self.recipe)
+        if hash_arm(known) != hash_arm(self.recipe):
+            old, new = flatten_settings(known), flatten_settings(self.recipe)
             return [
-                Fault(where, f"{key} was {old.get(key, 'absent')!r} and is {new.get(key, 'absent')!r}", advice)
+                Fault(
+                    where,
+                    f"{key} must stay {old.get(key, 'absent')!r} as in this ablation's plan, got {new.get(key, 'absent')!r}",
+                    advice,
+                )
                 for key in dict.fromkeys([*old, *new])
                 if old.get(key) != new.get(key)
-            ] or [Fault(where, "the recipe has changed since this ablation began", advice)]
+            ] or [Fault(where, "the recipe must stay as in this ablation's plan", advice)]
         arms = {arm["name"]: arm["identity"] for arm in before["arms"]}
         return [
-            Fault(where, f"the arm {arm.name!r} was another run when this ablation began", advice)
+            Fault(where, f"the arm {arm.name!r} must stay the run that it is in this ablation's plan", advice)
             for arm in self.arms
-            if arms.get(arm.name, identity(arm.recipe)) != identity(arm.recipe)
+            if arms.get(arm.name, hash_arm(arm.recipe)) != hash_arm(arm.recipe)
         ]
 
 
 def read_plan(folder: Path) -> dict[str, Any] | None:
-    """The plan of an ablation's folder; None where there is no folder yet, or an empty one.
+    """Read the plan of an ablation's folder; None where the folder is missing or empty.
 
     Raises:
-        StillhouseError: the folder holds something else, or its plan cannot be read.
+        StillhouseError: the folder holds other files, or its plan cannot be read.
     """
     if folder.exists() and not folder.is_dir():
-        raise StillhouseError("is a file, not a folder", where=str(folder), hint="name another with --out")
+        raise StillhouseError("must be a folder, got a file", where=str(folder), hint="name another with --out")
     if not (folder / PLAN).exists():
         if folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()):
             raise StillhouseError(
-                "holds something else than an ablation", where=str(folder), hint="name another with --out"
+                "is not an ablation's folder: it holds other files", where=str(folder), hint="name another with --out"
             )
         return None
     try:
@@ -178,12 +182,12 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise StillhouseError(f"cannot be read: {error}", where=str(folder / PLAN)) from None
     if not isinstance(tables, dict) or not {"recipe", "arms", "seeds", "name"} <= tables.keys():
-        raise StillhouseError("is no plan of an ablation", where=str(folder / PLAN), hint="name another with --out")
+        raise StillhouseError("is not an ablation's plan", where=str(folder / PLAN), hint="name another with --out")
     return tables
 
 
-def finished_summary(folder: Path, recipe: Recipe | None = None) -> dict[str, Any] | None:
-    """The summary of a run that was trained to its end, and is the run of ``recipe`` where one is given; else None."""
+def read_finished_summary(folder: Path, recipe: Recipe | None = None) -> dict[str, Any] | None:
+    """Read the summary of a finished run; None where it is not finished, or not the run of ``recipe``."""
     files = RunFolder(folder)
     summary = files.read_summary()
     if summary is None or recipe is None:
@@ -195,8 +199,8 @@ def finished_summary(folder: Path, recipe: Recipe | None = None) -> dict[str, An
     return summary if lock.get("recipe") == recipe.digest() else None
 
 
-def _folder_names(names: Sequence[str]) -> dict[str, str]:
-    """A folder name for each arm: its own where a file system takes it, else cut and ended with a hash."""
+def _name_folders(names: Sequence[str]) -> dict[str, str]:
+    """Name a folder for each arm: its own name where a file system allows it, else cut and ended with a hash."""
     found = {}
     for name in names:
         plain = re.sub(r"[^A-Za-z0-9._=,+-]", "_", name).strip(".")

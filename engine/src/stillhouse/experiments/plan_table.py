@@ -9,21 +9,21 @@ from stillhouse.experiments.comparison import Comparison, Group, compare_groups
 from stillhouse.experiments.compatibility import warn_of_versions
 from stillhouse.experiments.finished_run import FinishedRun
 from stillhouse.experiments.plan import Plan
-from stillhouse.experiments.run_groups import default_metric, metric_of
+from stillhouse.experiments.run_groups import choose_metric, read_metric
 
-__all__ = ["table_of"]
+__all__ = ["make_comparison"]
 
 
-def table_of(plan: Plan, *, metric: str | None = None, failed: Mapping[int, str] | None = None) -> Comparison:
-    """The table of a plan's finished runs, whoever trained them.
+def make_comparison(plan: Plan, *, metric: str | None = None, failed: Mapping[int, str] | None = None) -> Comparison:
+    """Compare a plan's finished runs, whichever process trained them.
 
     Args:
         plan: the plan.
-        metric: see :func:`stillhouse.experiments.ablation.ablate`.
-        failed: why runs are missing, by their number.
+        metric: see :func:`ablate`.
+        failed: errors of missing runs, by their number.
 
     Raises:
-        StillhouseError: no run has such a metric.
+        StillhouseError: an unknown metric.
     """
     found: dict[str, list[FinishedRun]] = {arm.name: [] for arm in plan.arms}
     missing = []
@@ -36,14 +36,14 @@ def table_of(plan: Plan, *, metric: str | None = None, failed: Mapping[int, str]
         missing.append({"arm": run.arm, "seed": run.seed, "folder": str(run.folder), "error": error})
     every = [run for runs in found.values() for run in runs]
     if every:
-        metric = metric or default_metric(every)
+        metric = metric or choose_metric(every)
         warn_of_versions([run.folder for run in every])
     groups = [
         Group(
             arm.name,
-            metric_of(found[arm.name], metric or "", arm.name),
-            columns=_columns(arm),
-            against=_references(arm, plan.arms),
+            read_metric(found[arm.name], metric or "", arm.name),
+            columns=_name_columns(arm),
+            against=_find_references(arm, plan.arms),
             note="; ".join(filter(None, [arm.reason, *(f"= {other}" for other in arm.also)])),
         )
         for arm in plan.arms
@@ -52,12 +52,12 @@ def table_of(plan: Plan, *, metric: str | None = None, failed: Mapping[int, str]
     return compare_groups(metric or "", groups, tuple(columns), missing)
 
 
-def _columns(arm: Arm) -> dict[str, str]:
+def _name_columns(arm: Arm) -> dict[str, str]:
     return {key.removeprefix("plugins."): value for key, value in arm.settings.items()}
 
 
-def _references(arm: Arm, arms: Sequence[Arm]) -> dict[str, str]:
-    """The arms of its group that stand for the empty list and for the full one."""
+def _find_references(arm: Arm, arms: Sequence[Arm]) -> dict[str, str]:
+    """Find the arms of its group with the empty list and with the full one."""
     found = {}
     for kind in ("none", "full"):
         for other in arms:

@@ -1,4 +1,4 @@
-"""What a terminal shows of many runs: a bar, or one line a run where there is no terminal."""
+"""Progress of many runs on the terminal: a bar, or one line for each run where there is no terminal."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Counter:
     """Counts runs on standard error; a context manager.
 
     Args:
-        name: of the whole.
-        total: runs in all.
-        done: those that were finished before.
+        name: the ablation's name.
+        total: the number of runs.
+        done: the number of runs finished before.
         enabled: False shows nothing.
     """
 
@@ -55,7 +55,7 @@ class Counter:
             self._bar.stop()
 
     def count(self, outcome: Outcome) -> None:
-        """One more run has ended."""
+        """Count a run that has ended."""
         if not self._enabled:
             return
         job = outcome.job

@@ -1,4 +1,4 @@
-"""Comparing runs that are finished: groups that differ by the seed alone, the settings that differ as columns."""
+"""Groups of finished runs that differ by the seed alone, compared with the settings that differ as columns."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 
 from stillhouse.config.recipe import Recipe
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, raise_faults
-from stillhouse.experiments.arms import identity
+from stillhouse.experiments.arms import hash_arm
 from stillhouse.experiments.comparison import Comparison, Group, compare_groups
 from stillhouse.experiments.compatibility import check_comparable, warn_of_versions
 from stillhouse.experiments.finished_run import FinishedRun
-from stillhouse.experiments.plan import PLAN, finished_summary, read_plan
-from stillhouse.experiments.settings import differing, flat_settings, short_texts, text_of
+from stillhouse.experiments.plan import PLAN, read_finished_summary, read_plan
+from stillhouse.experiments.settings import find_differing, flatten_settings, format_value, shorten_values
 from stillhouse.training.folder import RunFolder
 
-__all__ = ["compare", "default_metric", "metric_of", "read_runs"]
+__all__ = ["choose_metric", "compare", "read_metric", "read_runs"]
 
 
 def compare(
@@ -27,33 +27,33 @@ def compare(
     Args:
         folders: runs' folders, or folders of runs (an ablation's too), which are searched.
         metric: ``SPLIT/NAME``; by default the task's score on the test split, or on the validation split.
-        baseline: one of the runs' folders: its group is what the others are compared with; the first group by default.
+        baseline: the folder of a run of the reference group; the first group by default.
 
     Raises:
-        StillhouseError: every folder that holds no finished run; runs of different tasks; a metric that no run has.
+        StillhouseError: every folder without a finished run; runs of different tasks; an unknown metric.
     """
     runs = read_runs([Path(f) for f in folders])
     first = _find(runs, Path(baseline)) if baseline is not None else runs[0]
     groups: dict[str, list[FinishedRun]] = {}
     for run in [first, *(run for run in runs if run is not first)]:
-        groups.setdefault(identity(run.recipe), []).append(run)
-    metric = metric or default_metric(runs)
+        groups.setdefault(hash_arm(run.recipe), []).append(run)
+    metric = metric or choose_metric(runs)
     check_comparable(runs, metric)
-    settings = {key: flat_settings(members[0].recipe) for key, members in groups.items()}
-    columns = differing(list(settings.values()))
-    shown = {column: short_texts([each.get(column) for each in settings.values()]) for column in columns}
-    names = _names(list(groups.values()))
+    settings = {key: flatten_settings(members[0].recipe) for key, members in groups.items()}
+    columns = find_differing(list(settings.values()))
+    shown = {column: shorten_values([each.get(column) for each in settings.values()]) for column in columns}
+    names = _name_groups(list(groups.values()))
     warn_of_versions([run.folder for run in runs])
     made = []
     for i, ((key, members), name) in enumerate(zip(groups.items(), names, strict=True)):
-        full = {column: text_of(settings[key].get(column)) for column in columns}
+        full = {column: format_value(settings[key].get(column)) for column in columns}
         short = {column: texts[i] for column, texts in shown.items()}
-        made.append(Group(name, metric_of(members, metric, name), full, {names[0]: names[0]}, short=short))
+        made.append(Group(name, read_metric(members, metric, name), full, {names[0]: names[0]}, short=short))
     return compare_groups(metric, made, columns)
 
 
 def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
-    """The finished runs in ``folders``; unfinished ones that were not named themselves are warned of and left out.
+    """Read the finished runs in ``folders``; unfinished ones are left out with a warning unless named themselves.
 
     Raises:
         StillhouseError: every folder in which there is none, and every named run that is not finished.
@@ -63,22 +63,22 @@ def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
     left: list[str] = []
     for folder in folders:
         if not folder.is_dir():
-            faults.append(Fault(str(folder), "there is no such folder"))
+            faults.append(Fault(str(folder), "folder not found"))
             continue
         named = RunFolder(folder).recipe.exists()
         found = 0
-        for place, arm in [(folder, "")] if named else _runs_within(folder):
+        for place, arm in [(folder, "")] if named else _find_runs(folder):
             run = _read(place, arm, faults)
             if run is not None:
                 found += 1
                 runs.setdefault(place.resolve(), run)
             elif named:
-                faults.append(Fault(str(place), "the run is not finished", "stillhouse train ... --resume ends it"))
+                faults.append(Fault(str(place), "the run must be finished", "stillhouse train ... --resume"))
             else:
                 left.append(str(place))
         if not found and not named:
             faults.append(
-                Fault(str(folder), "holds no finished run", "name the folder of a run, or one with runs in it")
+                Fault(str(folder), "must hold a finished run", "name the folder of a run, or one with runs in it")
             )
     raise_faults(faults)
     if left:
@@ -87,7 +87,7 @@ def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
 
 
 def _read(folder: Path, arm: str, faults: list[Fault]) -> FinishedRun | None:
-    summary = finished_summary(folder)
+    summary = read_finished_summary(folder)
     if summary is None:
         return None
     try:
@@ -97,8 +97,8 @@ def _read(folder: Path, arm: str, faults: list[Fault]) -> FinishedRun | None:
         return None
 
 
-def _runs_within(folder: Path) -> list[tuple[Path, str]]:
-    """The runs in a folder with their arms, an ablation's in the order of its plan."""
+def _find_runs(folder: Path) -> list[tuple[Path, str]]:
+    """Find the runs in a folder with their arms, an ablation's in the order of its plan."""
     if (folder / PLAN).exists():
         plan = read_plan(folder) or {}
         places = [
@@ -115,14 +115,14 @@ def _find(runs: Sequence[FinishedRun], folder: Path) -> FinishedRun:
         if run.folder.resolve() == folder.resolve() or run.folder.parent.resolve() == folder.resolve():
             return run
     raise StillhouseError(
-        f"{folder} is none of the runs compared",
+        f"must be one of the compared runs, got {folder}",
         where="--baseline",
         hint=did_you_mean(str(folder), [str(r.folder) for r in runs]),
     )
 
 
-def default_metric(runs: Sequence[FinishedRun]) -> str:
-    """The task's score on the test split where there is one, else on the validation split."""
+def choose_metric(runs: Sequence[FinishedRun]) -> str:
+    """Choose the task's score on the test split where there is one, else on the validation split."""
     from stillhouse.tasks.builder import build_task
 
     recipe, metrics = runs[0].recipe, runs[0].summary["metrics"]
@@ -133,8 +133,8 @@ def default_metric(runs: Sequence[FinishedRun]) -> str:
     return f"{split}/{score}"
 
 
-def metric_of(runs: Sequence[FinishedRun], metric: str, name: str) -> dict[int, float]:
-    """The metric by seed; several runs of one seed are averaged, with a warning.
+def read_metric(runs: Sequence[FinishedRun], metric: str, name: str) -> dict[int, float]:
+    """Read the metric by seed; several runs of one seed are averaged, with a warning.
 
     Raises:
         StillhouseError: a run has no such metric; with the nearest names.
@@ -144,7 +144,7 @@ def metric_of(runs: Sequence[FinishedRun], metric: str, name: str) -> dict[int, 
         values = {f"{split}/{k}": v for split, metrics in run.summary["metrics"].items() for k, v in metrics.items()}
         if metric not in values:
             raise StillhouseError(
-                f"there is no metric {metric!r}", where=str(run.folder), hint=did_you_mean(metric, values)
+                f"unknown metric {metric!r}", where=str(run.folder), hint=did_you_mean(metric, values)
             )
         found.setdefault(int(run.summary["seed"]), []).append(float(values[metric]))
     for seed, values_of_seed in found.items():
@@ -154,8 +154,8 @@ def metric_of(runs: Sequence[FinishedRun], metric: str, name: str) -> dict[int, 
     return {seed: sum(v) / len(v) for seed, v in sorted(found.items())}
 
 
-def _names(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
-    """A name for each group: its arm, its run's name, or else its first run's folder."""
+def _name_groups(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
+    """Name each group: by its arm, its run's name, or else its first run's folder."""
     names = [members[0].arm or members[0].recipe.run.name for members in groups]
     return [
         name if names.count(name) == 1 else str(members[0].folder) for name, members in zip(names, groups, strict=True)

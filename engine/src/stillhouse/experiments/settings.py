@@ -1,4 +1,4 @@
-"""The settings of runs by key: which of them differ, and how a table shows them."""
+"""Settings of runs by key: those that differ, and their texts in tables."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from stillhouse.config.names import default_name
 from stillhouse.config.recipe import BESIDE_THE_RESULT, Recipe
 from stillhouse.training.folder import flat
 
-__all__ = ["differing", "flat_settings", "short_texts", "text_of"]
+__all__ = ["find_differing", "flatten_settings", "format_value", "shorten_values"]
 
 
-def flat_settings(recipe: Recipe) -> dict[str, Any]:
-    """What decides the result, by key; plugins by their names, and their list under ``plugins``. The seed is not in it."""
+def flatten_settings(recipe: Recipe) -> dict[str, Any]:
+    """Flatten the settings that decide the result, the seed left out; plugins by their names, their list under ``plugins``."""
     tables = recipe.to_dict()
     plugins = tables.pop("plugins", [])
     found: dict[str, Any] = {}
@@ -32,8 +32,8 @@ def flat_settings(recipe: Recipe) -> dict[str, Any]:
     return found
 
 
-def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys to show: whose values differ, absent counting as a value where the table that it belongs to is there."""
+def find_differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Find the keys whose values differ; a missing key counts as a value where its table is there."""
     shown = []
     for key in dict.fromkeys(key for each in settings for key in each):
         table = key.rpartition(".")[0]
@@ -43,31 +43,31 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     return sorted(shown, key=lambda key: key != "plugins")
 
 
-def text_of(value: Any) -> str:
-    """A value in full: text as it is, anything else as JSON."""
+def format_value(value: Any) -> str:
+    """Format a value in full: text unchanged, anything else as JSON."""
     if value is None:
         return "–"  # noqa: RUF001 - a dash
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def short_texts(values: Sequence[Any]) -> list[str]:
-    """The values of one setting as a table shows them: links as ``student->teacher``.
+def shorten_values(values: Sequence[Any]) -> list[str]:
+    """Shorten the values of one setting for a table: links as ``student->teacher``.
 
-    What else links say stands in brackets where it is what the values differ in: ``stage3->stage3 (pool=none)``.
+    Options of links follow in brackets where the values differ in them: ``stage3->stage3 (pool=none)``.
 
     Args:
-        values: of one key, one a group; None where a group has none.
+        values: of one key, one for each group; None where a group has none.
     """
     links = [value for value in values if value is not None]
     if not links or not all(_are_links(value) for value in links):
-        return [text_of(value) for value in values]
-    plain = [_links(value, ()) for value in values]
+        return [format_value(value) for value in values]
+    plain = [_format_links(value, ()) for value in values]
     if len(set(plain)) == len({json.dumps(value, sort_keys=True, default=str) for value in values}):
         return plain
     every = [link for value in links for link in value]
     keys = [key for key in dict.fromkeys(k for link in every for k in link) if key not in ("student", "teacher")]
     varied = [key for key in keys if len({json.dumps(link.get(key), default=str) for link in every}) > 1]
-    return [_links(value, varied) for value in values]
+    return [_format_links(value, varied) for value in values]
 
 
 def _are_links(value: Any) -> bool:
@@ -76,11 +76,11 @@ def _are_links(value: Any) -> bool:
     )
 
 
-def _links(value: Any, keys: Sequence[str]) -> str:
+def _format_links(value: Any, keys: Sequence[str]) -> str:
     if value is None:
-        return text_of(None)
+        return format_value(None)
     told = []
     for link in value:
-        more = ", ".join(f"{key}={text_of(link[key])}" for key in keys if link.get(key) is not None)
+        more = ", ".join(f"{key}={format_value(link[key])}" for key in keys if link.get(key) is not None)
         told.append(f"{link['student']}->{link['teacher']}" + (f" ({more})" if more else ""))
     return ", ".join(told) or "none"

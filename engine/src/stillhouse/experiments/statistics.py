@@ -63,7 +63,7 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, fl
         values: independent measurements.
         level: coverage, between 0 and 1.
     """
-    x = _numbers(values)
+    x = _to_array(values)
     if len(x) < 2:
         return None
     half = float(stats.t.ppf((1 + level) / 2, len(x) - 1)) * float(x.std(ddof=1)) / math.sqrt(len(x))
@@ -83,10 +83,8 @@ def paired_difference(a: Sequence[float], b: Sequence[float], level: float = LEV
         StillhouseError: two lengths, or nothing to compare.
     """
     if len(a) != len(b) or not len(a):
-        raise StillhouseError(
-            f"{len(a)} and {len(b)} measurements cannot be paired", hint="as many of both, at least 1"
-        )
-    x = _numbers(a) - _numbers(b)
+        raise StillhouseError(f"pairs need as many measurements of both, at least 1, got {len(a)} and {len(b)}")
+    x = _to_array(a) - _to_array(b)
     n, mean = len(x), float(x.mean())
     interval = t_interval(x.tolist(), level)
     deviation = float(x.std(ddof=1)) if n > 1 else 0.0
@@ -102,7 +100,7 @@ def welch_difference(a: Sequence[float], b: Sequence[float], level: float = LEVE
 
     Args:
         a: measurements.
-        b: others; not necessarily as many.
+        b: the others; their number may differ.
         level: of the interval.
         comparisons: as for :func:`paired_difference`.
 
@@ -110,8 +108,8 @@ def welch_difference(a: Sequence[float], b: Sequence[float], level: float = LEVE
         StillhouseError: one side is empty.
     """
     if not len(a) or not len(b):
-        raise StillhouseError(f"{len(a)} and {len(b)} measurements cannot be compared", hint="at least 1 of both")
-    x, y = _numbers(a), _numbers(b)
+        raise StillhouseError(f"a comparison needs at least 1 measurement of both, got {len(a)} and {len(b)}")
+    x, y = _to_array(a), _to_array(b)
     n, mean = min(len(x), len(y)), float(x.mean() - y.mean())
     if n < 2:
         return Difference(mean, None, None, n, None, None, paired=False)
@@ -121,7 +119,7 @@ def welch_difference(a: Sequence[float], b: Sequence[float], level: float = LEVE
         return Difference(mean, None, None, n, None, None, paired=False)
     degrees = (u + v) ** 2 / (u**2 / (len(x) - 1) + v**2 / (len(y) - 1))
     half = float(stats.t.ppf((1 + level) / 2, degrees)) * error
-    found = _noncentrality(degrees, (1 - level) / max(1, comparisons)) * error
+    found = _find_noncentrality(degrees, (1 - level) / max(1, comparisons)) * error
     return Difference(mean, mean - half, mean + half, n, _p_value(mean, error, degrees), found, paired=False)
 
 
@@ -133,7 +131,7 @@ def smallest_detectable(deviation: float, n: int, alpha: float = 1 - LEVEL) -> f
         n: pairs, at least 2.
         alpha: the test's level.
     """
-    return _noncentrality(float(n - 1), alpha) * deviation / math.sqrt(n)
+    return _find_noncentrality(float(n - 1), alpha) * deviation / math.sqrt(n)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -151,13 +149,13 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def _numbers(values: Sequence[float]) -> NDArray[np.float64]:
+def _to_array(values: Sequence[float]) -> NDArray[np.float64]:
     return np.asarray(values, dtype=np.float64)
 
 
 def _no_spread(deviation: float, a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether a spread is none but the rounding of the numbers it is the spread of."""
-    largest = max(float(np.abs(_numbers(side)).max()) for side in (a, b))
+    """Whether a spread is within the rounding of its numbers."""
+    largest = max(float(np.abs(_to_array(side)).max()) for side in (a, b))
     return deviation <= 1e-12 * largest
 
 
@@ -166,7 +164,7 @@ def _p_value(mean: float, error: float, degrees: float) -> float:
 
 
 @cache
-def _noncentrality(degrees: float, alpha: float) -> float:
+def _find_noncentrality(degrees: float, alpha: float) -> float:
     """The true difference in standard errors at which the two-sided t test has the power 0.8.
 
     The power is the mean over the estimated spread of a normal probability: SciPy's noncentral t gives NaN in the

@@ -1,4 +1,4 @@
-"""A comparison as a table: on the terminal and as Markdown, with the same cells."""
+"""Tables of a comparison: on the terminal and as Markdown, with the same cells."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.text import Text
 
 from stillhouse.experiments.comparison import Comparison, Row
 from stillhouse.experiments.statistics import Difference
-from stillhouse.tables import plain_table
+from stillhouse.tables import make_table
 
 __all__ = ["show", "to_markdown"]
 
@@ -34,46 +34,46 @@ class _Column:
 
 
 def show(comparison: Comparison, console: Console) -> None:
-    """Print the table and what its signs mean.
+    """Print the table and its legend.
 
-    Nothing is cut: what is too wide for the terminal comes in several parts, each with the runs' names.
+    Nothing is cut: a table too wide for the terminal comes in several parts, each with the runs' names.
 
     Args:
-        comparison: what to show.
-        console: where; made wider where a name leaves no room for a number beside it.
+        comparison: the comparison to show.
+        console: the terminal; made wider where a name leaves no room for a number beside it.
     """
-    units, legend = _units(comparison), _legend(comparison)
-    parts = _parts(units, console)
+    units, legend = _make_columns(comparison), _make_legend(comparison)
+    parts = _split_columns(units, console)
     if len(parts) > 1:
         legend.append(f"The table is in {len(parts)} parts, for the terminal's width: --markdown prints it as one.")
-    tables = [_table(part, comparison.metric if part is parts[0] else None) for part in parts]
-    console.size = ConsoleDimensions(max(console.width, *(_width(t, console) for t in tables)), console.height)
+    tables = [_make_table(part, comparison.metric if part is parts[0] else None) for part in parts]
+    console.size = ConsoleDimensions(max(console.width, *(_measure_width(t, console) for t in tables)), console.height)
     for table in tables:
         console.print(table)
     for line in legend:
         console.print(Text(line), soft_wrap=True)
 
 
-def _parts(units: Sequence[Sequence[_Column]], console: Console) -> list[list[_Column]]:
-    """The columns spread over as many tables as the terminal's width needs, each beginning with the first unit.
+def _split_columns(units: Sequence[Sequence[_Column]], console: Console) -> list[list[_Column]]:
+    """Split the columns over as many tables as the terminal's width needs, each beginning with the first unit.
 
     In more than one table the numbers come before the settings.
     """
     whole = [column for unit in units for column in unit]
-    if _width(_table(whole, None), console) <= console.width:
+    if _measure_width(_make_table(whole, None), console) <= console.width:
         return [whole]
     first, *others = units
     parts: list[list[_Column]] = []
     for unit in sorted(others, key=lambda unit: unit[0].is_text):
-        if parts and _width(_table([*parts[-1], *unit], None), console) <= console.width:
+        if parts and _measure_width(_make_table([*parts[-1], *unit], None), console) <= console.width:
             parts[-1] += unit
         else:
             parts.append([*first, *unit])
     return parts
 
 
-def _table(columns: Sequence[_Column], title: str | None) -> Table:
-    table: Table = plain_table(title=title)
+def _make_table(columns: Sequence[_Column], title: str | None) -> Table:
+    table: Table = make_table(title=title)
     for column in columns:
         table.add_column(Text(column.title), justify="left" if column.is_text else "right", no_wrap=True)
     for cells in zip(*(column.cells for column in columns), strict=True):
@@ -81,54 +81,62 @@ def _table(columns: Sequence[_Column], title: str | None) -> Table:
     return table
 
 
-def _width(table: Table, console: Console) -> int:
+def _measure_width(table: Table, console: Console) -> int:
     return console.measure(table, options=console.options.update(width=_WIDE)).maximum
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """The table for a page."""
-    columns = [column for unit in _units(comparison) for column in unit]
+    """Return the table and its legend as Markdown."""
+    columns = [column for unit in _make_columns(comparison) for column in unit]
     head = [column.title for column in columns]
     rows = zip(*(column.cells for column in columns), strict=True)
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join([f"`{comparison.metric}`", "", *lines, "", *(f"{line}  " for line in _legend(comparison))]) + "\n"
+    return (
+        "\n".join([f"`{comparison.metric}`", "", *lines, "", *(f"{line}  " for line in _make_legend(comparison))])
+        + "\n"
+    )
 
 
-def _units(comparison: Comparison) -> list[list[_Column]]:
-    """The columns; those of one unit stay side by side."""
+def _make_columns(comparison: Comparison) -> list[list[_Column]]:
+    """Make the columns; those of one unit stay side by side."""
     rows = comparison.rows
     units = [[_Column("runs", [row.group.name for row in rows], is_text=True)]]
-    units += [[_Column(c, _settings(comparison, c), is_text=True)] for c in _shown(comparison)]
+    units += [[_Column(c, _format_settings(comparison, c), is_text=True)] for c in _select_settings(comparison)]
     units.append(
-        [_Column("seeds", [str(len(row.group.values)) for row in rows]), _Column("mean ± sd", [_mean(r) for r in rows])]
+        [
+            _Column("seeds", [str(len(row.group.values)) for row in rows]),
+            _Column("mean ± sd", [_format_mean(r) for r in rows]),
+        ]
     )
     for title in comparison.references:
         found = [(row.differences[title], row.adjusted[title]) for row in rows]
-        differences = [_difference(difference, adjusted) for difference, adjusted in found]
-        detectable = [_detectable(difference) for difference, _ in found]
+        differences = [_format_difference(difference, adjusted) for difference, adjusted in found]
+        detectable = [_format_detectable(difference) for difference, _ in found]
         units.append([_Column(f"{_MINUS} {title} [95%]", differences), _Column("detectable", detectable)])
     return units
 
 
-def _settings(comparison: Comparison, column: str) -> list[str]:
+def _format_settings(comparison: Comparison, column: str) -> list[str]:
     return [row.group.short.get(column, row.group.columns.get(column, _NOTHING)) for row in comparison.rows]
 
 
-def _shown(comparison: Comparison) -> list[str]:
-    """The settings that have room in a table: all but long ones, the list of plugins in any case."""
+def _select_settings(comparison: Comparison) -> list[str]:
+    """Select the settings that fit into a table: all but long ones, and always the list of plugins."""
     return [
-        c for c in comparison.columns if c == "plugins" or max(map(len, _settings(comparison, c)), default=0) <= _LONG
+        c
+        for c in comparison.columns
+        if c == "plugins" or max(map(len, _format_settings(comparison, c)), default=0) <= _LONG
     ]
 
 
-def _mean(row: Row) -> str:
+def _format_mean(row: Row) -> str:
     if row.mean is None:
         return _NOTHING
     return f"{row.mean:.4f}" + (f" ± {row.deviation:.4f}" if row.deviation is not None else "")
 
 
-def _difference(found: Difference | None, adjusted: float | None) -> str:
+def _format_difference(found: Difference | None, adjusted: float | None) -> str:
     if found is None:
         return _NOTHING
     text = f"{found.mean:+.4f}"
@@ -137,11 +145,11 @@ def _difference(found: Difference | None, adjusted: float | None) -> str:
     return text + ("" if found.paired else " u") + (" *" if adjusted is not None and adjusted < _SIGNIFICANT else "")
 
 
-def _detectable(found: Difference | None) -> str:
+def _format_detectable(found: Difference | None) -> str:
     return _NOTHING if found is None or found.detectable is None else f"{found.detectable:.4f}"
 
 
-def _legend(comparison: Comparison) -> list[str]:
+def _make_legend(comparison: Comparison) -> list[str]:
     lines = []
     found = [d for row in comparison.rows for d in row.differences.values() if d is not None]
     if any(d.p is not None for d in found):
@@ -164,7 +172,7 @@ def _legend(comparison: Comparison) -> list[str]:
         )
     if any(not d.paired for d in found):
         lines.append("u: unpaired (Welch's interval): the two have fewer than two seeds in common.")
-    shown = _shown(comparison)
+    shown = _select_settings(comparison)
     left = [column for column in comparison.columns if column not in shown]
     if left:
         lines.append(f"Too long for a table, and in --json: {', '.join(left)}.")

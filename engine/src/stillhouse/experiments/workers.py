@@ -21,22 +21,22 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def run_here(jobs: Iterable[Job]) -> Generator[Outcome]:
-    """The jobs' outcomes, one after another, in this process."""
-    from stillhouse.memo import keeping
+    """Run the jobs one after another in this process, and yield their outcomes."""
+    from stillhouse.memo import share_memo
 
-    with keeping():
+    with share_memo():
         for job in jobs:
             yield run_job(job)
 
 
 def run_in_workers(jobs: Iterable[Job], count: int) -> Generator[Outcome]:
-    """The jobs' outcomes as they come, from up to ``count`` processes that live until the last job is done.
+    """Run the jobs in up to ``count`` processes that live until the last one is done, and yield outcomes as they come.
 
     When the generator is closed early (an interruption, say), the workers are ended; their runs go on from the last
     checkpoint another time.
 
     Args:
-        jobs: taken in order, each when a process is free for it.
+        jobs: started in order, each when a process is free.
         count: processes; several may share one GPU.
     """
     waiting = iter(jobs)
@@ -66,7 +66,7 @@ def run_in_workers(jobs: Iterable[Job], count: int) -> Generator[Outcome]:
 
 @attrs.define(eq=False)
 class _Worker:
-    """One process and the job it is at."""
+    """One process and its current job."""
 
     job: Job | None = None
     alive: bool = True
@@ -78,7 +78,7 @@ class _Worker:
         self.connection, other = context.Pipe()
         # Not a daemon: those may not have children, and a run's data may be read by processes of its own.
         self.process = context.Process(target=_serve, args=(other,), name="stillhouse-worker", daemon=False)
-        with _one_thread():
+        with _limit_threads():
             self.process.start()
         other.close()  # so that the end of the process is the end of the pipe
 
@@ -116,10 +116,10 @@ def _serve(connection: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
-    from stillhouse.memo import keeping
+    from stillhouse.memo import share_memo
 
     torch.set_num_threads(1)
-    with keeping():
+    with share_memo():
         while True:
             try:
                 job = connection.recv()
@@ -129,7 +129,7 @@ def _serve(connection: Connection) -> None:
 
 
 def _end_with_parent() -> None:
-    """End at once when the parent is gone, even killed: whoever goes on with the ablation finds its runs untouched."""
+    """End at once when the parent is gone, even killed, so that nobody else writes to a resumed ablation's runs."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
@@ -137,8 +137,8 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Children started within begin with one thread for each library."""
+def _limit_threads() -> Iterator[None]:
+    """Limit processes that are started in this context to one thread for each library."""
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, "1"))
     try:

@@ -17,7 +17,7 @@ from stillhouse.errors import StillhouseError
 from stillhouse.loop.links import Links
 from stillhouse.loop.phases import Emitter, note_place
 from stillhouse.loop.tapped_model import TappedModel, refuse_shared
-from stillhouse.nested import over_tensors
+from stillhouse.nested import map_tensors
 from stillhouse.registry.hooks import Hooks
 from stillhouse.registry.order import Active
 from stillhouse.schedule import Schedule
@@ -169,7 +169,7 @@ class Composition(Composed):
     def place(self, inputs: Any, targets: Any) -> tuple[Any, Any]:
         """A batch's ``inputs`` and ``targets`` on the run's device, inputs with the channels last where so asked."""
         if self._device.type != "cpu":
-            inputs, targets = over_tensors(lambda x: x.to(self._device, non_blocking=True), (inputs, targets))
+            inputs, targets = map_tensors(lambda x: x.to(self._device, non_blocking=True), (inputs, targets))
         if self._channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         return inputs, targets
@@ -263,7 +263,7 @@ def _weight_of(plugin: Named, total_steps: int, steps_per_epoch: int) -> float |
     if not isinstance(weight, Schedule):
         return float(weight)
     try:
-        return weight.in_steps(total_steps, steps_per_epoch)
+        return weight.to_steps(total_steps, steps_per_epoch)
     except StillhouseError as error:
         raise error.within(f"plugin {plugin.name!r}: weight") from None
 

@@ -27,7 +27,7 @@ from stillhouse.loop.gradients import make_zero_grad
 from stillhouse.loop.phases import Emitter, Phase
 from stillhouse.loop.step import new_step
 from stillhouse.loop.stepper import Stepper
-from stillhouse.nested import rows_of
+from stillhouse.nested import slice_rows
 from stillhouse.registry.hooks import Call, Hooks, emit
 
 __all__ = ["build_evaluator", "build_run", "evaluate"]
@@ -216,7 +216,7 @@ def build_evaluator(assembly: Assembly, composition: Composition, hooks: Hooks) 
         state = _state(_engine)
         state.rows_left -= rows
         if state.rows_left < 0:  # the last row only fills up this process's share
-            output = {key: rows_of(value, slice(rows - 1), rows) for key, value in output.items()}
+            output = {key: slice_rows(value, slice(rows - 1), rows) for key, value in output.items()}
         return output
 
     engine = _Engine(evaluation_step)
@@ -257,9 +257,9 @@ def evaluate(
     _state(evaluator).split = split
     # A share that another process fills up has a row that counts there.
     _state(evaluator).rows_left = getattr(batches, "real", sys.maxsize)
-    parallel.agree(student)
+    parallel.broadcast_buffers(student)
     try:
-        with keep_modes(student, training=False), rng.preserved(), torch.no_grad():
+        with keep_modes(student, training=False), rng.preserve_state(), torch.no_grad():
             try:
                 state = evaluator.run(batches, max_epochs=1)
             except StillhouseError as error:

@@ -19,7 +19,7 @@ from stillhouse.distributed import processes as parallel
 from stillhouse.distributed.fsdp import clip, is_sharded
 from stillhouse.loop.composition import Composition
 from stillhouse.loop.step import new_step
-from stillhouse.nested import rows_of
+from stillhouse.nested import slice_rows
 
 __all__ = ["Stepper", "split"]
 
@@ -52,7 +52,7 @@ class Stepper:
         self._forward: Callable[[Step], Tensor] = composition.forward
         self._wrapper: DistributedDataParallel | None = None
         self._unwrapped: list[nn.Parameter] = []
-        self._several = parallel.several()
+        self._several = parallel.is_distributed()
         if self._several:
             self._wrap()
 
@@ -151,4 +151,4 @@ def split(batch: Batch, parts: int) -> list[Batch]:
     if parts == 1:
         return [batch]
     bounds = [round(i * n / parts) for i in range(parts + 1)]
-    return [rows_of(batch, slice(start, end), n) for start, end in pairwise(bounds)]
+    return [slice_rows(batch, slice(start, end), n) for start, end in pairwise(bounds)]

@@ -14,7 +14,7 @@ from stillhouse.contract.layers import Which, match_layers
 from stillhouse.contract.outputs import find_reader
 from stillhouse.contract.step import Side
 from stillhouse.contract.task import Task
-from stillhouse.distributed.fsdp import local
+from stillhouse.distributed.fsdp import to_local
 from stillhouse.errors import StillhouseError
 from stillhouse.loop.taps import Taps
 
@@ -139,11 +139,11 @@ def refuse_shared(student: nn.Module, teacher: nn.Module) -> None:
             raise _shared("module", modules[id(module)], name)
     tensors = {}
     for name, tensor in (*student.named_parameters(), *student.named_buffers()):
-        tensor = local(tensor)
+        tensor = to_local(tensor)
         if tensor.numel():
             tensors[tensor.untyped_storage().data_ptr()] = name
     for name, tensor in (*teacher.named_parameters(), *teacher.named_buffers()):
-        tensor = local(tensor)
+        tensor = to_local(tensor)
         if tensor.numel() and tensor.untyped_storage().data_ptr() in tensors:
             raise _shared("tensor", tensors[tensor.untyped_storage().data_ptr()], name)
 

@@ -1,4 +1,4 @@
-"""What the data decides of a model's arguments."""
+"""Arguments of models that follow from the data, and downloads of published weights."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from stillhouse.config.model import ModelSpec
 from stillhouse.contract.batch import DataInfo
 from stillhouse.errors import StillhouseError
 
-__all__ = ["fetched", "filled"]
+__all__ = ["fetch", "fill_arguments"]
 
 
-def filled(args: Mapping[str, Any], takes: Iterable[str], info: DataInfo) -> dict[str, Any]:
-    """``args`` and, of what the data decides, whatever the callable takes besides."""
+def fill_arguments(args: Mapping[str, Any], takes: Iterable[str], info: DataInfo) -> dict[str, Any]:
+    """Return ``args`` completed by the arguments in ``takes`` that follow from the data."""
     shape = info.input_shape
     size: Any = shape[-1]
     if len(shape) == 3 and shape[1] != shape[2]:
@@ -32,11 +32,11 @@ def filled(args: Mapping[str, Any], takes: Iterable[str], info: DataInfo) -> dic
     return {**{name: known[name] for name in takes if name in known}, **args}
 
 
-def fetched(build: Callable[[], Any], spec: ModelSpec, where: str) -> Any:
-    """``build()``, whose download may fail.
+def fetch(build: Callable[[], Any], spec: ModelSpec, where: str) -> Any:
+    """Call ``build``, and turn a failed download into a StillhouseError.
 
     Raises:
-        StillhouseError: it did; or whatever ``build`` raises.
+        StillhouseError: the download failed; or raised by ``build``.
     """
     try:
         return build()
@@ -45,6 +45,6 @@ def fetched(build: Callable[[], Any], spec: ModelSpec, where: str) -> Any:
             raise StillhouseError(
                 f"the published weights of {spec.model!r} cannot be fetched: {error.__cause__}",
                 where=f"{where}.pretrained",
-                hint='leave out `pretrained` and bring the weights: checkpoint = "FILE"',
+                hint='leave out `pretrained` and give the weights: checkpoint = "FILE"',
             ) from error.__cause__
         raise

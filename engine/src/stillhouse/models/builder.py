@@ -1,4 +1,4 @@
-"""From a ModelSpec to a module: by its name, with weights from a seed, the source or a file."""
+"""The model builder: a ModelSpec to a module, by its name, with weights from a seed, the source or a file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import nn
 
 from stillhouse.config.model import ModelSpec
 from stillhouse.config.references import import_object
-from stillhouse.config.signatures import call, parameters_of
+from stillhouse.config.signatures import call, read_parameters
 from stillhouse.contract.batch import DataInfo
 from stillhouse.errors import StillhouseError
-from stillhouse.models.arguments import filled
+from stillhouse.models.arguments import fill_arguments
 from stillhouse.models.family import ModelFamily, ModelRequest
 from stillhouse.models.heads import load_but_heads
 from stillhouse.registry.entries import MODELS, Installed, error_text, find_scheme, load_entry, nearest
@@ -50,10 +50,10 @@ def build_model(
     request = ModelRequest(spec, info, where, base)
     with OwnRandomness() as randomness:
         randomness.seed(seed & 0xFFFFFFFFFFFFFFFF)
-        model = _called(request)
+        model = _call_named(request)
     if not isinstance(model, nn.Module):
         raise StillhouseError(
-            f"{spec.model!r} gives {type(model).__name__}", where=f"{where}.model", hint="it must return an nn.Module"
+            f"{spec.model!r} must return an nn.Module, got {type(model).__name__}", where=f"{where}.model"
         )
     if spec.checkpoint is not None:
         try:
@@ -63,8 +63,8 @@ def build_model(
     return model
 
 
-def _called(request: ModelRequest) -> Any:
-    """What the model's name leads to, called."""
+def _call_named(request: ModelRequest) -> Any:
+    """Call the family or callable of the model's name."""
     text, where = request.spec.model, f"{request.where}.model"
     named = find_scheme(MODELS, text, where)
     if named is None and ":" not in text:
@@ -78,14 +78,14 @@ def _called(request: ModelRequest) -> Any:
     model = load_model(found, where)
     if isinstance(model, ModelFamily):
         if not name:
-            raise StillhouseError(f"{text!r} is a family of models", where=where, hint=f"write {text}:NAME")
-        return _built(model, name, request, found)
+            raise StillhouseError(f"must be {text}:NAME, since {text!r} is a family of models", where=where)
+        return _build(model, name, request, found)
     if name:
         raise StillhouseError(f"{found.use!r} is one model, got the name {name!r}", where=where, hint=found.use)
     return _call(model, request)
 
 
-def _built(family: ModelFamily, name: str, request: ModelRequest, found: Installed) -> Any:
+def _build(family: ModelFamily, name: str, request: ModelRequest, found: Installed) -> Any:
     try:
         return family.build(name, request)
     except StillhouseError:
@@ -103,7 +103,7 @@ def load_model(found: Installed, where: str = "") -> ModelFamily | Callable[...,
     """
     model: ModelFamily | Callable[..., Any] = load_entry(found, MODELS, where)
     if isinstance(model, nn.Module) or not (isinstance(model, ModelFamily) or callable(model)):
-        what = f"{found.target!r} is {type(model).__name__}, and must be a ModelFamily or a callable that makes a model"
+        what = f"{found.target!r} must be a ModelFamily or a callable that makes a model, got {type(model).__name__}"
         raise StillhouseError(what, where=where, hint=f"from {found.origin}")
     return model
 
@@ -112,16 +112,15 @@ def _call(function: Any, request: ModelRequest) -> Any:
     spec, where = request.spec, request.where
     if isinstance(function, nn.Module):
         raise StillhouseError(
-            f"{spec.model!r} is a module already, which every run would share",
+            f"{spec.model!r} must be a function or class that makes a module, got a module, which runs would share",
             where=f"{where}.model",
-            hint="name a function or class that makes one",
         )
     if not callable(function):
-        raise StillhouseError(f"{spec.model!r} is {type(function).__name__}, and no callable", where=f"{where}.model")
-    takes, open_ended = parameters_of(function)
+        raise StillhouseError(f"{spec.model!r} must be callable, got {type(function).__name__}", where=f"{where}.model")
+    takes, open_ended = read_parameters(function)
     if spec.pretrained and not open_ended and "pretrained" not in takes:
         raise StillhouseError(
-            f"{spec.model!r} takes no `pretrained`", where=f"{where}.pretrained", hint='bring it: checkpoint = "FILE"'
+            f"{spec.model!r} has no argument `pretrained`", where=f"{where}.pretrained", hint='checkpoint = "FILE"'
         )
     more = {"pretrained": True} if spec.pretrained else {}
-    return call(function, {**filled(spec.args, takes, request.info), **more}, f"{where}.args")
+    return call(function, {**fill_arguments(spec.args, takes, request.info), **more}, f"{where}.args")

@@ -1,7 +1,7 @@
 """New last layers for another number of classes: in a published model, and around a checkpoint.
 
-A head is found by comparison: what differs between two models of one architecture, built for different numbers of
-classes, is what depends on that number. So it need not be known where a detector or a segmentation network keeps it.
+A head is found by comparing two models of one architecture, built for different numbers of classes: the layers that
+differ depend on that number. So a detector's or a segmentation network's head need not be known by name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stillhouse.errors import StillhouseError
 __all__ = ["load_but_heads", "put_new_heads"]
 
 _COUNTS = ("num_classes", "num_columns")
-"""Where torchvision's detection heads keep the number of classes, which they reshape their output by."""
+"""Attributes in which torchvision's detection heads keep the number of classes, by which they reshape their output."""
 
 
 def put_new_heads(published: nn.Module, fresh: nn.Module) -> list[str]:
@@ -25,7 +25,7 @@ def put_new_heads(published: nn.Module, fresh: nn.Module) -> list[str]:
 
     Args:
         published: with the published weights, for their number of classes.
-        fresh: the same architecture for the number of classes that is wanted, freshly initialised.
+        fresh: the same architecture for the wanted number of classes, freshly initialised.
 
     Returns:
         The dotted paths of the replaced layers.
@@ -60,22 +60,22 @@ def load_but_heads(model: nn.Module, path: Path, replace_head: bool) -> None:
 
     state = dict(read_weights(path))
     if replace_head:
-        state.update(_heads_of(model, state))
+        state.update(_find_heads(model, state))
     try:
         load_state(model, state, str(path))
     except StillhouseError as error:
-        heads = [] if replace_head else list(_heads_of(model, state))
-        if heads and _agrees(model, {**state, **_heads_of(model, state)}):
+        heads = [] if replace_head else list(_find_heads(model, state))
+        if heads and _agrees(model, {**state, **_find_heads(model, state)}):
             raise StillhouseError(
-                f"is of another number of classes: {', '.join(heads[:4])}",
+                f"must have the model's number of classes; other layers: {', '.join(heads[:4])}",
                 where=str(path),
-                hint="replace_head = true starts these layers anew",
+                hint="replace_head = true initialises these layers anew",
             ) from None
         raise error
 
 
-def _heads_of(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The model's own tensors for which ``state`` has one that differs in the first dimension alone: the outputs'."""
+def _find_heads(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Find the model's own tensors that differ from ``state``'s in the first dimension alone, that of the outputs."""
     found = {}
     for key, own in model.state_dict().items():
         given = state.get(key)

@@ -12,17 +12,17 @@ from stillhouse.config.model import ModelSpec
 from stillhouse.config.signatures import call
 from stillhouse.contract.batch import DataInfo
 from stillhouse.errors import StillhouseError, StillhouseWarning, did_you_mean
-from stillhouse.models.arguments import fetched, filled
+from stillhouse.models.arguments import fetch, fill_arguments
 from stillhouse.models.family import ModelFamily, ModelRequest
 
 __all__ = ["TIMM", "build_timm"]
 
 _SIZES = ("img_size", "dynamic_img_size", "strict_img_size")
-"""Arguments that say how a model of one size is to take another: whoever gives one has chosen."""
+"""Arguments that set the size of a model's images: where one is given, none is chosen."""
 
 
 def build_timm(name: str, request: ModelRequest) -> Any:
-    """The model ``name`` of timm's. A model that takes images of one size gets the data's as ``img_size``.
+    """Build timm's model ``name``. A model that takes images of one size gets the data's as ``img_size``.
 
     Args:
         name: ``vit_tiny_patch16_224``, perhaps with the name of its weights, or ``hf-hub:...``.
@@ -47,13 +47,15 @@ def build_timm(name: str, request: ModelRequest) -> Any:
     def create(**more: Any) -> Any:
         given = {"model_name": name, "pretrained": spec.pretrained, **args, **more}
         build = partial(call, timm.create_model, given, f"{where}.args")
-        return fetched(build, spec, where) if spec.pretrained else build()
+        return fetch(build, spec, where) if spec.pretrained else build()
 
     if name.startswith("hf-hub:"):  # what its size is lies there, and comes with it
         model = create()
         _warn_of_size(model, spec, info, where)
         return model
-    size = {} if plain.startswith("crossvit") else _other_size(_default(timm, name), spec, info)  # it resizes itself
+    size = (
+        {} if plain.startswith("crossvit") else _choose_size(_read_default(timm, name), spec, info)
+    )  # it resizes itself
     try:
         return create(**size)
     except StillhouseError as error:
@@ -65,8 +67,8 @@ def build_timm(name: str, request: ModelRequest) -> Any:
 TIMM = ModelFamily(build_timm)
 
 
-def _default(timm: Any, name: str) -> Mapping[str, Any] | None:
-    """What timm says of a model. Its builders take ``img_size`` by ``**kwargs``, so that no signature tells of it."""
+def _read_default(timm: Any, name: str) -> Mapping[str, Any] | None:
+    """Read timm's default config of a model: builders take ``img_size`` by ``**kwargs``, so signatures do not show it."""
     try:
         found = timm.get_pretrained_cfg(name)
     except RuntimeError:  # no such weights: building it says so
@@ -74,18 +76,18 @@ def _default(timm: Any, name: str) -> Mapping[str, Any] | None:
     return None if found is None else found.to_dict()
 
 
-def _other_size(default: Mapping[str, Any] | None, spec: ModelSpec, info: DataInfo) -> dict[str, Any]:
-    """``img_size`` for a model that takes images of one size, where this is not the data's and none is given."""
+def _choose_size(default: Mapping[str, Any] | None, spec: ModelSpec, info: DataInfo) -> dict[str, Any]:
+    """Choose ``img_size`` for a model that takes images of one size, where this is not the data's and none is given."""
     if not default or not default.get("fixed_input_size") or any(key in spec.args for key in _SIZES):
         return {}
     if len(info.input_shape) != 3 or tuple(default["input_size"][1:]) == info.input_shape[1:]:
         return {}
-    return filled({}, ["img_size"], info)
+    return fill_arguments({}, ["img_size"], info)
 
 
 def _warn_of_size(model: Any, spec: ModelSpec, info: DataInfo, where: str) -> None:
     default = getattr(model, "pretrained_cfg", None) or {}
-    if _other_size(default, spec, info):
+    if _choose_size(default, spec, info):
         own = "x".join(map(str, default["input_size"][1:]))
         height, width = info.input_shape[1:]
         warnings.warn(

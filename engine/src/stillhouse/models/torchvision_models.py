@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, get_type_hints
 
-from stillhouse.config.signatures import call, parameters_of
+from stillhouse.config.signatures import call, read_parameters
 from stillhouse.errors import StillhouseError, did_you_mean
-from stillhouse.models.arguments import fetched, filled
+from stillhouse.models.arguments import fetch, fill_arguments
 from stillhouse.models.family import ModelFamily, ModelRequest
 from stillhouse.models.heads import put_new_heads
 
@@ -14,7 +14,7 @@ __all__ = ["TORCHVISION", "build_torchvision"]
 
 
 def build_torchvision(name: str, request: ModelRequest) -> Any:
-    """The model ``name`` of torchvision.
+    """Build torchvision's model ``name``.
 
     Weights are downloaded with ``pretrained = true`` only. torchvision's builders of segmentation and detection models
     would also fetch a backbone's when asked for none; ``args = { weights_backbone = "DEFAULT" }`` asks for them.
@@ -33,13 +33,13 @@ def build_torchvision(name: str, request: ModelRequest) -> Any:
         )
     if info.input_shape[0] != 3 or len(info.input_shape) != 3:
         raise StillhouseError(
-            f"torchvision's models read images of 3 channels, and inputs have shape {info.input_shape}",
+            f"torchvision's models need images of 3 channels, got inputs of shape {info.input_shape}",
             where=f"{where}.model",
             hint="set channels = 3 in [data]",
         )
     builder = models.get_model_builder(name)
-    own, _ = parameters_of(builder)
-    inner, _ = parameters_of(get_type_hints(builder)["return"])  # resnet18(**kwargs) hands them to ResNet
+    own, _ = read_parameters(builder)
+    inner, _ = read_parameters(get_type_hints(builder)["return"])  # resnet18(**kwargs) hands them to ResNet
     takes = {k: p for k, p in {**own, **inner, "num_classes": None}.items() if k not in ("weights", "progress")}
     args = dict(spec.args)
     if "weights_backbone" in own:
@@ -52,16 +52,16 @@ def build_torchvision(name: str, request: ModelRequest) -> Any:
     if spec.pretrained:
         # Published weights bring their own number of classes; the fresh model is there for its heads alone.
         headless = {k: v for k, v in args.items() if k != "num_classes"}
-        published = fetched(
+        published = fetch(
             lambda: call(builder, {**headless, "weights": "DEFAULT"}, f"{where}.args", takes), spec, where
         )
         fresh = build(**{"num_classes": classes, **({"weights_backbone": None} if "weights_backbone" in own else {})})
         put_new_heads(published, fresh)
         return published
-    args = filled(args, takes, info)
+    args = fill_arguments(args, takes, info)
     if isinstance(args.get("input_size"), int):  # maxvit takes both sides
         args["input_size"] = (args["input_size"], args["input_size"])
-    return fetched(build, spec, where) if args.get("weights_backbone") else build()
+    return fetch(build, spec, where) if args.get("weights_backbone") else build()
 
 
 TORCHVISION = ModelFamily(build_torchvision)

@@ -15,7 +15,7 @@ __all__ = ["TRANSFORMERS", "build_transformers"]
 
 
 def build_transformers(name: str, request: ModelRequest) -> Any:
-    """The model class ``name`` of transformers, such as ``SegformerForSemanticSegmentation``.
+    """Build the class ``name`` of transformers, such as ``SegformerForSemanticSegmentation``.
 
     Args:
         name: a class, or an ``AutoModelFor...``, which needs ``source`` or ``model_type`` in ``args``.
@@ -44,23 +44,23 @@ def build_transformers(name: str, request: ModelRequest) -> Any:
         kind = getattr(transformers, name)
     except (ImportError, RuntimeError) as error:  # RuntimeError: a model's file that needs some further package
         raise StillhouseError(f"{spec.model!r} cannot be imported: {error}", where=f"{where}.model") from None
-    config = _config(transformers, kind, request)
+    config = _build_config(transformers, kind, request)
     try:
         if spec.pretrained:
-            source = _source(spec.args["source"], base)
-            return _cached_first(kind.from_pretrained, source, config=config, ignore_mismatched_sizes=True)
+            source = _find_source(spec.args["source"], base)
+            return _read_cached_first(kind.from_pretrained, source, config=config, ignore_mismatched_sizes=True)
         return kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
     except OSError as error:
-        raise _unread(spec, where, error) from error
+        raise _make_source_error(spec, where, error) from error
     except Exception as error:
-        raise StillhouseError(f"{name} cannot be built: {_line(error)}", where=f"{where}.args") from error
+        raise StillhouseError(f"{name} cannot be built: {_join_lines(error)}", where=f"{where}.args") from error
 
 
 TRANSFORMERS = ModelFamily(build_transformers)
 
 
-def _config(transformers: Any, kind: Any, request: ModelRequest) -> Any:
-    """The model's config: ``args``, then what the data decides, then the source's or the class's defaults."""
+def _build_config(transformers: Any, kind: Any, request: ModelRequest) -> Any:
+    """Build the model's config: ``args``, then values of the data, then the defaults of source or class."""
     spec, where, base = request.spec, request.where, request.base
     args = {key: value for key, value in spec.args.items() if key not in ("source", "model_type", "num_classes")}
     source, model_type = spec.args.get("source"), spec.args.get("model_type")
@@ -69,23 +69,23 @@ def _config(transformers: Any, kind: Any, request: ModelRequest) -> Any:
     fault = None
     if spec.pretrained and source is None:
         hint = "a folder that save_pretrained wrote, or a name on the hub"
-        fault = Fault(f"{where}.args.source", "pretrained weights need to come from somewhere", hint)
+        fault = Fault(f"{where}.args.source", "pretrained = true needs a source", hint)
     elif source is None and own is None and model_type is None:
-        hint = 'say which: model_type = "vit", or source = "FOLDER"'
-        fault = Fault(f"{where}.args", f"{kind.__name__} stands for many models", hint)
+        hint = 'model_type = "vit", or source = "FOLDER"'
+        fault = Fault(f"{where}.args", f"{kind.__name__} needs model_type or source", hint)
     elif model_type is not None and model_type not in known:
-        fault = Fault(f"{where}.args.model_type", f"no model of type {model_type!r}", did_you_mean(model_type, known))
+        fault = Fault(f"{where}.args.model_type", f"unknown model type {model_type!r}", did_you_mean(model_type, known))
     raise_faults([fault] if fault else [])
 
     def make(**keys: Any) -> Any:
         try:
             if source is not None:
-                return _cached_first(transformers.AutoConfig.from_pretrained, _source(source, base), **keys)
+                return _read_cached_first(transformers.AutoConfig.from_pretrained, _find_source(source, base), **keys)
             return own(**keys) if own is not None else transformers.AutoConfig.for_model(model_type, **keys)
         except OSError as error:
-            raise _unread(spec, where, error) from error
+            raise _make_source_error(spec, where, error) from error
         except Exception as error:
-            raise StillhouseError(_line(error), where=f"{where}.args") from error
+            raise StillhouseError(_join_lines(error), where=f"{where}.args") from error
 
     plain = make()
     fields = [key for key in vars(plain) if not key.startswith("_")] + ["num_labels"]
@@ -103,30 +103,30 @@ def _config(transformers: Any, kind: Any, request: ModelRequest) -> Any:
     return make(**args)
 
 
-def _cached_first(read: Callable[..., Any], source: str, **keys: Any) -> Any:
-    """What ``read`` finds in a folder or the cache, else on the hub: without a connection it tries for half a minute."""
+def _read_cached_first(read: Callable[..., Any], source: str, **keys: Any) -> Any:
+    """Read from a folder or the cache, else from the hub, which takes half a minute to fail without a connection."""
     try:
         return read(source, local_files_only=True, **keys)
     except OSError:
         return read(source, **keys)
 
 
-def _source(given: str, base: Path | None) -> str:
-    """A folder beside the recipe, where there is one of that name; else a name on the hub."""
+def _find_source(given: str, base: Path | None) -> str:
+    """Return the folder beside the recipe of that name, where there is one; else the name, for the hub."""
     folder = (base or Path()) / Path(given).expanduser()
     return str(folder) if folder.is_dir() else given
 
 
-def _unread(spec: ModelSpec, where: str, error: OSError) -> StillhouseError:
+def _make_source_error(spec: ModelSpec, where: str, error: OSError) -> StillhouseError:
     return StillhouseError(
-        f"{spec.args.get('source')!r} cannot be read: {_line(error)}",
+        f"{spec.args.get('source')!r} cannot be read: {_join_lines(error)}",
         where=f"{where}.args.source",
         hint="a folder that save_pretrained wrote, or a name on the hub and a connection to it; "
-        "HF_HUB_OFFLINE=1 looks into the cache alone, and waits for nothing",
+        "HF_HUB_OFFLINE=1 reads the cache alone, without waiting",
     )
 
 
-def _line(error: Exception) -> str:
-    """An error's text, which may have several lines, on one of at most 200 characters."""
+def _join_lines(error: Exception) -> str:
+    """Join an error's lines to one of at most 200 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:197] + "..."

@@ -1,4 +1,4 @@
-"""Weights in files: read without unpickling code, and loaded strictly."""
+"""Weights in files: read without running pickled code, and loaded strictly."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from stillhouse.distributed.fsdp import fit_state
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 
 __all__ = [
-    "averaged_state",
-    "last_checkpoint",
+    "find_last_checkpoint",
     "load_state",
     "load_weights",
-    "model_state",
+    "read_averaged_state",
     "read_checkpoint",
     "read_weights",
+    "select_model_state",
 ]
 
 
@@ -31,7 +31,7 @@ _EXPECTED = "a state dict (torch.save(model.state_dict(), ...)), a .safetensors 
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a file of weights into ``model``: a state dict (.pt, .pth, .safetensors), or a run's checkpoint, of which the student is taken.
+    """Load a file of weights into ``model``: a state dict (.pt, .pth, .safetensors), or the student of a run's checkpoint.
 
     Raises:
         StillhouseError: missing, damaged, pickled, or another model's.
@@ -40,19 +40,19 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """The state dict that :func:`load_weights` loads.
+    """Read the state dict that :func:`load_weights` loads.
 
     Raises:
         StillhouseError: missing, damaged or pickled.
     """
     if path.is_dir():
-        found = last_checkpoint(path / "checkpoints")
+        found = find_last_checkpoint(path / "checkpoints")
         if found is None:
-            raise StillhouseError("holds no checkpoint", where=str(path))
+            raise StillhouseError("has no checkpoint", where=str(path))
         path = found
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    return _student_of(read_checkpoint(path, _EXPECTED))
+    return _find_student(read_checkpoint(path, _EXPECTED))
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -64,23 +64,23 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         state: dict[str, Tensor] = load_file(path)
     except FileNotFoundError:
-        raise StillhouseError("there is no such file", where=str(path)) from None
+        raise StillhouseError("file not found", where=str(path)) from None
     except (SafetensorError, OSError) as error:
-        raise StillhouseError(f"is damaged or no safetensors file: {error}", where=str(path)) from None
+        raise StillhouseError(f"is damaged or not a safetensors file: {error}", where=str(path)) from None
     return state
 
 
-def _student_of(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The student's state dict in a run's checkpoint or under the usual wrappers; else what was found."""
-    state = model_state(found)
+def _find_student(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the student's state dict in a run's checkpoint or under the usual wrappers; else the whole mapping."""
+    state = select_model_state(found)
     if state is found and isinstance(found.get("state_dict"), Mapping):
         state = found["state_dict"]
     student = {key.removeprefix("student."): value for key, value in state.items() if key.startswith("student.")}
     return student or dict(state)
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest ``last_STEP.pt`` in ``folder``; None when there is none."""
+def find_last_checkpoint(folder: Path) -> Path | None:
+    """Find the newest ``last_STEP.pt`` in ``folder``; None when there is none."""
     found = [(int(m[1]), p) for p in folder.glob("last_*.pt") if (m := re.fullmatch(r"last_(\d+)\.pt", p.name))]
     return max(found)[1] if found else None
 
@@ -90,7 +90,7 @@ def read_checkpoint(path: Path, advice: str) -> dict[str, Any]:
 
     Args:
         path: the file.
-        advice: what to do about a file that cannot be read.
+        advice: the hint for a file that cannot be read.
 
     Raises:
         StillhouseError: missing, truncated, or it carries pickled code.
@@ -100,22 +100,22 @@ def read_checkpoint(path: Path, advice: str) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # torch's advice on files of an older format, for what is refused anyway
             found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise StillhouseError("there is no such file", where=str(path)) from None
+        raise StillhouseError("file not found", where=str(path)) from None
     except Exception as error:  # noqa: BLE001 - damaged bytes make torch.load raise almost anything
         if (isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error)) or _is_plain_pickle(path):
             raise StillhouseError(
-                "carries pickled objects, which are code: it is not loaded",
+                "has pickled objects, which are code, and is not loaded",
                 where=str(path),
                 hint="save a state dict: torch.save(model.state_dict(), ...)",
             ) from None
-        raise StillhouseError("is truncated, damaged or no checkpoint", where=str(path), hint=advice) from None
+        raise StillhouseError("is truncated, damaged or not a checkpoint", where=str(path), hint=advice) from None
     if not isinstance(found, Mapping):
-        raise StillhouseError(f"holds {type(found).__name__}, not a table of tensors", where=str(path), hint=advice)
+        raise StillhouseError(f"must hold a dict of tensors, got {type(found).__name__}", where=str(path), hint=advice)
     return dict(found)
 
 
 def _is_plain_pickle(path: Path) -> bool:
-    """Whether a file that torch does not load begins as pickle.dump writes, and not as the archive that torch.save writes."""
+    """Whether a file begins as pickle.dump writes it, and not as the archive of torch.save."""
     with suppress(OSError), path.open("rb") as file:
         return file.read(1) == b"\x80"
     return False
@@ -125,7 +125,7 @@ def load_state(module: nn.Module, state: Mapping[str, Any], where: str) -> None:
     """Load a state dict strictly.
 
     Raises:
-        StillhouseError: it is another model's; it names the keys that are missing, too many, or of another shape.
+        StillhouseError: it does not fit; names missing keys, unexpected keys and other shapes.
     """
     for name, part in module.named_modules():
         if callable(fit_to := getattr(part, "fit_to", None)):  # shapes that follow from the data: see the hook `adapt`
@@ -140,16 +140,16 @@ def load_state(module: nn.Module, state: Mapping[str, Any], where: str) -> None:
         for key in own
         if isinstance(state.get(key), Tensor) and isinstance(own[key], Tensor) and state[key].shape != own[key].shape
     ]
-    for title, keys in (("lacks", missing), ("has besides", extra), ("other shapes", shapes)):
+    for title, keys in (("missing keys", missing), ("unexpected keys", extra), ("other shapes", shapes)):
         if keys:
             more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
-            faults.append(Fault(where, f"is of another model: {title} {', '.join(keys[:4])}{more}"))
+            faults.append(Fault(where, f"does not fit the model: {title}: {', '.join(keys[:4])}{more}"))
     raise_faults(faults)
     module.load_state_dict(fit_state(state, own))
 
 
-def averaged_state(checkpoint: Mapping[str, Any], where: str = "") -> dict[str, Tensor]:
-    """The student's averaged weights in a run's checkpoint, by the keys of the student's own state dict.
+def read_averaged_state(checkpoint: Mapping[str, Any], where: str = "") -> dict[str, Tensor]:
+    """Read the student's averaged weights in a run's checkpoint, by the keys of the student's own state dict.
 
     Args:
         checkpoint: as :func:`stillhouse.models.weights.read_checkpoint` gives it.
@@ -160,20 +160,22 @@ def averaged_state(checkpoint: Mapping[str, Any], where: str = "") -> dict[str, 
     """
     found = checkpoint.get("ema")
     if not (isinstance(found, Mapping) and isinstance(found.get("weights"), Mapping)):
-        raise StillhouseError("holds no averaged weights", where=where, hint="the run's recipe needs an [ema] table")
+        raise StillhouseError("has no averaged weights", where=where, hint="the run's recipe needs an [ema] table")
     return dict(found["weights"])
 
 
-def model_state(checkpoint: Mapping[str, Any], *, averaged: bool | None = None, where: str = "") -> Mapping[str, Any]:
-    """A checkpoint's ``model``, with the student's weights averaged or as they were trained.
+def select_model_state(
+    checkpoint: Mapping[str, Any], *, averaged: bool | None = None, where: str = ""
+) -> Mapping[str, Any]:
+    """Select a checkpoint's ``model``, with the student's weights averaged or as they were trained.
 
     Args:
-        checkpoint: as :func:`stillhouse.models.weights.read_checkpoint` gives it; anything without a ``model`` is given back.
-        averaged: None: what the run measured, the average with ``[ema] evaluate = "instead"``.
+        checkpoint: as returned by :func:`stillhouse.models.weights.read_checkpoint`; without a ``model`` it is returned.
+        averaged: None: the weights that the run measured, averaged with ``[ema] evaluate = "instead"``.
         where: the file, for the message.
 
     Raises:
-        StillhouseError: the average is asked for, and the run had no ``[ema]``.
+        StillhouseError: ``averaged`` of a run without ``[ema]``.
     """
     model = checkpoint.get("model")
     if averaged is None:
@@ -181,4 +183,4 @@ def model_state(checkpoint: Mapping[str, Any], *, averaged: bool | None = None, 
         averaged = isinstance(ema, Mapping) and bool(ema.get("instead"))
     if not averaged or not isinstance(model, Mapping):
         return model if isinstance(model, Mapping) else checkpoint
-    return {**model, **{f"student.{key}": value for key, value in averaged_state(checkpoint, where).items()}}
+    return {**model, **{f"student.{key}": value for key, value in read_averaged_state(checkpoint, where).items()}}

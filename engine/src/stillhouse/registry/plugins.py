@@ -18,7 +18,7 @@ import attrs
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from stillhouse.config.names import default_name, snake_case
+from stillhouse.config.names import default_name, to_snake_case
 from stillhouse.config.references import import_object
 from stillhouse.config.structure import structure
 from stillhouse.contract import VERSION
@@ -99,7 +99,7 @@ def kind_of(cls: type[Plugin]) -> tuple[str, str, str]:
         module, _, attribute = found.target.partition(":")
         if attribute == cls.__qualname__ and module.split(".")[0] == cls.__module__.split(".")[0]:
             return found.use, found.distribution, found.version
-    return snake_case(cls.__name__), "", ""
+    return to_snake_case(cls.__name__), "", ""
 
 
 def plugins_in_use(tables: Sequence[Mapping[str, Any]], base: Path | None = None) -> list[Active]:

@@ -1,4 +1,4 @@
-"""The data that a finished run is measured on: its own or others, always normalised as in its training."""
+"""Data for evaluating a finished run: its own or others, always normalised as in its training."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ __all__ = ["MeasuredData", "open_data"]
 
 
 class MeasuredData(Protocol):
-    """What measuring asks of data; :class:`stillhouse.data.Data` is one."""
+    """The data that evaluation needs; :class:`stillhouse.data.Data` is one."""
 
     @property
     def info(self) -> DataInfo:
-        """What is known of the data."""
+        """Classes, shapes and statistics of the data."""
 
     @property
     def splits(self) -> tuple[str, ...]:
         """The names of the splits."""
 
     def example(self, n: int = 2) -> Batch:
-        """``n`` samples."""
+        """Return ``n`` samples."""
 
     def evaluation(self, split: str) -> Iterable[Batch]:
-        """Every sample of a split once, in order."""
+        """Return the batches of a split: every sample once, in order."""
 
     def close(self) -> None:
         """End workers."""
@@ -48,23 +48,23 @@ class MeasuredData(Protocol):
 def open_data(
     saved: SavedRun, other: str | None = None, *, pin: bool = False, overrides: Sequence[str] = ()
 ) -> MeasuredData:
-    """The data of a run, or others for the same task.
+    """Open the data of a run, or others for the same task.
 
     Args:
-        saved: the run; keys of its ``recipe.data`` may have been changed.
-        other: a recipe's file, whose ``[data]`` is taken; or a data set's name, to be read as the run's recipe says
-            and, where it has no splits of its own, measured whole. The samples that the run was trained on are its
-            own choice: ``per_class``, ``limit``, ``val_fraction`` and ``split`` are not taken over.
+        saved: the run, whose ``recipe.data`` may have changed keys.
+        other: a recipe's file, whose ``[data]`` is used; or a data set's name, read by the keys of the run's recipe
+            and, where it has no splits of its own, measured whole. Keys that choose the run's own training samples
+            (``per_class``, ``limit``, ``val_fraction``, ``split``) are not used.
         pin: put batches into page-locked memory, for copies to CUDA.
         overrides: ``data.KEY=VALUE`` each, of the other data.
 
     Raises:
-        StillhouseError: the data cannot be had, or are no data for this student.
+        StillhouseError: the data cannot be loaded, or do not fit this student.
     """
     recipe = saved.recipe
     spec, base = recipe.data, recipe.base
     if other is not None:
-        spec, base = _other(spec, other, overrides)
+        spec, base = _choose_other(spec, other, overrides)
     elif saved.own_data:
         data = load_data(spec, saved.task, seed=recipe.run.seed, base=base, pin=pin)
         if data.info.fingerprint == saved.info.fingerprint:
@@ -77,13 +77,13 @@ def open_data(
     plain = attrs.evolve(spec, normalize="none", transforms=(), batch_transforms=())
     data = load_data(plain, saved.task, seed=recipe.run.seed, base=base, pin=pin)
     try:
-        return _as_in_training(data, saved.info)
+        return _normalise_as_trained(data, saved.info)
     except BaseException:
         data.close()
         raise
 
 
-def _other(spec: DataSpec, other: str, overrides: Sequence[str]) -> tuple[DataSpec, Path]:
+def _choose_other(spec: DataSpec, other: str, overrides: Sequence[str]) -> tuple[DataSpec, Path]:
     if other.endswith(".toml") or Path(other).is_file():
         recipe = Recipe.load(other, overrides=overrides)
         return recipe.data, recipe.base
@@ -97,11 +97,11 @@ def _other(spec: DataSpec, other: str, overrides: Sequence[str]) -> tuple[DataSp
     return structure(tables["data"], DataSpec, "data"), Path()
 
 
-def _as_in_training(data: Data, known: DataInfo) -> MeasuredData:
+def _normalise_as_trained(data: Data, known: DataInfo) -> MeasuredData:
     info = data.info
     if info.classes != known.classes:
         raise StillhouseError(
-            f"they have {info.classes} classes, and the student knows {known.classes}",
+            f"must have the student's {known.classes} classes, got {info.classes}",
             where="data",
             hint="a class is a label from 0: give the same classes in the same order, in folders an empty folder "
             "in train for one without images"
@@ -109,9 +109,7 @@ def _as_in_training(data: Data, known: DataInfo) -> MeasuredData:
             else "measure on data of the classes it was trained on",
         )
     if info.target != known.target:
-        raise StillhouseError(
-            f"their targets are of kind {info.target!r}, and the run's {known.target!r}", where="data"
-        )
+        raise StillhouseError(f"must have targets of kind {known.target!r}, got {info.target!r}", where="data")
     differing = [
         f"{i} is {new!r} here and was {old!r}"
         for i, (new, old) in enumerate(zip(info.class_names, known.class_names, strict=False))
@@ -127,21 +125,21 @@ def _as_in_training(data: Data, known: DataInfo) -> MeasuredData:
     if len(info.input_shape) != len(known.input_shape) or info.input_shape[0] != known.input_shape[0]:
         channels = len(info.input_shape) == len(known.input_shape) == 3 and known.input_shape[0] in (1, 3)
         raise StillhouseError(
-            f"an input has shape {info.input_shape}, and it was {known.input_shape} in training",
+            f"inputs must have the training's shape {known.input_shape}, got {info.input_shape}",
             where="data",
             hint=f"--set data.channels={known.input_shape[0]}" if channels else "",
         )
     info = attrs.evolve(info, class_names=known.class_names, mean=known.mean, std=known.std)
     if not known.mean:
-        return _Normalised(data, info, torch.zeros(()), torch.ones(()))
+        return _NormalisedData(data, info, torch.zeros(()), torch.ones(()))
     shape = (len(known.mean), *[1] * (len(info.input_shape) - 1))
     mean, std = (torch.tensor(values).reshape(shape) for values in (known.mean, known.std))
-    return _Normalised(data, info, mean, std)
+    return _NormalisedData(data, info, mean, std)
 
 
 @attrs.frozen(eq=False)
-class _Normalised:
-    """Data whose inputs are 0 to 1, on the scale of a run."""
+class _NormalisedData:
+    """Data with inputs of 0 to 1, normalised by a run's statistics."""
 
     data: Data
     info: DataInfo
@@ -155,14 +153,14 @@ class _Normalised:
 
     def example(self, n: int = 2) -> Batch:
         """See :meth:`stillhouse.data.Data.example`."""
-        return self.normalised(self.data.example(n))
+        return self.normalise(self.data.example(n))
 
     def evaluation(self, split: str) -> Iterable[Batch]:
         """See :meth:`stillhouse.data.Data.evaluation`."""
         return _Batches(self, self.data.evaluation(split))
 
-    def normalised(self, batch: Batch) -> Batch:
-        """``batch`` with its inputs normalised, as the data's own are."""
+    def normalise(self, batch: Batch) -> Batch:
+        """Normalise a batch's inputs by the run's statistics."""
         return batch._replace(input=batch.input.sub(self.mean).div_(self.std))
 
     def close(self) -> None:
@@ -172,11 +170,11 @@ class _Normalised:
 
 @attrs.frozen(eq=False)
 class _Batches:
-    data: _Normalised
+    data: _NormalisedData
     batches: Iterable[Batch]
 
     def __len__(self) -> int:
         return len(self.batches)  # type: ignore[arg-type]  # evaluation's batches are sized
 
     def __iter__(self) -> Iterator[Batch]:
-        return map(self.data.normalised, self.batches)
+        return map(self.data.normalise, self.batches)

@@ -1,4 +1,4 @@
-"""Measuring a run's student again: on any split, on other data, with the numbers that its training gave."""
+"""Evaluation of a run's student: on any split or other data; on the run's own data the training's own numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stillhouse.loop.engines import build_evaluator
 from stillhouse.loop.engines import evaluate as run_evaluator
 from stillhouse.registry.order import Active
 from stillhouse.students.data import open_data
-from stillhouse.students.loader import plugins_with, rebuild
+from stillhouse.students.loader import rebuild, select_plugins
 from stillhouse.students.saved_run import SavedRun, Weights, open_run
 from stillhouse.training.preparation import find_device
 
@@ -26,15 +26,15 @@ __all__ = ["Measured", "evaluate"]
 
 @attrs.frozen
 class Measured:
-    """What :func:`evaluate` found.
+    """The result of :func:`evaluate`.
 
     Attributes:
         run: the run's folder.
         weights: ``best`` or ``last``.
-        step: the optimizer steps that had been done.
+        step: the number of optimizer steps of these weights.
         data: the data set's name.
-        device: where it was measured.
-        samples: how many, by split.
+        device: the device of the evaluation.
+        samples: the number of samples by split.
         metrics: the metrics that are single numbers, by split.
         class_names: the task's classes: see :meth:`stillhouse.tasks.Task.class_names`.
         per_class: the metrics that are one number a class, by split, in the order of ``class_names``.
@@ -94,9 +94,9 @@ def evaluate(
         torch.set_num_threads(saved.recipe.run.threads)
     read = open_data(saved, data, pin=place.type == "cuda", overrides=of_data)
     try:
-        splits = _splits(split, read.splits)
+        splits = _choose_splits(split, read.splits)
         precision: torch.dtype = getattr(torch, saved.recipe.run.precision)
-        actives = _with_metrics(saved, plugins, teacher)
+        actives = _choose_plugins(saved, plugins, teacher)
         assembly, walk = rebuild(
             saved, read, actives, device=place, precision=precision, student=student, teacher=teacher
         )
@@ -106,7 +106,7 @@ def evaluate(
         try:
             for name in splits:
                 metrics[name] = run_evaluator(evaluator, assembly.student, read.evaluation(name), name)
-                per_class[name] = _vectors(evaluator.state.metrics, len(names))
+                per_class[name] = _select_per_class(evaluator.state.metrics, len(names))
         finally:
             walk.composition.remove_taps()  # the student may be the caller's
         return Measured(
@@ -124,31 +124,29 @@ def evaluate(
         read.close()
 
 
-def _splits(wanted: str | None, there: Sequence[str]) -> list[str]:
+def _choose_splits(wanted: str | None, there: Sequence[str]) -> list[str]:
     if wanted == "all":
         return list(there)
     if wanted is None:
         return [next((name for name in ("test", "val") if name in there), there[0])]
     if wanted not in there:
-        raise StillhouseError(
-            f"the data have no split {wanted!r}", where="--split", hint=did_you_mean(wanted, [*there, "all"])
-        )
+        raise StillhouseError(f"unknown split {wanted!r}", where="--split", hint=did_you_mean(wanted, [*there, "all"]))
     return [wanted]
 
 
-def _with_metrics(saved: SavedRun, given: Sequence[Plugin] | None, teacher: nn.Module | None) -> list[Active]:
-    """The plugins where one gives metrics; without them the student is measured all the same."""
+def _choose_plugins(saved: SavedRun, given: Sequence[Plugin] | None, teacher: nn.Module | None) -> list[Active]:
+    """Return the plugins where one gives metrics; none, with a warning, where they cannot be built."""
     try:
-        actives = plugins_with(saved, "metrics", given)
+        actives = select_plugins(saved, "metrics", given)
         if actives and teacher is None and saved.teacher_given:
-            raise StillhouseError("this run was given its teacher from Python, and plugins are built on its shapes")
+            raise StillhouseError("the run's teacher came from Python, and plugins need its shapes")
     except StillhouseError as error:
-        warnings.warn(f"measured without the plugins' own metrics: {error}", StillhouseWarning, stacklevel=3)
+        warnings.warn(f"evaluated without the plugins' own metrics: {error}", StillhouseWarning, stacklevel=3)
         return []
     return actives
 
 
-def _vectors(values: Mapping[str, Any], classes: int) -> dict[str, list[float]]:
-    """The metrics of ``classes`` numbers, where that is more than one."""
+def _select_per_class(values: Mapping[str, Any], classes: int) -> dict[str, list[float]]:
+    """Select the metrics that are vectors of ``classes`` numbers, where that is more than one."""
     found = {name: value for name, value in values.items() if isinstance(value, Tensor) and value.ndim == 1}
     return {name: [float(v) for v in value.tolist()] for name, value in found.items() if 1 < len(value) == classes}

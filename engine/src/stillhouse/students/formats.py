@@ -1,4 +1,4 @@
-"""The three forms in which a student leaves: how each is written, and how it is read again to be checked."""
+"""The three formats of exports: safetensors, torch and ONNX, each with a writer and a reader."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stillhouse.errors import Fault, StillhouseError, raise_faults
 __all__ = ["FORMATS", "TOLERANCES", "check_installed", "read_onnx", "read_torch", "write_format"]
 
 FORMATS = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
-"""A format's suffix."""
+"""The suffix of each format."""
 
 TOLERANCES = {"safetensors": 1e-6, "torch": 1e-4, "onnx": 1e-4}
 """How far an output may be from the student's, as a share of its greatest number: the same operations on the same
@@ -34,7 +34,7 @@ def check_installed(form: str) -> None:
     """Refuse a format whose packages are missing.
 
     Raises:
-        StillhouseError: with all that are.
+        StillhouseError: names each missing package.
     """
     faults = []
     for name in _NEEDS[form]:
@@ -60,16 +60,16 @@ def write_format(
 
     Args:
         form: a key of :data:`FORMATS`.
-        model: what is traced: from an input to one tensor or a tuple of them, in eval mode, on the CPU.
-        student: whose weights safetensors holds.
+        model: the module to trace: from an input to one tensor or a tuple of them, in eval mode, on the CPU.
+        student: the module whose weights safetensors holds.
         inputs: an example (B, ...).
         dynamic: leave the number of samples open.
         metadata: kept in the file, as JSON.
         to: the file, with the format's suffix.
-        outputs: the names of what ``model`` gives.
+        outputs: the names of ``model``'s outputs.
 
     Raises:
-        StillhouseError: the model cannot be had in this form, or the file cannot be written.
+        StillhouseError: the format cannot hold the model, or the file cannot be written.
     """
     text = json.dumps(dict(metadata))
     try:
@@ -90,8 +90,8 @@ def _write_safetensors(student: nn.Module, metadata: str, to: Path) -> None:
     strange = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if strange:
         raise StillhouseError(
-            f"the state dict has {', '.join(strange[:4])}, which are no tensors",
-            hint="safetensors holds tensors alone: take .pt2 or .onnx",
+            f"a state dict must hold tensors alone, got {', '.join(strange[:4])}",
+            hint="take .pt2 or .onnx",
         )
     # Each tensor by itself: tied weights are written for each of their names, so that any reader finds every key.
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in state.items()}
@@ -100,9 +100,9 @@ def _write_safetensors(student: nn.Module, metadata: str, to: Path) -> None:
 
 def _write_torch(model: nn.Module, inputs: Tensor, dynamic: bool, metadata: str, to: Path) -> None:
     shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
-    with _explained("torch.export", dynamic), torch.no_grad():
+    with _explain_errors("torch.export", dynamic), torch.no_grad():
         program = torch.export.export(model, (inputs,), dynamic_shapes=shapes)
-    with _quiet():
+    with _silence():
         torch.export.save(program, to, extra_files={f"{METADATA}.json": metadata})
 
 
@@ -110,7 +110,7 @@ def _write_onnx(
     model: nn.Module, inputs: Tensor, dynamic: bool, metadata: str, to: Path, outputs: Sequence[str]
 ) -> None:
     shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
-    with _explained("ONNX", dynamic), torch.no_grad():
+    with _explain_errors("ONNX", dynamic), torch.no_grad():
         program = torch.onnx.export(
             model,
             (inputs,),
@@ -122,15 +122,15 @@ def _write_onnx(
         )
     assert program is not None  # with dynamo it is one
     program.model.metadata_props[METADATA] = metadata
-    with _explained("ONNX", dynamic):
+    with _explain_errors("ONNX", dynamic):
         program.save(to, external_data=False)
 
 
 @contextmanager
-def _explained(form: str, dynamic: bool) -> Iterator[None]:
-    """What a tracer says of a model that it cannot take, in one sentence."""
+def _explain_errors(form: str, dynamic: bool) -> Iterator[None]:
+    """Raise a tracer's error about a model it cannot trace as one sentence."""
     try:
-        with _quiet():
+        with _silence():
             yield
     except OSError:
         raise
@@ -143,8 +143,8 @@ def _explained(form: str, dynamic: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the tracers' warnings, which are about their own insides, and torch's logging of the same."""
+def _silence() -> Iterator[None]:
+    """Silence the tracers' warnings about their own insides, and torch's logging of the same."""
     import logging
 
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")]
@@ -161,8 +161,8 @@ def _quiet() -> Iterator[None]:
 
 
 def read_torch(path: Path) -> Callable[[Tensor], Any]:
-    """The function that a .pt2 file holds."""
-    with _quiet():
+    """Read the function that a .pt2 file holds."""
+    with _silence():
         module = torch.export.load(path).module()
 
     def function(x: Tensor) -> Any:
@@ -173,7 +173,7 @@ def read_torch(path: Path) -> Callable[[Tensor], Any]:
 
 
 def read_onnx(path: Path) -> Callable[[Tensor], Any]:
-    """The function that an .onnx file holds, as onnxruntime computes it on the CPU."""
+    """Read the function that an .onnx file holds, computed by onnxruntime on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

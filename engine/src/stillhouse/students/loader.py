@@ -1,8 +1,8 @@
-"""The student of a run's folder, as it was trained or as the plugins leave it.
+"""The student of a run's folder, as it was trained or as the plugins' ``export`` leaves it.
 
-The teacher is neither trained nor loaded: to measure or to leave, the student needs it for nothing. Where a plugin
-takes part (it gives metrics, or folds something away), the whole composition is built as it was at the start, with a
-teacher of the right shapes and no particular weights, and then filled from the checkpoint.
+The teacher is neither trained nor loaded: evaluation and export do not need it. Where a plugin takes part (it gives
+metrics, or folds a module away), the whole composition is built as at the start, with a randomly initialised teacher
+of the right shapes, and then filled from the checkpoint.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from stillhouse.contract.plugin import Plugin
 from stillhouse.contract.task import Task
 from stillhouse.errors import StillhouseError
 from stillhouse.models.builder import build_model
-from stillhouse.models.weights import averaged_state, load_state, model_state, read_checkpoint
+from stillhouse.models.weights import load_state, read_averaged_state, read_checkpoint, select_model_state
 from stillhouse.registry.hooks import Hooks
 from stillhouse.registry.order import Active
 from stillhouse.registry.plugins import activate, from_instances, plugins_in_use
@@ -34,25 +34,25 @@ from stillhouse.students.saved_run import SavedRun, Weights, open_run
 from stillhouse.teachers.prerequisites import find_prerequisite
 from stillhouse.teachers.sources import build_teacher
 
-__all__ = ["build_student", "folded_student", "load_student", "plugins_with", "rebuild"]
+__all__ = ["build_student", "fold_student", "load_student", "rebuild", "select_plugins"]
 
 _UNREADABLE = "train the run again, or take the other one with --weights"
 
 
 def build_student(saved: SavedRun, given: nn.Module | None = None, *, fill: bool = True) -> nn.Module:
-    """The student as it was trained, without what plugins fold away: on the CPU, with the run's weights.
+    """Build the student as it was trained, before plugins fold modules away: on the CPU, with the run's weights.
 
     Args:
         saved: the run.
-        given: a module to fill, for a run whose student was handed over from Python.
+        given: a module to fill, for a run whose student came from Python.
         fill: False leaves the weights for later: a plugin's ``adapt`` changes the student first.
 
     Raises:
-        StillhouseError: the model cannot be built, or the weights are another one's.
+        StillhouseError: the model cannot be built, or the weights do not fit it.
     """
     if given is not None:
         if fill:
-            load_state(given, _student_state(saved), str(saved.checkpoint))
+            load_state(given, _read_student_state(saved), str(saved.checkpoint))
         return given
     spec = saved.recipe.student
     if spec.given:
@@ -67,13 +67,13 @@ def build_student(saved: SavedRun, given: nn.Module | None = None, *, fill: bool
     fetched = spec.pretrained and fill  # without a look at the weights it stays as written
     if fetched and spec.model.partition(":")[0] in ("torchvision", "timm") and "inception_v3" not in spec.model:
         try:
-            return _filled(saved, attrs.evolve(spec, pretrained=False), fill=fill)
+            return _fill(saved, attrs.evolve(spec, pretrained=False), fill=fill)
         except StillhouseError:
             pass
-    return _filled(saved, spec, fill=fill)
+    return _fill(saved, spec, fill=fill)
 
 
-def _filled(saved: SavedRun, spec: ModelSpec, *, fill: bool) -> nn.Module:
+def _fill(saved: SavedRun, spec: ModelSpec, *, fill: bool) -> nn.Module:
     student = build_model(
         spec,
         saved.info,
@@ -83,27 +83,27 @@ def _filled(saved: SavedRun, spec: ModelSpec, *, fill: bool) -> nn.Module:
         outputs=saved.task.outputs(saved.info),
     )
     if fill:
-        load_state(student, _student_state(saved), str(saved.checkpoint))
+        load_state(student, _read_student_state(saved), str(saved.checkpoint))
     return student
 
 
-def _state(saved: SavedRun) -> dict[str, Any]:
-    """The composition's state dict; with the student's averaged weights, where the run was measured with those."""
+def _read_state(saved: SavedRun) -> dict[str, Any]:
+    """Read the composition's state dict; with the student's averaged weights, where the run was measured with those."""
     found = read_checkpoint(saved.checkpoint, _UNREADABLE)
     if saved.averaged:
-        averaged_state(found, str(saved.checkpoint))  # says so where there are none
-    return dict(model_state(found, averaged=saved.averaged or None, where=str(saved.checkpoint)))
+        read_averaged_state(found, str(saved.checkpoint))  # says so where there are none
+    return dict(select_model_state(found, averaged=saved.averaged or None, where=str(saved.checkpoint)))
 
 
-def _student_state(saved: SavedRun) -> dict[str, Any]:
-    state = _state(saved)
+def _read_student_state(saved: SavedRun) -> dict[str, Any]:
+    state = _read_state(saved)
     return {key.removeprefix("student."): value for key, value in state.items() if key.startswith("student.")}
 
 
-def plugins_with(saved: SavedRun, hook: str, given: Sequence[Plugin] | None = None) -> list[Active]:
-    """The run's plugins in order where any of them implements ``hook`` or ``adapt``; none where no plugin has a say.
+def select_plugins(saved: SavedRun, hook: str, given: Sequence[Plugin] | None = None) -> list[Active]:
+    """Return the run's plugins in order where any of them implements ``hook`` or ``adapt``; else none.
 
-    Without what ``adapt`` did to it there is no student to fill.
+    A student that ``adapt`` changed can only be filled after ``adapt`` has run.
 
     Raises:
         StillhouseError: a plugin is not installed, or broken.
@@ -128,20 +128,20 @@ def rebuild(
 
     Args:
         saved: the run.
-        data: what is measured on; two of its samples go through the models.
-        actives: the run's plugins, or none where they have no say.
-        device: where the models go.
+        data: the data of the evaluation; two of its samples go through the models.
+        actives: the run's plugins, or none where no hook is needed.
+        device: the models' device.
         precision: dtype of the student's forward passes.
         student: a module to fill, for a run that was given its student.
         teacher: one of the right shapes, for a run that was given its teacher.
 
     Raises:
-        StillhouseError: a model cannot be built, or the weights are another composition's.
+        StillhouseError: a model cannot be built, or the weights do not fit the composition.
     """
     task = saved.task
     student = build_student(saved, student, fill=not Hooks(actives).calls("adapt"))
     if teacher is None and actives:
-        teacher = _stand_in(saved, task)
+        teacher = _build_stand_in(saved, task)
     recipe = saved.recipe
     assembly = Assembly(
         recipe=recipe,
@@ -160,7 +160,7 @@ def rebuild(
     walk = assemble(assembly, actives, data.example(), precision)
     try:
         if actives:
-            load_state(walk.composition, _state(saved), str(saved.checkpoint))
+            load_state(walk.composition, _read_state(saved), str(saved.checkpoint))
     except BaseException:
         walk.composition.remove_taps()  # the student may be the caller's
         raise
@@ -169,13 +169,13 @@ def rebuild(
     return assembly, walk
 
 
-def _stand_in(saved: SavedRun, task: Task) -> nn.Module | None:
+def _build_stand_in(saved: SavedRun, task: Task) -> nn.Module | None:
     spec = saved.recipe.teacher
     if spec is None:
         return None
     if saved.teacher_given:
         raise StillhouseError(
-            "this run was given its teacher from Python, and its plugins are built on the teacher's shapes",
+            "the run's teacher came from Python, and its plugins need the teacher's shapes",
             where=str(saved.folder),
             hint=f"from Python again: stillhouse.load_student({str(saved.folder)!r}, teacher=module)",
         )
@@ -212,14 +212,14 @@ def load_student(
         StillhouseError: no run, no checkpoint, a plugin or model that is not there any more.
     """
     if Path(run).suffix == ".safetensors":
-        from stillhouse.students.reconstruction import filled, rebuilt
+        from stillhouse.students.reconstruction import fill_student, rebuild_student
 
-        return rebuilt(Path(run)) if student is None else filled(Path(run), student)
+        return rebuild_student(Path(run)) if student is None else fill_student(Path(run), student)
     saved = open_run(run, weights=weights, averaged=averaged)
-    return folded_student(saved, student=student, teacher=teacher, plugins=plugins, fold_plugins=fold_plugins)
+    return fold_student(saved, student=student, teacher=teacher, plugins=plugins, fold_plugins=fold_plugins)
 
 
-def folded_student(
+def fold_student(
     saved: SavedRun,
     *,
     data: MeasuredData | None = None,
@@ -230,7 +230,7 @@ def folded_student(
 ) -> nn.Module:
     """:func:`load_student` of a run that is open; ``data`` are the run's, where they are read already."""
     try:
-        actives = plugins_with(saved, "export" if fold_plugins else "adapt", plugins)
+        actives = select_plugins(saved, "export" if fold_plugins else "adapt", plugins)
     except StillhouseError as error:
         if fold_plugins:
             error.add_note("a plugin may fold something away: install it, or take the student alone with --no-fold")

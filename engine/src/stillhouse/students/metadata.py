@@ -1,4 +1,4 @@
-"""What an export says of itself, and the student that can be built again from a .safetensors file."""
+"""Metadata of an export: the run, the model and the form of its inputs and outputs."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from stillhouse.config.model import ModelSpec
 from stillhouse.config.structure import unstructure
 from stillhouse.contract.batch import DataInfo
 from stillhouse.errors import StillhouseError
-from stillhouse.students.reconstruction import _build
+from stillhouse.students.reconstruction import build_exported
 from stillhouse.students.saved_run import SavedRun
 
-__all__ = ["metadata_of"]
+__all__ = ["describe_export"]
 
 
-def metadata_of(
+def describe_export(
     saved: SavedRun, module: nn.Module, *, preprocessing: bool, batch: int | None, about: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a file says of the model in it, as plain data.
+    """Describe the model in a file, as plain data.
 
     Args:
         saved: its run.
-        module: what leaves.
-        preprocessing: it normalises its inputs itself.
+        module: the exported module.
+        preprocessing: whether it normalises its inputs itself.
         batch: the number of samples that it takes; None: any.
-        about: what its task says of a program besides.
+        about: further keys of its task's program.
     """
     from stillhouse.version import __version__
 
@@ -41,8 +41,8 @@ def metadata_of(
         "run": recipe.run.name,
         "weights": saved.weights,
         "step": saved.step,
-        # Whether the recipe's model is what leaves, or a plugin has made another one of it.
-        "model": spec.model if _is_of(module, spec, info, saved, outputs) else None,
+        # Whether the recipe's model is exported, or one that a plugin has made of it.
+        "model": spec.model if _is_built_by(module, spec, info, saved, outputs) else None,
         "args": unstructure(spec.args),
         "outputs": outputs,
         "task": {"name": recipe.task.name, "args": unstructure(saved.task)},
@@ -58,13 +58,13 @@ def metadata_of(
     }
 
 
-def _is_of(module: nn.Module, spec: ModelSpec, info: DataInfo, saved: SavedRun, outputs: int) -> bool:
+def _is_built_by(module: nn.Module, spec: ModelSpec, info: DataInfo, saved: SavedRun, outputs: int) -> bool:
     if spec.given:
         return False
     if spec.model.startswith("timm:hf-hub:"):
         return False  # its definition lies on somebody's host
     try:
-        fresh = _build(spec.model, spec.args, info, outputs, saved.recipe.base)
+        fresh = build_exported(spec.model, spec.args, info, outputs, saved.recipe.base)
     except StillhouseError:
         return False
     shapes = [{k: getattr(v, "shape", None) for k, v in m.state_dict().items()} for m in (fresh, module)]

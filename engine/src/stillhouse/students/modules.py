@@ -1,4 +1,4 @@
-"""What is put around a student that leaves: its output read, its inputs normalised."""
+"""Modules around an exported student: one reads its output, one normalises its inputs."""
 
 from __future__ import annotations
 
@@ -46,6 +46,6 @@ class Preprocessing(nn.Module):
         """(B, ...), 0 to 1 -> the model's output."""
         return self.model((x - self.mean) / self.std)
 
-    def undone(self, x: Tensor) -> Tensor:
-        """Normalised inputs as they were before, 0 to 1."""
+    def undo(self, x: Tensor) -> Tensor:
+        """Return normalised inputs to 0 to 1."""
         return x * self.std + self.mean

@@ -1,4 +1,4 @@
-"""A quick look: what a run's student says of images, in words and, where its task draws it, as a picture."""
+"""Predictions of a run's student for images, in words and, where its task draws them, as pictures."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from stillhouse.contract.task import Task
 from stillhouse.data.images import Shaping, decode
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.loop.tapped_model import TappedModel
-from stillhouse.nested import over_tensors, rows_of
-from stillhouse.students.loader import folded_student
+from stillhouse.nested import map_tensors, slice_rows
+from stillhouse.students.loader import fold_student
 from stillhouse.students.saved_run import SavedRun, Weights, open_run
 from stillhouse.training.preparation import find_device
 
@@ -28,7 +28,7 @@ __all__ = ["Predicted", "predict"]
 
 @attrs.frozen
 class Predicted:
-    """What was said of one image.
+    """The prediction for one image.
 
     Attributes:
         image: the file.
@@ -59,7 +59,7 @@ def predict(
     teacher: nn.Module | None = None,
     plugins: Sequence[Plugin] | None = None,
 ) -> list[Predicted]:
-    """Have a run's student look at images. All are read before the first is looked at, and all looked at before a picture is written.
+    """Predict images by a run's student. All are read before the first prediction, and all predicted before a picture is written.
 
     Args:
         run: the run's folder.
@@ -83,16 +83,18 @@ def predict(
     saved = open_run(run, weights=weights, averaged=averaged)
     shape = saved.info.eval_shape or saved.info.input_shape
     if len(shape) != 3:
-        raise StillhouseError(f"an input of this run has shape {shape}: it reads no images", where=str(saved.folder))
+        raise StillhouseError(
+            f"needs a run whose inputs are images (C, H, W), got shape {shape}", where=str(saved.folder)
+        )
     if size is None and not own_size and saved.recipe.data.size is not None:
         size = (shape[1], shape[2])  # after the task had its say: a task may make smaller inputs of images
     shaping = Shaping(channels=shape[0] if shape[0] in (1, 3) else None, size=size)
     paths = [Path(image) for image in images]
     folder = None if out is None or type(saved.task).picture is Task.picture else Path(out)
-    targets = _targets(paths, folder, force)
+    targets = _name_pictures(paths, folder, force)
     _check_readable(paths, shaping, shape[0])
     place = find_device(device or saved.recipe.run.device)
-    module = folded_student(saved, student=student, teacher=teacher, plugins=plugins).to(place)
+    module = fold_student(saved, student=student, teacher=teacher, plugins=plugins).to(place)
     look = _Look(saved, module, place)
     found: list[Predicted] = []
     pictures: dict[Path, bytes] = {}
@@ -111,8 +113,8 @@ def predict(
     return found
 
 
-def _targets(paths: Sequence[Path], folder: Path | None, force: bool) -> list[Path | None]:
-    """A picture's file for each image; images of one name get numbers."""
+def _name_pictures(paths: Sequence[Path], folder: Path | None, force: bool) -> list[Path | None]:
+    """Name a picture's file for each image; images of one name get numbers."""
     if folder is None:
         return [None] * len(paths)
     there = folder
@@ -120,7 +122,7 @@ def _targets(paths: Sequence[Path], folder: Path | None, force: bool) -> list[Pa
         there = there.parent
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise StillhouseError(
-            f"pictures cannot be written in {there}" + ("" if there.is_dir() else ", which is a file"),
+            f"no permission to write in {there}" if there.is_dir() else f"must be a folder, got {there}, a file",
             where=str(folder),
             hint="name another with --out",
         )
@@ -134,7 +136,7 @@ def _targets(paths: Sequence[Path], folder: Path | None, force: bool) -> list[Pa
     targets = [folder / f"{name}.png" for name in names]
     if not force:
         raise_faults(
-            Fault(str(target), "this picture exists already", "--force writes over it, --out names another folder")
+            Fault(str(target), "the picture exists already", "--force writes over it, --out names another folder")
             for target in targets
             if target.exists()
         )
@@ -147,7 +149,7 @@ def _check_readable(paths: Sequence[Path], shaping: Shaping, channels: int) -> N
         try:
             _read(path, shaping, channels)
         except StillhouseError as error:
-            what = "a folder, not an image" if path.is_dir() else error.faults[0].what
+            what = "must be an image, got a folder" if path.is_dir() else error.faults[0].what
             faults.append(Fault(str(path), what, f"its images: {path}/*" if path.is_dir() else ""))
     raise_faults(faults)
 
@@ -155,16 +157,18 @@ def _check_readable(paths: Sequence[Path], shaping: Shaping, channels: int) -> N
 def _read(path: Path, shaping: Shaping, channels: int) -> Tensor:
     image = shaping(decode(path))
     if image.shape[0] != channels:
-        raise StillhouseError(f"it has {image.shape[0]} channels, and the run's inputs {channels}", where=str(path))
+        raise StillhouseError(
+            f"the image must have the {channels} channels of the run's inputs, got {image.shape[0]}", where=str(path)
+        )
     return image.float().div(255) if image.dtype == torch.uint8 else image
 
 
 class _NotTakenError(StillhouseError):
-    """The student does not take an image; others it may."""
+    """The student cannot process one image; it may process others."""
 
 
 class _Look:
-    """One image after the other through the student."""
+    """Runs images through the student, one after the other."""
 
     def __init__(self, saved: SavedRun, student: nn.Module, device: torch.device) -> None:
         self._info, self._task = saved.info, saved.task
@@ -175,17 +179,17 @@ class _Look:
         self._std = torch.tensor(self._info.std or (1.0,)).reshape(shape)
 
     def __call__(self, path: Path, shaping: Shaping, target: Path | None) -> tuple[Predicted, bytes | None]:
-        """What is said of an image, and its picture as the content of a PNG file."""
+        """Return the prediction for an image, and its picture as the content of a PNG file."""
         read = _read(path, shaping, self._info.input_shape[0])
         image = self._task.input_of(read)
-        output = self._output(path, image)
+        output = self._compute_output(path, image)
         try:
             said = self._task.prediction(self._info, output)
         except NotImplementedError:
             raise StillhouseError(
-                f"{type(self._task).__name__} does not say what a prediction is",
+                f"{type(self._task).__name__} has no method `prediction`",
                 where="task.name",
-                hint="give it a method prediction(data, output)",
+                hint="add prediction(data, output)",
             ) from None
         picture = self._task.picture(self._info, image, output) if target is not None else None
         predicted = Predicted(
@@ -194,10 +198,10 @@ class _Look:
             prediction=said,
             picture=str(target) if picture is not None else None,
         )
-        return predicted, None if picture is None else _png(picture)
+        return predicted, None if picture is None else _encode_png(picture)
 
-    def _output(self, path: Path, image: Tensor) -> Any:
-        """The output for one image, on the CPU."""
+    def _compute_output(self, path: Path, image: Tensor) -> Any:
+        """Compute the output for one image, on the CPU."""
         inputs = ((image - self._mean) / self._std)[None].to(self._device)
         try:
             output = self._student.output(inputs)
@@ -208,22 +212,22 @@ class _Look:
             height, width = (self._info.eval_shape or self._info.input_shape)[1:]
             own = tuple(image.shape[1:]) != (height, width)
             raise _NotTakenError(
-                f"the student does not take it at {image.shape[1]}x{image.shape[2]}: {first}",
+                f"the student fails on this image of {image.shape[1]}x{image.shape[2]}: {first}",
                 where=str(path),
                 hint=f"it was trained on {height}x{width}: --size {height}x{width}" if own else "",
             ) from error
-        return over_tensors(Tensor.cpu, rows_of(output, 0, 1))
+        return map_tensors(Tensor.cpu, slice_rows(output, 0, 1))
 
 
-def _png(picture: Any) -> bytes:
-    """A PIL image as a file's content: many of them take little memory so."""
+def _encode_png(picture: Any) -> bytes:
+    """Encode a PIL image as PNG: many of them take little memory so."""
     file = io.BytesIO()
     picture.save(file, "PNG")
     return file.getvalue()
 
 
 def _save(pictures: Mapping[Path, bytes]) -> None:
-    """Write every file under another name first, and give them theirs when all are there."""
+    """Write every file under a temporary name, and rename them when all are written."""
     temporary = {target: target.with_name(f".{target.stem}.{os.getpid()}.png") for target in pictures}
     try:
         for target, content in pictures.items():

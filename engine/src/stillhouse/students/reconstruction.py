@@ -1,4 +1,4 @@
-"""The student in a .safetensors export, built again."""
+"""Reconstruction of the student in a .safetensors export."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stillhouse.models.weights import load_weights
 from stillhouse.registry.entries import MODELS, find_scheme
 from stillhouse.students.formats import METADATA
 
-__all__ = ["filled", "rebuilt"]
+__all__ = ["fill_student", "rebuild_student"]
 
 
 _OURS = ("stillhouse.models:", "stillhouse.models.nets:")
@@ -32,21 +32,21 @@ def _is_safe(model: str) -> bool:
     return named[0].distribution == "stillhouse" and named[0].use not in _FROM_ANYWHERE
 
 
-def _build(model: str, args: dict[str, Any], info: DataInfo, outputs: int, base: Path | None) -> nn.Module:
+def build_exported(model: str, args: dict[str, Any], info: DataInfo, outputs: int, base: Path | None) -> nn.Module:
     return build_model(ModelSpec(model=model, args=args), info, seed=0, where="model", base=base, outputs=outputs)
 
 
-def rebuilt(path: Path, own_code: bool = False, base: Path | None = None) -> nn.Module:
-    """The student in a .safetensors export, in eval mode, on the CPU.
+def rebuild_student(path: Path, own_code: bool = False, base: Path | None = None) -> nn.Module:
+    """Rebuild the student in a .safetensors export, in eval mode, on the CPU.
 
     Args:
         path: the file.
-        own_code: build models that are named by ``package.module:callable`` too: only of a file that is one's own,
-            because a name leads to code that is run.
-        base: a folder to find them from.
+        own_code: also build models named by ``package.module:callable``; only for a trusted file, since the name leads
+            to code that is run.
+        base: the folder that their modules are found from.
 
     Raises:
-        StillhouseError: no such file, no export, or a model that has to be handed over.
+        StillhouseError: no such file, not an export, or a model that must be built by the caller.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -54,12 +54,14 @@ def rebuilt(path: Path, own_code: bool = False, base: Path | None = None) -> nn.
         with safe_open(path, "pt") as file:
             told = (file.metadata() or {}).get(METADATA)
     except FileNotFoundError:
-        raise StillhouseError("there is no such file", where=str(path)) from None
+        raise StillhouseError("file not found", where=str(path)) from None
     except (SafetensorError, OSError) as error:
-        raise StillhouseError(f"is damaged or no safetensors file: {error}", where=str(path)) from None
-    handed = "build the model and hand it over: load_student(FILE, student=module)"
+        raise StillhouseError(f"is damaged or not a safetensors file: {error}", where=str(path)) from None
+    handed = "build the model yourself: load_student(FILE, student=module)"
     if told is None:
-        raise StillhouseError("says nothing of its model: it is no export of a run", where=str(path), hint=handed)
+        raise StillhouseError(
+            "is not an export of a run: it has no metadata on its model", where=str(path), hint=handed
+        )
     try:
         about = json.loads(told)
         model, args, outputs = about["model"], about["args"], int(about["outputs"])
@@ -73,17 +75,19 @@ def rebuilt(path: Path, own_code: bool = False, base: Path | None = None) -> nn.
     except (ValueError, KeyError, TypeError) as error:
         raise StillhouseError(f"its metadata are damaged: {error!r}", where=str(path), hint=handed) from None
     if not isinstance(model, str):
-        raise StillhouseError("its model is none that a recipe names", where=str(path), hint=handed)
+        raise StillhouseError("a recipe cannot build its model", where=str(path), hint=handed)
     if not own_code and not _is_safe(model):
         raise StillhouseError(
-            f"its model is {model!r}: code that a file names is not run", where=str(path), hint=handed
+            f"its model must be one of torchvision, timm or Stillhouse, got {model!r}: other code is not run",
+            where=str(path),
+            hint=handed,
         )
-    student = _build(model, args, info, outputs, base)
+    student = build_exported(model, args, info, outputs, base)
     load_weights(student, path)
     return student.eval()
 
 
-def filled(path: Path, student: nn.Module) -> nn.Module:
-    """``student`` with the weights of a .safetensors file."""
+def fill_student(path: Path, student: nn.Module) -> nn.Module:
+    """Fill ``student`` with the weights of a .safetensors file."""
     load_weights(student, path)
     return student.eval()

@@ -1,4 +1,4 @@
-"""A run's folder, read again: its recipe, its lock, which weights it kept, and what it knew of its data."""
+"""Saved runs: a run's recipe, lock, checkpoint and data info, read from its folder."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ Weights = Literal["best", "last"]
 
 @attrs.frozen(eq=False)
 class SavedRun:
-    """A run's folder as :func:`open_run` read it.
+    """A run's folder, as read by :func:`open_run`.
 
     Attributes:
-        folder: where it is.
-        recipe: its recipe; ``recipe.data`` may have been changed since.
-        lock: what lock.json holds.
+        folder: the run's folder.
+        recipe: its recipe, with the overrides of ``recipe.data``.
+        lock: the content of lock.json.
         weights: ``best`` or ``last``.
-        averaged: whether the averaged ones of ``[ema]`` are asked for; else those that the run measured.
-        checkpoint: the file that has them.
-        step: the optimizer steps that had been done.
-        own_data: the recipe's data are those that the run was trained with.
-        info: what the run knew of its data.
+        averaged: whether the averaged weights of ``[ema]`` are used; else those that the run measured.
+        checkpoint: the file of the weights.
+        step: the number of optimizer steps of these weights.
+        own_data: whether the recipe's data are those of the training.
+        info: the data info of the training.
     """
 
     folder: Path
@@ -51,13 +51,13 @@ class SavedRun:
 
     @property
     def teacher_given(self) -> bool:
-        """The run's teacher was handed over from Python: no recipe can build it."""
+        """Whether the run's teacher came from Python, so that no recipe can build it."""
         spec = self.recipe.teacher
         return spec is not None and bool(spec.given)
 
     @property
     def task(self) -> Task:
-        """The task of its recipe, made anew."""
+        """The task of its recipe, newly built."""
         return build_task(self.recipe.task, self.recipe.base)
 
 
@@ -77,16 +77,18 @@ def open_run(
     """
     folder = Path(path)
     if not (folder / "recipe.toml").is_file():
-        raise _no_run(folder)
+        raise _make_folder_error(folder)
     wrong = [o for o in overrides if not re.match(r"data\.|run\.(base|threads)=", o)]
     if wrong:
         raise StillhouseError(
-            faults=[Fault("--set", f"{o!r} would make another run of it", "data.KEY=VALUE can be set") for o in wrong]
+            faults=[
+                Fault("--set", f"must be data.KEY=VALUE, run.base=... or run.threads=..., got {o!r}") for o in wrong
+            ]
         )
     original = Recipe.load(folder / "recipe.toml")
     recipe = Recipe.load(folder / "recipe.toml", overrides=overrides) if overrides else original
-    chosen, step, checkpoint = _checkpoint(folder, weights)
-    lock = _lock(folder / "lock.json")
+    chosen, step, checkpoint = _find_checkpoint(folder, weights)
+    lock = _read_lock(folder / "lock.json")
     return SavedRun(
         folder=folder,
         recipe=recipe,
@@ -95,23 +97,23 @@ def open_run(
         averaged=averaged,
         checkpoint=checkpoint,
         step=step,
-        own_data=_same_data(recipe, original),
-        info=_info(lock, original),
+        own_data=_is_same_data(recipe, original),
+        info=_read_info(lock, original),
     )
 
 
-def _no_run(folder: Path) -> StillhouseError:
+def _make_folder_error(folder: Path) -> StillhouseError:
     if folder.is_file():
-        return StillhouseError("is a file, and no run's folder", where=str(folder))
+        return StillhouseError("must be a run's folder, got a file", where=str(folder))
     if folder.is_dir():
         inside = sorted(p.parent.name for p in folder.glob("*/recipe.toml"))
         hint = did_you_mean("", (f"{folder / name}" for name in inside)) if inside else "a run's folder has one"
-        return StillhouseError("is no run's folder: it has no recipe.toml", where=str(folder), hint=hint)
+        return StillhouseError("is not a run folder: it has no recipe.toml", where=str(folder), hint=hint)
     beside = [str(p.parent) for p in folder.parent.glob("*/recipe.toml")]
-    return StillhouseError("there is no such folder", where=str(folder), hint=did_you_mean(str(folder), beside))
+    return StillhouseError("folder not found", where=str(folder), hint=did_you_mean(str(folder), beside))
 
 
-def _checkpoint(folder: Path, weights: Weights | None) -> tuple[Weights, int, Path]:
+def _find_checkpoint(folder: Path, weights: Weights | None) -> tuple[Weights, int, Path]:
     found: dict[str, tuple[int, Path]] = {}
     for path in (folder / "checkpoints").glob("*.pt"):
         match = re.fullmatch(r"(best|last)_(\d+)\.pt", path.name)
@@ -120,7 +122,7 @@ def _checkpoint(folder: Path, weights: Weights | None) -> tuple[Weights, int, Pa
     if weights is not None and found and weights not in found:
         other = "best" if weights == "last" else "last"
         raise StillhouseError(
-            f"this run has kept no {weights} weights",
+            f"the run has no {weights} weights",
             where=str(folder),
             hint=f"take the {other} ones: --weights {other}",
         )
@@ -129,33 +131,33 @@ def _checkpoint(folder: Path, weights: Weights | None) -> tuple[Weights, int, Pa
         if choice in found:
             return choice, *found[choice]
     raise StillhouseError(
-        "this run has no checkpoint yet",
+        "the run has no checkpoint yet",
         where=str(folder),
         hint=f"one is written at an epoch's end: stillhouse train {folder / 'recipe.toml'} --out {folder} --resume",
     )
 
 
-def _lock(path: Path) -> dict[str, Any]:
+def _read_lock(path: Path) -> dict[str, Any]:
     try:
         lock = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StillhouseError(f"cannot be read: {error}", where=str(path)) from None
     if not isinstance(lock, dict):
-        raise StillhouseError("is no lock of a run", where=str(path))
+        raise StillhouseError("is not a run's lock: it must hold a table", where=str(path))
     return lock
 
 
 _READING = ("batch_size", "eval_batch_size", "drop_last", "workers", "prefetch", "cache", "skip_bad")
-"""Keys of ``[data]`` that change how samples are read, and not which they are or what becomes of them."""
+"""Keys of ``[data]`` that change how samples are read, but neither which ones nor the result."""
 
 
-def _same_data(recipe: Recipe, original: Recipe) -> bool:
+def _is_same_data(recipe: Recipe, original: Recipe) -> bool:
     sides = [{k: v for k, v in r.to_dict()["data"].items() if k not in _READING} for r in (recipe, original)]
     return sides[0] == sides[1] and recipe.base == original.base
 
 
-def _info(lock: Mapping[str, Any], recipe: Recipe) -> DataInfo:
-    """What the run knew of its data, from its lock; of an older run, from the data themselves."""
+def _read_info(lock: Mapping[str, Any], recipe: Recipe) -> DataInfo:
+    """Read the training's data info from the lock; of an older run, from the data themselves."""
     known = lock.get("data_info")
     if isinstance(known, Mapping):
         fields = {a.name for a in attrs.fields(DataInfo)}

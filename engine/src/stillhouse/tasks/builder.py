@@ -16,7 +16,7 @@ __all__ = ["build_task", "load_task"]
 
 
 def build_task(spec: TaskSpec, base: Path | None = None) -> Task:
-    """The task that ``spec`` names: an installed one's name, or ``package.module:Class``.
+    """Build the task of ``spec``: an installed one's name, or ``package.module:Class``.
 
     Raises:
         StillhouseError: no such task, a broken one, or options that do not fit it.
@@ -25,7 +25,7 @@ def build_task(spec: TaskSpec, base: Path | None = None) -> Task:
     if ":" not in spec.name or find_named(TASKS, spec.name) is not None:
         kind = load_task(find(TASKS, spec.name, where), where)
     else:
-        kind = _checked(import_object(spec.name, where, base), spec.name, where)
+        kind = _check(import_object(spec.name, where, base), spec.name, where)
     task: Task = structure(spec.args, kind, "task.args")
     return task
 
@@ -36,10 +36,10 @@ def load_task(found: Installed, where: str = "") -> type[Task]:
     Raises:
         StillhouseError: it is broken.
     """
-    return _checked(load_entry(found, TASKS, where), found.target, where)
+    return _check(load_entry(found, TASKS, where), found.target, where)
 
 
-def _checked(kind: Any, path: str, where: str) -> type[Task]:
+def _check(kind: Any, path: str, where: str) -> type[Task]:
     if not (isinstance(kind, type) and issubclass(kind, Task)):
-        raise StillhouseError(f"{path!r} is no subclass of stillhouse.tasks.Task", where=where)
+        raise StillhouseError(f"{path!r} must be a subclass of stillhouse.tasks.Task", where=where)
     return kind

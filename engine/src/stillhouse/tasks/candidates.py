@@ -20,7 +20,7 @@ __all__ = ["Candidates"]
 
 
 class Candidates(nn.Module):
-    """From images of one size (B, C, H, W) to boxes (B, N, 4), x1, y1, x2, y2 in pixels, and scores (B, N, K).
+    """A detector from images of one size (B, C, H, W) to boxes (B, N, 4), x1, y1, x2, y2 in pixels, and scores (B, N, K).
 
     ``scores[b, n, k]`` is that of label k for the box n; label 0 is the background, which SSD never finds.
 
@@ -28,7 +28,7 @@ class Candidates(nn.Module):
         detector: torchvision's FCOS, RetinaNet or SSD; :func:`stillhouse.models.nets.detector` is an FCOS.
 
     Attributes:
-        choice: what the detector chooses by, as plain data: of the scores above ``score_thresh`` the best
+        choice: how the detector chooses boxes, as plain data: of the scores above ``score_thresh`` the best
             ``topk_candidates`` of each level (SSD: of each label), of overlapping boxes (by more than ``nms_thresh``) of
             one label the best, of these the best ``detections_per_img``.
 
@@ -40,8 +40,8 @@ class Candidates(nn.Module):
         super().__init__()
         if not isinstance(detector, FCOS | RetinaNet | SSD):
             raise StillhouseError(
-                f"{type(detector).__name__} gives lists of boxes whose number depends on the image, and a program has "
-                "outputs of fixed shape",
+                f"a program needs outputs of fixed shape, and {type(detector).__name__} gives lists of boxes whose "
+                "number depends on the image",
                 where="student",
                 hint="FCOS, RetinaNet, SSD and our own detector leave as programs, with all boxes that they consider; "
                 "for others take .safetensors, which holds the weights of any model",
@@ -54,16 +54,16 @@ class Candidates(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, H, W), 0 to 1 -> boxes (B, N, 4) and scores (B, N, K)."""
         model = self.detector
-        images, size = self._transformed(x)
+        images, size = self._transform(x)
         found = model.backbone(images)
         maps = [found] if isinstance(found, Tensor) else list(found.values())
         out = model.head(maps)
         # One image's anchors are every image's.
         (anchors,) = model.anchor_generator(ImageList(images[:1], [size]), [m[:1] for m in maps])
-        boxes = clip_boxes_to_image(self._decoded(out["bbox_regression"], anchors), size)
+        boxes = clip_boxes_to_image(self._decode(out["bbox_regression"], anchors), size)
         height, width = x.shape[-2:]
         scale = boxes.new_tensor([width / size[1], height / size[0]] * 2)
-        return boxes * scale, self._scores(out)
+        return boxes * scale, self._score(out)
 
     def check(self, x: Tensor) -> None:
         """Refuse a detector that finds a box in ``x`` (B, C, H, W) which is none of these candidates.
@@ -77,12 +77,12 @@ class Candidates(nn.Module):
                 near &= torch.cdist(found["boxes"], boxes, p=torch.inf) < 1e-3 * max(x.shape)
                 if not bool(near.any(1).all()):
                     raise StillhouseError(
-                        f"this {type(self.detector).__name__} finds boxes that are not among those its head gives",
+                        f"{type(self.detector).__name__} finds boxes that are not among its head's",
                         where="student",
                         hint="take .safetensors, which holds the weights of any model",
                     )
 
-    def _transformed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def _transform(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The batch normalised, resized and padded, and height and width before padding.
 
         torchvision's transform takes a list, whose length a program would keep to. Images of one size are one image of
@@ -96,7 +96,7 @@ class Candidates(nn.Module):
         padded = transform.batch_images([flat], size_divisible=transform.size_divisible)[0]
         return padded.reshape(-1, channels, *padded.shape[-2:]), size
 
-    def _decoded(self, regression: Tensor, anchors: Tensor) -> Tensor:
+    def _decode(self, regression: Tensor, anchors: Tensor) -> Tensor:
         """Boxes (B, N, 4) in pixels of the resized image."""
         coder = self.detector.box_coder
         if isinstance(self.detector, FCOS):
@@ -105,7 +105,7 @@ class Candidates(nn.Module):
         flat: Tensor = coder.decode_single(regression.flatten(0, 1), anchors.expand_as(regression).flatten(0, 1))
         return flat.reshape(regression.shape)
 
-    def _scores(self, out: dict[str, Tensor]) -> Tensor:
+    def _score(self, out: dict[str, Tensor]) -> Tensor:
         logits = out["cls_logits"]
         if isinstance(self.detector, FCOS):
             return torch.sqrt(torch.sigmoid(logits) * torch.sigmoid(out["bbox_ctrness"]))

@@ -13,9 +13,9 @@ from torch import Tensor
 from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Task
 from stillhouse.errors import StillhouseError
-from stillhouse.layout import shape_text
-from stillhouse.tasks.maps import class_name
-from stillhouse.tasks.measures import class_recall
+from stillhouse.layout import format_shape
+from stillhouse.tasks.maps import get_class_name
+from stillhouse.tasks.measures import measure_recall
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Classification"]
 
 
-def _output_and_target(state: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def select_output_and_target(state: dict[str, Any]) -> tuple[Tensor, Tensor]:
     return state["output"], state["target"]
 
 
@@ -42,23 +42,23 @@ class Classification(Task):
 
     def __attrs_post_init__(self) -> None:
         if not 0.0 <= self.label_smoothing < 1.0:
-            raise StillhouseError(f"{self.label_smoothing} is outside 0 to 1", where="label_smoothing")
+            raise StillhouseError(f"must be in [0, 1], got {self.label_smoothing}", where="label_smoothing")
 
     def check(self, output: Any, targets: Tensor, data: DataInfo) -> None:
         """Refuse a model whose output is not logits (B, classes)."""
         if not isinstance(output, Tensor):
             raise StillhouseError(
-                f"gives {type(output).__name__}, and classification needs logits (B, classes)",
+                f"classification needs logits (B, classes), got {type(output).__name__}",
                 where="student",
                 hint="wrap the model in one whose forward returns the logits",
             )
         if output.ndim != 2:
             raise StillhouseError(
-                f"gives {shape_text(output)}, and classification needs logits (B, classes)", where="student"
+                f"classification needs logits (B, classes), got {format_shape(output)}", where="student"
             )
         if output.shape[1] < data.classes:
             raise StillhouseError(
-                f"gives {output.shape[1]} logits, and the data has {data.classes} classes",
+                f"needs one logit for each of the data's {data.classes} classes, got {output.shape[1]}",
                 where="student",
                 hint=f"student.args = {{ num_classes = {data.classes} }}",
             )
@@ -72,15 +72,15 @@ class Classification(Task):
     def metrics(self, data: DataInfo) -> dict[str, Metric]:
         """Accuracy, top-5 accuracy and cross-entropy; by class ``recall``, the share of the class's samples found."""
         return {
-            "accuracy": Accuracy(_output_and_target),
-            "top5": TopKCategoricalAccuracy(5, _clipped_for_top5),
-            "loss": Loss(F.cross_entropy, _output_and_target),
-            "recall": class_recall(data),
+            "accuracy": Accuracy(select_output_and_target),
+            "top5": TopKCategoricalAccuracy(5, _clip_for_top5),
+            "loss": Loss(F.cross_entropy, select_output_and_target),
+            "recall": measure_recall(data),
         }
 
     def figures(self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor) -> dict[str, Figure]:
         """The samples, each with the class found, its probability, and the true class."""
-        from stillhouse.tasks.pictures import Panel, draw, is_picture, unnormalised
+        from stillhouse.tasks.pictures import Panel, draw, is_picture, unnormalise
 
         if not is_picture(inputs):
             return {}
@@ -88,7 +88,7 @@ class Classification(Task):
         for x, logits, t in zip(inputs, output, targets.tolist(), strict=True):
             best = self.prediction(data, logits)["top"][0]
             found = f"predicted: {best['class']} ({best['probability']:.0%})"
-            panels.append(Panel(f"{found}\ntrue: {class_name(data, t)}", unnormalised(x, data)))
+            panels.append(Panel(f"{found}\ntrue: {get_class_name(data, t)}", unnormalise(x, data)))
         return {"samples": draw([panels[i : i + 2] for i in range(0, len(panels), 2)])}
 
     def output_text(self) -> str:
@@ -99,7 +99,7 @@ class Classification(Task):
         """The class, and the five most probable with their probabilities; ``output`` is (C,)."""
         top = output.float().softmax(0).sort(descending=True, stable=True)
         ranked = [
-            {"class": class_name(data, i), "probability": round(p, 4)}
+            {"class": get_class_name(data, i), "probability": round(p, 4)}
             for p, i in zip(top.values[:5].tolist(), top.indices[:5].tolist(), strict=True)
         ]
         return {"class": ranked[0]["class"], "top": ranked}
@@ -114,7 +114,7 @@ class Classification(Task):
         return to_picture(draw_bars(image, [(r["class"], r["probability"]) for r in ranked], "probability", 1.0))
 
 
-def _clipped_for_top5(state: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def _clip_for_top5(state: dict[str, Any]) -> tuple[Tensor, Tensor]:
     output = state["output"]
     missing = 5 - output.shape[1]  # fewer than five classes: pad with what is never chosen, so that top-5 is 1
     if missing > 0:

@@ -14,8 +14,8 @@ from torch import Tensor
 from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Task
 from stillhouse.errors import Fault, StillhouseError, raise_faults
-from stillhouse.tasks.maps import require_map, to_size
-from stillhouse.tasks.measures import of_sums, summed, task_loss
+from stillhouse.tasks.maps import require_map, resize_map
+from stillhouse.tasks.measures import derive_metric, measure_loss, sum_over_split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ class Depth(Task):
             (Eigen et al. 2014, equation 4); then the mean over the images that have a measured pixel. ``l1``: the mean
             over all measured pixels of the absolute difference in metres.
         silog_lambda: 0 to 1. 0.5 is Eigen's; 1 does not see an error in scale at all.
-        output: what the model gives. ``softplus``: metres, through softplus, so that they are positive; ``log``: the
+        output: the form of the model's output. ``softplus``: metres, through softplus, so that they are positive; ``log``: the
             logarithm of metres; ``metres``: metres, for a model that gives no negative ones.
         min_depth: in evaluation, pixels nearer than this are left out, and predictions are no smaller; metres.
         max_depth: in evaluation, pixels farther than this are left out, and predictions are no greater; none: no limit.
@@ -59,11 +59,11 @@ class Depth(Task):
     def __attrs_post_init__(self) -> None:
         faults = []
         if not 0.0 <= self.silog_lambda <= 1.0:
-            faults.append(Fault("silog_lambda", f"{self.silog_lambda} is outside 0 to 1"))
+            faults.append(Fault("silog_lambda", f"must be in [0, 1], got {self.silog_lambda}"))
         if self.min_depth <= 0:
-            faults.append(Fault("min_depth", f"{self.min_depth} is not above 0"))
+            faults.append(Fault("min_depth", f"must be > 0, got {self.min_depth}"))
         if self.max_depth is not None and self.max_depth <= self.min_depth:
-            faults.append(Fault("max_depth", f"{self.max_depth} is not above min_depth, {self.min_depth}"))
+            faults.append(Fault("max_depth", f"must be > min_depth = {self.min_depth}, got {self.max_depth}"))
         raise_faults(faults)
 
     def sample(self, image: Tensor, target: Any) -> tuple[Tensor, Tensor]:
@@ -77,18 +77,18 @@ class Depth(Task):
 
     def check(self, output: Any, targets: Tensor, data: DataInfo) -> None:
         """Refuse a model whose output is not one channel."""
-        require_map(_with_channel(output), 1, "depth")
+        require_map(_add_channel(output), 1, "depth")
 
-    def metres(self, output: Tensor, size: tuple[int, ...]) -> Tensor:
+    def to_metres(self, output: Tensor, size: tuple[int, ...]) -> Tensor:
         """A model's output (B, 1, h, w) or (B, h, w) as metres (B, 1, H, W), float32."""
-        return self._metres(to_size(_with_channel(output), size))
+        return self._to_metres(resize_map(_add_channel(output), size))
 
-    def _metres(self, x: Tensor) -> Tensor:
+    def _to_metres(self, x: Tensor) -> Tensor:
         if self.output == "metres":
             return x
         return x.exp() if self.output == "log" else F.softplus(x)
 
-    def _log_metres(self, x: Tensor) -> Tensor:
+    def _to_log_metres(self, x: Tensor) -> Tensor:
         if self.output == "log":
             return x
         if self.output == "metres":
@@ -98,15 +98,15 @@ class Depth(Task):
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """The loss of ``kind``, see the class; a mean over what :meth:`count` counts."""
-        known = _known(targets)
+        known = _find_known(targets)
         depth = torch.where(known, targets.float(), 1.0)
         # Before any function of it: a gradient of 0 times an infinite derivative would be NaN.
-        x = torch.where(known, to_size(_with_channel(output), targets.shape[-2:]), 0.0)
+        x = torch.where(known, resize_map(_add_channel(output), targets.shape[-2:]), 0.0)
         n = known.sum((1, 2, 3))
         if self.kind == "l1":
-            error = torch.where(known, self._metres(x) - depth, 0.0).abs()
+            error = torch.where(known, self._to_metres(x) - depth, 0.0).abs()
             return error.sum() / n.sum().clamp(min=1)
-        d = torch.where(known, self._log_metres(x) - depth.log(), 0.0)
+        d = torch.where(known, self._to_log_metres(x) - depth.log(), 0.0)
         n = n.clamp(min=1)
         # As variance and mean, which the same formula is, and which cannot come out below 0 by rounding.
         mean = d.sum((1, 2, 3)) / n
@@ -116,7 +116,7 @@ class Depth(Task):
 
     def count(self, targets: Tensor) -> Tensor:
         """Of ``silog`` the images that have a measured pixel, of ``l1`` the measured pixels."""
-        known = _known(targets)
+        known = _find_known(targets)
         return (known.flatten(1).any(1) if self.kind == "silog" else known).sum()
 
     def metrics(self, data: DataInfo) -> dict[str, Metric]:
@@ -126,25 +126,25 @@ class Depth(Task):
         metres, ``log10`` the mean absolute error of the decimal logarithm, ``delta1``, ``delta2`` and ``delta3`` the
         shares of pixels whose ratio to the truth, whichever way above 1, is below 1.25, its square and its cube.
         """
-        sums = summed(self._errors)
+        sums = sum_over_split(self._errors)
 
         def mean(of: int) -> Metric:
-            return of_sums(lambda s: _measured(s)[of] / s[-1], sums)
+            return derive_metric(lambda s: _require_measured(s)[of] / s[-1], sums)
 
         by_image = self.average == "image"
         found = {"abs_rel": mean(0)}
-        found["rmse"] = mean(1) if by_image else of_sums(lambda s: (_measured(s)[1] / s[-1]).sqrt(), sums)
-        found |= {"log10": mean(2), "delta1": mean(3), "delta2": mean(4), "delta3": mean(5), "loss": task_loss(self)}
+        found["rmse"] = mean(1) if by_image else derive_metric(lambda s: (_require_measured(s)[1] / s[-1]).sqrt(), sums)
+        found |= {"log10": mean(2), "delta1": mean(3), "delta2": mean(4), "delta3": mean(5), "loss": measure_loss(self)}
         return found
 
     def _errors(self, state: dict[str, Any]) -> Tensor:
         """Sums (7,) over the batch: the six errors, and what they are to be divided by: pixels, or images."""
         target = state["target"]
-        known = _known(target) & (target >= self.min_depth)
+        known = _find_known(target) & (target >= self.min_depth)
         if self.max_depth is not None:
             known &= target <= self.max_depth
         truth = torch.where(known, target, 1.0).double()
-        found = self.metres(state["output"], target.shape[-2:]).double().clamp(self.min_depth, self.max_depth)
+        found = self.to_metres(state["output"], target.shape[-2:]).double().clamp(self.min_depth, self.max_depth)
         ratio = torch.maximum(found / truth, truth / found)
         errors = [
             (found - truth).abs() / truth,
@@ -162,13 +162,13 @@ class Depth(Task):
 
     def figures(self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor) -> dict[str, Figure]:
         """Input, prediction and target of each sample, the two on one scale; holes are grey."""
-        from stillhouse.tasks.pictures import Panel, draw, unnormalised
+        from stillhouse.tasks.pictures import Panel, draw, unnormalise
 
-        found = self.metres(output, targets.shape[-2:])
-        shown = torch.where(_known(targets), targets, math.nan)
+        found = self.to_metres(output, targets.shape[-2:])
+        shown = torch.where(_find_known(targets), targets, math.nan)
         rows = [
             [
-                Panel("input", unnormalised(x, data)),
+                Panel("input", unnormalise(x, data)),
                 Panel("prediction", f[0], unit="m"),
                 Panel("target", t[0], unit="m"),
             ]
@@ -183,7 +183,7 @@ class Depth(Task):
 
     def prediction(self, data: DataInfo, output: Tensor) -> dict[str, Any]:
         """Least, mean, median and greatest depth in metres; ``output`` is (1, h, w) or (h, w)."""
-        depth = self.metres(output[None], output.shape[-2:]).double()
+        depth = self.to_metres(output[None], output.shape[-2:]).double()
         values = {"min": depth.min(), "mean": depth.mean(), "median": depth.median(), "max": depth.max()}
         return {"metres": {name: round(float(value), 3) for name, value in values.items()}}
 
@@ -191,23 +191,23 @@ class Depth(Task):
         """The image beside its depths."""
         from stillhouse.tasks.pictures import Panel, draw, to_picture
 
-        depth = self.metres(output[None], image.shape[-2:])[0, 0]
+        depth = self.to_metres(output[None], image.shape[-2:])[0, 0]
         return to_picture(draw([[Panel("input", image), Panel("depth", depth, unit="m")]]))
 
 
-def _with_channel(output: Any) -> Any:
+def _add_channel(output: Any) -> Any:
     """Depth models of some libraries give (B, H, W)."""
     return output[:, None] if isinstance(output, Tensor) and output.ndim == 3 else output
 
 
-def _known(targets: Tensor) -> Tensor:
-    """Where a depth was measured."""
+def _find_known(targets: Tensor) -> Tensor:
+    """Return a mask of the measured depths."""
     return targets.isfinite() & (targets > 0)
 
 
-def _measured(sums: Tensor) -> Tensor:
+def _require_measured(sums: Tensor) -> Tensor:
     if float(sums[-1]) == 0:
         raise StillhouseError(
-            "no depth of this split lies between min_depth and max_depth", where="data", hint="depths are in metres"
+            "a split must have depths between min_depth and max_depth", where="data", hint="depths are in metres"
         )
     return sums

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Program, Task
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, raise_faults
-from stillhouse.tasks.foreground import losses_of
+from stillhouse.tasks.foreground import compute_losses
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-__all__ = ["Detection", "boxes_of_mask"]
+__all__ = ["Detection", "find_boxes"]
 
 Boxes = dict[str, Tensor]
 
@@ -57,16 +57,14 @@ class Detection(Task):
 
     def __attrs_post_init__(self) -> None:
         faults = [
-            Fault(f"classes.{name}", f"{index} is no index of a class", "from 0 on")
-            for name, index in self.classes.items()
-            if index < 0
+            Fault(f"classes.{name}", f"must be >= 0, got {index}") for name, index in self.classes.items() if index < 0
         ]
         if len(set(self.classes.values())) < len(self.classes):
-            faults.append(Fault("classes", "two names stand for one index"))
+            faults.append(Fault("classes", "must have distinct indices"))
         if self.min_area < 1:
-            faults.append(Fault("min_area", f"{self.min_area} is below 1", "pixels"))
+            faults.append(Fault("min_area", f"must be >= 1, got {self.min_area}", "pixels"))
         if not 0.0 <= self.min_score <= 1.0:
-            faults.append(Fault("min_score", f"{self.min_score} is outside 0 to 1"))
+            faults.append(Fault("min_score", f"must be in [0, 1], got {self.min_score}"))
         raise_faults(faults)
 
     def class_names(self, data: DataInfo) -> tuple[str, ...]:
@@ -83,11 +81,11 @@ class Detection(Task):
             return image, {"boxes": target["boxes"], "labels": target["labels"] + 1}
         if not self.classes:
             raise StillhouseError(
-                "the data gives masks, and which of their classes are objects is not said",
+                "targets that are masks need the classes that are objects",
                 where="task.args.classes",
                 hint="args = { classes = { car = 8, pedestrian = 9 } }, the names and their indices in the mask",
             )
-        return image, boxes_of_mask(target, tuple(self.classes.values()), self.min_area)
+        return image, find_boxes(target, tuple(self.classes.values()), self.min_area)
 
     def collate(self, targets: list[Boxes]) -> list[Boxes]:
         """A list: images have different numbers of boxes."""
@@ -104,32 +102,31 @@ class Detection(Task):
         if not model.training or targets is None:
             return model(list(inputs))
         try:
-            return losses_of(model, list(inputs), targets)
+            return compute_losses(model, list(inputs), targets)
         except (
             KeyError,
             ValueError,
             AssertionError,
         ) as error:  # torchvision's models look for masks or keypoints, and at boxes
             raise StillhouseError(
-                f"it cannot be trained on boxes and labels: {type(error).__name__}: {error}",
+                f"training on boxes and labels fails: {type(error).__name__}: {error}",
                 where="student",
-                hint="a detector that needs masks or keypoints cannot be trained here",
+                hint="detectors that need masks or keypoints are not supported",
             ) from error
 
     def check(self, output: Any, targets: list[Boxes], data: DataInfo) -> None:
         """Refuse a model that gives no dict of losses in training; warn of inputs that are normalised twice."""
         if not _are_losses(output):
             raise StillhouseError(
-                f"gives {type(output).__name__} in training, and detection needs a dict of losses",
+                f"detection needs a dict of losses in training, got {type(output).__name__}",
                 where="student",
-                hint="take one of torchvision's detection models, or one whose forward(images, targets=None) returns "
+                hint="one of torchvision's detection models, or one whose forward(images, targets=None) returns "
                 "losses in training and a list of {boxes, labels, scores} in eval mode",
             )
         if wrong := [n for n, i in self.classes.items() if data.target == "mask" and i >= data.classes]:
             raise StillhouseError(
-                f"the masks have {data.classes} classes, so {self.classes[wrong[0]]} is none",
+                f"must be a class of the masks, 0 to {data.classes - 1}, got {self.classes[wrong[0]]}",
                 where=f"task.args.classes.{wrong[0]}",
-                hint=f"0 to {data.classes - 1}",
             )
         if data.mean:
             warnings.warn(
@@ -151,19 +148,19 @@ class Detection(Task):
         box at all. Of several classes there is also ``ap``: ``map`` by class, NaN for one that the split has no box of.
         """
         # Not unrolled: otherwise ignite takes two lists for the outputs and targets of several heads.
-        given: Any = {"num_classes": self.outputs(data), "output_transform": _for_coco, "skip_unrolling": True}
+        given: Any = {"num_classes": self.outputs(data), "output_transform": _to_coco, "skip_unrolling": True}
         many, half = _AveragePrecision(**given), _AveragePrecision(iou_thresholds=[0.5], **given)
         found: dict[str, Metric] = {"map": many[0], "map50": half[0], "recall": many[1]}
         return {**found, "ap": many[2]} if len(self.class_names(data)) > 1 else found
 
     def figures(self, data: DataInfo, inputs: Tensor, output: Any, targets: list[Boxes]) -> dict[str, Figure]:
         """Found and true boxes of each sample."""
-        from stillhouse.tasks.pictures import Panel, draw, unnormalised
+        from stillhouse.tasks.pictures import Panel, draw, unnormalise
 
         rows = []
         for x, found, target in zip(inputs, output, targets, strict=True):
-            image = unnormalised(x, data)
-            drawn = [self._drawn(image, boxes, data) for boxes in (self._kept(found), target)]
+            image = unnormalise(x, data)
+            drawn = [self._draw_boxes(image, boxes, data) for boxes in (self._select_boxes(found), target)]
             rows.append([Panel("prediction", drawn[0]), Panel("target", drawn[1])])
         return {"samples": draw(rows)}
 
@@ -185,7 +182,7 @@ class Detection(Task):
 
     def prediction(self, data: DataInfo, output: Boxes) -> dict[str, Any]:
         """The boxes of at least ``min_score``, the surest first: class, score and x1, y1, x2, y2 in pixels."""
-        kept, names = self._kept(output), self.class_names(data)
+        kept, names = self._select_boxes(output), self.class_names(data)
         order = kept["scores"].argsort(descending=True, stable=True).tolist()
         return {
             "objects": [
@@ -202,20 +199,20 @@ class Detection(Task):
         """The image beside its boxes of at least ``min_score``."""
         from stillhouse.tasks.pictures import Panel, draw, to_picture
 
-        drawn = self._drawn(image, self._kept(output), data)
+        drawn = self._draw_boxes(image, self._select_boxes(output), data)
         return to_picture(draw([[Panel("input", image), Panel("prediction", drawn)]]))
 
-    def _kept(self, output: Boxes) -> Boxes:
+    def _select_boxes(self, output: Boxes) -> Boxes:
         """The predicted boxes that are sure enough, of the keys that count."""
         sure = output["scores"] >= self.min_score
         return {key: output[key][sure] for key in ("boxes", "labels", "scores")}
 
-    def _drawn(self, image: Tensor, boxes: Boxes, data: DataInfo) -> Tensor:
+    def _draw_boxes(self, image: Tensor, boxes: Boxes, data: DataInfo) -> Tensor:
         """An image (C, H, W), 0 to 1, with boxes in their classes' colours (3, H', W'), enlarged so that text fits."""
         from torchvision.transforms.v2 import functional as F
         from torchvision.utils import draw_bounding_boxes
 
-        from stillhouse.tasks.pictures import palette
+        from stillhouse.tasks.pictures import make_palette
 
         factor = max(1, -(-480 // image.shape[-1]))
         size = [factor * image.shape[-2], factor * image.shape[-1]]
@@ -223,7 +220,7 @@ class Detection(Task):
         picture = picture.expand(3, -1, -1) if picture.shape[0] == 1 else picture
         labels = boxes["labels"].tolist()
         if labels:
-            names, colours = self.class_names(data), (palette(len(self.class_names(data))) * 255).astype(np.uint8)
+            names, colours = self.class_names(data), (make_palette(len(self.class_names(data))) * 255).astype(np.uint8)
             scores = [f" {s:.2f}" for s in boxes["scores"].tolist()] if "scores" in boxes else [""] * len(labels)
             picture = draw_bounding_boxes(
                 picture,
@@ -240,7 +237,7 @@ class _AveragePrecision(ObjectDetectionAvgPrecisionRecall):
     """ignite's metric with its values by class, without torch's warning about the way ignite slices what it gathered."""
 
     _result: tuple[float, float, Tensor] | None = None
-    """What was computed, as several metrics read it; ignite empties it when samples are added."""
+    """The computed result, which several metrics read; ignite empties it when samples are added."""
 
     def compute(self) -> tuple[float, float, Tensor]:  # type: ignore[override]  # one more than ignite's
         """Average precision, recall, and the average precision of each label from 1 on (classes,); NaN without a box."""
@@ -253,7 +250,7 @@ class _AveragePrecision(ObjectDetectionAvgPrecisionRecall):
         return self._result
 
 
-def boxes_of_mask(mask: Tensor, classes: tuple[int, ...], min_area: int = 1) -> Boxes:
+def find_boxes(mask: Tensor, classes: tuple[int, ...], min_area: int = 1) -> Boxes:
     """Boxes around the connected pieces of a mask; pixels that touch at a corner are connected.
 
     Args:
@@ -288,7 +285,7 @@ def _is_scalar(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim == 0
 
 
-def _for_coco(state: dict[str, Any]) -> tuple[list[Boxes], list[Boxes]]:
+def _to_coco(state: dict[str, Any]) -> tuple[list[Boxes], list[Boxes]]:
     """Predictions and targets under the keys that ignite's metric reads."""
     found = [{"bbox": o["boxes"], "labels": o["labels"], "scores": o["scores"]} for o in state["output"]]
     return found, [{"bbox": t["boxes"], "labels": t["labels"]} for t in state["target"]]

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from stillhouse.distributed import processes as parallel
 
-__all__ = ["losses_of"]
+__all__ = ["compute_losses"]
 
 
-def losses_of(model: nn.Module, images: list[Tensor], targets: list[dict[str, Tensor]]) -> Any:
+def compute_losses(model: nn.Module, images: list[Tensor], targets: list[dict[str, Tensor]]) -> Any:
     """A detector's losses, such that their mean over processes is what one process gives for the whole batch.
 
     torchvision's FCOS and SSD divide their sums by the number of anchors that a box was assigned to, in the batch they
@@ -25,7 +25,7 @@ def losses_of(model: nn.Module, images: list[Tensor], targets: list[dict[str, Te
         images: (C, H, W) each.
         targets: ``{boxes, labels}`` each.
     """
-    divider = _divider(model) if parallel.several() else None
+    divider = _find_divider(model) if parallel.is_distributed() else None
     if divider is None:
         return model(images, targets)
     found: list[Tensor] = []
@@ -46,7 +46,7 @@ def losses_of(model: nn.Module, images: list[Tensor], targets: list[dict[str, Te
     return {name: value * factor for name, value in losses.items()}
 
 
-def _divider(model: nn.Module) -> nn.Module | None:
+def _find_divider(model: nn.Module) -> nn.Module | None:
     """The module whose ``compute_loss`` gets the assignment and divides by its foreground."""
     from torchvision.models.detection import FCOS
     from torchvision.models.detection.ssd import SSD

@@ -14,9 +14,9 @@ from torchvision.transforms.v2 import functional as transforms
 from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Task
 from stillhouse.errors import Fault, StillhouseError, raise_faults
-from stillhouse.layout import shape_text
+from stillhouse.layout import format_shape
 from stillhouse.tasks.maps import require_map
-from stillhouse.tasks.measures import task_loss
+from stillhouse.tasks.measures import measure_loss
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,15 +55,14 @@ class ImageTask(Task):
         require_map(output, targets.shape[1], "an image task")
         if output.shape[-2:] != targets.shape[-2:]:
             raise StillhouseError(
-                f"gives {shape_text(output)}, and the targets are {shape_text(targets)}",
+                f"needs an output of the targets' shape {format_shape(targets)}, got {format_shape(output)}",
                 where="student",
-                hint="a model that ends at the target's size, by upsampling where it reduces",
+                hint="a model whose output has the target's size, by upsampling where it reduces",
             )
         if min(targets.shape[-2:]) < _SSIM_SIDE:
             raise StillhouseError(
-                f"the images are {shape_text(targets)}, too small for SSIM",
+                f"SSIM needs images of at least {_SSIM_SIDE} pixels on each side, got {format_shape(targets)}",
                 where="data.size",
-                hint=f"at least {_SSIM_SIDE} pixels on each side",
             )
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
@@ -76,14 +75,14 @@ class ImageTask(Task):
         def shown(state: dict[str, Any]) -> tuple[Tensor, Tensor]:
             return state["output"].float().clamp(0, 1), state["target"].float()
 
-        return {"psnr": PSNR(1.0, shown), "ssim": SSIM(1.0, output_transform=shown), "loss": task_loss(self)}
+        return {"psnr": PSNR(1.0, shown), "ssim": SSIM(1.0, output_transform=shown), "loss": measure_loss(self)}
 
     def figures(self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor) -> dict[str, Figure]:
         """Input, prediction and target of each sample."""
-        from stillhouse.tasks.pictures import Panel, draw, unnormalised
+        from stillhouse.tasks.pictures import Panel, draw, unnormalise
 
         rows = [
-            [Panel("input", unnormalised(x, data)), Panel("prediction", y.float()), Panel("target", t)]
+            [Panel("input", unnormalise(x, data)), Panel("prediction", y.float()), Panel("target", t)]
             for x, y, t in zip(inputs, output, targets, strict=True)
         ]
         return {"samples": draw(rows)}
@@ -146,9 +145,9 @@ class Colourisation(ImageTask):
         """
         if image.shape[0] != 3:
             raise StillhouseError(
-                f"colourisation needs colour images, and this one has {image.shape[0]} channels",
+                f"colourisation needs images of 3 channels, got {image.shape[0]}",
                 where="data.channels",
-                hint="3, and photographs that have colour",
+                hint="photographs in colour, and channels = 3",
             )
         return self.input_of(image), image
 
@@ -177,7 +176,11 @@ class Denoising(ImageTask):
     def __attrs_post_init__(self) -> None:
         low, high = self._range
         if not 0 <= low <= high or high == 0:
-            raise StillhouseError(f"{self.sigma} is no range of noise", where="sigma", hint="such as 25 or [0, 50]")
+            raise StillhouseError(
+                f"must be > 0, or a range [low, high] with 0 <= low <= high, got {self.sigma}",
+                where="sigma",
+                hint="such as 25 or [0, 50]",
+            )
 
     @property
     def _range(self) -> tuple[float, float]:
@@ -206,7 +209,7 @@ class SuperResolution(ImageTask):
     upscale: bool = True
 
     def __attrs_post_init__(self) -> None:
-        raise_faults([Fault("factor", f"{self.factor} is below 2")] if self.factor < 2 else [])
+        raise_faults([Fault("factor", f"must be >= 2, got {self.factor}")] if self.factor < 2 else [])
 
     def sample(self, image: Tensor, target: Any) -> tuple[Tensor, Tensor]:
         """The reduced image, brought back to its size or not, and the image.
@@ -216,15 +219,17 @@ class SuperResolution(ImageTask):
         """
         height, width = (side // self.factor for side in image.shape[-2:])
         if min(height, width) < 1:
-            raise StillhouseError(f"an image of {shape_text(image)} cannot be reduced {self.factor} times")
+            raise StillhouseError(
+                f"needs images of at least factor = {self.factor} pixels on each side, got {format_shape(image)}"
+            )
         image = image[:, : height * self.factor, : width * self.factor]
-        small = _bicubic(image, height, width)
-        return _bicubic(small, *image.shape[-2:]) if self.upscale else small, image.contiguous()
+        small = _resize(image, height, width)
+        return _resize(small, *image.shape[-2:]) if self.upscale else small, image.contiguous()
 
     def input_of(self, image: Tensor) -> Tensor:
         """The image enlarged ``factor`` times bicubically, or as it is where the model enlarges."""
         height, width = image.shape[-2:]
-        return _bicubic(image, height * self.factor, width * self.factor) if self.upscale else image
+        return _resize(image, height * self.factor, width * self.factor) if self.upscale else image
 
     def check(self, output: Any, targets: Tensor, data: DataInfo) -> None:
         """Refuse a model whose output is not of the target's shape; a small one is told of ``upscale``."""
@@ -233,13 +238,13 @@ class SuperResolution(ImageTask):
         )
         if too_small and not self.upscale:
             raise StillhouseError(
-                f"gives {shape_text(output)}, and the targets are {shape_text(targets)}",
+                f"needs an output of the targets' shape {format_shape(targets)}, got {format_shape(output)}",
                 where="student",
                 hint=f"a model that enlarges {self.factor} times, or [task] args = {{ upscale = true }}",
             )
         super().check(output, targets, data)
 
 
-def _bicubic(image: Tensor, height: int, width: int) -> Tensor:
+def _resize(image: Tensor, height: int, width: int) -> Tensor:
     """An image (C, H, W) in another size, limited to 0 to 1, which bicubic kernels overshoot."""
     return F.interpolate(image[None], (height, width), mode="bicubic", antialias=True)[0].clamp(0, 1)

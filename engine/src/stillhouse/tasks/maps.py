@@ -1,4 +1,4 @@
-"""What tasks share: outputs brought to the target's size, outputs that are refused, the names of classes."""
+"""Maps and vectors of tasks' outputs: resized to the targets, checked in shape, with the names of classes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 from stillhouse.contract.batch import DataInfo
 from stillhouse.errors import StillhouseError
-from stillhouse.layout import shape_text
+from stillhouse.layout import format_shape
 
-__all__ = ["check_ignored", "class_name", "require_map", "require_vector", "to_size"]
+__all__ = ["check_ignored", "get_class_name", "require_map", "require_vector", "resize_map"]
 
 
-def class_name(data: DataInfo, label: int) -> str:
-    """A class's name; its number where the data names none."""
+def get_class_name(data: DataInfo, label: int) -> str:
+    """Return a class's name; its number where the data has no names."""
     return data.class_names[label] if label < len(data.class_names) else str(label)
 
 
@@ -27,14 +27,14 @@ def check_ignored(data: DataInfo, ignore_index: int) -> None:
     """
     if data.ignore is not None and data.ignore != ignore_index:
         raise StillhouseError(
-            f"the masks mark pixels without a label by {data.ignore}, and the task leaves out {ignore_index}",
+            f"must be the data's `ignore`, {data.ignore}, got {ignore_index}",
             where="task.args.ignore_index",
             hint=f"args = {{ ignore_index = {data.ignore} }}",
         )
 
 
-def to_size(output: Tensor, size: tuple[int, ...]) -> Tensor:
-    """A map (B, C, h, w) in float32, brought to ``size`` (H, W) by bilinear interpolation where it differs."""
+def resize_map(output: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Resize a map (B, C, h, w) to ``size`` (H, W) by bilinear interpolation where it differs; float32."""
     output = output.float()
     if tuple(output.shape[-2:]) == tuple(size):
         return output
@@ -42,22 +42,22 @@ def to_size(output: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def require_map(output: Any, channels: int, task: str) -> None:
-    """Refuse an output that is no map (B, ``channels``, H, W).
+    """Refuse an output that is not a map (B, ``channels``, H, W).
 
     Raises:
-        StillhouseError: with what would be right.
+        StillhouseError: with a hint at a model that fits.
     """
     wanted = f"{task} needs a map (B, {channels}, H, W)"
     _require_tensor(output, wanted)
     if output.ndim != 4:
         raise StillhouseError(
-            f"gives {shape_text(output)}, and {wanted}",
+            f"{wanted}, got {format_shape(output)}",
             where="student",
             hint="a model with a decoder, which gives a value at each pixel",
         )
     if output.shape[1] != channels:
         raise StillhouseError(
-            f"gives {output.shape[1]} channels, and {wanted}",
+            f"{wanted}, got {output.shape[1]} channels",
             where="student",
             hint=f"args = {{ num_classes = {channels} }}",
         )
@@ -67,19 +67,19 @@ def require_vector(output: Any, numbers: int, task: str) -> None:
     """Refuse an output that is not (B, ``numbers``).
 
     Raises:
-        StillhouseError: with what would be right.
+        StillhouseError: with a hint at a model that fits.
     """
     wanted = f"{task} needs (B, {numbers})"
     _require_tensor(output, wanted)
     if output.ndim != 2:
         raise StillhouseError(
-            f"gives {shape_text(output)}, and {wanted}",
+            f"{wanted}, got {format_shape(output)}",
             where="student",
             hint="a model that ends in a linear layer, such as a classifier",
         )
     if output.shape[1] != numbers:
         raise StillhouseError(
-            f"gives {output.shape[1]} numbers, and {wanted}",
+            f"{wanted}, got {output.shape[1]} numbers",
             where="student",
             hint=f"args = {{ num_classes = {numbers} }}",
         )
@@ -88,7 +88,7 @@ def require_vector(output: Any, numbers: int, task: str) -> None:
 def _require_tensor(output: Any, wanted: str) -> None:
     if not isinstance(output, Tensor):
         raise StillhouseError(
-            f"gives {type(output).__name__}, and {wanted}",
+            f"{wanted}, got {type(output).__name__}",
             where="student",
             hint="wrap the model in one whose forward returns that tensor",
         )

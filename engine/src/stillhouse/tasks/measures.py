@@ -1,4 +1,4 @@
-"""What the tasks' metrics are made of: sums over a split, in float64, and functions of such sums."""
+"""Building blocks of the tasks' metrics: sums over a split, in float64, and functions of such sums."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Task
 from stillhouse.errors import StillhouseError
 
-__all__ = ["AveragePrecision", "class_recall", "mean_present", "of_sums", "summed", "task_loss"]
+__all__ = ["AveragePrecision", "average_present", "derive_metric", "measure_loss", "measure_recall", "sum_over_split"]
 
 
-def summed(of: Callable[[dict[str, Any]], Tensor]) -> Metric:
+def sum_over_split(of: Callable[[dict[str, Any]], Tensor]) -> Metric:
     """The sum of ``of(state)`` over a split's batches, all processes together; ignite's VariableAccumulation.
 
     Args:
         of: from ``{"output": ..., "target": ..., "input": ...}`` to a vector (K,) of one batch's sums.
 
     Returns:
-        A metric to be read through :func:`of_sums`.
+        A metric to be read through :func:`derive_metric`.
     """
     return VariableAccumulation(lambda total, batch: total + batch, output_transform=lambda state: of(state).double())
 
 
-def of_sums(function: Callable[[Tensor], Tensor], sums: Metric) -> Metric:
-    """A metric that is a function of what :func:`summed` gives, a vector (K,), float64."""
+def derive_metric(function: Callable[[Tensor], Tensor], sums: Metric) -> Metric:
+    """A metric that is a function of what :func:`sum_over_split` gives, a vector (K,), float64."""
     return MetricsLambda(lambda found: function(found[0]), sums)
 
 
-def task_loss(task: Task) -> Metric:
-    """The task's loss over a whole split: each batch's by what it is the mean over, see :meth:`Task.count`."""
+def measure_loss(task: Task) -> Metric:
+    """Measure the task's loss over a split: each batch's weighted by its :meth:`Task.count`."""
 
     def of(state: dict[str, Any]) -> Tensor:
         targets = state["target"]
@@ -47,11 +47,11 @@ def task_loss(task: Task) -> Metric:
         n = torch.as_tensor(len(targets) if count is None else count, device=loss.device, dtype=torch.float64)
         return torch.stack([torch.where(n > 0, loss.double() * n, 0.0), n])  # the mean of nothing may be NaN
 
-    return of_sums(lambda sums: sums[0] / sums[1].clamp(min=1), summed(of))
+    return derive_metric(lambda sums: sums[0] / sums[1].clamp(min=1), sum_over_split(of))
 
 
-def class_recall(data: DataInfo) -> Metric:
-    """Right samples of each class by the class's samples, a vector (classes,); NaN where a class has none."""
+def measure_recall(data: DataInfo) -> Metric:
+    """Measure recall by class, a vector (classes,); NaN for a class without samples."""
     classes = data.classes
 
     def of(state: dict[str, Any]) -> Tensor:
@@ -60,7 +60,7 @@ def class_recall(data: DataInfo) -> Metric:
         zeros = torch.zeros(classes, dtype=torch.float64, device=target.device)
         return torch.stack([zeros.index_add(0, target, right), zeros.index_add(0, target, torch.ones_like(right))])
 
-    return of_sums(lambda sums: sums[0] / sums[1], summed(of))
+    return derive_metric(lambda sums: sums[0] / sums[1], sum_over_split(of))
 
 
 class AveragePrecision(Metric):
@@ -94,18 +94,18 @@ class AveragePrecision(Metric):
         shares: Any = idist.all_gather(self._kept) if idist.get_world_size() > 1 else [self._kept]
         kept = [pair for share in shares for pair in share]
         if not kept:
-            raise NotComputableError("there is no sample")
+            raise NotComputableError("no samples")
         scores, labels = (np.concatenate(part) for part in zip(*kept, strict=True))
         values = [average_precision_score(y, x) if y.any() else np.nan for x, y in zip(scores.T, labels.T, strict=True)]
         return torch.tensor(values, dtype=torch.float64)
 
 
-def mean_present(values: Tensor, what: str) -> Tensor:
-    """The mean of those of ``values`` (K,) that are not NaN: classes of which the split has none are left out.
+def average_present(values: Tensor, what: str) -> Tensor:
+    """Average the ``values`` (K,) that are not NaN: classes without samples in the split are left out.
 
     Raises:
         StillhouseError: all are NaN.
     """
     if bool(values.isnan().all()):
-        raise StillhouseError(f"the split has no {what} to measure on", where="data")
+        raise StillhouseError(f"a split must have {what} to measure on, got none", where="data")
     return values.nanmean()

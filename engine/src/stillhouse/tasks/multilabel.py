@@ -13,8 +13,8 @@ from torch import Tensor
 from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Task
 from stillhouse.errors import Fault, StillhouseError, raise_faults
-from stillhouse.tasks.maps import check_ignored, class_name, require_vector
-from stillhouse.tasks.measures import AveragePrecision, mean_present, of_sums, summed, task_loss
+from stillhouse.tasks.maps import check_ignored, get_class_name, require_vector
+from stillhouse.tasks.measures import AveragePrecision, average_present, derive_metric, measure_loss, sum_over_split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,9 +48,9 @@ class MultiLabel(Task):
     def __attrs_post_init__(self) -> None:
         faults = []
         if not 0.0 <= self.min_share < 1.0:
-            faults.append(Fault("min_share", f"{self.min_share} is outside 0 to below 1"))
+            faults.append(Fault("min_share", f"must be in [0, 1), got {self.min_share}"))
         if not 0.0 < self.threshold < 1.0:
-            faults.append(Fault("threshold", f"{self.threshold} is not between 0 and 1"))
+            faults.append(Fault("threshold", f"must be in (0, 1), got {self.threshold}"))
         raise_faults(faults)
 
     def sample(self, image: Tensor, target: Any) -> tuple[Tensor, Tensor]:
@@ -61,7 +61,7 @@ class MultiLabel(Task):
         target = torch.as_tensor(target)
         if target.ndim < 2:
             if bool(((target < 0) | (target > 1)).any()):
-                raise StillhouseError("the target is not 0 to 1", hint="1 for the classes present, else 0")
+                raise StillhouseError("the target must be in [0, 1]", hint="1 for the classes present, else 0")
             return image, target.float()
         mask = target.long().flatten()
         labelled = (mask >= 0) & (mask < _MASK_VALUES) & (mask != self.ignore_index)
@@ -77,7 +77,7 @@ class MultiLabel(Task):
         check_ignored(data, self.ignore_index)
         require_vector(output, self.outputs(data), "multi-label classification")
         if bool(((targets < 0) | (targets > 1)).any()):
-            raise StillhouseError("the targets are not 0 to 1", where="data", hint="1 for the classes present, else 0")
+            raise StillhouseError("targets must be in [0, 1]", where="data", hint="1 for the classes present, else 0")
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """Mean binary cross-entropy of logits (B, C) and labels (B, C or more)."""
@@ -101,28 +101,30 @@ class MultiLabel(Task):
             return torch.stack([found & truth, found & ~truth, ~found & truth, ~(found | truth)]).sum(1)
 
         precision = AveragePrecision(scores_and_labels)
-        sums = summed(counts)  # true positives, false positives, false negatives, true negatives (4, classes)
+        sums = sum_over_split(counts)  # true positives, false positives, false negatives, true negatives (4, classes)
         return {
-            "map": MetricsLambda(lambda ap: mean_present(ap, "label"), precision),
+            "map": MetricsLambda(lambda ap: average_present(ap, "label"), precision),
             "ap": precision,
-            "f1": of_sums(lambda s: mean_present(torch.where(s[0] + s[2] > 0, _f1(s), torch.nan), "label"), sums),
-            "f1_micro": of_sums(lambda s: _f1(s.sum(1)), sums),
-            "accuracy": of_sums(lambda s: (s[0] + s[3]).sum() / s.sum(), sums),
-            "loss": task_loss(self),
+            "f1": derive_metric(
+                lambda s: average_present(torch.where(s[0] + s[2] > 0, _f1(s), torch.nan), "label"), sums
+            ),
+            "f1_micro": derive_metric(lambda s: _f1(s.sum(1)), sums),
+            "accuracy": derive_metric(lambda s: (s[0] + s[3]).sum() / s.sum(), sums),
+            "loss": measure_loss(self),
         }
 
     def figures(self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor) -> dict[str, Figure]:
         """The samples, each with the classes found and those there are."""
-        from stillhouse.tasks.pictures import Panel, draw, unnormalised
+        from stillhouse.tasks.pictures import Panel, draw, unnormalise
 
         def names(flags: Tensor) -> str:
-            chosen = [class_name(data, i) for i in flags.nonzero().flatten().tolist()]
+            chosen = [get_class_name(data, i) for i in flags.nonzero().flatten().tolist()]
             return ", ".join(chosen[:4]) + (f" + {len(chosen) - 4}" if len(chosen) > 4 else "") or "none"
 
         found = output.float().sigmoid() >= self.threshold
         truth = targets[:, : output.shape[1]] > 0.5
         panels = [
-            Panel(f"predicted: {names(f)}\ntrue: {names(t)}", unnormalised(x, data))
+            Panel(f"predicted: {names(f)}\ntrue: {names(t)}", unnormalise(x, data))
             for x, f, t in zip(inputs, found, truth, strict=True)
         ]
         return {"samples": draw([panels[i : i + 2] for i in range(0, len(panels), 2)])}
@@ -135,8 +137,8 @@ class MultiLabel(Task):
         """The classes found, and the probability of every class, the greatest first; ``output`` is (C,)."""
         p = output.float().sigmoid()
         order = p.argsort(descending=True, stable=True).tolist()
-        ranked = [{"class": class_name(data, i), "probability": round(float(p[i]), 4)} for i in order]
-        return {"labels": [class_name(data, i) for i in order if p[i] >= self.threshold], "probabilities": ranked}
+        ranked = [{"class": get_class_name(data, i), "probability": round(float(p[i]), 4)} for i in order]
+        return {"labels": [get_class_name(data, i) for i in order if p[i] >= self.threshold], "probabilities": ranked}
 
     def picture(self, data: DataInfo, image: Tensor, output: Tensor) -> Image:
         """The image beside bars of the classes' probabilities."""

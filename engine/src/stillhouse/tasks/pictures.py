@@ -20,7 +20,7 @@ from torch import Tensor
 
 from stillhouse.contract.batch import DataInfo
 
-__all__ = ["Panel", "draw", "draw_bars", "is_picture", "palette", "to_picture", "unnormalised"]
+__all__ = ["Panel", "draw", "draw_bars", "is_picture", "make_palette", "to_picture", "unnormalise"]
 
 _MOST_IN_LEGEND = 24
 _PANEL_WIDTH = 3.2  # inches
@@ -37,7 +37,7 @@ class Panel:
         values: an image (3, H, W) or (1, H, W), 0 to 1; with ``classes`` indices (H, W), negative where there is none;
             with ``unit`` numbers (H, W), NaN where there is none.
         classes: names of classes, by index.
-        unit: what the numbers are in, such as ``m``.
+        unit: the numbers' unit, such as ``m``.
     """
 
     title: str
@@ -51,16 +51,16 @@ def is_picture(inputs: Any) -> bool:
     return isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.shape[1] in (1, 3)
 
 
-def unnormalised(image: Tensor, data: DataInfo) -> Tensor:
-    """An input (C, H, W) as it was before normalisation, 0 to 1."""
+def unnormalise(image: Tensor, data: DataInfo) -> Tensor:
+    """Undo the normalisation of an input (C, H, W); values are 0 to 1."""
     image = image.float()
     if data.mean and len(data.mean) == image.shape[0]:
         image = image * torch.tensor(data.std)[:, None, None] + torch.tensor(data.mean)[:, None, None]
     return image.clamp(0, 1)
 
 
-def palette(n: int) -> NDArray[np.float64]:
-    """``n`` colours (n, 3), 0 to 1: ten that are told apart well, then hues a golden section apart."""
+def make_palette(n: int) -> NDArray[np.float64]:
+    """Make ``n`` colours (n, 3), 0 to 1: ten distinct ones, then hues a golden section apart."""
     plain = np.array(colormaps["tab10"].colors)  # type: ignore[attr-defined]  # a listed map has them
     more = np.arange(max(0, n - len(plain)))
     hues = (0.11 + more * 0.618034) % 1
@@ -80,7 +80,7 @@ def draw(rows: Sequence[Sequence[Panel]]) -> Figure:
     panel_height = max(1.2, min(1.4 * panel_width, panel_width * height / width)) + 0.2 * (
         1 + rows[0][0].title.count("\n")
     )
-    names, used = _classes_in(rows)
+    names, used = _find_classes(rows)
     scales = [_scale(row) for row in rows]
     widths = [1.0] * columns + ([0.04] if any(scales) else [])
     legend_height = 0.1 + 0.2 * -(-len(used) // (2 * columns)) if used else 0.0
@@ -102,7 +102,7 @@ def draw(rows: Sequence[Sequence[Panel]]) -> Figure:
         else:
             places[-1].axis("off")
     if used:
-        colours = palette(len(names))
+        colours = make_palette(len(names))
         patches = [Patch(facecolor=colours[i], edgecolor="0.3", linewidth=0.5, label=names[i]) for i in used]
         figure.legend(handles=patches, loc="outside lower center", ncols=2 * columns, fontsize=8, frameon=False)
     return figure
@@ -116,7 +116,7 @@ def draw_bars(image: Tensor, values: Sequence[tuple[str, float]], label: str, gr
     left.axis("off")
     _show(left, Panel("input", image), (), None)
     places = np.arange(len(values))
-    bars = right.barh(places, [value for _, value in values], color=palette(1)[0])
+    bars = right.barh(places, [value for _, value in values], color=make_palette(1)[0])
     right.bar_label(bars, [f"{value:.3g}" for _, value in values], padding=3, fontsize=8)
     right.set_yticks(places, [name for name, _ in values], fontsize=8)
     right.set_ylim(max(len(values), 4) - 0.5, -0.5)  # few bars do not become thick
@@ -136,7 +136,7 @@ def to_picture(figure: Figure) -> Image.Image:
     return Image.fromarray(pixels).convert("RGB")
 
 
-def _classes_in(rows: Sequence[Sequence[Panel]]) -> tuple[Sequence[str], list[int]]:
+def _find_classes(rows: Sequence[Sequence[Panel]]) -> tuple[Sequence[str], list[int]]:
     panels = [panel for row in rows for panel in row if panel.classes]
     if not panels:
         return (), []
@@ -163,7 +163,7 @@ def _show(place: Any, panel: Panel, names: Sequence[str], scale: Normalize | Non
     # Blocks stay blocks where pixels are drawn larger; where they are drawn smaller they are averaged.
     style = {"interpolation": "nearest" if panel.classes else "auto"}
     if panel.classes:
-        colours = np.concatenate([palette(len(names)), np.zeros((1, 3))])  # the last one, black, is index -1
+        colours = np.concatenate([make_palette(len(names)), np.zeros((1, 3))])  # the last one, black, is index -1
         place.imshow(colours[np.clip(values.numpy(), -1, len(names) - 1)], **style)
     elif panel.unit:
         place.imshow(np.ma.masked_invalid(values.numpy()), cmap=_MAP, norm=scale, **style)

@@ -12,8 +12,8 @@ from torch import Tensor
 from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Task
 from stillhouse.errors import StillhouseError
-from stillhouse.tasks.maps import class_name, require_vector
-from stillhouse.tasks.measures import of_sums, summed, task_loss
+from stillhouse.tasks.maps import get_class_name, require_vector
+from stillhouse.tasks.measures import derive_metric, measure_loss, sum_over_split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,26 +79,26 @@ class Regression(Task):
         ``mae`` is the mean absolute error, ``rmse`` the root of the mean squared error, ``r2`` the coefficient of
         determination 1 - SSE / SST, of several numbers its mean; of several there is also each number's ``mae_each``.
         """
-        sums = summed(_errors)
+        sums = sum_over_split(_errors)
         found: dict[str, Metric] = {
-            "mae": of_sums(lambda s: _measured(s)[1].sum() / s[0].sum(), sums),
-            "rmse": of_sums(lambda s: (_measured(s)[2].sum() / s[0].sum()).sqrt(), sums),
-            "r2": of_sums(lambda s: (1 - s[2] / (s[4] - s[3].square() / s[0])).mean(), sums),
-            "loss": task_loss(self),
+            "mae": derive_metric(lambda s: _require_measured(s)[1].sum() / s[0].sum(), sums),
+            "rmse": derive_metric(lambda s: (_require_measured(s)[2].sum() / s[0].sum()).sqrt(), sums),
+            "r2": derive_metric(lambda s: (1 - s[2] / (s[4] - s[3].square() / s[0])).mean(), sums),
+            "loss": measure_loss(self),
         }
         if self.outputs(data) > 1:
-            found["mae_each"] = of_sums(lambda s: s[1] / s[0], sums)
+            found["mae_each"] = derive_metric(lambda s: s[1] / s[0], sums)
         return found
 
     def figures(self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor) -> dict[str, Figure]:
         """The samples, each with the number found and the true one; up to three of several."""
-        from stillhouse.tasks.pictures import Panel, draw, unnormalised
+        from stillhouse.tasks.pictures import Panel, draw, unnormalise
 
         def text(values: Tensor) -> str:
             return ", ".join(f"{v:.3g}" for v in values.tolist()[:3]) + (" ..." if len(values) > 3 else "")
 
         panels = [
-            Panel(f"predicted: {text(y.float())}\ntrue: {text(t)}", unnormalised(x, data))
+            Panel(f"predicted: {text(y.float())}\ntrue: {text(t)}", unnormalise(x, data))
             for x, y, t in zip(inputs, output, targets, strict=True)
         ]
         return {"samples": draw([panels[i : i + 2] for i in range(0, len(panels), 2)])}
@@ -111,7 +111,7 @@ class Regression(Task):
         """The numbers by name; ``output`` is (D,)."""
         if data.target == "depth":
             return {"values": {"mean depth": round(float(output[0]), 4)}}
-        return {"values": {class_name(data, i): round(float(v), 4) for i, v in enumerate(output.tolist())}}
+        return {"values": {get_class_name(data, i): round(float(v), 4) for i, v in enumerate(output.tolist())}}
 
     def picture(self, data: DataInfo, image: Tensor, output: Tensor) -> Image:
         """The image beside bars of the numbers."""
@@ -130,7 +130,7 @@ def _errors(state: dict[str, Any]) -> Tensor:
     return torch.stack([known.double(), error.abs(), error.square(), truth, truth.square()]).sum(1)
 
 
-def _measured(sums: Tensor) -> Tensor:
+def _require_measured(sums: Tensor) -> Tensor:
     if float(sums[0].sum()) == 0:
-        raise StillhouseError("the split has no target that was measured", where="data")
+        raise StillhouseError("a split must have measured targets, got none", where="data")
     return sums

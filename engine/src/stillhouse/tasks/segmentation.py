@@ -13,8 +13,8 @@ from torch import Tensor
 from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Task
 from stillhouse.errors import StillhouseError
-from stillhouse.tasks.maps import check_ignored, class_name, require_map, to_size
-from stillhouse.tasks.measures import mean_present, task_loss
+from stillhouse.tasks.maps import check_ignored, get_class_name, require_map, resize_map
+from stillhouse.tasks.measures import average_present, measure_loss
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +44,7 @@ class Segmentation(Task):
 
     def __attrs_post_init__(self) -> None:
         if not 0.0 <= self.label_smoothing < 1.0:
-            raise StillhouseError(f"{self.label_smoothing} is outside 0 to below 1", where="label_smoothing")
+            raise StillhouseError(f"must be in [0, 1), got {self.label_smoothing}", where="label_smoothing")
 
     def sample(self, image: Tensor, target: Any) -> tuple[Tensor, Tensor]:
         """The image, and the mask (H, W) as int64."""
@@ -57,15 +57,15 @@ class Segmentation(Task):
         strange = sorted(set(targets.flatten().tolist()) - {self.ignore_index, *range(data.classes)})
         if strange:
             raise StillhouseError(
-                f"the masks have the value {strange[0]}, which is none of the {data.classes} classes",
+                f"mask values must be the classes 0 to {data.classes - 1}, got {strange[0]}",
                 where="task.args.ignore_index",
                 hint=f"args = {{ ignore_index = {strange[0]} }} leaves it out",
             )
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of logits (B, C, h, w) and a mask (B, H, W) over the pixels that count."""
-        logits = to_size(output, targets.shape[-2:])
-        kept = self._kept(targets, logits.shape[1])
+        logits = resize_map(output, targets.shape[-2:])
+        kept = self._find_kept(targets, logits.shape[1])
         # Without torch's own mean: on CUDA it adds atomically, in any order, and it is NaN where nothing counts.
         each = F.cross_entropy(
             logits,
@@ -76,8 +76,8 @@ class Segmentation(Task):
         )
         return each.sum() / kept.sum().clamp(min=1)
 
-    def _kept(self, targets: Tensor, classes: int) -> Tensor:
-        """Which pixels count (B, H, W)."""
+    def _find_kept(self, targets: Tensor, classes: int) -> Tensor:
+        """Return a mask (B, H, W) of the pixels that count."""
         return (targets >= 0) & (targets < classes) & (targets != self.ignore_index)
 
     def count(self, targets: Tensor) -> Tensor:
@@ -94,28 +94,28 @@ class Segmentation(Task):
 
         def logits_and_labels(state: dict[str, Any]) -> tuple[Tensor, Tensor]:
             targets = state["target"]
-            kept = self._kept(targets, data.classes)
-            return to_size(state["output"], targets.shape[-2:]), torch.where(kept, targets, -1)
+            kept = self._find_kept(targets, data.classes)
+            return resize_map(state["output"], targets.shape[-2:]), torch.where(kept, targets, -1)
 
         matrix = ConfusionMatrix(data.classes, output_transform=logits_and_labels)
         return {
-            "miou": MetricsLambda(lambda m: mean_present(_iou(m), "pixel"), matrix),
+            "miou": MetricsLambda(lambda m: average_present(_iou(m), "pixel"), matrix),
             "iou": MetricsLambda(_iou, matrix),
             "accuracy": MetricsLambda(lambda m: m.diag().sum() / m.sum(), matrix),
-            "class_accuracy": MetricsLambda(lambda m: mean_present(m.diag() / m.sum(1), "pixel"), matrix),
-            "loss": task_loss(self),
+            "class_accuracy": MetricsLambda(lambda m: average_present(m.diag() / m.sum(1), "pixel"), matrix),
+            "loss": measure_loss(self),
         }
 
     def figures(self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor) -> dict[str, Figure]:
         """Input, prediction and mask of each sample, with the classes' colours; ignored pixels are black."""
-        from stillhouse.tasks.pictures import Panel, draw, unnormalised
+        from stillhouse.tasks.pictures import Panel, draw, unnormalise
 
-        found = to_size(output, targets.shape[-2:]).argmax(1)
-        targets = torch.where(self._kept(targets, data.classes), targets, -1)
+        found = resize_map(output, targets.shape[-2:]).argmax(1)
+        targets = torch.where(self._find_kept(targets, data.classes), targets, -1)
         names = data.class_names
         rows = [
             [
-                Panel("input", unnormalised(x, data)),
+                Panel("input", unnormalise(x, data)),
                 Panel("prediction", f, classes=names),
                 Panel("target", t, classes=names),
             ]
@@ -132,13 +132,13 @@ class Segmentation(Task):
         pixels = output.argmax(0).flatten()
         shares = torch.bincount(pixels, minlength=output.shape[0]).double() / pixels.numel()
         order = [i for i in shares.argsort(descending=True, stable=True).tolist() if shares[i] > 0]
-        return {"classes": [{"class": class_name(data, i), "share": round(float(shares[i]), 4)} for i in order]}
+        return {"classes": [{"class": get_class_name(data, i), "share": round(float(shares[i]), 4)} for i in order]}
 
     def picture(self, data: DataInfo, image: Tensor, output: Tensor) -> Image:
         """The image beside its classes."""
         from stillhouse.tasks.pictures import Panel, draw, to_picture
 
-        found = to_size(output[None], image.shape[-2:])[0].argmax(0)
+        found = resize_map(output[None], image.shape[-2:])[0].argmax(0)
         return to_picture(draw([[Panel("input", image), Panel("prediction", found, classes=data.class_names)]]))
 
 

@@ -14,9 +14,9 @@ from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Task
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import Fault, StillhouseError, raise_faults
-from stillhouse.layout import shape_text
+from stillhouse.layout import format_shape
 
-__all__ = ["SelfSupervised", "barlow_twins", "nearest_neighbour_accuracy", "nt_xent", "random_views"]
+__all__ = ["SelfSupervised", "barlow_twins", "draw_views", "nearest_neighbour_accuracy", "nt_xent"]
 
 
 @attrs.frozen(kw_only=True)
@@ -55,17 +55,17 @@ class SelfSupervised(Task):
 
     def __attrs_post_init__(self) -> None:
         faults = [
-            Fault(name, f"{getattr(self, name)} is not above 0", "")
+            Fault(name, f"must be > 0, got {getattr(self, name)}")
             for name in ("dim", "temperature", "crop")
             if getattr(self, name) <= 0
         ]
         faults += [
-            Fault(name, f"{getattr(self, name)} is below 0", "")
+            Fault(name, f"must be >= 0, got {getattr(self, name)}")
             for name in ("off_diagonal", "rotate", "jitter", "noise")
             if getattr(self, name) < 0
         ]
         if self.crop > 1:
-            faults.append(Fault("crop", f"{self.crop} is above 1", "a share of the image"))
+            faults.append(Fault("crop", f"must be <= 1, got {self.crop}", "a share of the image"))
         raise_faults(faults)
 
     def collate(self, targets: list[Any]) -> Any:
@@ -83,16 +83,16 @@ class SelfSupervised(Task):
         return model(torch.cat([self._view(inputs), self._view(inputs)]))
 
     def _view(self, images: Tensor) -> Tensor:
-        return random_views(
+        return draw_views(
             images, crop=self.crop, rotate=self.rotate, flip=self.flip, jitter=self.jitter, noise=self.noise
         )
 
     def check(self, output: Any, targets: Any, data: DataInfo) -> None:
         """Refuse anything but vectors."""
         if not isinstance(output, Tensor) or output.ndim != 2:
-            what = shape_text(output) if isinstance(output, Tensor) else type(output).__name__
+            what = format_shape(output) if isinstance(output, Tensor) else type(output).__name__
             raise StillhouseError(
-                f"gives {what}, and self-supervised pretraining compares vectors (B, {self.dim})",
+                f"self-supervised pretraining needs vectors (B, {self.dim}), got {what}",
                 where="student",
                 hint="a classification model, whose last layer then gives the projection",
             )
@@ -107,9 +107,9 @@ class SelfSupervised(Task):
     def metrics(self, data: DataInfo) -> dict[str, Metric]:
         """``knn``, 0 where there are no labels, and the projections' effective ``rank``."""
         return {
-            "knn": EpochMetric(nearest_neighbour_accuracy, _output_and_target, check_compute_fn=False),
+            "knn": EpochMetric(nearest_neighbour_accuracy, _select_output_and_target, check_compute_fn=False),
             "rank": EpochMetric(
-                lambda output, _target: _effective_rank(output), _output_and_target, check_compute_fn=False
+                lambda output, _target: _effective_rank(output), _select_output_and_target, check_compute_fn=False
             ),
         }
 
@@ -118,7 +118,7 @@ class SelfSupervised(Task):
         return {"projection": [round(value, 5) for value in output.tolist()]}
 
 
-def _output_and_target(state: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def _select_output_and_target(state: dict[str, Any]) -> tuple[Tensor, Tensor]:
     return state["output"].float(), state["target"]
 
 
@@ -141,19 +141,19 @@ def barlow_twins(first: Tensor, second: Tensor, off_diagonal: float) -> Tensor:
     The correlation (D, D) over the batch between the views is to be the identity; off the diagonal it counts
     ``off_diagonal`` as much.
     """
-    a, b = (_standardised(view.float()) for view in (first, second))
+    a, b = (_standardise(view.float()) for view in (first, second))
     correlation = a.T @ b / a.shape[0]
     apart = (correlation - torch.eye(correlation.shape[0], device=a.device)).square()
     on = apart.diagonal().sum()
     return (on + off_diagonal * (apart.sum() - on)) / correlation.shape[0]
 
 
-def _standardised(x: Tensor) -> Tensor:
+def _standardise(x: Tensor) -> Tensor:
     variance, mean = torch.var_mean(x, dim=0, correction=0)
     return (x - mean) * torch.rsqrt(variance + 1e-5)
 
 
-def random_views(x: Tensor, *, crop: float, rotate: float, flip: bool, jitter: float, noise: float) -> Tensor:
+def draw_views(x: Tensor, *, crop: float, rotate: float, flip: bool, jitter: float, noise: float) -> Tensor:
     """Each image (B, C, H, W) cropped, turned, mirrored, and changed in brightness and contrast at random.
 
     Every sample has numbers of its own, drawn from the global generator of ``x``'s device, without waiting for it; one

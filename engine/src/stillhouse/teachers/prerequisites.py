@@ -18,7 +18,7 @@ from stillhouse.data.loader import load_data
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError
 from stillhouse.models.builder import build_model
-from stillhouse.models.weights import last_checkpoint
+from stillhouse.models.weights import find_last_checkpoint
 from stillhouse.registry.plugins import plugins_in_use
 from stillhouse.tasks.builder import build_task
 from stillhouse.teachers.store import cache_folder
@@ -55,7 +55,7 @@ class Prerequisite:
 
     def is_trained(self) -> bool:
         """Whether it was trained to its end; of several processes the first one looks."""
-        return bool(parallel.from_first((self.folder / "summary.json").exists()))
+        return bool(parallel.broadcast_object((self.folder / "summary.json").exists()))
 
     def checkpoint(self) -> Path:
         """The file with the trained weights.
@@ -63,7 +63,7 @@ class Prerequisite:
         Raises:
             StillhouseError: it was trained, and the file is gone.
         """
-        path = last_checkpoint(self.folder / "checkpoints")
+        path = find_last_checkpoint(self.folder / "checkpoints")
         if path is None:
             raise StillhouseError(
                 "the trained recipe has no checkpoint", where=str(self.folder), hint="delete this folder"

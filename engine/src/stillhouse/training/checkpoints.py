@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stillhouse import seeds as rng
-from stillhouse.config.recipe import CheckpointSpec
+from stillhouse.config.run import CheckpointSpec
 from stillhouse.contract.hookspecs import hookimpl
 from stillhouse.contract.run import Run
 from stillhouse.distributed import processes as parallel
-from stillhouse.distributed.fsdp import fit_state, local, spread_optimizer_state, whole
+from stillhouse.distributed.fsdp import fit_state, gather_tensors, spread_optimizer_state, to_local
 from stillhouse.errors import StillhouseError
-from stillhouse.models.weights import last_checkpoint, load_state, read_checkpoint
+from stillhouse.models.weights import find_last_checkpoint, load_state, read_checkpoint
 from stillhouse.training.evaluation import Evaluation
 from stillhouse.training.score import best_of
 
@@ -57,7 +57,7 @@ class _Generators:
     """The global generators of every process, as an object with a state."""
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        return {f"rank{rank}": state for rank, state in enumerate(parallel.all_of(rng.capture()))}
+        return {f"rank{rank}": state for rank, state in enumerate(parallel.gather_objects(rng.capture()))}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         own = state.get(f"rank{idist.get_rank()}")
@@ -72,7 +72,7 @@ class _Whole:
         self.inner = inner
 
     def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = whole(self.inner.state_dict())
+        state: dict[str, Any] = gather_tensors(self.inner.state_dict())
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -176,7 +176,7 @@ class Checkpoints:
         if parallel.is_first():
             for left in self.folder.glob("tmp*"):
                 left.unlink(missing_ok=True)
-        path = last_checkpoint(self.folder)
+        path = find_last_checkpoint(self.folder)
         if path is None:
             return 0
         saved = read_checkpoint(path, "delete it: the run goes on from an older checkpoint, or else from the start")
@@ -215,7 +215,7 @@ def refuse_non_finite(module: nn.Module) -> None:
         StillhouseError: it names the tensors.
     """
     with torch.no_grad():
-        looks = [(n, torch.isfinite(local(p)).all()) for n, p in module.named_parameters() if p.is_floating_point()]
+        looks = [(n, torch.isfinite(to_local(p)).all()) for n, p in module.named_parameters() if p.is_floating_point()]
         looks += [(n, ~torch.isnan(b).any()) for n, b in module.named_buffers() if b.is_floating_point()]
         if not looks:
             return

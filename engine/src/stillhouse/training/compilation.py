@@ -93,7 +93,7 @@ def _run_once(composition: Composition, batch: Batch, which: Which) -> None:
     assert model is not None  # it has just been compiled
     buffers = [(b, b.clone()) for b in model.buffers()]
     inputs, targets = composition.place(batch.input, batch.target)
-    with rng.preserved():
+    with rng.preserve_state():
         try:
             if which == "teacher":
                 tapped(inputs)

@@ -102,7 +102,7 @@ def describe(training: Explained) -> dict[str, Any]:
         )
         weight = getattr(active.plugin, "weight", 1.0)
         if isinstance(weight, Schedule):
-            weight = weight.in_steps(run.total_steps, run.steps_per_epoch)
+            weight = weight.to_steps(run.total_steps, run.steps_per_epoch)
         description["losses"] += [
             _term(term, active.name, weight, value, run.total_steps) for term, value in stage.terms.items()
         ]

@@ -9,8 +9,8 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from stillhouse.config.recipe import OptimizerSpec
 from stillhouse.config.references import import_object
+from stillhouse.config.run import OptimizerSpec
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.layers import match_names
 from stillhouse.errors import StillhouseError, did_you_mean, first_line
@@ -120,7 +120,7 @@ def build_scheduler(
     if schedule.constant and schedule.peak == 1.0:
         return None
     try:
-        schedule = schedule.in_steps(total_steps, steps_per_epoch)
+        schedule = schedule.to_steps(total_steps, steps_per_epoch)
     except StillhouseError as error:
         raise error.within("schedule") from None
     return LambdaLR(optimizer, lambda step: schedule.at(min(step, total_steps - 1), total_steps))

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from stillhouse.config.model import ModelSpec
-from stillhouse.config.recipe import Recipe, TeacherSpec
+from stillhouse.config.recipe import Recipe
+from stillhouse.config.teacher import TeacherSpec
 from stillhouse.contract.task import Task
 from stillhouse.data.batches import Data
 from stillhouse.data.loader import load_data

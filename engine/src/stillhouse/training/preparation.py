@@ -16,7 +16,7 @@ from stillhouse.contract.assembly import Assembly, Rows
 from stillhouse.contract.plugin import Plugin
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError
-from stillhouse.memo import keeping
+from stillhouse.memo import share_memo
 from stillhouse.registry.order import Active
 from stillhouse.registry.plugins import activate, from_instances, plugins_in_use
 from stillhouse.teachers.prerequisites import Prerequisite
@@ -71,11 +71,11 @@ def prepare(
         else:
             RunFolder(folder).check_free()
     device = parallel.join(find_device(recipe.run.device))
-    parallel.same_everywhere(_facts(recipe, actives))
+    parallel.check_same(_facts(recipe, actives))
     if recipe.run.threads is not None:
         torch.set_num_threads(recipe.run.threads)
     shown = Progress(enabled=progress and parallel.is_first())
-    with keeping():  # what this run and those before it have in common is read once
+    with share_memo():  # what this run and those before it have in common is read once
         parts = gather(recipe, actives, device, shown, student=student, teacher=teacher)
         if train_teacher:
             for need in _list_missing(parts):

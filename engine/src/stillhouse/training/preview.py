@@ -10,7 +10,7 @@ from ignite.engine import Events
 from stillhouse.contract.hookspecs import hookimpl
 from stillhouse.contract.run import Run
 from stillhouse.contract.task import Task
-from stillhouse.nested import over_tensors, rows_of
+from stillhouse.nested import map_tensors, slice_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,8 +47,8 @@ class Preview:
         state: Any = run.evaluator.state
         epoch, every = run.trainer.state.epoch, -(-run.epochs // TIMES)
         if state.split == self._split and (epoch % every == 0 or epoch == run.epochs):
-            kept = rows_of(state.output, slice(SAMPLES), len(state.output["input"]))
-            self._kept = over_tensors(lambda x: x.detach().cpu(), kept)
+            kept = slice_rows(state.output, slice(SAMPLES), len(state.output["input"]))
+            self._kept = map_tensors(lambda x: x.detach().cpu(), kept)
 
     @hookimpl
     def figures(self, run: Run) -> dict[str, Figure]:

@@ -19,11 +19,11 @@ from stillhouse.contract.hookspecs import hookimpl
 from stillhouse.contract.run import Run
 from stillhouse.contract.step import Step
 from stillhouse.distributed import processes as parallel
-from stillhouse.distributed.fsdp import local
+from stillhouse.distributed.fsdp import to_local
 from stillhouse.errors import Fault, StillhouseError
 from stillhouse.loop.phases import place_of
 from stillhouse.loop.stepper import Stepper
-from stillhouse.models.weights import last_checkpoint
+from stillhouse.models.weights import find_last_checkpoint
 from stillhouse.registry.hooks import Hooks, emit
 
 __all__ = ["StepScalars", "metric_tags"]
@@ -127,7 +127,7 @@ def _refuse_non_finite(run: Run, values: Mapping[tuple[str, str], float], iterat
     bad = [name for (kind, name), value in values.items() if kind == "loss" and not math.isfinite(value)]
     if not bad and math.isfinite(values["total", "total"]):
         return
-    kept = run.folder is not None and last_checkpoint(run.folder / "checkpoints") is not None
+    kept = run.folder is not None and find_last_checkpoint(run.folder / "checkpoints") is not None
     advice = "start another run with a lower learning rate or weight"
     if kept:
         advice = f"the last good checkpoint is kept; {advice}"
@@ -156,4 +156,4 @@ def _copied(tensors: Mapping[tuple[str, str], Tensor]) -> dict[tuple[str, str], 
 
 
 def _finite(model: nn.Module) -> bool:
-    return all(bool(p.isfinite().all()) for p in map(local, model.parameters()))
+    return all(bool(p.isfinite().all()) for p in map(to_local, model.parameters()))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stillhouse.config.overrides import apply_override, names_of, parse_value
+from stillhouse.config.overrides import apply_override, list_names, parse_value
 from stillhouse.config.recipe import Recipe, read_tables
 from stillhouse.contract.plugin import option_names
 from stillhouse.errors import StillhouseError
@@ -52,7 +52,7 @@ def choose_plugins(listed: Sequence[Mapping[str, Any]], text: str, base: Path | 
     chosen = []
     for item in filter(None, (part.strip() for part in text.split(","))):
         name, _, value = item.partition("=")
-        table = next((dict(t) for t in listed if name in names_of(t)), {"use": name})
+        table = next((dict(t) for t in listed if name in list_names(t)), {"use": name})
         cls, _ = load(str(table["use"]), "--plugins", base)
         if value:
             if cls.shorthand not in option_names(cls):

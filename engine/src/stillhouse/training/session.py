@@ -20,7 +20,7 @@ from stillhouse.assembly.failures import explained
 from stillhouse.assembly.walk import Walk
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.batch import Batch
-from stillhouse.data.batch_transforms import build_batch_transforms, transformed
+from stillhouse.data.batch_transforms import build_batch_transforms, transform_batches
 from stillhouse.data.batches import Data
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError, StillhouseWarning
@@ -196,7 +196,7 @@ class Training:
             return
         stream: Iterable[Batch] = self.data.training(done)
         if self._batch_transforms is not None:
-            stream = transformed(stream, self._batch_transforms, run.device, done, run.steps_per_epoch)
+            stream = transform_batches(stream, self._batch_transforms, run.device, done, run.steps_per_epoch)
         run.trainer.run(stream, max_epochs=run.epochs, epoch_length=run.steps_per_epoch)
 
     def _open_folder(self) -> RunFolder | None:

@@ -14,7 +14,7 @@ __all__ = ["Cache", "Served"]
 
 
 class Served(nn.Module):
-    """What :class:`Cache` builds: the open cache, and the layers that the other plugins read. It has no tensors.
+    """The module that :class:`Cache` builds: the open cache and the layers that other plugins read. It has no tensors.
 
     Args:
         cache: of the layers' outputs as they are, and of the model's.
@@ -26,7 +26,7 @@ class Served(nn.Module):
         self.cache, self.layers = cache, layers
 
     def side(self, step: Step) -> Side:
-        """The teacher's side of ``step``: output and features, float32, on the step's device."""
+        """Return the teacher's side of ``step``: output and features, float32, on the step's device."""
         cache, device = self.cache, step.inputs.device
         features = {layer: cache.take(tap_name(layer), step.ids, step.epoch, device) for layer in self.layers}
         output = cache.take(OUTPUT, step.ids, step.epoch, device) if OUTPUT in cache.names else None
@@ -66,7 +66,7 @@ class Cache(Plugin):
 
     def __attrs_post_init__(self) -> None:
         if self.views < 0:
-            raise StillhouseError(f"{self.views} is below 0", where="views", hint="0, or a number of views")
+            raise StillhouseError(f"must be >= 0, got {self.views}", where="views")
 
     @hookimpl
     def build(self, assembly: Assembly) -> nn.Module | None:
@@ -79,7 +79,7 @@ class Cache(Plugin):
             return None
         layers = tuple(assembly.features["teacher"])
         if not layers and not self.outputs:
-            raise StillhouseError("no plugin reads a layer of the teacher, and outputs = false", where="outputs")
+            raise StillhouseError("must be true where no plugin reads a layer of the teacher", where="outputs")
         spec = CacheSpec(
             taps=layers,
             pool="none",

@@ -17,7 +17,7 @@ from stillhouse import StillhouseError
 from stillhouse.experiments.ablation import run_plan
 from stillhouse.experiments.arms import Arm
 from stillhouse.experiments.plan import Plan
-from stillhouse.experiments.plan_table import table_of
+from stillhouse.experiments.plan_table import make_comparison
 from stillhouse.tasks import build_task
 from stillhouse_experiments.experiment import Experiment, changed
 from stillhouse_experiments.plan import Values
@@ -136,7 +136,7 @@ def _chosen(
         raise StillhouseError(f"a run that was to choose a value failed: {next(iter(failed.values()))}")
     if any(run.summary() is None for run in plan.runs()):
         raise UnfinishedError
-    means = {row.group.name: row.mean for row in table_of(plan, metric=metric).rows}
+    means = {row.group.name: row.mean for row in make_comparison(plan, metric=metric).rows}
     sign = 1 if task.score_mode == "max" else -1
     choices = []
     for name, cells in candidates.items():

@@ -13,7 +13,7 @@ import attrs
 from stillhouse import Recipe, StillhouseError
 from stillhouse.config.overrides import apply_override
 from stillhouse.errors import did_you_mean
-from stillhouse.experiments.arms import Arm, identity, resolved
+from stillhouse.experiments.arms import Arm, hash_arm, resolve
 from stillhouse.experiments.plan import Plan
 from stillhouse_experiments.plan import ArmTable, CurveTable, PlanTables, SettingTable, TuningTable, Values, read_tables
 
@@ -156,7 +156,7 @@ def changed(arm: Arm, values: dict[str, Any], name: str | None = None) -> Arm:
     tables = arm.recipe.to_dict()
     for key, value in values.items():
         apply_override(tables, f"{key}={json.dumps(value)}")
-    return attrs.evolve(arm, recipe=resolved(Recipe.from_dict(tables, base=arm.recipe.base)), name=name or arm.name)
+    return attrs.evolve(arm, recipe=resolve(Recipe.from_dict(tables, base=arm.recipe.base)), name=name or arm.name)
 
 
 def _arm(base: Recipe, table: ArmTable, setting: SettingTable, named: PlanTables) -> Arm:
@@ -175,7 +175,7 @@ def _arm(base: Recipe, table: ArmTable, setting: SettingTable, named: PlanTables
     recipe = Recipe.from_dict(tables, base=base.base)
     if not recipe.plugins and table.teacher is None and table.probe is None:
         recipe = attrs.evolve(recipe, teacher=None)  # nobody would look at it
-    return Arm(_within(setting.name, table.name), "grid", resolved(recipe), group=setting.name)
+    return Arm(_within(setting.name, table.name), "grid", resolve(recipe), group=setting.name)
 
 
 def _plugins(
@@ -200,7 +200,7 @@ def _within(setting: str, arm: str) -> str:
 def _check_different(arms: list[Arm]) -> None:
     seen: dict[str, str] = {}
     for arm in arms:
-        other = seen.setdefault(identity(arm.recipe), arm.name)
+        other = seen.setdefault(hash_arm(arm.recipe), arm.name)
         if other != arm.name:
             raise StillhouseError(f"the arms {other!r} and {arm.name!r} are the same run")
 

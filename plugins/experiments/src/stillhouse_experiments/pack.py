@@ -22,7 +22,7 @@ import attrs
 
 from stillhouse import Recipe, StillhouseError
 from stillhouse.data import load_data
-from stillhouse.memo import keeping
+from stillhouse.memo import share_memo
 from stillhouse.tasks import build_task
 from stillhouse_experiments.experiment import Experiment, changed
 from stillhouse_experiments.home import Home
@@ -42,7 +42,7 @@ def files_read(experiment: Experiment, root: Path) -> set[str]:
 
     Found by opening: the data of every run are loaded and gone over once.
     """
-    with keeping(), _noting(root) as noted:
+    with share_memo(), _noting(root) as noted:
         seen, read = set(), set()
         for recipe in (each for run in _runs(experiment) for each in _recipes(run)):
             pool = any(str(table.get("use", "")).partition(":")[0] in KEEPERS for table in recipe.plugins)

@@ -9,7 +9,7 @@ import attrs
 
 from stillhouse.experiments.comparison import Comparison, compare_groups
 from stillhouse.experiments.plan import Plan
-from stillhouse.experiments.plan_table import table_of
+from stillhouse.experiments.plan_table import make_comparison
 from stillhouse.experiments.statistics import Difference, holm, paired_difference
 from stillhouse.experiments.tables import to_markdown
 from stillhouse_experiments.choices import Choice
@@ -27,7 +27,7 @@ Pair = tuple[str, str, Difference, float | None]
 
 def compared(experiment: Experiment, failed: dict[int, str]) -> Comparison:
     """The table of all arms against their references."""
-    found = table_of(experiment.plan, metric=experiment.metric, failed=failed)
+    found = make_comparison(experiment.plan, metric=experiment.metric, failed=failed)
     arms = [*experiment.plan.arms, *(arm for arm, _ in experiment.probes)]
     references = {arm.name: experiment.reference_of(arm) for arm in arms}
     groups = [

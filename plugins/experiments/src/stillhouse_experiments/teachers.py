@@ -10,7 +10,7 @@ import attrs
 
 from stillhouse import Recipe, prepare
 from stillhouse.experiments.comparison import Group
-from stillhouse.memo import keeping
+from stillhouse.memo import share_memo
 from stillhouse.teachers.sources import teachers_run
 from stillhouse_experiments.experiment import Experiment
 from stillhouse_tcs import probe_teacher, save_axes
@@ -61,7 +61,7 @@ def teachers_line(experiment: Experiment) -> str:
 
 def probed(experiment: Experiment) -> list[Group]:
     """The accuracies of the teachers' probes, by seed; kept beside the experiment's runs."""
-    with keeping():  # the data are read once for all of them
+    with share_memo():  # the data are read once for all of them
         return [
             Group(arm.name, {seed: _accuracy(experiment, arm.recipe, layer, seed) for seed in experiment.plan.seeds})
             for arm, layer in experiment.probes

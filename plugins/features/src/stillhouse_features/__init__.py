@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from stillhouse_features.alignment import align, pool, read_pair, to_map
 from stillhouse_features.distances import Distance, distance
 from stillhouse_features.options import LinkOptions, Pool
-from stillhouse_features.pairing import Pair, resolve
+from stillhouse_features.pairs import Pair, resolve_links
 from stillhouse_features.plugin import Features
-from stillhouse_features.reading import align, pool, read_pair, to_map
 
 __all__ = [
     "Distance",
@@ -18,6 +18,6 @@ __all__ = [
     "distance",
     "pool",
     "read_pair",
-    "resolve",
+    "resolve_links",
     "to_map",
 ]

@@ -9,19 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stillhouse import StillhouseError
-from stillhouse.layout import channels, shape_text, to_rows
+from stillhouse.layout import channels, format_shape, to_rows
 
 __all__ = ["Distance", "distance"]
 
 Distance = Literal["mse", "smooth_l1", "cosine"]
-"""What :func:`distance` can take."""
+"""The kinds of :func:`distance`."""
 
 _SMALL = 1e-6
 """Rows whose norm is at most this have no direction."""
 
 
 def distance(student: Tensor, teacher: Tensor, kind: Distance = "mse", *, beta: float = 1.0) -> Tensor:
-    """How far ``student`` is from ``teacher``: a scalar, in float32 at least. Gradient flows into both.
+    """The distance of ``student`` from ``teacher``: a scalar, in float32 at least. Gradient flows into both.
 
     ``mse``: the mean squared difference over all elements (as FitNets' hint loss, Romero et al. 2015, 1412.6550,
     equation 3, but per element; VkD, 2403.06213, in its poster). ``smooth_l1``: the Huber-like loss, quadratic below
@@ -45,8 +45,7 @@ def distance(student: Tensor, teacher: Tensor, kind: Distance = "mse", *, beta: 
             else "pool both sides"
         )
         raise StillhouseError(
-            f"the student's features {shape_text(student)} and the teacher's {shape_text(teacher)} have no distance: "
-            "their shapes differ",
+            f"student and teacher features must have one shape: {format_shape(student)} and {format_shape(teacher)} differ",
             hint=hint,
         )
     with torch.autocast(device_type=student.device.type, enabled=False):
@@ -56,11 +55,11 @@ def distance(student: Tensor, teacher: Tensor, kind: Distance = "mse", *, beta: 
             return F.mse_loss(s, t)
         if kind == "smooth_l1":
             if not beta >= 0.0:
-                raise StillhouseError(f"beta = {beta} is negative", where="beta", hint="from 0 on")
+                raise StillhouseError(f"must be >= 0, got {beta}", where="beta")
             return F.smooth_l1_loss(s, t, beta=beta)
         if kind == "cosine":
             return (1.0 - _cosine(to_rows(s), to_rows(t))).mean()
-    raise StillhouseError(f"{kind!r} is no distance", hint="'mse', 'smooth_l1' or 'cosine'")
+    raise StillhouseError(f"kind must be 'mse', 'smooth_l1' or 'cosine', got {kind!r}")
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from stillhouse.errors import did_you_mean, raise_faults
 __all__ = ["LinkOptions", "Pool"]
 
 Pool = Literal["mean", "cls", "none"]
-"""How one side's positions are pooled: ``mean`` over them, ``cls`` the first token, ``none`` keeps all of them."""
+"""Pooling of one side's positions: ``mean`` over them, ``cls`` the first token, ``none`` keeps all of them."""
 
 
 @attrs.frozen(kw_only=True)
@@ -53,7 +53,7 @@ class LinkOptions:
     def __attrs_post_init__(self) -> None:
         # A recipe's tables come typed; an object made in Python has only these checks.
         faults = [
-            Fault(key, f"{getattr(self, key)!r} is not text", "a layer's dotted path or a glob")
+            Fault(key, f"must be text, got {getattr(self, key)!r}", "a layer's dotted path or a glob")
             for key in ("student", "teacher", "name")
             if not isinstance(getattr(self, key), str)
         ]
@@ -61,25 +61,27 @@ class LinkOptions:
         for key in ("pool", "student_pool", "teacher_pool"):
             value = getattr(self, key)
             if value not in pools and (value is not None or key == "pool"):
-                faults.append(Fault(key, f"{value!r} is no way of pooling", did_you_mean(str(value), pools)))
+                faults.append(
+                    Fault(key, f"must be one of {', '.join(pools)}, got {value!r}", did_you_mean(str(value), pools))
+                )
         for key in ("prefix", "student_prefix", "teacher_prefix"):
             value = getattr(self, key)
             if value is None and key != "prefix":
                 continue
             if type(value) is not int or value < 0:
-                faults.append(Fault(key, f"{value!r} is no number of tokens", "a whole number from 0 on"))
+                faults.append(Fault(key, f"must be a whole number >= 0, got {value!r}"))
         if isinstance(self.name, str) and set(self.name) & set("/*?[]"):
             faults.append(
-                Fault("name", f"{self.name!r} has one of / * ? [ ] in it", "other plugins choose links by glob")
+                Fault("name", f"must not contain / * ? [ ], got {self.name!r}", "other plugins choose links by glob")
             )
         raise_faults(faults)
 
-    def pool_of(self, side: Literal["student", "teacher"]) -> Pool:
-        """The pooling of one side."""
+    def get_pool(self, side: Literal["student", "teacher"]) -> Pool:
+        """Return the pooling of one side."""
         own = self.student_pool if side == "student" else self.teacher_pool
         return self.pool if own is None else own
 
-    def prefix_of(self, side: Literal["student", "teacher"]) -> int:
-        """The number of leading tokens that ``mean`` and ``none`` leave out on one side."""
+    def get_prefix(self, side: Literal["student", "teacher"]) -> int:
+        """Return the number of leading tokens that ``mean`` and ``none`` leave out on one side."""
         own = self.student_prefix if side == "student" else self.teacher_prefix
         return self.prefix if own is None else own

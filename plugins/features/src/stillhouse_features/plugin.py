@@ -12,10 +12,10 @@ from stillhouse import Fault, Plugin, StillhouseError, Weight, hookimpl, plugin
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.step import LinkSpec, Step, Tap
 from stillhouse.errors import raise_faults
+from stillhouse_features.alignment import read_pair
 from stillhouse_features.distances import distance
 from stillhouse_features.options import LinkOptions
-from stillhouse_features.pairing import resolve
-from stillhouse_features.reading import read_pair
+from stillhouse_features.pairs import resolve_links
 
 __all__ = ["Features"]
 
@@ -48,10 +48,10 @@ class Features(Plugin):
         faults = []
         if not self.links:
             faults.append(
-                Fault("links", "at least one link is needed", 'links = [{ student = "stage3", teacher = "stage3" }]')
+                Fault("links", "needs at least one link", 'links = [{ student = "stage3", teacher = "stage3" }]')
             )
         if not 0.0 <= self.beta < float("inf"):
-            faults.append(Fault("beta", f"{self.beta} is no turning point", "a number from 0 on"))
+            faults.append(Fault("beta", f"must be finite and >= 0, got {self.beta}"))
         raise_faults(faults)
 
     @hookimpl
@@ -59,7 +59,7 @@ class Features(Plugin):
         """Both layers of every pair. Raises all faults of all links at once."""
         return [
             tap
-            for pair in resolve(assembly, self.links)
+            for pair in resolve_links(assembly, self.links)
             for tap in (Tap("student", pair.student), Tap("teacher", pair.teacher))
         ]
 
@@ -68,7 +68,7 @@ class Features(Plugin):
         """One link per pair; its ``read`` pools and, where positions are kept, interpolates the teacher's map."""
         return [
             LinkSpec(pair.name, pair.student, pair.teacher, partial(read_pair, options=pair.options))
-            for pair in resolve(assembly, self.links)
+            for pair in resolve_links(assembly, self.links)
         ]
 
     @hookimpl

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stillhouse import StillhouseError
-from stillhouse.layout import channels, layout_of, shape_text, to_rows
+from stillhouse.layout import channels, format_shape, name_layout, to_rows
 
 __all__ = ["soft_target_divergence"]
 
@@ -30,11 +30,11 @@ def soft_target_divergence(student: Tensor, teacher: Tensor, temperature: float 
     """
     if not 0.0 < temperature < float("inf"):
         raise StillhouseError(
-            f"temperature = {temperature} softens nothing",
+            f"must be finite and > 0, got {temperature}",
             where="temperature",
-            hint="a number above 0, 1 to 10 as a rule",
+            hint="1 to 10 as a rule",
         )
-    layout_of(student)
+    name_layout(student)
     if student.shape != teacher.shape:
         hint = "both models must give logits of one shape"
         if student.ndim == teacher.ndim and channels(student) != channels(teacher):
@@ -43,13 +43,13 @@ def soft_target_divergence(student: Tensor, teacher: Tensor, temperature: float 
                 "classes, or match features instead"
             )
         raise StillhouseError(
-            f"the student's output {shape_text(student)} and the teacher's {shape_text(teacher)} differ in shape",
+            f"the student's output must have the teacher's shape {format_shape(teacher)}, got {format_shape(student)}",
             hint=hint,
         )
     if not (student.is_floating_point() and teacher.is_floating_point()):
         raise StillhouseError(
-            f"the outputs are {student.dtype} and {teacher.dtype}, not logits",
-            hint="floating-point scores before softmax",
+            f"outputs must be floating-point logits, got {student.dtype} and {teacher.dtype}",
+            hint="scores before softmax",
         )
     with torch.autocast(device_type=student.device.type, enabled=False):
         dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)

@@ -35,7 +35,7 @@ class Logits(Plugin):
     def __attrs_post_init__(self) -> None:
         if not 0.0 < self.temperature < float("inf"):
             raise StillhouseError(
-                f"{self.temperature} softens nothing", where="temperature", hint="a number above 0, 1 to 10 as a rule"
+                f"must be finite and > 0, got {self.temperature}", where="temperature", hint="1 to 10 as a rule"
             )
 
     @hookimpl
@@ -50,7 +50,7 @@ class Logits(Plugin):
         if not (isinstance(student, Tensor) and isinstance(teacher, Tensor)):
             side, output = ("teacher", teacher) if isinstance(student, Tensor) else ("student", student)
             raise StillhouseError(
-                f"the {side}'s output is {type(output).__name__}, not a tensor of logits",
+                f"the {side}'s output must be a tensor of logits, got {type(output).__name__}",
                 hint="wrap the model so that its forward returns logits",
             )
         return {"": soft_target_divergence(student, teacher, self.temperature)}

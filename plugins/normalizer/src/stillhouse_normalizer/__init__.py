@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from stillhouse_normalizer.plugin import Normalizer, normalize
-from stillhouse_normalizer.standardise import batch_standardise, layer_standardise, unit_length, unit_rms
-from stillhouse_normalizer.whiten import inverse_root, whiten
+from stillhouse_normalizer.standardisation import (
+    scale_to_unit_length,
+    scale_to_unit_rms,
+    standardise_channels,
+    standardise_rows,
+)
+from stillhouse_normalizer.whitening import compute_inverse_root, whiten
 
 __all__ = [
     "Normalizer",
-    "batch_standardise",
-    "inverse_root",
-    "layer_standardise",
+    "compute_inverse_root",
     "normalize",
-    "unit_length",
-    "unit_rms",
+    "scale_to_unit_length",
+    "scale_to_unit_rms",
+    "standardise_channels",
+    "standardise_rows",
     "whiten",
 ]

@@ -11,9 +11,15 @@ from torch import Tensor
 from stillhouse import Assembly, Fault, Plugin, Step, StillhouseError, StillhouseWarning, hookimpl, plugin
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import raise_faults
-from stillhouse.layout import channels, over_rows
-from stillhouse_normalizer.standardise import batch_standardise, layer_standardise, need_two_rows, unit_length, unit_rms
-from stillhouse_normalizer.whiten import SINGULAR_EPS, whiten
+from stillhouse.layout import channels, map_rows
+from stillhouse_normalizer.standardisation import (
+    require_two_rows,
+    scale_to_unit_length,
+    scale_to_unit_rms,
+    standardise_channels,
+    standardise_rows,
+)
+from stillhouse_normalizer.whitening import SINGULAR_EPS, whiten
 
 __all__ = ["DEFAULT_EPS", "Kind", "Normalizer", "Whitening", "normalize"]
 
@@ -37,17 +43,17 @@ def normalize(x: Tensor, kind: Kind, eps: float, whitening: Whitening = "cholesk
 
     def on_rows(rows: Tensor) -> Tensor:
         if kind == "layer":
-            return layer_standardise(rows, eps)
+            return standardise_rows(rows, eps)
         if kind == "batch":
-            return batch_standardise(rows, eps)
+            return standardise_channels(rows, eps)
         if kind == "l2":
-            return unit_length(rows, eps)
+            return scale_to_unit_length(rows, eps)
         if kind == "rms":
-            return unit_rms(rows, eps)
+            return scale_to_unit_rms(rows, eps)
         return whiten(rows, eps, whitening).to(dtype)
 
     with torch.autocast(device_type=x.device.type, enabled=False):
-        return over_rows(on_rows, x.to(dtype))
+        return map_rows(on_rows, x.to(dtype))
 
 
 @plugin
@@ -81,9 +87,9 @@ class Normalizer(Plugin):
 
     def __attrs_post_init__(self) -> None:
         if self.eps is not None and not self.eps > 0.0:
-            raise StillhouseError(f"eps = {self.eps} does not keep a division from 0", where="eps", hint="above 0")
+            raise StillhouseError(f"must be > 0, got {self.eps}", where="eps")
         if self.kind == "whiten" and self._eps >= 1.0:
-            raise StillhouseError(f"eps = {self.eps} leaves nothing of the covariance", where="eps", hint="below 1")
+            raise StillhouseError(f"must be < 1, got {self.eps}", where="eps")
         if self.whitening != "cholesky" and self.kind != "whiten":
             warnings.warn(
                 f"plugin {self.name or 'normalizer'!r}: whitening = {self.whitening!r} has no effect with "
@@ -106,7 +112,7 @@ class Normalizer(Plugin):
         """
         faults: list[Fault] = []
         for link in assembly.match(self.links):
-            for side in self._sides():
+            for side in self._list_sides():
                 try:
                     self._check(getattr(link, side), assembly.recipe.data.batch_size)
                 except StillhouseError as error:
@@ -117,26 +123,25 @@ class Normalizer(Plugin):
         width = channels(x)
         rows = x.numel() // (x.shape[0] * width) * batch_size
         if self.kind == "layer" and width < 2:
-            raise StillhouseError("one channel has no spread to standardise", hint='kind = "batch" would do')
+            raise StillhouseError("kind = 'layer' needs at least 2 channels, got 1", hint='take kind = "batch"')
         if self.kind in ("batch", "whiten"):
-            need_two_rows(rows, self.kind)
+            require_two_rows(rows, self.kind)
         if self.kind == "whiten" and rows <= width and self._eps < SINGULAR_EPS:
             raise StillhouseError(
-                f"eps = {self._eps:g} is too small: a batch of {batch_size} gives {rows} rows of {width} channels, "
-                "so the covariance is singular and the rows would come out equally far from each other",
+                f"must be >= {SINGULAR_EPS:g} for a singular covariance, got {self._eps:g}: a batch of {batch_size} gives "
+                f"{rows} rows of {width} channels, and the whitened rows would all be equally far from each other",
                 where="eps",
-                hint=f"eps of {SINGULAR_EPS:g} or more, or more than {width} rows (a larger batch, or maps and tokens "
-                "instead of pooled vectors)",
+                hint=f"or take more than {width} rows (a larger batch, or maps and tokens instead of pooled vectors)",
             )
 
-    def _sides(self) -> tuple[Literal["teacher", "student"], ...]:
+    def _list_sides(self) -> tuple[Literal["teacher", "student"], ...]:
         return ("teacher", "student") if self.side == "both" else (self.side,)
 
     @hookimpl
     def transform(self, step: Step) -> None:
         """Replace the chosen sides of each link by their normalised features."""
         eps = self.eps or DEFAULT_EPS[self.kind]
-        function = _over_processes if self.gather and self.kind in OF_THE_BATCH else normalize
+        function = _normalize_gathered if self.gather and self.kind in OF_THE_BATCH else normalize
         for link in step.match(self.links):
             if self.side != "student":
                 link.teacher = function(link.teacher, self.kind, eps, self.whitening)
@@ -144,6 +149,6 @@ class Normalizer(Plugin):
                 link.student = function(link.student, self.kind, eps, self.whitening)
 
 
-def _over_processes(x: Tensor, kind: Kind, eps: float, whitening: Whitening) -> Tensor:
-    """This process's share of the whole batch's features, normalised."""
+def _normalize_gathered(x: Tensor, kind: Kind, eps: float, whitening: Whitening) -> Tensor:
+    """Normalise the whole batch's features, and return this process's share."""
     return parallel.share(normalize(parallel.gather(x), kind, eps, whitening))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from stillhouse_projector.maps import Retracted, make_map
-from stillhouse_projector.module import Projectors
-from stillhouse_projector.orthogonal import haar, orthogonality_error, retract
+from stillhouse_projector.maps import RetractedMap, make_map
+from stillhouse_projector.orthogonality import draw_haar, measure_orthogonality_error, retract
 from stillhouse_projector.plugin import Projector
+from stillhouse_projector.projectors import Projectors
 
 __all__ = [
     "Projector",
     "Projectors",
-    "Retracted",
-    "haar",
+    "RetractedMap",
+    "draw_haar",
     "make_map",
-    "orthogonality_error",
+    "measure_orthogonality_error",
     "retract",
 ]

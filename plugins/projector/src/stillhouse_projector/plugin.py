@@ -12,7 +12,7 @@ from stillhouse import Assembly, Fault, Link, Plugin, Step, StillhouseError, Sti
 from stillhouse.errors import raise_faults
 from stillhouse.layout import channels
 from stillhouse_projector.maps import Kind, OrthogonalMap, make_map
-from stillhouse_projector.module import Projectors
+from stillhouse_projector.projectors import Projectors
 
 __all__ = ["Projector"]
 
@@ -44,7 +44,7 @@ class Projector(Plugin):
 
     def __attrs_post_init__(self) -> None:
         if self.hidden is not None and self.hidden < 1:
-            raise StillhouseError(f"hidden = {self.hidden} is no width", where="hidden", hint="1 or more")
+            raise StillhouseError(f"must be >= 1, got {self.hidden}", where="hidden")
         if self.hidden is not None and self.kind != "mlp":
             self._warn(
                 f"hidden = {self.hidden} has no effect with kind = {self.kind!r}: only an mlp has a hidden width"
@@ -84,8 +84,8 @@ class Projector(Plugin):
             return teacher, student
         if self.kind == "orthogonal" and teacher < student:
             raise StillhouseError(
-                f"an orthogonal projection keeps inner products only upwards, and the student's {student} channels are "
-                f"more than the teacher's {teacher}",
+                f"kind = 'orthogonal' needs a student of at most the teacher's {teacher} channels, got {student}: "
+                "only an isometry keeps inner products",
                 hint='side = "teacher" maps the teacher up instead, kind = "linear" allows any widths, or read a '
                 "teacher layer that is wider",
             )
@@ -116,5 +116,5 @@ class Projector(Plugin):
         """``orthogonality_error/LINK``: max |P^T P - I| of each orthogonal map."""
         if self.kind != "orthogonal":
             return {}
-        errors: dict[str, Tensor] = step.module(self).orthogonality_errors()
+        errors: dict[str, Tensor] = step.module(self).measure_orthogonality_errors()
         return {f"orthogonality_error/{name}": error for name, error in errors.items()}

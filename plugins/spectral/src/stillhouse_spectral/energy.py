@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stillhouse import StillhouseError
-from stillhouse.layout import shape_text
+from stillhouse.layout import format_shape
 
 __all__ = ["check_rank", "check_rows", "mean_square", "tail_energy", "tail_residual"]
 
@@ -57,7 +57,7 @@ def tail_residual(rows: Tensor, rank: int) -> Tensor:
         return z.zero_()
     if rank == 0:
         return z
-    gram = _lower_gram(z if count < width else z.T)
+    gram = _compute_lower_gram(z if count < width else z.T)
     # eigh raises on NaN and infinity; the engine finds them in the loss, where it can name the step and the term.
     kept = torch.linalg.eigh(torch.nan_to_num(gram, nan=0.0, posinf=0.0, neginf=0.0))[1][:, -rank:].contiguous()
     if count < width:
@@ -65,7 +65,7 @@ def tail_residual(rows: Tensor, rank: int) -> Tensor:
     return z.addmm_(z @ kept, kept.T, alpha=-1.0)
 
 
-def _lower_gram(x: Tensor) -> Tensor:
+def _compute_lower_gram(x: Tensor) -> Tensor:
     """X X^T (n, n), in full only below the diagonal: eigh reads no more, and a large product costs a third less."""
     n = x.shape[0]
     blocks = 4 if n >= 256 else 1
@@ -104,7 +104,7 @@ class _HeldResidual(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         if torch.is_grad_enabled():  # backward runs with gradient only under create_graph
             raise StillhouseError(
-                "the tail energy has no second derivative here: the directions it keeps are held",
+                "the tail energy has no second derivative: the kept directions are constants",
                 hint="leave the plugin 'spectral' out of what is differentiated with create_graph",
             )
         (residual,) = ctx.saved_tensors
@@ -112,14 +112,14 @@ class _HeldResidual(torch.autograd.Function):
 
 
 def check_rows(rows: Tensor) -> None:
-    """Refuse what is no matrix of floating-point numbers with at least one element."""
+    """Refuse anything but a matrix of floating-point numbers with at least one element."""
     if rows.ndim != 2 or not rows.is_floating_point() or rows.numel() == 0:
         raise StillhouseError(
-            f"{rows.dtype} of shape {shape_text(rows)} is no feature matrix", hint="floating-point rows (R, C)"
+            f"rows must be a floating-point matrix (R, C), got {rows.dtype} of shape {format_shape(rows)}"
         )
 
 
 def check_rank(rank: int) -> None:
     """Refuse a negative number of kept directions."""
     if rank < 0:
-        raise StillhouseError(f"{rank} directions cannot be kept", where="rank", hint="a whole number from 0 on")
+        raise StillhouseError(f"must be a whole number >= 0, got {rank}", where="rank")

@@ -12,10 +12,10 @@ from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.step import Step, Tap
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import raise_faults
-from stillhouse.layout import channels, shape_text
+from stillhouse.layout import channels, format_shape
 from stillhouse_spectral.energy import tail_energy
-from stillhouse_spectral.rows import feature_rows
-from stillhouse_spectral.warm import WarmBases, follow, warm_tail_energy
+from stillhouse_spectral.rows import to_feature_rows
+from stillhouse_spectral.warm_bases import WarmBases, follow, warm_tail_energy
 
 __all__ = ["Spectral"]
 
@@ -50,9 +50,7 @@ class Spectral(Plugin):
 
     def __attrs_post_init__(self) -> None:
         if self.rank < 0:
-            raise StillhouseError(
-                f"{self.rank} directions cannot be kept", where="rank", hint="a whole number from 0 on"
-            )
+            raise StillhouseError(f"must be a whole number >= 0, got {self.rank}", where="rank")
 
     @hookimpl
     def add_taps(self, assembly: Assembly) -> Iterable[Tap]:
@@ -74,20 +72,19 @@ class Spectral(Plugin):
         widths = {}
         for layer in assembly.layers("student", self.layer):
             x = assembly.features["student"][layer]
-            rows = feature_rows(x[:1], self.pool).shape[0] * assembly.recipe.data.batch_size
+            rows = to_feature_rows(x[:1], self.pool).shape[0] * assembly.recipe.data.batch_size
             widths[layer] = channels(x)
             count, kind = min((widths[layer], "channels"), (rows, "rows in a batch"))
             if self.rank >= count:
                 faults.append(
                     Fault(
                         "rank",
-                        f"the student's layer {layer!r}, {shape_text(x)}, has {count} {kind}, so a rank of "
-                        f"{self.rank} keeps everything and the term is always 0",
-                        f"below {count}",
+                        f"must be below the {count} {kind} of the student's layer {layer!r}, {format_shape(x)}, got "
+                        f"{self.rank}: the term would always be 0",
                     )
                 )
         if self.method == "exact" and assembly.device.type == "mps":
-            faults.append(Fault("method", "'exact' needs float64, which MPS does not have", "method = 'warm'"))
+            faults.append(Fault("method", "must be 'warm' on MPS, which has no float64 for 'exact'"))
         raise_faults(faults)
         return WarmBases(widths, self.rank) if self.method == "warm" and self.rank > 0 else None
 
@@ -97,7 +94,7 @@ class Spectral(Plugin):
         terms = {}
         layers = step.tapped("student", self.layer)
         for layer, x in layers:
-            rows = feature_rows(x, self.pool)
+            rows = to_feature_rows(x, self.pool)
             if self.gather:
                 rows = parallel.gather(rows)
             exact = self.method == "exact" or self.rank == 0
@@ -113,7 +110,7 @@ class Spectral(Plugin):
         for layer, x in layers:
             key = self.name if len(layers) == 1 else f"{self.name}/{layer}"
             if key in step.losses:  # not there while the weight is 0
-                energy = feature_rows(x.detach(), self.pool).square().mean()
+                energy = to_feature_rows(x.detach(), self.pool).square().mean()
                 share = step.losses[key].detach() / energy.clamp_min(1e-30)
                 found["tail_fraction" if len(layers) == 1 else f"{layer}/tail_fraction"] = share
         return found

@@ -1,4 +1,4 @@
-"""From a layer's output to the feature matrix whose spectrum is regularised."""
+"""Feature matrices of layers' outputs, whose spectrum is regularised."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stillhouse.layout import layout_of, to_rows
+from stillhouse.layout import name_layout, to_rows
 
-__all__ = ["Pool", "feature_rows"]
+__all__ = ["Pool", "to_feature_rows"]
 
 Pool = Literal["mean", "none"]
 """``mean`` over the positions of tokens and maps, or ``none``: a row for each of them."""
 
 
-def feature_rows(x: Tensor, pool: Pool = "mean") -> Tensor:
-    """The feature matrix Z (R, C) of a layer's output, in float32 at least.
+def to_feature_rows(x: Tensor, pool: Pool = "mean") -> Tensor:
+    """Return the feature matrix Z (R, C) of a layer's output, in float32 at least.
 
     Args:
         x: vectors (B, C), tokens (B, N, C) or maps (B, C, H, W).
@@ -25,7 +25,7 @@ def feature_rows(x: Tensor, pool: Pool = "mean") -> Tensor:
     Raises:
         StillhouseError: ``x`` is none of these layouts.
     """
-    layout_of(x)
+    name_layout(x)
     with torch.autocast(device_type=x.device.type, enabled=False):
         dtype = torch.promote_types(x.dtype, torch.float32)
         if pool == "mean" and x.ndim == 4:

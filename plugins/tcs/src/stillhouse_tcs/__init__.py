@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from stillhouse_tcs.axes import Axes, axes_of, load_axes, save_axes
-from stillhouse_tcs.head import CoordinateHead, find_head, folded
+from stillhouse_tcs.axes import Axes, find_axes, load_axes, save_axes
+from stillhouse_tcs.head import CoordinateHead, find_head, fold
 from stillhouse_tcs.losses import elsh, pca_mse, soft_targets
-from stillhouse_tcs.measuring import probe_teacher
 from stillhouse_tcs.plugin import TCS
-from stillhouse_tcs.selection import ROUNDS, WARM_UP, drop, drops_at, live_after
+from stillhouse_tcs.selection import ROUNDS, WARM_UP, count_live, drop, schedule_drops
+from stillhouse_tcs.teacher_probe import probe_teacher
 
 __all__ = [
     "ROUNDS",
@@ -15,16 +15,16 @@ __all__ = [
     "WARM_UP",
     "Axes",
     "CoordinateHead",
-    "axes_of",
+    "count_live",
     "drop",
-    "drops_at",
     "elsh",
+    "find_axes",
     "find_head",
-    "folded",
-    "live_after",
+    "fold",
     "load_axes",
     "pca_mse",
     "probe_teacher",
     "save_axes",
+    "schedule_drops",
     "soft_targets",
 ]

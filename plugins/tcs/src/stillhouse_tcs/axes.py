@@ -14,12 +14,12 @@ from stillhouse import StillhouseError, StillhouseWarning
 from stillhouse.errors import did_you_mean
 from stillhouse.teachers.cache import Moments
 
-__all__ = ["KINDS", "Axes", "Match", "axes_of", "load_axes", "save_axes"]
+__all__ = ["KINDS", "Axes", "Match", "find_axes", "load_axes", "save_axes"]
 
 KINDS = ("pca", "random", "identity")
 
 Match = Literal["number", "variance"]
-"""What control axes have in common with principal ones."""
+"""The property that control axes share with principal ones."""
 
 _EPS = {"float32": 8 * 2.0**-23, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 """Relative rounding noise of a teacher's features, by the precision it runs in."""
@@ -32,7 +32,7 @@ class Axes:
     Attributes:
         mean: mu (d,), float64.
         vectors: V (d, k), float64, orthonormal columns.
-        scale: the root of the features' mean variance: what they are divided by.
+        scale: the root of the features' mean variance, by which they are divided.
         spectrum: all d variances of the features' principal axes, in descending order, of scaled features.
         rank: how many of them are above the rounding noise.
         explained: the share of the variance that the k axes hold.
@@ -55,7 +55,7 @@ class Axes:
         return self.vectors.shape[1]
 
 
-def axes_of(
+def find_axes(
     moments: Moments,
     kind: str,
     k: int | float,
@@ -84,9 +84,7 @@ def axes_of(
     """
     d = len(moments.mean)
     if moments.count < 2:
-        raise StillhouseError(
-            f"{moments.count} sample has no covariance, and so no axes", where="axes", hint="at least two samples"
-        )
+        raise StillhouseError(f"needs at least 2 samples, got {moments.count}", where="axes")
     covariance = moments.covariance
     spectrum, principal = torch.linalg.eigh((covariance + covariance.T) / 2)
     spectrum, principal = spectrum.flip(0).clamp(min=0), principal.flip(1)
@@ -95,7 +93,7 @@ def axes_of(
     variance = float(covariance.trace())
     if rank == 0:
         raise StillhouseError(
-            f"the teacher's {d} features are the same for all {moments.count} samples",
+            f"needs features that vary, got {d} equal ones for all {moments.count} samples",
             where="layer",
             hint="read another layer, or a trained teacher",
         )
@@ -110,14 +108,14 @@ def axes_of(
         order = covariance.diagonal().argsort(descending=True, stable=True)
         vectors, most = torch.eye(d, dtype=torch.float64)[:, order], d
     elif kind != "pca":
-        given = load_axes(_file(kind, base), d)
+        given = load_axes(_find_file(kind, base), d)
         mean, vectors = (given[0] / scale, given[1]) if given[0] is not None else (mean, given[1])
         most = vectors.shape[1]
     shares = (vectors * (covariance @ vectors)).sum(0) / covariance.trace()
     if match is not None and kind != "pca":
-        principals = _number(k, spectrum / variance, rank, d, moments.count, "pca")
+        principals = _count_axes(k, spectrum / variance, rank, d, moments.count, "pca")
         k = principals if match == "number" else min(1.0, float(spectrum[:principals].sum()) / variance)
-    n = _number(k, shares, most, d, moments.count, kind)
+    n = _count_axes(k, shares, most, d, moments.count, kind)
     vectors = vectors[:, :n]
     offset = vectors.T @ (moments.mean / scale - mean)
     explained = float(shares[:n].sum())
@@ -134,15 +132,15 @@ def axes_of(
     )
 
 
-def _number(k: int | float, shares: Tensor, most: int, d: int, samples: int, kind: str) -> int:
-    """How many axes ``k`` means; ``most`` is what there is."""
+def _count_axes(k: int | float, shares: Tensor, most: int, d: int, samples: int, kind: str) -> int:
+    """Count the axes of option ``k``; ``most`` is the number there is."""
     if isinstance(k, int):
         if k > most:
             why = f"{samples} samples of {d} features span {most} dimensions" if kind == "pca" else f"there are {most}"
             raise StillhouseError(
-                f"{k} axes are asked for, and {why}",
+                f"must be at most {most}, got {k}: {why}",
                 where="k",
-                hint=f"at most {most}, or a share of the variance: 0.99",
+                hint="or a share of the variance: 0.99",
             )
         return k
     reached = shares.cumsum(0)
@@ -150,19 +148,19 @@ def _number(k: int | float, shares: Tensor, most: int, d: int, samples: int, kin
     n = int(enough[0]) + 1 if len(enough) and k < 1.0 else (d if kind in KINDS else most)
     if n > most:
         warnings.warn(
-            f"k = {k} would be {n} axes, and the features of {samples} samples span {most} dimensions: {most} are taken",
+            f"k = {k} would be {n} axes, but the features of {samples} samples span {most} dimensions: {most} are used",
             StillhouseWarning,
             stacklevel=4,
         )
     return min(n, most)
 
 
-def _file(path: str, base: Path | None) -> Path:
+def _find_file(path: str, base: Path | None) -> Path:
     file = (base or Path()) / Path(path).expanduser()
     if not file.is_file():
         near = did_you_mean(path, KINDS)
         hint = near if near.startswith("did you mean") else "axes are 'pca', 'random', 'identity' or a file"
-        raise StillhouseError(f"there is no file {file}", where="axes", hint=hint)
+        raise StillhouseError(f"file not found: {file}", where="axes", hint=hint)
     return file
 
 
@@ -175,18 +173,18 @@ def save_axes(path: str | Path, moments: Moments, k: int | None = None) -> None:
         k: how many axes; None: as many as the features' rank.
 
     Raises:
-        StillhouseError: as :func:`axes_of` does.
+        StillhouseError: as :func:`find_axes` does.
     """
     from safetensors.torch import save_file
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", StillhouseWarning)
-        found = axes_of(moments, "pca", 1.0 if k is None else k)
+        found = find_axes(moments, "pca", 1.0 if k is None else k)
     save_file({"mean": found.mean * found.scale, "axes": found.vectors}, path)
 
 
 def load_axes(path: Path, d: int) -> tuple[Tensor | None, Tensor]:
-    """Mean (d,), if there is one, and axes (d, K) of a file that :func:`save_axes` wrote, in float64.
+    """Load mean (d,), if there is one, and axes (d, K) of a file that :func:`save_axes` wrote, in float64.
 
     Raises:
         StillhouseError: no such tensors, of another width, or axes that are not orthonormal.
@@ -197,24 +195,24 @@ def load_axes(path: Path, d: int) -> tuple[Tensor | None, Tensor]:
     try:
         held = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise StillhouseError(f"is damaged or no safetensors file: {error}", where=str(path)) from None
+        raise StillhouseError(f"is damaged or not a safetensors file: {error}", where=str(path)) from None
     axes, mean = held.get("axes"), held.get("mean")
     if axes is None or axes.ndim != 2 or (mean is not None and mean.shape != axes.shape[:1]):
         raise StillhouseError(
-            f"holds {', '.join(f'{n} {tuple(t.shape)}' for n, t in held.items()) or 'nothing'}",
+            "must hold 'axes' (features, k) and optionally 'mean' (features,), got "
+            + (", ".join(f"{n} {tuple(t.shape)}" for n, t in held.items()) or "nothing"),
             where=str(path),
-            hint="'axes' (features, k) and, if wanted, 'mean' (features,)",
         )
     if axes.shape[0] != d:
         raise StillhouseError(
-            f"its axes are of {axes.shape[0]} features, and the teacher's layer gives {d}",
+            f"its axes must have the {d} features of the teacher's layer, got {axes.shape[0]}",
             where=str(path),
-            hint="axes of the same teacher and layer",
+            hint="save the axes of the same teacher and layer",
         )
     axes = axes.double()
     off = float((axes.T @ axes - torch.eye(axes.shape[1], dtype=torch.float64)).abs().max())
     if not off < 1e-4:
-        raise StillhouseError(f"its axes are not orthonormal: they are off by {off:.2g}", where=str(path))
+        raise StillhouseError(f"its axes must be orthonormal to 1e-4, got an error of {off:.2g}", where=str(path))
     # Orthonormal to float64, each column on the side it had.
     exact = torch.linalg.qr(axes)[0]
     exact *= (exact * axes).sum(0).sign()

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of the coordinate system."""
+"""Figures of the coordinate system for TensorBoard."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from matplotlib.figure import Figure
 
 from stillhouse_tcs.head import CoordinateHead
 
-__all__ = ["mask_figure", "rounds_figure", "spectrum_figure"]
+__all__ = ["draw_mask", "draw_rounds", "draw_spectrum"]
 
 
-def spectrum_figure(head: CoordinateHead) -> Figure:
-    """The variances of the features' principal axes and how much of the whole the first ones hold."""
+def draw_spectrum(head: CoordinateHead) -> Figure:
+    """Draw the variances of the features' principal axes and the cumulated share of the first ones."""
     spectrum = head.spectrum.cpu().double().numpy()
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     left = figure.add_subplot()
@@ -31,8 +31,8 @@ def spectrum_figure(head: CoordinateHead) -> Figure:
     return figure
 
 
-def mask_figure(head: CoordinateHead) -> Figure:
-    """The mask's value of each dimension that is live; dropped ones are marked."""
+def draw_mask(head: CoordinateHead) -> Figure:
+    """Draw the mask's value of each live dimension; dropped ones are marked."""
     mask, live = head.readout.mask.detach().cpu().numpy(), head.readout.live.cpu().numpy() > 0
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     axes = figure.add_subplot()
@@ -44,8 +44,8 @@ def mask_figure(head: CoordinateHead) -> Figure:
     return figure
 
 
-def rounds_figure(head: CoordinateHead) -> Figure:
-    """How many dimensions were live at first and after each round so far."""
+def draw_rounds(head: CoordinateHead) -> Figure:
+    """Draw the number of live dimensions at first and after each round so far."""
     history = head.readout.history.cpu().numpy()
     history = history[history > 0]
     figure = Figure(figsize=(6, 3.2), layout="constrained")

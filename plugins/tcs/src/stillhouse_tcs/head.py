@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from stillhouse import StillhouseError
 from stillhouse_tcs.axes import Axes
 
-__all__ = ["CoordinateHead", "Fitting", "Lift", "Project", "Readout", "find_head", "folded"]
+__all__ = ["CoordinateHead", "FittableModule", "Lift", "Project", "Readout", "find_head", "fold"]
 
 
-class Fitting(nn.Module):
-    """A module whose tensors take the shapes of a state dict before it is loaded: the number of axes follows from the data."""
+class FittableModule(nn.Module):
+    """A module whose tensors take a state dict's shapes before it is loaded: the number of axes follows from the data."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_load_state_dict_pre_hook(_fit_first)  # type: ignore[no-untyped-call]  # torch gives it no types
+        self.register_load_state_dict_pre_hook(_fit_before_loading)  # type: ignore[no-untyped-call]  # torch gives it no types
 
     def fit_to(self, state: Mapping[str, Any]) -> None:
         """Give every tensor that ``state`` has the shape it has there; values are left undefined where that changes."""
@@ -39,8 +39,8 @@ class Fitting(nn.Module):
                 setattr(owner, name, own.new_empty(value.shape))
 
 
-def _fit_first(module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
-    assert isinstance(module, Fitting)  # it is registered by it
+def _fit_before_loading(module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    assert isinstance(module, FittableModule)  # it is registered by it
     module.fit_to({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
 
 
@@ -113,11 +113,11 @@ class Readout(nn.Module):
         return F.linear(c * (self.mask * self.live), self.weight, self.bias)
 
 
-class CoordinateHead(Fitting):
+class CoordinateHead(FittableModule):
     """c = V^T (A z + b - mu), logits = W (m * c) + b': (B, d_s) -> (B, C), in float32 whatever autocast says.
 
     Source: 2412.09388. A is there only where the student's width differs from the teacher's; b starts at mu; V and mu are
-    frozen. All of it is linear, so that :func:`folded` gives one nn.Linear.
+    frozen. All of it is linear, so that :func:`fold` gives one nn.Linear.
 
     Args:
         d_s: the student's width.
@@ -161,8 +161,8 @@ class CoordinateHead(Fitting):
 
 
 @torch.no_grad()
-def folded(head: CoordinateHead, in_features: int) -> nn.Linear:
-    """One linear layer (d_s -> C) that computes what ``head`` does; worked out in float64."""
+def fold(head: CoordinateHead, in_features: int) -> nn.Linear:
+    """Fold ``head`` into one linear layer (d_s -> C), computed in float64."""
     axes, readout, lift = head.project.axes.double(), head.readout, head.lift
     to_logits = (readout.weight.double() * (readout.mask * readout.live).double()) @ axes.T
     weight = to_logits if lift.weight is None else to_logits @ lift.weight.double()
@@ -174,10 +174,10 @@ def folded(head: CoordinateHead, in_features: int) -> nn.Linear:
 
 
 def find_head(student: nn.Module, outputs: int, name: str = "") -> str:
-    """The dotted path of the student's last linear layer, which gives its ``outputs``.
+    """Find the dotted path of the student's last linear layer, which gives its ``outputs``.
 
     Raises:
-        StillhouseError: there is none, it is no linear layer, or it has no bias; what could be meant is named.
+        StillhouseError: there is none, it is not linear, or it has no bias; names the linear layers.
     """
     linear = {path: module for path, module in student.named_modules() if isinstance(module, nn.Linear)}
     fitting = [path for path, module in linear.items() if module.out_features == outputs]
@@ -185,16 +185,14 @@ def find_head(student: nn.Module, outputs: int, name: str = "") -> str:
     candidates = f"linear layers: {shown}" if linear else "the student has no linear layer"
     if name and name not in linear:
         known = dict(student.named_modules())
-        what = f"is {type(known[name]).__name__}, and no linear layer" if name in known else "is not in the student"
+        what = f"must be linear, got {type(known[name]).__name__}" if name in known else "is not in the student"
         raise StillhouseError(f"the layer {name!r} {what}", where="head", hint=candidates)
     if not name and not fitting:
-        raise StillhouseError(
-            f"the student has no linear layer that gives {outputs} outputs", where="student", hint=candidates
-        )
+        raise StillhouseError(f"needs a linear layer of {outputs} outputs", where="student", hint=candidates)
     path = name or fitting[-1]
     if linear[path].bias is None:
         raise StillhouseError(
-            f"the head {path!r} has no bias, and the folded path needs one",
+            f"the head {path!r} needs a bias, as the folded path has one",
             where="student",
             hint="give the layer a bias, or name another with `head`",
         )

@@ -1,4 +1,4 @@
-"""What the plugin builds: the mimicking term, from rows of the cache."""
+"""The mimicking term's module, which reads rows of the cache."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor
 
 from stillhouse.contract.step import Side, Step
 from stillhouse.teachers.cache import TeacherCache, tap_name
-from stillhouse_tcs.head import CoordinateHead, Fitting
+from stillhouse_tcs.head import CoordinateHead, FittableModule
 from stillhouse_tcs.losses import elsh, pca_mse, soft_targets
 from stillhouse_tcs.pool import PoolStream
 
-__all__ = ["Bits", "Mimic", "teacher_rows"]
+__all__ = ["Bits", "Mimic", "read_teacher_rows"]
 
 _CHUNK = 4096
 _FOR_MEDIANS = 16_384
 """Rows from which the medians of the hashes are taken, evenly spaced."""
 
 
-def teacher_rows(
+def read_teacher_rows(
     cache: TeacherCache, layer: str, scale: float, most: int, among: NDArray[Any] | None = None
 ) -> tuple[Tensor, NDArray[Any]]:
     """Scaled features (M, d), float32, of up to ``most`` of the samples ``among``, evenly spaced, and their ids (M,).
@@ -67,8 +67,8 @@ class Bits:
         return bits.flatten(1)[:, : self._count].float()
 
 
-class Mimic(Fitting):
-    """Buffers of the mimicking loss, and what it looks things up in.
+class Mimic(FittableModule):
+    """The mimicking loss: its buffers, the teacher's cache and the pool.
 
     Args:
         kind: ``pca_mse``, ``elsh``, ``logits`` or ``none``.
@@ -108,7 +108,7 @@ class Mimic(Fitting):
     def hash_with(self, vectors: Tensor, layer: str, scale: float) -> None:
         """Take ``vectors`` (d, H) for the hash: its bias is minus the median over the teacher's features."""
         assert self.cache is not None  # a hash is made where there is one
-        some, _ = teacher_rows(self.cache, layer, scale, _FOR_MEDIANS)
+        some, _ = read_teacher_rows(self.cache, layer, scale, _FOR_MEDIANS)
         # In slices of the hashes: all at once would be 128 MiB for 2,048 of them.
         bias = torch.cat([-(some @ part).median(0).values for part in torch.split(vectors, 256, 1)])
         self.hold(hash=vectors, hash_bias=bias)
@@ -116,15 +116,17 @@ class Mimic(Fitting):
 
     def term(self, step: Step) -> Tensor:
         """The loss of the step's samples, and of as many of the pool where there is one; a scalar on the device."""
-        own = self._of(step.student, step.ids, step.epoch)
+        own = self._compute_loss(step.student, step.ids, step.epoch)
         if self.pool is None:
             return own
         batch = self.pool.take(len(step.ids))
-        more = self._of(step.forward("student", batch.input, batch.target), batch.id, self.pool.epoch(step.iteration))
+        more = self._compute_loss(
+            step.forward("student", batch.input, batch.target), batch.id, self.pool.epoch(step.iteration)
+        )
         n, m = len(step.ids), len(batch.id)
         return (n * own + m * more) / (n + m)
 
-    def _of(self, student: Side, ids: Tensor, epoch: int) -> Tensor:
+    def _compute_loss(self, student: Side, ids: Tensor, epoch: int) -> Tensor:
         cache, device = self.cache, student.output.device
         assert cache is not None  # a run that trains has one
         if self.kind == "elsh":

@@ -42,19 +42,19 @@ class Options(Plugin):
 
     def __attrs_post_init__(self) -> None:
         faults = [
-            Fault(key, f"{value} is below {least}", f"at least {least}")
+            Fault(key, f"must be >= {least}, got {value}")
             for key, value, least in (("keep", self.keep, 1), ("views", self.views, 0), ("hashes", self.hashes, 1))
             if value is not None and value < least
         ]
         if self.k < 1 if isinstance(self.k, int) else not 0.0 < self.k <= 1.0:
-            faults.append(Fault("k", f"{self.k} is no number of axes", "a whole number, or a share above 0 to 1.0"))
+            faults.append(Fault("k", f"must be a whole number >= 1 or a share in (0, 1.0], got {self.k}"))
         if not 0.0 < self.temperature < float("inf"):
-            faults.append(Fault("temperature", f"{self.temperature} softens nothing", "a number above 0"))
+            faults.append(Fault("temperature", f"must be finite and > 0, got {self.temperature}"))
         if self.path == "none" and (self.mimicking != "logits" or self.selecting != "none"):
             faults.append(
                 Fault(
                     "path",
-                    f"without coordinates there is no mimic = {self.mimicking!r} and no select = {self.selecting!r}",
+                    f"must be 'coordinates' for mimic = {self.mimicking!r} and select = {self.selecting!r}, got 'none'",
                     'mimic = "logits" and select = "none"',
                 )
             )
@@ -62,17 +62,17 @@ class Options(Plugin):
 
     @property
     def mimicking(self) -> MimicKind:
-        """``mimic``, or what the preset makes of it."""
+        """``mimic``, or the preset's."""
         return self.mimic or ("elsh" if self.preset == "paper" else "pca_mse")
 
     @property
     def selecting(self) -> Selection:
-        """``select``, or what the preset makes of it."""
+        """``select``, or the preset's."""
         return self.select or ("train" if self.preset == "paper" else "none")
 
     @property
     def cache_spec(self) -> CacheSpec:
-        """What is asked of the teacher cache."""
+        """The spec of the teacher cache."""
         return CacheSpec(
             taps=(self.layer,),
             pool=self.pool,

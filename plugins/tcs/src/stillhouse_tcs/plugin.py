@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from stillhouse import Assembly, Run, Step, Tap, Weight, hookimpl, plugin
-from stillhouse_tcs.adapting import adapted, checked_fold
-from stillhouse_tcs.building import built
-from stillhouse_tcs.figures import mask_figure, rounds_figure, spectrum_figure
+from stillhouse_tcs.figures import draw_mask, draw_rounds, draw_spectrum
 from stillhouse_tcs.head import CoordinateHead
 from stillhouse_tcs.mimic import Mimic
+from stillhouse_tcs.mimic_builder import build_mimic
 from stillhouse_tcs.options import Options
-from stillhouse_tcs.selection import WARM_UP, accumulate, drop, drops_at
+from stillhouse_tcs.selection import WARM_UP, accumulate, drop, schedule_drops
+from stillhouse_tcs.student_path import adapt_student, fold_student
 
 __all__ = ["TCS"]
 
@@ -71,12 +71,12 @@ class TCS(Options):
         Raises:
             StillhouseError: no head that could be replaced, a cache of something else, too few or constant features.
         """
-        return adapted(self, assembly, student)
+        return adapt_student(self, assembly, student)
 
     @hookimpl
     def add_taps(self, assembly: Assembly) -> Iterable[Tap]:
         """The student's features in the teacher's space, and its coordinates."""
-        paths = _paths(assembly)
+        paths = _find_paths(assembly)
         return [] if paths is None or self.mimicking in ("logits", "none") else [Tap("student", p) for p in paths]
 
     @hookimpl
@@ -87,13 +87,13 @@ class TCS(Options):
             StillhouseError: a probe that cannot be fitted.
         """
         if self.selecting == "train":
-            assembly.exclude_from_best_until(max(drops_at(assembly.total_steps)))
-        return built(self, assembly, _paths(assembly))
+            assembly.exclude_from_best_until(max(schedule_drops(assembly.total_steps)))
+        return build_mimic(self, assembly, _find_paths(assembly))
 
     @hookimpl
     def optimizer_options(self, assembly: Assembly) -> Mapping[str, Any]:
         """No weight decay on b, which starts at the mean, nor on the mask, which starts at one."""
-        paths = _paths(assembly)
+        paths = _find_paths(assembly)
         if paths is None:
             return {}
         prefix = paths[0].removesuffix("lift")
@@ -124,7 +124,7 @@ class TCS(Options):
         """At the end of a round, drop the dimensions of the lowest scores."""
         if self.selecting != "train":
             return
-        rounds, done = drops_at(run.total_steps), step.iteration + 1
+        rounds, done = schedule_drops(run.total_steps), step.iteration + 1
         before = sum(n for at, n in rounds.items() if at < done)
         for number in range(before, before + rounds[done]):
             readout = step.module(self).head.readout
@@ -149,9 +149,9 @@ class TCS(Options):
         head: CoordinateHead | None = run.module(self).head
         if head is None:
             return {}
-        made = {} if run.trainer.state.epoch > 1 else {"spectrum": spectrum_figure(head)}
+        made = {} if run.trainer.state.epoch > 1 else {"spectrum": draw_spectrum(head)}
         if self.selecting == "train":
-            made |= {"mask": mask_figure(head), "rounds": rounds_figure(head)}
+            made |= {"mask": draw_mask(head), "rounds": draw_rounds(head)}
         return made
 
     @hookimpl
@@ -161,10 +161,10 @@ class TCS(Options):
         Raises:
             StillhouseError: the folded layer gives other logits, by more than 1e-5 of the largest.
         """
-        return checked_fold(assembly, student)
+        return fold_student(assembly, student)
 
 
-def _paths(assembly: Assembly) -> tuple[str, str] | None:
+def _find_paths(assembly: Assembly) -> tuple[str, str] | None:
     """The dotted paths of the student's lift and of its projection."""
     for name, module in assembly.student.named_modules():
         if isinstance(module, CoordinateHead):

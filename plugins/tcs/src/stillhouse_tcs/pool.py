@@ -29,7 +29,7 @@ class PoolStream:
         self._used = 0
 
     def epoch(self, iteration: int) -> int:
-        """How many times every image of the pool has been seen before step ``iteration``."""
+        """Return how many times every image of the pool was used before step ``iteration``."""
         return iteration // self._rotation
 
     def fetch(self, iteration: int) -> None:
@@ -43,7 +43,7 @@ class PoolStream:
         self._batch, self._step, self._used = next(self._stream), iteration, 0
 
     def take(self, rows: int) -> Batch:
-        """``rows`` images of the batch that was fetched, on the CPU; asked again in the same step, the next ones."""
+        """Take the next ``rows`` images of the fetched batch, on the CPU."""
         if self._batch is None:  # the assembly looks at shapes and values; workers need not start for that
             return next(iter(self._data.passes.once(self.ids[: max(2, rows)])))
         size = len(self._batch.id)

@@ -19,16 +19,16 @@ MOST_ROWS = 20_000
 """A probe is fitted on at most so many samples, evenly spaced."""
 
 _ABSENT = 10.0
-"""How far below the others' the bias of a class without samples lies."""
+"""Distance of the bias of a class without samples below the others'."""
 
 
 def fit_probe(features: Tensor, labels: NDArray[np.int64], outputs: int) -> tuple[Tensor, Tensor]:
-    """Weight (outputs, d) and bias (outputs,), float32, of a logistic regression with an L2 penalty (C = 1).
+    """Fit a logistic regression with an L2 penalty (C = 1): weight (outputs, d) and bias (outputs,), float32.
 
     Args:
         features: (N, d); scaled, so that the penalty means the same for every teacher.
         labels: (N,).
-        outputs: how many logits there are to be; classes that ``labels`` lack get no weight and a low bias.
+        outputs: the number of logits; classes that ``labels`` lack get no weight and a low bias.
 
     Raises:
         StillhouseError: there is one class only.
@@ -52,7 +52,7 @@ def fit_probe(features: Tensor, labels: NDArray[np.int64], outputs: int) -> tupl
 
 
 def select_by_probe(features: Tensor, labels: NDArray[np.int64], outputs: int, counts: list[int]) -> Tensor:
-    """Which dimensions stay (d,), 1 or 0, when probes drop the least used ones round by round.
+    """Select dimensions by probes that drop the least used ones round by round: a mask (d,) of 1 and 0.
 
     A dimension's score is the sum over the classes of |w| times its standard deviation.
 
@@ -60,7 +60,7 @@ def select_by_probe(features: Tensor, labels: NDArray[np.int64], outputs: int, c
         features: (N, d).
         labels: (N,).
         outputs: logits.
-        counts: how many are to be live after each round.
+        counts: the number of live dimensions after each round.
     """
     live = torch.arange(features.shape[1])
     for count in counts:

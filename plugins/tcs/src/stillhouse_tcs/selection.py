@@ -1,4 +1,4 @@
-"""Iterative selection: which rounds, how many dimensions go in each, and dropping them."""
+"""Iterative selection of dimensions: the rounds, the number dropped in each, and the dropping."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stillhouse_tcs.head import Readout
 
-__all__ = ["ROUNDS", "WARM_UP", "accumulate", "drop", "drops_at", "live_after"]
+__all__ = ["ROUNDS", "WARM_UP", "accumulate", "count_live", "drop", "schedule_drops"]
 
 WARM_UP = 0.1
 """The share of the steps in which nothing is accumulated."""
@@ -19,16 +19,16 @@ ROUNDS = (0.2, 0.35, 0.5, 0.65, 0.8)
 """The shares of the steps after which dimensions are dropped."""
 
 
-def live_after(k: int, rounds: int, keep: int) -> int:
-    """How many of ``k`` dimensions are live after ``rounds`` rounds of dropping 10% of them, at least one, down to ``keep``."""
+def count_live(k: int, rounds: int, keep: int) -> int:
+    """Count the live ones of ``k`` dimensions after ``rounds`` rounds of dropping 10%, at least one, down to ``keep``."""
     live = k
     for _ in range(rounds):
         live = max(min(live, keep), live - max(1, live // 10))
     return live
 
 
-def drops_at(total_steps: int) -> Counter[int]:
-    """After which optimizer step, counted from 1, how many rounds come; in a run of few steps several may fall together."""
+def schedule_drops(total_steps: int) -> Counter[int]:
+    """Schedule the rounds: their number after each optimizer step, counted from 1; in short runs several may coincide."""
     return Counter(max(1, math.ceil(share * total_steps)) for share in ROUNDS)
 
 
@@ -45,24 +45,24 @@ def accumulate(readout: Readout) -> None:
 
 @torch.no_grad()
 def drop(readout: Readout, k: int, rounds_done: int, keep: int) -> None:
-    """One round: the live dimensions of the lowest scores die, for good; scores start again from 0.
+    """Drop the live dimensions of the lowest scores, for good; scores start again from 0.
 
     How many are live follows from the number of rounds alone, so that nothing is read from the device.
 
     Args:
-        readout: whose dimensions.
-        k: how many there were at first.
+        readout: the readout of the dimensions.
+        k: the number of dimensions at first.
         rounds_done: rounds before this one.
-        keep: how many always stay.
+        keep: the least number of live dimensions.
     """
-    before, after = live_after(k, rounds_done, keep), live_after(k, rounds_done + 1, keep)
-    readout.live.index_fill_(0, lowest(readout.scores, readout.live, before - after), 0.0)
+    before, after = count_live(k, rounds_done, keep), count_live(k, rounds_done + 1, keep)
+    readout.live.index_fill_(0, find_lowest(readout.scores, readout.live, before - after), 0.0)
     readout.scores.zero_()
     readout.history[rounds_done + 1].fill_(after)  # assigning a number would copy it to the device, and wait
 
 
-def lowest(scores: Tensor, live: Tensor, count: int) -> Tensor:
-    """The indices (count,) of the live dimensions of the lowest scores; of equal ones, those that stand last."""
+def find_lowest(scores: Tensor, live: Tensor, count: int) -> Tensor:
+    """Find the indices (count,) of the live dimensions of the lowest scores; of equal ones, the last."""
     # Axes come by descending variance: flipped, a stable sort meets the last one first.
     order = torch.where(live > 0, scores, torch.inf).flip(0).argsort(stable=True)
     return len(scores) - 1 - order[:count]

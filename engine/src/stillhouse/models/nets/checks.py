@@ -1,16 +1,16 @@
-"""What the networks' functions check of their arguments."""
+"""Checks of the networks' arguments."""
 
 from __future__ import annotations
 
 from stillhouse.errors import Fault, raise_faults
 
-__all__ = ["at_least_one"]
+__all__ = ["check_at_least_one"]
 
 
-def at_least_one(**values: int) -> None:
+def check_at_least_one(**values: int) -> None:
     """Refuse numbers below 1.
 
     Raises:
         StillhouseError: a fault for each, at the argument's name.
     """
-    raise_faults(Fault(name, f"{value} is below 1") for name, value in values.items() if value < 1)
+    raise_faults(Fault(name, f"must be >= 1, got {value}") for name, value in values.items() if value < 1)

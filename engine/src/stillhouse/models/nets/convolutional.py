@@ -8,12 +8,12 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from stillhouse.errors import StillhouseError, did_you_mean
-from stillhouse.models.nets.checks import at_least_one
+from stillhouse.models.nets.checks import check_at_least_one
 
 __all__ = ["ConvEncoder", "ConvNet", "Norm", "conv", "convnet"]
 
 Norm = Literal["batch", "group", "none"]
-"""What normalises between convolutions: BatchNorm; GroupNorm, which keeps samples apart; or nothing."""
+"""Normalisation between convolutions: BatchNorm; GroupNorm, which keeps samples apart; or none."""
 
 
 class ConvEncoder(nn.Module):
@@ -29,10 +29,12 @@ class ConvEncoder(nn.Module):
 
     def __init__(self, in_channels: int, width: int, depth: int, stages: int, stride: int, norm: Norm) -> None:
         super().__init__()
-        at_least_one(in_channels=in_channels, width=width, depth=depth, stages=stages, stride=stride)
+        check_at_least_one(in_channels=in_channels, width=width, depth=depth, stages=stages, stride=stride)
         if norm not in get_args(Norm):
             raise StillhouseError(
-                f"unknown normalisation {norm!r}", where="norm", hint=did_you_mean(norm, get_args(Norm))
+                f"must be one of {', '.join(get_args(Norm))}, got {norm!r}",
+                where="norm",
+                hint=did_you_mean(norm, get_args(Norm)),
             )
         self.channels = tuple(width * 2**k for k in range(stages))
         self.stem = conv(in_channels, width, stride, norm=norm)
@@ -72,7 +74,7 @@ class ConvNet(ConvEncoder):
     def __init__(
         self, num_classes: int, in_channels: int, width: int, depth: int, stages: int, stride: int, norm: Norm
     ) -> None:
-        at_least_one(num_classes=num_classes)
+        check_at_least_one(num_classes=num_classes)
         super().__init__(in_channels, width, depth, stages, stride, norm)
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Linear(self.channels[-1], num_classes)

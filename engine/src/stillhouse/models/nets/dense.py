@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillhouse.errors import StillhouseError
-from stillhouse.models.nets.checks import at_least_one
+from stillhouse.models.nets.checks import check_at_least_one
 from stillhouse.models.nets.convolutional import ConvEncoder, Norm, conv
-from stillhouse.models.nets.transformer import VitEncoder, sides
+from stillhouse.models.nets.transformer import VitEncoder, to_height_and_width
 
 __all__ = ["DenseVit", "UNet", "dense_vit", "unet"]
 
@@ -24,7 +24,7 @@ class Up(nn.Module):
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """(B, coarse, h, w) and (B, fine, H, W) -> (B, fine, H, W)."""
-        coarse = _resized(self.reduce(coarse), fine)
+        coarse = _resize(self.reduce(coarse), fine)
         mixed: Tensor = self.mix(torch.cat([coarse, fine], dim=1))
         return mixed
 
@@ -51,7 +51,7 @@ class UNet(nn.Module):
         residual: bool,
     ) -> None:
         super().__init__()
-        at_least_one(num_classes=num_classes)
+        check_at_least_one(num_classes=num_classes)
         _check_residual(residual, num_classes, in_channels)
         self.residual = residual
         self.encoder = ConvEncoder(in_channels, width, depth, stages, stride, norm)
@@ -68,7 +68,7 @@ class UNet(nn.Module):
         *finer, y = self.encoder.maps(x)
         for up, fine in zip(self.decoder.values(), reversed(finer), strict=True):
             y = up(y, fine)
-        y = _resized(self.head(y), x)
+        y = _resize(self.head(y), x)
         return x + y if self.residual else y
 
 
@@ -145,7 +145,7 @@ class DenseVit(nn.Module):
         y = tokens.transpose(1, 2).unflatten(2, self.grid)
         for number, layer in enumerate(self.decoder):
             y = layer(y if number == 0 else F.interpolate(y, scale_factor=2.0, mode="bilinear", align_corners=False))
-        y = _resized(self.head(y), padded)[..., : x.shape[-2], : x.shape[-1]]
+        y = _resize(self.head(y), padded)[..., : x.shape[-2], : x.shape[-1]]
         return x + y if self.residual else y
 
 
@@ -176,19 +176,19 @@ def dense_vit(
     Raises:
         StillhouseError: a number below 1, heads that do not divide ``dim``, or a residual of another number of channels.
     """
-    height, breadth = sides(image_size)
+    height, breadth = to_height_and_width(image_size)
     if patch is None:
         patch = max(4, -(-max(height, breadth) // 16))
-    at_least_one(
+    check_at_least_one(
         num_classes=num_classes, in_channels=in_channels, patch=patch, dim=dim, depth=depth, heads=heads, width=width
     )
     if dim % heads:
-        raise StillhouseError(f"{heads} heads do not divide dim = {dim}", where="heads")
+        raise StillhouseError(f"must divide dim = {dim}, got {heads}", where="heads")
     grid = -(-height // patch), -(-breadth // patch)
     return DenseVit(num_classes, in_channels, grid, patch, dim, depth, heads, width, residual)
 
 
-def _resized(x: Tensor, like: Tensor) -> Tensor:
+def _resize(x: Tensor, like: Tensor) -> Tensor:
     """``x`` at the height and width of ``like``, bilinear."""
     size = like.shape[-2:]
     return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
@@ -197,7 +197,7 @@ def _resized(x: Tensor, like: Tensor) -> Tensor:
 def _check_residual(residual: bool, outputs: int, in_channels: int) -> None:
     if residual and outputs != in_channels:
         raise StillhouseError(
-            f"the input has {in_channels} channels and the output {outputs}: one cannot be added to the other",
+            f"needs an output of the input's {in_channels} channels, got {outputs}",
             where="residual",
         )
 

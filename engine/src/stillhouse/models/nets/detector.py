@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from stillhouse.errors import StillhouseError
-from stillhouse.models.nets.checks import at_least_one
+from stillhouse.models.nets.checks import check_at_least_one
 from stillhouse.models.nets.convolutional import ConvEncoder, Norm
-from stillhouse.models.nets.transformer import sides
+from stillhouse.models.nets.transformer import to_height_and_width
 
 if TYPE_CHECKING:
     from torchvision.models.detection import FCOS
@@ -74,16 +74,18 @@ def detector(
     from torchvision.models.detection import FCOS
     from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-    at_least_one(num_classes=num_classes, channels=channels)
+    check_at_least_one(num_classes=num_classes, channels=channels)
     if stages < 2:
-        raise StillhouseError(f"{stages} is below 2", where="stages", hint="boxes are found from the second stage on")
+        raise StillhouseError(
+            f"must be >= 2, got {stages}", where="stages", hint="boxes are found from the second stage on"
+        )
     if channels % 32:
         raise StillhouseError(
-            f"{channels} is no multiple of 32", where="channels", hint="the head's GroupNorm has 32 groups"
+            f"must be a multiple of 32, got {channels}", where="channels", hint="the head's GroupNorm has 32 groups"
         )
     pyramid = Pyramid(ConvEncoder(in_channels, width, depth, stages, 2, norm), channels)
     strides = tuple((2**k,) for k in range(2, stages + 1))
-    size = sides(image_size)
+    size = to_height_and_width(image_size)
     return FCOS(
         pyramid,
         num_classes,

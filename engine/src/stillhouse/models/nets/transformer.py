@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillhouse.errors import StillhouseError
-from stillhouse.models.nets.checks import at_least_one
+from stillhouse.models.nets.checks import check_at_least_one
 
-__all__ = ["VisionTransformer", "VitEncoder", "sides", "vit"]
+__all__ = ["VisionTransformer", "VitEncoder", "to_height_and_width", "vit"]
 
 
 class Block(nn.Module):
@@ -107,8 +107,8 @@ class VisionTransformer(VitEncoder):
         return logits
 
 
-def sides(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width of what is given as both or as a square's side."""
+def to_height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of a pair, or of a square's side."""
     return (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
 
 
@@ -135,14 +135,14 @@ def vit(
     Raises:
         StillhouseError: a number below 1, patches that do not tile the image, or heads that do not divide ``dim``.
     """
-    height, width = sides(image_size)
+    height, width = to_height_and_width(image_size)
     if patch is None:
         lengths = range(2, max(height, width) + 1)
         fits = (p for p in lengths if height % p == width % p == 0 and max(height, width) <= 8 * p)
         patch = next(fits, 1)
-    at_least_one(num_classes=num_classes, in_channels=in_channels, patch=patch, dim=dim, depth=depth, heads=heads)
+    check_at_least_one(num_classes=num_classes, in_channels=in_channels, patch=patch, dim=dim, depth=depth, heads=heads)
     if height % patch or width % patch:
-        raise StillhouseError(f"patches of {patch} do not tile images of {height}x{width}", where="patch")
+        raise StillhouseError(f"must divide the image's height and width, {height}x{width}, got {patch}", where="patch")
     if dim % heads:
-        raise StillhouseError(f"{heads} heads do not divide dim = {dim}", where="heads")
+        raise StillhouseError(f"must divide dim = {dim}, got {heads}", where="heads")
     return VisionTransformer(num_classes, in_channels, (height // patch, width // patch), patch, dim, depth, heads)

@@ -15,7 +15,7 @@ from stillhouse.contract.modes import keep_modes
 from stillhouse.contract.outputs import read_output
 from stillhouse.contract.task import Task
 from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
-from stillhouse.layout import layout_of, shape_text
+from stillhouse.layout import format_shape, name_layout
 from stillhouse.loop.tapped_model import TappedModel
 from stillhouse.teachers.cache.spec import CacheSpec, Pool, dtype_of
 
@@ -38,7 +38,7 @@ def pooled(x: Tensor, how: Pool) -> Tensor:
     """
     if how == "none":
         return x.float()
-    layout = layout_of(x)
+    layout = name_layout(x)
     if how == "cls":
         if x.ndim != 3:
             raise StillhouseError(
@@ -86,7 +86,7 @@ def reading(
             arrays[OUTPUT] = _output(side.output, len(batch.id))
         return arrays
 
-    with tapped, keep_modes(teacher, training=False), rng.preserved():
+    with tapped, keep_modes(teacher, training=False), rng.preserve_state():
         yield read
 
 
@@ -106,7 +106,7 @@ def _features(x: Any, layer: str, pool: Pool, n: int) -> Tensor:
         raise error.within(_place(layer)) from None
     if len(made) != n:
         raise StillhouseError(
-            f"gives {shape_text(x)} for a batch of {n}, so its rows are no samples",
+            f"gives {format_shape(x)} for a batch of {n}, so its rows are no samples",
             where=_place(layer),
             hint="read a layer that keeps the batch first and whole",
         )

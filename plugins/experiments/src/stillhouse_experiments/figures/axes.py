@@ -10,7 +10,7 @@ import json
 import statistics
 
 from stillhouse import Recipe, StillhouseError, prepare
-from stillhouse.memo import keeping
+from stillhouse.memo import share_memo
 from stillhouse_experiments.figures.figure import Figure, Request
 from stillhouse_experiments.teachers import make_axes
 from stillhouse_tcs import CoordinateHead
@@ -42,7 +42,7 @@ def make(request: Request) -> Figure:
     alike: dict[str, list[str]] = {}
     found: dict[str, list[tuple[int, float]]] = {}
     make_axes(experiment)
-    with keeping():  # the data are read once for all of them
+    with share_memo():  # the data are read once for all of them
         for run in experiment.plan.runs():
             options = next((table for table in run.recipe.plugins if table["use"] == "tcs"), None)
             if options is None or options.get("path") == "none":

@@ -19,7 +19,7 @@ from torch.nn.utils import parametrizations
 from stillhouse_experiments.drawing import panels, save
 from stillhouse_experiments.figures.figure import Figure, Request
 from stillhouse_experiments.machine import machine
-from stillhouse_projector import Projectors, make_map, orthogonality_error
+from stillhouse_projector import Projectors, make_map, measure_orthogonality_error
 
 __all__ = ["Householder", "make", "train"]
 
@@ -72,7 +72,7 @@ def train(kind: str, decay: float, seed: int = 0) -> Iterator[tuple[float, float
         if isinstance(module, Projectors):
             module.retract()
         with torch.no_grad():
-            error = orthogonality_error(_weight(module)).item()
+            error = measure_orthogonality_error(_weight(module)).item()
         yield error, loss.item(), gradient
 
 

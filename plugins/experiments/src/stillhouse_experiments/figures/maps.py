@@ -16,7 +16,7 @@ from torch import Tensor
 from stillhouse_experiments.figures.figure import Figure, Request
 from stillhouse_experiments.machine import machine
 from stillhouse_experiments.timing import interleaved, ratio
-from stillhouse_projector import Projectors, haar, make_map, orthogonality_error
+from stillhouse_projector import Projectors, draw_haar, make_map, measure_orthogonality_error
 from stillhouse_projector.maps import OrthogonalMap
 
 __all__ = ["make", "make_projection", "orthogonality_after", "step_of"]
@@ -57,7 +57,7 @@ def orthogonality_after(
     torch.manual_seed(0)
     d_s, d_t = size
     project = make_projection(name, d_s, d_t)
-    target = haar(d_t, d_s)
+    target = draw_haar(d_t, d_s)
     optimizer = torch.optim.AdamW(project.parameters(), lr=lr, weight_decay=0.05)
     worst = torch.zeros((), dtype=torch.float64)
     for i in range(steps):
@@ -78,7 +78,7 @@ def _error(project: Projectors) -> Tensor:
     with torch.no_grad():
         weight = projection.weight
         assert isinstance(weight, Tensor)
-        return orthogonality_error(weight)
+        return measure_orthogonality_error(weight)
 
 
 def make(request: Request) -> Figure:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from stillhouse import StillhouseError
-from stillhouse.experiments.plan import PlannedRun, finished_summary
+from stillhouse.experiments.plan import PlannedRun, read_finished_summary
 from stillhouse.experiments.statistics import holm, paired_difference, t_interval
 from stillhouse_experiments.drawing import panels, save
 from stillhouse_experiments.figures.figure import Figure, Request
@@ -51,7 +51,7 @@ def collected(runs: list[PlannedRun]) -> dict[str, list[Lines]]:
     found: dict[str, list[Lines]] = {}
     for run in runs:
         path = run.folder / FILE
-        if run.arm.startswith(SETTING) and path.exists() and finished_summary(run.folder) is not None:
+        if run.arm.startswith(SETTING) and path.exists() and read_finished_summary(run.folder) is not None:
             lines = [json.loads(line) for line in path.read_text().splitlines()]
             found.setdefault(run.arm.removeprefix(SETTING), []).append(lines)
     return found

@@ -1,4 +1,4 @@
-"""From the option ``links`` to pairs of layers: globs resolved, sides matched, names made unique."""
+"""Pairs of layers of the option ``links``: globs resolved, sides matched, names made unique."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stillhouse.contract.assembly import Assembly
 from stillhouse.errors import raise_faults
 from stillhouse_features.options import LinkOptions
 
-__all__ = ["Pair", "resolve"]
+__all__ = ["Pair", "resolve_links"]
 
 
 @attrs.frozen(kw_only=True)
@@ -25,7 +25,7 @@ class Pair:
     options: LinkOptions
 
 
-def resolve(assembly: Assembly, links: Sequence[LinkOptions]) -> list[Pair]:
+def resolve_links(assembly: Assembly, links: Sequence[LinkOptions]) -> list[Pair]:
     """The pairs of layers that ``links`` mean in the run's models.
 
     A link is named as its options say, else after the student's layer, else ``student-teacher`` where a student's
@@ -51,9 +51,9 @@ def resolve(assembly: Assembly, links: Sequence[LinkOptions]) -> list[Pair]:
             faults.append(
                 Fault(
                     f"links[{index}]",
-                    f"student {link.student!r} matches {_listed(students)}, "
-                    f"and teacher {link.teacher!r} matches {_listed(teachers)}",
-                    "layers pair in order, so both sides must match as many: narrow a glob, or give one link per pair",
+                    f"both sides must match as many layers, got student {link.student!r} with {_list_layers(students)} "
+                    f"and teacher {link.teacher!r} with {_list_layers(teachers)}",
+                    "layers pair in order: narrow a glob, or give one link per pair",
                 )
             )
             continue
@@ -71,12 +71,12 @@ def resolve(assembly: Assembly, links: Sequence[LinkOptions]) -> list[Pair]:
         pairs.append(Pair(name=name, student=student, teacher=teacher, options=links[index]))
         if [p.name for p in pairs].count(name) == 2:
             faults.append(
-                Fault(f"links[{index}].name", f"two links are called {name!r}", "give one of them another `name`")
+                Fault(f"links[{index}].name", f"must be unique, got {name!r} twice", "give one of them another `name`")
             )
     raise_faults(faults)
     return pairs
 
 
-def _listed(layers: Sequence[str]) -> str:
+def _list_layers(layers: Sequence[str]) -> str:
     shown = ", ".join(layers[:6]) + (", ..." if len(layers) > 6 else "")
     return f"{len(layers)} layer{'' if len(layers) == 1 else 's'} ({shown})"

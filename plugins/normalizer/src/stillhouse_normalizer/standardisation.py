@@ -8,19 +8,19 @@ from torch.nn import functional as F
 
 from stillhouse import StillhouseError
 
-__all__ = ["batch_standardise", "layer_standardise", "need_two_rows", "unit_length", "unit_rms"]
+__all__ = ["require_two_rows", "scale_to_unit_length", "scale_to_unit_rms", "standardise_channels", "standardise_rows"]
 
 
-def layer_standardise(rows: Tensor, eps: float = 1e-5) -> Tensor:
-    """Each row (R, C) with mean 0 and variance 1 over its C channels, without affine parameters.
+def standardise_rows(rows: Tensor, eps: float = 1e-5) -> Tensor:
+    """Standardise each row (R, C) to mean 0 and variance 1 over its C channels, without affine parameters.
 
     (x - mean) / sqrt(var + eps), var with the divisor C. Source: VkD's ImageNet code, ``F.layer_norm``.
     """
     return F.layer_norm(rows, rows.shape[-1:], eps=eps)
 
 
-def batch_standardise(rows: Tensor, eps: float = 1e-5) -> Tensor:
-    """Each channel with mean 0 and variance 1 over the rows (R, C) of the batch; a constant channel becomes 0.
+def standardise_channels(rows: Tensor, eps: float = 1e-5) -> Tensor:
+    """Standardise each channel to mean 0 and variance 1 over the rows (R, C) of the batch; a constant one becomes 0.
 
     (x - mean) / sqrt(var + eps), var with the divisor R - 1. Source: VkD's detection code, which standardises over
     batch and space with the unbiased standard deviation.
@@ -28,26 +28,26 @@ def batch_standardise(rows: Tensor, eps: float = 1e-5) -> Tensor:
     Raises:
         StillhouseError: there is one row only.
     """
-    need_two_rows(rows.shape[0], "batch")
+    require_two_rows(rows.shape[0], "batch")
     variance, mean = torch.var_mean(rows, dim=0, correction=1)
     # eps under the root: sqrt of 0 has an infinite gradient.
     return (rows - mean) * torch.rsqrt(variance + eps)
 
 
-def unit_length(rows: Tensor, eps: float = 1e-12) -> Tensor:
-    """Each row (R, C) divided by its Euclidean length, or by ``eps`` where it is shorter than that."""
+def scale_to_unit_length(rows: Tensor, eps: float = 1e-12) -> Tensor:
+    """Divide each row (R, C) by its Euclidean length, or by ``eps`` where it is shorter than that."""
     return F.normalize(rows, dim=-1, eps=eps)
 
 
-def unit_rms(rows: Tensor, eps: float = 1e-12) -> Tensor:
-    """All rows (R, C) divided by one number, so that their mean square is 1: directions and proportions stay.
+def scale_to_unit_rms(rows: Tensor, eps: float = 1e-12) -> Tensor:
+    """Divide all rows (R, C) by one number, so that their mean square is 1: directions and proportions stay.
 
     x / sqrt(mean of x^2 over the batch and its channels + eps).
     """
     return rows * torch.rsqrt(rows.square().mean() + eps)
 
 
-def need_two_rows(rows: int, kind: str) -> None:
+def require_two_rows(rows: int, kind: str) -> None:
     """Check that batch statistics exist.
 
     Raises:
@@ -55,7 +55,7 @@ def need_two_rows(rows: int, kind: str) -> None:
     """
     if rows < 2:
         raise StillhouseError(
-            f"kind = {kind!r} takes statistics over the rows of the batch, and this batch has {rows}",
+            f"kind = {kind!r} needs at least 2 rows in a batch, got {rows}",
             hint="use a larger batch, drop the last incomplete one, read maps or tokens instead of pooled vectors, or "
             'take kind = "layer", which needs none',
         )

@@ -1,4 +1,4 @@
-"""Making the mimicking term's module: the hash, or the probe."""
+"""The builder of the mimicking term's module, with its hash or its probe."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from torch import nn
 
 from stillhouse import Assembly
 from stillhouse.teachers.cache import teacher_cache
-from stillhouse_tcs.adapting import measured
 from stillhouse_tcs.head import CoordinateHead
-from stillhouse_tcs.mimic import Mimic, teacher_rows
+from stillhouse_tcs.mimic import Mimic, read_teacher_rows
 from stillhouse_tcs.options import Options
 from stillhouse_tcs.pool import PoolStream
 from stillhouse_tcs.probe import MOST_ROWS, fit_probe
+from stillhouse_tcs.student_path import measure_axes
 
-__all__ = ["built"]
+__all__ = ["build_mimic"]
 
 MOST_HASHES = 2048
 
 
-def built(plugin: Options, assembly: Assembly, paths: tuple[str, str] | None) -> nn.Module:
-    """Do what :meth:`stillhouse_tcs.TCS.build` says."""
+def build_mimic(plugin: Options, assembly: Assembly, paths: tuple[str, str] | None) -> nn.Module:
+    """Implement :meth:`stillhouse_tcs.TCS.build`."""
     head = None
     if paths is not None:
         found = assembly.student.get_submodule(paths[0].removesuffix("lift").removesuffix("."))
@@ -28,11 +28,11 @@ def built(plugin: Options, assembly: Assembly, paths: tuple[str, str] | None) ->
         head = found
     kind, data = plugin.mimicking, assembly.batches
     if data is None:  # a run that is loaded
-        return _to_be_loaded(plugin, head)
+        return _make_placeholder(plugin, head)
     cache = teacher_cache(assembly, plugin.cache_spec)
     pool = PoolStream(data) if plugin.mimic_on == "pool" and kind != "none" and not assembly.inspect_only else None
     module = Mimic(kind, plugin.layer, cache, pool=pool, paths=paths, head=head, temperature=plugin.temperature)
-    scale = float(head.scale) if head is not None else measured(plugin, assembly, cache).scale
+    scale = float(head.scale) if head is not None else measure_axes(plugin, assembly, cache).scale
     module.hold(scale=torch.tensor(scale))
     if kind == "elsh":
         d = cache.shape(cache.names[0])[0]
@@ -40,14 +40,14 @@ def built(plugin: Options, assembly: Assembly, paths: tuple[str, str] | None) ->
         module.hash_with(torch.randn(d, count) / d**0.5, plugin.layer, scale)
     if kind == "logits":
         labelled = cache.ids if cache.folder is None else data.passes.ids("train")
-        features, ids = teacher_rows(cache, plugin.layer, scale, MOST_ROWS, among=labelled)
+        features, ids = read_teacher_rows(cache, plugin.layer, scale, MOST_ROWS, among=labelled)
         weight, bias = fit_probe(features, data.passes.labels(ids), assembly.task.outputs(assembly.data))
         module.hold(probe=weight, probe_bias=bias)
     return module
 
 
-def _to_be_loaded(plugin: Options, head: CoordinateHead | None) -> nn.Module:
-    """Buffers of the right names; a checkpoint brings their shapes."""
+def _make_placeholder(plugin: Options, head: CoordinateHead | None) -> nn.Module:
+    """Make a module with buffers of the right names, whose shapes come from a checkpoint."""
     module = Mimic(plugin.mimicking, plugin.layer, None, head=head)
     names = {"elsh": ("hash", "hash_bias"), "logits": ("probe", "probe_bias")}.get(plugin.mimicking, ())
     module.hold(scale=torch.ones(()), **{name: torch.zeros(1) for name in names})

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from stillhouse import StillhouseError
 
-__all__ = ["haar", "orthogonality_error", "retract"]
+__all__ = ["draw_haar", "measure_orthogonality_error", "retract"]
 
 
-def haar(d_out: int, d_in: int) -> Tensor:
-    """A float32 weight (d_out, d_in) with an orthonormal shorter side, uniform over all such matrices.
+def draw_haar(d_out: int, d_in: int) -> Tensor:
+    """Draw a float32 weight (d_out, d_in) with an orthonormal shorter side, uniform over all such matrices.
 
     Drawn with torch's global generator, so the same seed gives the same weight. Haar measure rather than the canonical
     start [I; 0]: the canonical one pairs channel i of one network with channel i of the other, which mean nothing to
@@ -26,14 +26,14 @@ def haar(d_out: int, d_in: int) -> Tensor:
         StillhouseError: a width is below 1.
     """
     if d_out < 1 or d_in < 1:
-        raise StillhouseError(f"no projection from {d_in} to {d_out} channels", hint="both widths must be 1 or more")
+        raise StillhouseError(f"widths must be >= 1, got {d_in} and {d_out}")
     # nn.init.orthogonal_ takes the QR factor of a Gaussian and fixes its signs, which gives Haar measure
     # (Mezzadri, How to generate random matrices from the classical compact groups, 2007).
     return torch.nn.init.orthogonal_(torch.empty(d_out, d_in))
 
 
-def orthogonality_error(weight: Tensor) -> Tensor:
-    """Max |W^T W - I|, or max |W W^T - I| for a wide weight: a float64 scalar on the weight's device.
+def measure_orthogonality_error(weight: Tensor) -> Tensor:
+    """Measure max |W^T W - I|, or max |W W^T - I| for a wide weight: a float64 scalar on the weight's device.
 
     Raises:
         StillhouseError: ``weight`` is not a matrix.
@@ -44,7 +44,7 @@ def orthogonality_error(weight: Tensor) -> Tensor:
 
 
 def retract(weight: Tensor) -> Tensor:
-    """The QR retraction: ``weight`` (d_out, d_in), moved off the manifold by an optimizer step, put back on it.
+    """Put ``weight`` (d_out, d_in), moved off the manifold by an optimizer step, back on it by the QR retraction.
 
     W becomes W L^{-T} with L L^T = W^T W, which is the orthonormal factor of the QR decomposition whose R has a
     positive diagonal; a wide W is treated by its transpose. Sources: Absil, Mahony and Sepulchre, Optimization
@@ -67,7 +67,7 @@ def retract(weight: Tensor) -> Tensor:
         StillhouseError: ``weight`` is not a matrix.
     """
     tall = (weight if _is_tall(weight) else weight.mT).detach().double()
-    gram = _lower_gram(tall)
+    gram = _compute_lower_gram(tall)
     # The shift is of the size of the product's rounding. It keeps the factorisation finite for every finite weight,
     # the zero matrix too, without looking at its error code, which would wait for the device.
     numbers = torch.finfo(gram.dtype)
@@ -77,8 +77,8 @@ def retract(weight: Tensor) -> Tensor:
     return back if _is_tall(weight) else back.transpose(0, 1).contiguous()
 
 
-def _lower_gram(x: Tensor, block: int = 192) -> Tensor:
-    """The lower triangle of X^T X (k, k), which is all that Cholesky reads: a fifth to a third less work than all of it."""
+def _compute_lower_gram(x: Tensor, block: int = 192) -> Tensor:
+    """Compute the lower triangle of X^T X (k, k), all that Cholesky reads: a fifth to a third less work than all of it."""
     k = x.shape[1]
     gram = x.new_zeros(k, k)
     for start in range(0, k, block):
@@ -89,7 +89,5 @@ def _lower_gram(x: Tensor, block: int = 192) -> Tensor:
 
 def _is_tall(weight: Tensor) -> bool:
     if weight.ndim != 2:
-        raise StillhouseError(
-            f"a projection's weight has {weight.ndim} dimensions", hint="a matrix of shape (d_out, d_in)"
-        )
+        raise StillhouseError(f"a weight must be a matrix (d_out, d_in), got {weight.ndim} dimensions")
     return weight.shape[0] >= weight.shape[1]

@@ -19,16 +19,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from stillhouse import StillhouseError
-from stillhouse_normalizer.standardise import need_two_rows
+from stillhouse_normalizer.standardisation import require_two_rows
 
-__all__ = ["SINGULAR_EPS", "inverse_root", "whiten"]
+__all__ = ["SINGULAR_EPS", "compute_inverse_root", "whiten"]
 
 SINGULAR_EPS = 1e-3
 """The least shrinkage where the batch has no more rows than channels, so that the covariance is singular."""
 
 
 def whiten(rows: Tensor, eps: float = 1e-3, method: Literal["cholesky", "zca"] = "cholesky") -> Tensor:
-    """The rows (R, C) of the batch, whitened; same shape, in float64.
+    """Whiten the rows (R, C) of the batch; same shape, in float64.
 
     ZCA takes the smaller of two Gram matrices: with K = X X^T / (R - 1), X S^{-1/2} = ((1 - eps) K + eps I)^{-1/2} X,
     which is exact and needs an R x R eigendecomposition only. Cholesky factors S whatever the shape: S is definite.
@@ -46,21 +46,21 @@ def whiten(rows: Tensor, eps: float = 1e-3, method: Literal["cholesky", "zca"] =
         StillhouseError: fewer than two rows, or ``eps`` out of range.
     """
     if not 0.0 < eps < 1.0:
-        raise StillhouseError(f"eps = {eps} is no shrinkage", where="eps", hint="above 0 and below 1; 1e-3 is usual")
+        raise StillhouseError(f"must be in (0, 1), got {eps}", where="eps", hint="1e-3 is usual")
     count, width = rows.shape
-    need_two_rows(count, "whiten")
+    require_two_rows(count, "whiten")
     if count <= width:
         eps = max(eps, SINGULAR_EPS)
     x = rows.double()
     x = x - x.mean(dim=0)
     if method == "cholesky":
-        return _cholesky_whiten(x, eps)
+        return _whiten_by_cholesky(x, eps)
     if count <= width:
-        return inverse_root(x @ x.mT / (count - 1), eps) @ x
-    return x @ inverse_root(x.mT @ x / (count - 1), eps)
+        return compute_inverse_root(x @ x.mT / (count - 1), eps) @ x
+    return x @ compute_inverse_root(x.mT @ x / (count - 1), eps)
 
 
-def _cholesky_whiten(x: Tensor, eps: float) -> Tensor:
+def _whiten_by_cholesky(x: Tensor, eps: float) -> Tensor:
     """X L^{-T} for centred rows X (R, C), whatever R: the shrunk covariance is definite in float64."""
     shrunk = (x.mT @ x) * ((1.0 - eps) / (x.shape[0] - 1))
     # Where the variance is so large that eps drowns in rounding, the second term keeps the matrix definite.
@@ -72,7 +72,7 @@ def _cholesky_whiten(x: Tensor, eps: float) -> Tensor:
     return white
 
 
-def inverse_root(gram: Tensor, eps: float) -> Tensor:
+def compute_inverse_root(gram: Tensor, eps: float) -> Tensor:
     """((1 - eps) G + eps I)^{-1/2} of a symmetric positive semidefinite G (N, N); differentiable once.
 
     On CUDA ``eigh`` reads its error code back and so waits for the device: with ``zca`` that cannot be avoided.

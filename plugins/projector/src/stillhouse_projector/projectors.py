@@ -8,17 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse import StillhouseError
-from stillhouse.layout import channels, over_rows, shape_text
-from stillhouse_projector.maps import Retracted
-from stillhouse_projector.orthogonal import orthogonality_error
+from stillhouse.layout import channels, format_shape, map_rows
+from stillhouse_projector.maps import RetractedMap
+from stillhouse_projector.orthogonality import measure_orthogonality_error
 
-__all__ = ["Projectors", "link_name", "module_key"]
+__all__ = ["Projectors", "make_key", "restore_name"]
 
 _PREFIX = "link:"
 
 
-def module_key(link: str) -> str:
-    """A link's name as a key that ``nn.ModuleDict`` takes; no two names share one.
+def make_key(link: str) -> str:
+    """Make a key for ``nn.ModuleDict`` of a link's name; no two names share one.
 
     ``nn.Module`` refuses dots and the names of its own attributes: dots are percent-encoded, and the prefix keeps a
     link named ``keys`` from being taken for the method.
@@ -26,13 +26,13 @@ def module_key(link: str) -> str:
     return _PREFIX + link.replace("%", "%25").replace(".", "%2E")
 
 
-def link_name(key: str) -> str:
-    """The link that :func:`module_key` made ``key`` of."""
+def restore_name(key: str) -> str:
+    """Restore the link's name of which :func:`make_key` made ``key``."""
     return key.removeprefix(_PREFIX).replace("%2E", ".").replace("%25", "%")
 
 
 class Projectors(nn.Module):
-    """What the projector's ``build`` returns: a map of rows for each link, applied in any layout.
+    """The projector's module: a map of rows for each link, applied in any layout.
 
     Args:
         maps: by link name, a module that takes rows (R, d_in) to rows (R, d_out).
@@ -41,7 +41,7 @@ class Projectors(nn.Module):
 
     def __init__(self, maps: Mapping[str, nn.Module], widths: Mapping[str, int]) -> None:
         super().__init__()
-        self.maps = nn.ModuleDict({module_key(name): module for name, module in maps.items()})
+        self.maps = nn.ModuleDict({make_key(name): module for name, module in maps.items()})
         self._widths = dict(widths)
 
     def forward(self, link: str, x: Tensor) -> Tensor:
@@ -55,27 +55,25 @@ class Projectors(nn.Module):
         """
         width = self._widths.get(link)
         if width is None:
-            raise StillhouseError(
-                "no projection was built for this link", where=f"link {link!r}", hint="links are made at assembly"
-            )
+            raise StillhouseError("has no projection", where=f"link {link!r}", hint="links are made at assembly")
         if channels(x) != width:
             raise StillhouseError(
-                f"features of shape {shape_text(x)} have {channels(x)} channels, the projection takes {width}",
+                f"features must have the projection's {width} channels, got shape {format_shape(x)}",
                 where=f"link {link!r}",
             )
-        module = self.maps[module_key(link)]
+        module = self.maps[make_key(link)]
         dtype = next(module.parameters()).dtype
         with torch.autocast(device_type=x.device.type, enabled=False):
-            return over_rows(module, x.to(dtype))
+            return map_rows(module, x.to(dtype))
 
     def retract(self) -> None:
         """Put every map that is kept orthogonal by retraction back on its manifold."""
         for module in self.maps.values():
-            if isinstance(module, Retracted):
+            if isinstance(module, RetractedMap):
                 module.retract()
 
     @torch.no_grad()
-    def orthogonality_errors(self) -> dict[str, Tensor]:
-        """Max |P^T P - I| by link name, of the maps that are one matrix: scalars on the device."""
-        weights = {link_name(key): getattr(module, "weight", None) for key, module in self.maps.items()}
-        return {name: orthogonality_error(w) for name, w in weights.items() if isinstance(w, Tensor)}
+    def measure_orthogonality_errors(self) -> dict[str, Tensor]:
+        """Measure max |P^T P - I| by link name, for maps of one matrix: scalars on the device."""
+        weights = {restore_name(key): getattr(module, "weight", None) for key, module in self.maps.items()}
+        return {name: measure_orthogonality_error(w) for name, w in weights.items() if isinstance(w, Tensor)}

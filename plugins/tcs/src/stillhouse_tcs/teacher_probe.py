@@ -1,4 +1,4 @@
-"""What a teacher knows: the accuracy of a linear probe on its features, from a run's own labels."""
+"""The probe of a teacher: the accuracy of a linear probe on its features, from a run's own labels."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def probe_teacher(recipe: Recipe, layer: str = "", pool: Pool = "mean") -> dict[
         pool: how that becomes a vector.
 
     Raises:
-        StillhouseError: no teacher, no such layer, targets that are no classes, or as :func:`stillhouse.prepare`.
+        StillhouseError: no teacher, no such layer, targets that are not classes, or as :func:`stillhouse.prepare`.
     """
     training = prepare(attrs.evolve(recipe, plugins=()), write=False)
     try:
         run, teacher = training.run, training.run.teacher
         if teacher is None:
-            raise StillhouseError("there is no teacher to look at", where="teacher")
+            raise StillhouseError("needs a teacher", where="teacher")
         if run.data.target != "class":
-            raise StillhouseError(f"a probe tells classes, and the targets are {run.data.target!r}", where="data")
+            raise StillhouseError(f"a probe needs targets of kind 'class', got {run.data.target!r}", where="data")
         found: dict[str, tuple[Tensor, NDArray[np.int64]]] = {}
         with reading(teacher, run.task, CacheSpec(taps=(layer,), pool=pool), run.device) as read:
             for split in ("train", "val", "test"):

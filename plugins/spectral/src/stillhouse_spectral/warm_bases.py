@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse import StillhouseError
-from stillhouse.layout import shape_text
+from stillhouse.layout import format_shape
 from stillhouse_spectral.energy import check_rank, check_rows, mean_square
 
 __all__ = ["WarmBases", "basis_width", "follow", "warm_tail_energy"]
@@ -115,6 +115,5 @@ def follow(rows: Tensor, basis: Tensor) -> Tensor:
 def _check_basis(rows: Tensor, basis: Tensor, rank: int) -> None:
     if basis.ndim != 2 or basis.shape[0] != rows.shape[1] or not rank <= basis.shape[1] <= basis.shape[0]:
         raise StillhouseError(
-            f"a basis {shape_text(basis)} does not fit rows {shape_text(rows)} and rank {rank}",
-            hint=f"({rows.shape[1]}, K) with K from {rank} to {rows.shape[1]}",
+            f"a basis must be ({rows.shape[1]}, K) with K from {rank} to {rows.shape[1]}, got {format_shape(basis)}"
         )

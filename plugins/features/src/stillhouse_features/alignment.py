@@ -1,4 +1,4 @@
-"""From two layers' outputs to a pair of features: pooling, and a common grid for what is kept dense."""
+"""Alignment of two layers' outputs: pooling, and a common grid of positions where they are kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stillhouse import StillhouseError
-from stillhouse.layout import layout_of
+from stillhouse.layout import name_layout
 from stillhouse_features.options import LinkOptions, Pool
 
 __all__ = ["align", "pool", "read_pair", "to_map"]
@@ -32,8 +32,8 @@ def read_pair(student: Tensor, teacher: Tensor, options: LinkOptions) -> tuple[T
         StillhouseError: a shape that the options do not fit.
     """
     with torch.autocast(device_type=student.device.type, enabled=False):
-        student = _channels_first(student, options.student_channels_last, "student_channels_last")
-        teacher = _channels_first(teacher, options.teacher_channels_last, "teacher_channels_last")
+        student = _move_channels_first(student, options.student_channels_last, "student_channels_last")
+        teacher = _move_channels_first(teacher, options.teacher_channels_last, "teacher_channels_last")
         for key, given, sides in (
             ("student_prefix", options.student_prefix, (student,)),
             ("teacher_prefix", options.teacher_prefix, (teacher,)),
@@ -41,14 +41,14 @@ def read_pair(student: Tensor, teacher: Tensor, options: LinkOptions) -> tuple[T
         ):
             if given and all(x.ndim != 3 for x in sides):
                 raise StillhouseError(
-                    f"{key} = {given} leaves out tokens, and there are no tokens (B, N, C)", hint=f"remove {key}"
+                    f"{key} = {given} needs tokens (B, N, C), and no side has them", hint=f"remove {key}"
                 )
         try:
-            s = pool(student, options.pool_of("student"), prefix=options.prefix_of("student"))
+            s = pool(student, options.get_pool("student"), prefix=options.get_prefix("student"))
         except StillhouseError as error:
             raise error.within("student") from None
         try:
-            t = pool(teacher, options.pool_of("teacher"), prefix=options.prefix_of("teacher"))
+            t = pool(teacher, options.get_pool("teacher"), prefix=options.get_prefix("teacher"))
         except StillhouseError as error:
             raise error.within("teacher") from None
         return align(s, t)
@@ -66,22 +66,20 @@ def pool(x: Tensor, how: Pool, *, prefix: int = 0) -> Tensor:
     Raises:
         StillhouseError: ``x`` is no floating-point layout, has no class token, or no token past the prefix.
     """
-    layout = layout_of(x)
+    layout = name_layout(x)
     if not x.is_floating_point():
-        raise StillhouseError(f"the layer gives {x.dtype}, not floating-point features", hint="read another layer")
+        raise StillhouseError(f"features must be floating-point, got {x.dtype}", hint="read another layer")
     dtype = torch.promote_types(x.dtype, torch.float32)
     if how == "cls":
         if x.ndim != 3:
             raise StillhouseError(
-                f"pool = 'cls' takes the first of the tokens (B, N, C), and the layer gives {layout}",
+                f"pool = 'cls' needs tokens (B, N, C), got {layout}",
                 hint="pool = 'mean' takes the mean over the positions",
             )
         return x[:, 0].to(dtype)
     if x.ndim == 3:
         if prefix >= x.shape[1]:
-            raise StillhouseError(
-                f"prefix = {prefix} leaves out all of the {x.shape[1]} tokens", hint=f"at most {x.shape[1] - 1}"
-            )
+            raise StillhouseError(f"prefix must be less than the number of tokens, {x.shape[1]}, got {prefix}")
         x = x[:, prefix:]
     if how == "mean" and x.ndim > 2:
         return x.mean(dim=1 if x.ndim == 3 else (2, 3), dtype=dtype)
@@ -103,15 +101,15 @@ def align(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """
     if student.shape[0] != teacher.shape[0]:
         raise StillhouseError(
-            f"the first dimension is {student.shape[0]} for the student and {teacher.shape[0]} for the teacher",
-            hint="both are the batch: read layers that keep it first and whole",
+            f"both sides must have one batch as first dimension, got {student.shape[0]} and {teacher.shape[0]}",
+            hint="read layers that keep the batch first and whole",
         )
     if student.ndim == 2 and teacher.ndim == 2:
         return student, teacher
     if student.ndim == 2 or teacher.ndim == 2:
         dense = "teacher" if student.ndim == 2 else "student"
         raise StillhouseError(
-            f"one side is {layout_of(student if student.ndim == 2 else teacher)} and the {dense}'s positions are kept",
+            f"one side is {name_layout(student if student.ndim == 2 else teacher)} and the {dense}'s positions are kept",
             hint=f"set {dense}_pool = 'mean'",
         )
     if student.ndim == teacher.ndim == 3 and student.shape[1] == teacher.shape[1]:
@@ -137,15 +135,13 @@ def to_map(x: Tensor, side: str) -> Tensor:
         hint = "set pool = 'mean'"
         if extra <= 8:
             hint += f", or {side}_prefix = {extra} if {extra} of them come before a grid of {size} x {size}"
-        raise StillhouseError(f"the {side}'s {tokens} tokens are no square grid that could be matched", hint=hint)
+        raise StillhouseError(f"the {side}'s tokens must form a square grid, got {tokens}", hint=hint)
     return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], size, size)
 
 
-def _channels_first(x: Tensor, channels_last: bool, option: str) -> Tensor:
+def _move_channels_first(x: Tensor, channels_last: bool, option: str) -> Tensor:
     if not channels_last:
         return x
     if x.ndim != 4:
-        raise StillhouseError(
-            f"{option} = true is for maps, and the layer gives {layout_of(x)}", hint=f"remove {option}"
-        )
+        raise StillhouseError(f"{option} = true needs maps, got {name_layout(x)}", hint=f"remove {option}")
     return x.movedim(-1, 1)

@@ -1,0 +1,110 @@
+"""Tables of the recipe that a run always has: ``[run]``, ``[optimizer]``, ``[distributed]``, ``[checkpoints]``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import attrs
+
+from stillhouse.errors import StillhouseError
+
+__all__ = ["CheckpointSpec", "DistributedSpec", "OptimizerSpec", "RunSpec"]
+
+
+def _check_positive(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and value <= 0:
+        raise StillhouseError(f"must be > 0, got {value}", where=attribute.name)
+
+
+def _check_not_negative(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value < 0:
+        raise StillhouseError(f"must be >= 0, got {value}", where=attribute.name)
+
+
+@attrs.frozen(kw_only=True)
+class RunSpec:
+    """The recipe's ``[run]``.
+
+    Attributes:
+        name: the run's name; its folder is ``runs/NAME`` by default.
+        epochs: passes over the training data.
+        seed: every random number of the run follows from it.
+        device: ``auto`` (CUDA when there is one, else CPU), ``cpu``, ``cuda``, ``cuda:1``, ...
+        precision: dtype of the models' forward passes; ``bfloat16`` and ``float16`` run them under autocast, and
+            ``float16`` scales the loss so that small gradients survive. Losses and methods are computed in float32
+            either way.
+        accumulate: number of parts of each batch that go through the models one after the other before an optimizer step:
+            less memory for the same gradient. Batch statistics are those of a part.
+        log_every: steps between two points in TensorBoard, and between two looks for non-finite losses.
+        validate_every: epochs between two measurements of the validation split, for epochs that are short beside it; it
+            is measured after the last epoch in any case. Only epochs that are measured can be the best one.
+        figures: draw the pictures of task and plugins for TensorBoard; a picture can take longer than a short epoch.
+        threads: torch's CPU threads; None leaves torch's own choice.
+        test: measure the test split at the end; false for runs that choose a setting, which must not see it.
+        base: folder that relative paths and modules of this recipe are found from; the recipe file's own by default.
+    """
+
+    name: str = "run"
+    epochs: int = attrs.field(default=20, validator=_check_positive)
+    seed: int = attrs.field(default=0, validator=_check_not_negative)
+    device: str = "auto"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    accumulate: int = attrs.field(default=1, validator=_check_positive)
+    log_every: int = attrs.field(default=50, validator=_check_positive)
+    validate_every: int = attrs.field(default=1, validator=_check_positive)
+    figures: bool = True
+    threads: int | None = attrs.field(default=None, validator=_check_positive)
+    test: bool = True
+    base: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class OptimizerSpec:
+    """The recipe's ``[optimizer]``.
+
+    Attributes:
+        name: a class of torch.optim in small letters (``adamw``, ``sgd``), or ``package.module:Class``.
+        lr: learning rate, before the schedule.
+        weight_decay: None leaves the optimizer's own default.
+        clip_norm: gradients of all parameters together are scaled down to this Euclidean norm; None: as they are.
+        args: further arguments: ``{ momentum = 0.9 }``.
+    """
+
+    name: str = "adamw"
+    lr: float = attrs.field(default=1e-3, validator=_check_positive)
+    weight_decay: float | None = None
+    clip_norm: float | None = attrs.field(default=None, validator=_check_positive)
+    args: dict[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class DistributedSpec:
+    """The recipe's ``[distributed]``, for runs of several processes; one process takes no notice.
+
+    Attributes:
+        shard: the model whose parameters FSDP2 spreads over the processes, for one that is too large for one GPU:
+            ``none``, ``teacher``, ``student`` or ``both``.
+        find_unused: whether DDP looks in every step for parameters that got no gradient: ``auto`` where a loss weight
+            follows a schedule, ``yes`` for a student with parts that its output does not depend on.
+        sync_batchnorm: turn the student's BatchNorm into torch's SyncBatchNorm, whose statistics are those of the whole
+            batch; CUDA only.
+    """
+
+    shard: Literal["none", "teacher", "student", "both"] = "none"
+    find_unused: Literal["auto", "yes", "no"] = "auto"
+    sync_batchnorm: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class CheckpointSpec:
+    """The recipe's ``[checkpoints]``. The last one is written at the end of every epoch.
+
+    Attributes:
+        every_steps: the last one is written every so many steps as well.
+        keep_every: one that stays is written every so many epochs.
+        best: keep the one with the best validation score.
+    """
+
+    every_steps: int | None = attrs.field(default=None, validator=_check_positive)
+    keep_every: int | None = attrs.field(default=None, validator=_check_positive)
+    best: bool = True
