@@ -103,14 +103,16 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _small(arguments: argparse.Namespace) -> int:
-    from stillhouse_experiments.experiment import read
     from stillhouse_experiments.home import find_home, locate
-    from stillhouse_experiments.runner import Limits, run
 
     plans = arguments.plans or find_home(arguments.folder, arguments.pages).names()
     if arguments.list:
         print("\n".join(plans))
         return 0
+
+    from stillhouse_experiments.experiment import read
+    from stillhouse_experiments.runner import Limits, run
+
     _one_thread()
     limits, code = Limits.of(arguments.jobs or JOBS, arguments.minutes), 0
     for plan in plans:
@@ -126,7 +128,6 @@ def _small(arguments: argparse.Namespace) -> int:
 
 def _full(arguments: argparse.Namespace) -> int:
     from stillhouse_experiments.home import find_home
-    from stillhouse_experiments.runner import Limits, run_full
     from stillhouse_experiments.tier import picked, table
 
     home = find_home(arguments.folder, arguments.pages)
@@ -135,6 +136,9 @@ def _full(arguments: argparse.Namespace) -> int:
         home.put("full-tier", table(home))
         print(table(home))
         return 0
+
+    from stillhouse_experiments.runner import Limits, run_full
+
     _one_thread()
     begun, code = Limits.of(1, MINUTES if arguments.minutes is None else arguments.minutes), 0
     for entry in entries:
