@@ -60,7 +60,7 @@ class Widen(Plugin):
         module.count += 1
         module.mean = module.mean + 1
         for link in step.match("*"):
-            link.student = torch.cat([link.student, link.student[:, : self.by]], 1)
+            link.student = torch.cat([link.student, link.student[:, : self.by]], 1) * module.weight.mean()
 
 
 def test_each_build_sees_the_shapes_that_reach_it_and_runs_on_at_least_two_samples():
@@ -94,12 +94,12 @@ def test_the_walk_changes_no_buffer_mode_or_generator():
     assert not any(m.training for m in teacher.modules())
 
 
-def test_the_walk_leaves_no_gradient_and_runs_without_it():
+def test_the_walk_leaves_no_gradient_and_only_the_rehearsed_step_has_one():
     seen: list[bool] = []
     student = TinyNet()
     student.register_forward_hook(lambda *_: seen.append(torch.is_grad_enabled()))
     prepare(recipe(), student=student, plugins=[Links()], write=False)
-    assert seen == [False]
+    assert seen == [False, False, True]  # in train mode, in eval mode, and the rehearsed step
     assert all(p.grad is None for p in student.parameters())
 
 
@@ -187,7 +187,7 @@ class Bad(Plugin):
         ("taps", "add_taps gave 'body' (Tap("),
         ("build", "build gave dict (an nn.Module"),
         ("losses", "losses gave Tensor (a dict"),
-        ("vector", "the loss term 'x' is a tensor of shape (3,) (a scalar"),
+        ("vector", "losses: the loss term 'x' is a tensor of shape (3,) (a scalar"),
     ],
 )
 def test_what_a_hook_may_not_return_is_said(what: str, says: str):

@@ -255,7 +255,7 @@ def test_the_students_metrics_are_those_of_the_folded_student():
     result = training.fit()
     training.run.composition.models["student"].model = result.student
     training.run.composition.student = result.student
-    again = evaluate(training.run.evaluator, result.student, training.data.evaluation("test"), "test")
+    again = evaluate(training.run.evaluator, training.run.composition, training.data.evaluation("test"), "test")
     assert again == pytest.approx(result.metrics["test"], rel=1e-4)
 
 

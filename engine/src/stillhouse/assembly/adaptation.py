@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from stillhouse import seeds as rng
+from stillhouse.assembly.ownership import keeping_facts
 from stillhouse.contract.assembly import Assembly
 from stillhouse.distributed.fsdp import is_sharded
 from stillhouse.errors import StillhouseError
@@ -34,7 +35,8 @@ def adapt_student(assembly: Assembly, hooks: Hooks) -> None:
         with rng.preserve_state():
             rng.seed_everything(rng.derive(assembly.seed, "adapt", plugin.name))
             try:
-                adapted = adapt(assembly, assembly.student)
+                with keeping_facts(assembly, "adapt"):
+                    adapted = adapt(assembly, assembly.student)
             except StillhouseError as error:
                 raise error.within(where) from error.__cause__
             except Exception as error:

@@ -52,7 +52,7 @@ class Plugin:
     after: ClassVar[tuple[str, ...]] = ()
     """Kinds that this plugin's hooks run after."""
     requires: ClassVar[tuple[str, ...]] = ()
-    """Capabilities that must be there: ``links``, ``teacher``, or a plugin's kind."""
+    """Capabilities that must be there: ``links``, ``teacher``, ``targets: classes`` (``step.targets`` are class indices (B,)), or a plugin's kind."""
     provides: ClassVar[tuple[str, ...]] = ()
     """Capabilities that this plugin brings for others."""
     conflicts: ClassVar[tuple[str, ...]] = ()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from stillhouse.contract.layers import Which
 from stillhouse.contract.protocols import Composed, Named
+from stillhouse.errors import StillhouseError
 
 __all__ = ["FORWARD_PHASES", "Link", "LinkSpec", "Side", "Step", "Tap"]
 
@@ -156,7 +157,10 @@ class Step:
         """``(dotted path, output)`` of every tapped layer of ``model`` that the path or glob ``pattern`` matches."""
         side = self.student if model == "student" else self.teacher
         if side is None:
-            return []
+            raise StillhouseError(
+                f"step.tapped reads the {model}'s layer {pattern!r}, and no {model} has been called",
+                hint='requires = ("teacher",), and a [teacher] table in the recipe',
+            )
         names = self.composition.matched[model].get(pattern)
         if names is None:
             names = self.composition.match(model, pattern)

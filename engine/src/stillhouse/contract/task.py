@@ -57,6 +57,9 @@ class Task:
     score: ClassVar[str]
     """The metric that ``best`` goes by."""
     score_mode: ClassVar[Literal["max", "min"]] = "max"
+    one_output: ClassVar[bool] = True
+    """A student gives one form of output in train and eval mode; False where what is trained and what is measured differ, as
+    a detector's losses and its boxes do."""
     takes: ClassVar[tuple[str, ...]] = ("class",)
     """The kinds of targets that it takes: see :attr:`stillhouse.data.DataInfo.target`."""
 

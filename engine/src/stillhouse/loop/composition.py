@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from stillhouse.contract.layers import Which
+from stillhouse.contract.modes import find_kept_in_eval
 from stillhouse.contract.plugin import Plugin
 from stillhouse.contract.protocols import Composed, Named
 from stillhouse.contract.step import FORWARD_PHASES, Side, Step
@@ -16,6 +17,7 @@ from stillhouse.contract.task import Task
 from stillhouse.errors import StillhouseError
 from stillhouse.loop.links import Links
 from stillhouse.loop.phases import Emitter, note_place
+from stillhouse.loop.step_hooks import resolve
 from stillhouse.loop.tapped_model import TappedModel, refuse_shared
 from stillhouse.nested import map_tensors
 from stillhouse.registry.hooks import Hooks
@@ -75,6 +77,8 @@ class Composition(Composed):
                     model.to(memory_format=torch.channels_last)
         self.student = student
         self.plugins = nn.ModuleDict()
+        self.kept_in_eval = find_kept_in_eval(student)
+        """Parts of the student and of the plugins' modules that no step puts into train mode."""
         self.modules_of: dict[str, nn.Module] = {}
         """What each plugin built, by the plugin's name."""
         self._task = task
@@ -82,11 +86,8 @@ class Composition(Composed):
         self._device, self._channels_last = device, channels_last
         self._peers: dict[nn.Module, TappedModel] = {}
         self._forward_completed = self._losses_computed = Emitter()
-        self._transforms = hooks.calls("transform")
-        self._terms = [
-            (plugin, plugin.name, function, _weight_of(plugin, total_steps, steps_per_epoch))
-            for plugin, function in hooks.calls("losses")
-        ]
+        self.hooks = resolve(hooks, total_steps, steps_per_epoch)
+        """What a step calls of the plugins."""
         needs = any("teacher" in a.plugin.requires for a in actives) or bool(taps.get("teacher"))
         own = self._run_teacher if teacher is not None and needs else _no_teacher
         self._teacher_forward = hooks.teacher_forward(own)
@@ -123,7 +124,7 @@ class Composition(Composed):
     @property
     def terms_switch_off(self) -> bool:
         """Whether some loss term has a schedule and may be left out of a step."""
-        return any(isinstance(weight, Schedule) for _, _, _, weight in self._terms)
+        return any(isinstance(weight, Schedule) for _, _, _, weight in self.hooks.terms)
 
     @property
     def teacher(self) -> nn.Module | None:
@@ -135,12 +136,20 @@ class Composition(Composed):
         """Whether a step calls the teacher at all: some plugin reads it, or gives its features itself."""
         return self._teacher_forward is not _no_teacher
 
+    def train(self, mode: bool = True) -> Self:
+        """Put student and plugins' modules into train mode, or eval mode; what was given frozen in eval mode stays so."""
+        super().train(mode)
+        for part in self.kept_in_eval:
+            part.training = False  # not by train(), which a model may have overridden
+        return self
+
     def announce_with(self, forward_completed: Emitter, losses_computed: Emitter) -> None:
         """Announce the two phases that lie inside :meth:`forward` with these."""
         self._forward_completed, self._losses_computed = forward_completed, losses_computed
 
     def add_module_of(self, plugin: Plugin, module: nn.Module) -> None:
         """Take in what ``plugin``'s build returned. The prefix keeps a plugin named ``keys`` from hiding a method."""
+        self.kept_in_eval += find_kept_in_eval(module)
         self.plugins[f"plugin_{plugin.name}"] = module
         self.modules_of[plugin.name] = module
 
@@ -229,7 +238,7 @@ class Composition(Composed):
         plugin = None
         step.phase = "transform"
         try:
-            for plugin, function in self._transforms:  # noqa: B007 - the except clause names it
+            for plugin, function in self.hooks.transforms:  # noqa: B007 - the except clause names it
                 function(step)
             plugin, step.phase = None, "losses"
             total = self._task.loss(step.student.output, step.targets)
@@ -238,7 +247,7 @@ class Composition(Composed):
             share = step.share
             if share is not None:
                 total = total * share[0]
-            for plugin, owner, function, weight in self._terms:  # noqa: B007 - the except clause names it
+            for plugin, owner, function, weight in self.hooks.terms:  # noqa: B007 - the except clause names it
                 if isinstance(weight, Schedule):
                     weight = weight.at(step.iteration, self._total_steps)
                 if weight == 0.0:
@@ -256,16 +265,6 @@ class Composition(Composed):
         step.phase, step.total = "", total
         self._losses_computed.emit(step)
         return total
-
-
-def _weight_of(plugin: Named, total_steps: int, steps_per_epoch: int) -> float | Schedule:
-    weight: Any = plugin.weight  # type: ignore[attr-defined]  # @plugin checks that a plugin with losses has it
-    if not isinstance(weight, Schedule):
-        return float(weight)
-    try:
-        return weight.to_steps(total_steps, steps_per_epoch)
-    except StillhouseError as error:
-        raise error.within(f"plugin {plugin.name!r}: weight") from None
 
 
 def _no_teacher(step: Step) -> None:

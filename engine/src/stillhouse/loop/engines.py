@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from ignite.metrics import Metric
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from stillhouse import seeds as rng
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.batch import Batch
 from stillhouse.contract.modes import keep_modes
+from stillhouse.contract.protocols import Composed
 from stillhouse.contract.run import Run
 from stillhouse.contract.step import Step
 from stillhouse.distributed import processes as parallel
@@ -24,11 +25,11 @@ from stillhouse.distributed.fsdp import reshard
 from stillhouse.errors import StillhouseError
 from stillhouse.loop.composition import Composition
 from stillhouse.loop.gradients import make_zero_grad
-from stillhouse.loop.phases import Emitter, Phase
+from stillhouse.loop.phases import AFTER_BATCH, Emitter, Phase, leaving_batch
 from stillhouse.loop.step import new_step
 from stillhouse.loop.stepper import Stepper
 from stillhouse.nested import slice_rows
-from stillhouse.registry.hooks import Call, Hooks, emit
+from stillhouse.registry.hooks import Call, Hooks, emit, named_values
 
 __all__ = ["build_evaluator", "build_run", "evaluate"]
 
@@ -153,6 +154,8 @@ def _bridge(engine: Engine, run: Run, hooks: Hooks) -> None:
     """
     for name, event in _RUN_EVENTS.items():
         calls = hooks.calls(name)
+        if name in AFTER_BATCH:
+            calls = [(plugin, leaving_batch(engine, plugin, name, function)) for plugin, function in calls]
         if calls:
             engine.add_event_handler(event, _run_handler(engine, run, name, calls))
     calls = hooks.calls("iteration_completed", run=run)
@@ -222,7 +225,13 @@ def build_evaluator(assembly: Assembly, composition: Composition, hooks: Hooks) 
     engine = _Engine(evaluation_step)
     metrics: dict[str, Metric] = dict(assembly.task.metrics(assembly.data))
     for plugin, function in hooks.calls("metrics"):
-        for name, metric in function(assembly).items():
+        for name, metric in named_values(plugin, "metrics", function, assembly).items():
+            if not isinstance(metric, Metric):
+                raise StillhouseError(
+                    f"metrics gave {type(metric).__name__} as {name!r}",
+                    where=f"plugin {plugin.name!r}",
+                    hint="an ignite Metric, such as Average()",
+                )
             if name in metrics:
                 raise StillhouseError(
                     f"gives a metric {name!r}, which is there already", where=f"plugin {plugin.name!r}"
@@ -235,7 +244,7 @@ def build_evaluator(assembly: Assembly, composition: Composition, hooks: Hooks) 
 
 def evaluate(
     evaluator: Engine,
-    student: nn.Module,
+    composition: Composed,
     batches: Any,
     split: str,
     then: Callable[[dict[str, float]], None] | None = None,
@@ -246,10 +255,10 @@ def evaluate(
 
     Args:
         evaluator: the engine that measures.
-        student: put into eval mode meanwhile.
+        composition: student and plugins' modules, put into eval mode meanwhile.
         batches: every sample of the split once.
         split: its name.
-        then: called with what this returns, while the student is still in eval mode and there is no gradient.
+        then: called with what this returns, while all of them are still in eval mode and there is no gradient.
 
     Returns:
         The metrics that are single numbers, by name.
@@ -257,9 +266,9 @@ def evaluate(
     _state(evaluator).split = split
     # A share that another process fills up has a row that counts there.
     _state(evaluator).rows_left = getattr(batches, "real", sys.maxsize)
-    parallel.broadcast_buffers(student)
+    parallel.broadcast_buffers(composition.student)
     try:
-        with keep_modes(student, training=False), rng.preserve_state(), torch.no_grad():
+        with keep_modes(composition, training=False), rng.preserve_state(), torch.no_grad():
             try:
                 state = evaluator.run(batches, max_epochs=1)
             except StillhouseError as error:
@@ -268,7 +277,7 @@ def evaluate(
             if then is not None:
                 then(found)
     finally:
-        reshard(student)
+        reshard(composition.student)
     return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from stillhouse.contract.layers import match_names
 from stillhouse.contract.plugin import Plugin
 from stillhouse.contract.step import Link, LinkSpec, Step
-from stillhouse.errors import StillhouseError
+from stillhouse.errors import StillhouseError, did_you_mean
 from stillhouse.loop.tapped_model import TappedModel
 
 __all__ = ["Links"]
@@ -21,12 +21,14 @@ class Links:
         models: whose layers they pair, by name.
 
     Attributes:
+        is_complete: every plugin has made its links, so that a glob that matches none is a mistake.
         matched: what :meth:`match` found before; a step looks here first.
     """
 
     def __init__(self, models: Mapping[str, TappedModel]) -> None:
         self._models = models
         self._specs: list[tuple[str, LinkSpec]] = []
+        self.is_complete = False
         self.matched: dict[str, dict[str, list[str]]] = defaultdict(dict)
 
     def add(self, plugin: Plugin, specs: Sequence[LinkSpec]) -> list[str]:
@@ -51,6 +53,11 @@ class Links:
         self.matched.clear()
         return names
 
+    def complete(self) -> None:
+        """Say that every plugin has made its links."""
+        self.is_complete = True
+        self.matched.clear()
+
     def match(self, what: str, pattern: str) -> list[str]:
         """Names by glob, in their own order, remembered.
 
@@ -59,11 +66,16 @@ class Links:
             pattern: a path or glob.
 
         Raises:
-            StillhouseError: the model has no such layer.
+            StillhouseError: the model has no such layer, or no link matches of those that are all there.
         """
         links = [name for name, _ in self._specs]
         if what == "links":
             found = match_names(pattern, links)
+            if self.is_complete and not found:
+                raise StillhouseError(
+                    f"step.match({pattern!r}) matches no link",
+                    hint=did_you_mean(pattern, links) if links else "no plugin makes links",
+                )
         elif what == "links of":
             found = [name for name in links if name.startswith(f"{pattern}/")]
         else:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ignite.engine import EventEnum
+from ignite.engine import Engine, EventEnum
 
 from stillhouse.contract.protocols import Named
 from stillhouse.contract.step import Step
+from stillhouse.errors import StillhouseError
 from stillhouse.registry.hooks import Call, emit
 
-__all__ = ["Emitter", "Phase", "note_place", "place_of"]
+__all__ = ["AFTER_BATCH", "Emitter", "Phase", "leaving_batch", "note_place", "place_of"]
+
+AFTER_BATCH = ("get_batch_completed", "iteration_started")
+"""The hooks between a batch's arrival and its step."""
 
 
 class Phase(EventEnum):
@@ -61,3 +65,20 @@ def note_place(error: Exception, plugin: Named, hook: str, step: Step) -> None:
 def place_of(step: Step) -> str:
     """Where in the run ``step`` is, for a message."""
     return f"epoch {step.epoch + 1}, step {step.iteration + 1}"
+
+
+def leaving_batch(engine: Engine, plugin: Named, hook: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function``, refused where it puts another batch into the trainer's state."""
+
+    def call(*arguments: Any) -> None:
+        state: Any = engine.state
+        batch = state.batch
+        function(*arguments)
+        if state.batch is not batch:
+            raise StillhouseError(
+                f"{hook} replaces run.trainer.state.batch",
+                where=f"plugin {plugin.name!r}",
+                hint="prepare_batch(step) is the hook that owns the batch",
+            )
+
+    return call

@@ -106,17 +106,23 @@ class TappedModel:
         """The tapped layers that the path or glob ``pattern`` matches, in the model's order; a model that is gone counts.
 
         Raises:
-            StillhouseError: no layer of the model matches.
+            StillhouseError: no layer of the model matches, or none of those that do is tapped.
         """
-        return [layer for layer in match_layers(self._names(), self.name, pattern) if layer in self.taps.layers]
+        found = [layer for layer in match_layers(self.names(), self.name, pattern) if layer in self.taps.layers]
+        if not found:
+            raise StillhouseError(
+                f"reads the {self.name}'s layer {pattern!r}, which no tap reads", hint="name it in add_taps"
+            )
+        return found
 
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """The dotted paths of the model's layers."""
         return self._gone if self.model is None else [name for name, _ in self.model.named_modules()]
 
     def release(self) -> None:
         """Let go of the model, and take the taps off it."""
         self.taps.remove()
-        self._gone, self.model = self._names(), None
+        self._gone, self.model = self.names(), None
 
     def __enter__(self) -> Self:
         return self

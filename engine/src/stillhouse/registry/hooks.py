@@ -17,7 +17,7 @@ from stillhouse.contract.protocols import Named
 from stillhouse.errors import StillhouseError, did_you_mean
 from stillhouse.registry.order import Active
 
-__all__ = ["Call", "Hooks", "emit"]
+__all__ = ["Call", "Hooks", "emit", "named_values"]
 
 Call = tuple[Named, Callable[..., Any]]
 """A plugin or an observer, and its implementation of one hook, to be called by position."""
@@ -36,6 +36,28 @@ def emit(calls: Sequence[Call], hook: str, where: Callable[[], str], *arguments:
             if isinstance(owner, Plugin):
                 error.add_note(f"in plugin {owner.name!r}, hook {hook!r}, {where()}")
             raise
+
+
+def named_values(owner: Named, hook: str, function: Callable[..., Any], *arguments: Any) -> Mapping[str, Any]:
+    """What the implementation ``function`` of ``hook`` gives, values by name.
+
+    Raises:
+        StillhouseError: it gives something else, or says itself what is wrong.
+    """
+    where = f"plugin {owner.name!r}"
+    try:
+        found = function(*arguments)
+    except StillhouseError as error:
+        raise error.within(where) from error.__cause__
+    except Exception as error:
+        error.add_note(f"in {where}, hook {hook!r}")
+        raise
+    if not isinstance(found, Mapping):
+        raise StillhouseError(f"{hook} gave {type(found).__name__}", where=where, hint="a dict, {} for nothing")
+    for name in found:
+        if not isinstance(name, str):
+            raise StillhouseError(f"{hook} gave the name {name!r}", where=where, hint="names are text")
+    return found
 
 
 class Hooks:

@@ -12,9 +12,11 @@ from stillhouse.config.structure import unstructure
 from stillhouse.contract.plugin import Plugin
 from stillhouse.errors import Fault, StillhouseError
 
-__all__ = ["Active", "check_needs", "order"]
+__all__ = ["CLASSES", "Active", "check_needs", "order"]
 
 ENGINE_CAPABILITIES = ("teacher",)
+CLASSES = "targets: classes"
+"""What a plugin requires that reads ``step.targets`` as class indices (B,), int64."""
 
 
 @attrs.frozen(eq=False)
@@ -125,8 +127,8 @@ def check_needs(actives: Sequence[Active], *, has_teacher: bool) -> list[Fault]:
     for active in actives:
         where = f"plugins[{active.listed}] ({active.name})"
         for need in active.plugin.requires:
-            if need in provided:
-                continue
+            if need in provided or need == CLASSES:
+                continue  # what the targets are, the first batch shows
             if need == "teacher":
                 faults.append(Fault(where, "needs a teacher, and the run has none", "add a [teacher] table"))
             else:

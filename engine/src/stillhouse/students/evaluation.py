@@ -105,7 +105,7 @@ def evaluate(
         metrics, per_class = {}, {}
         try:
             for name in splits:
-                metrics[name] = run_evaluator(evaluator, assembly.student, read.evaluation(name), name)
+                metrics[name] = run_evaluator(evaluator, walk.composition, read.evaluation(name), name)
                 per_class[name] = _select_per_class(evaluator.state.metrics, len(names))
         finally:
             walk.composition.remove_taps()  # the student may be the caller's

@@ -49,6 +49,7 @@ class Detection(Task):
     """
 
     score: ClassVar[str] = "map"
+    one_output: ClassVar[bool] = False
     takes: ClassVar[tuple[str, ...]] = ("boxes", "mask")
 
     classes: dict[str, int] = attrs.field(factory=dict)

@@ -83,7 +83,7 @@ class Evaluation:
     def _measure_as(self, run: Run, split: str, name: str, average: AveragedWeights | None) -> None:
         with average.in_place() if average is not None else nullcontext():
             then = partial(self._tell, run, name)
-            evaluate(run.evaluator, run.student, self._data.evaluation(split), name, then)
+            evaluate(run.evaluator, run.composition, self._data.evaluation(split), name, then)
 
     def _tell(self, run: Run, name: str, metrics: Mapping[str, float]) -> None:
         run.metrics[name] = metrics

@@ -58,7 +58,12 @@ def describe(training: Explained) -> dict[str, Any]:
         },
         "epochs": run.epochs,
         "steps": run.total_steps,
-        "student": {"model": _student_name(training), "parameters": total, "trainable": trainable},
+        "student": {
+            "model": _student_name(training),
+            "parameters": total,
+            "trainable": trainable,
+            "notes": walk.notes,
+        },
         "teacher": None,
         "taps": walk.taps,
         "plugins": [],
@@ -162,6 +167,8 @@ def render(description: dict[str, Any], console: Console) -> None:
         highlight=False,
         markup=False,
     )
+    for note in student["notes"]:
+        console.print(f"         {note}", highlight=False, markup=False)
     if teacher:
         idle = "" if teacher["runs"] else "; no plugin reads it, so it is not run"
         if not teacher["in_memory"]:

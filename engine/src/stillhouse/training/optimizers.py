@@ -15,7 +15,7 @@ from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.layers import match_names
 from stillhouse.errors import StillhouseError, did_you_mean, first_line
 from stillhouse.loop.composition import Composition
-from stillhouse.registry.hooks import Hooks
+from stillhouse.registry.hooks import Hooks, named_values
 from stillhouse.schedule import Schedule
 
 __all__ = ["build_optimizer", "build_scheduler", "find_optimizer"]
@@ -71,7 +71,10 @@ def build_optimizer(spec: OptimizerSpec, assembly: Assembly, composition: Compos
     if not student:
         raise StillhouseError("has no trainable parameter", where="student")
     groups: list[dict[str, Any]] = [{"params": [], "name": "student"}]
-    options = {plugin.name: dict(function(assembly)) for plugin, function in hooks.calls("optimizer_options")}
+    options = {
+        plugin.name: dict(named_values(plugin, "optimizer_options", function, assembly))
+        for plugin, function in hooks.calls("optimizer_options")
+    }
     for plugin in assembly.plugins:
         key = f"plugin_{plugin.name}"
         parameters = (

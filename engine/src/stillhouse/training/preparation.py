@@ -14,6 +14,7 @@ from stillhouse.assembly.walk import assemble
 from stillhouse.config.recipe import Recipe
 from stillhouse.contract.assembly import Assembly, Rows
 from stillhouse.contract.plugin import Plugin
+from stillhouse.data.batch_transforms import build_batch_transforms
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError
 from stillhouse.memo import share_memo
@@ -159,18 +160,23 @@ def _build(parts: Parts, *, folder: Path | None, resume: bool, inspect_only: boo
             progress=parts.shown,
         )
         check_options(assembly, actives)
+        transforms = build_batch_transforms(recipe.data.batch_transforms, data.info, recipe.run.seed, data.example)
+        example = data.example()
+        if transforms is not None:
+            example = transforms(example, 0, 0)
         precision: torch.dtype = getattr(torch, recipe.run.precision)
         with explained(assembly):
             parts.student.to(parts.device)
             if parts.teacher is not None:
                 parts.teacher.to(parts.device)
-            walk = assemble(assembly, actives, data.example(), precision)
+            walk = assemble(assembly, actives, example, precision)
         try:
             return Training(
                 assembly,
                 walk,
                 actives,
                 data,
+                transforms,
                 folder=folder,
                 resume=resume,
                 progress=parts.shown,

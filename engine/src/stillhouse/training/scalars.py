@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +17,17 @@ from torch.optim import Optimizer
 
 from stillhouse.config.recipe import Recipe
 from stillhouse.contract.hookspecs import hookimpl
+from stillhouse.contract.protocols import Named
 from stillhouse.contract.run import Run
 from stillhouse.contract.step import Step
 from stillhouse.distributed import processes as parallel
 from stillhouse.distributed.fsdp import to_local
 from stillhouse.errors import Fault, StillhouseError
+from stillhouse.layout import format_shape
 from stillhouse.loop.phases import place_of
 from stillhouse.loop.stepper import Stepper
 from stillhouse.models.weights import find_last_checkpoint
-from stillhouse.registry.hooks import Hooks, emit
+from stillhouse.registry.hooks import Hooks, emit, named_values
 
 __all__ = ["StepScalars", "metric_tags"]
 
@@ -92,7 +95,8 @@ class StepScalars:
         done = step.iteration + 1
         tensors = _losses(step)
         for plugin, scalars in self._hooks.calls("scalars"):
-            for name, value in scalars(step).items():
+            for name, value in named_values(plugin, "scalars", scalars, step).items():
+                value = _scalar(plugin, name, value, step)
                 tensors["plugin", f"{plugin.name}/{name}" if name else plugin.name] = value
         if self._stepper.gradient_norm is not None:
             tensors["gradient", "norm"] = self._stepper.gradient_norm
@@ -147,6 +151,19 @@ def _losses(step: Step) -> dict[tuple[str, str], Tensor]:
     tensors = {("loss", name): value for name, value in step.losses.items()}
     assert step.total is not None
     return {**tensors, ("total", "total"): step.total}
+
+
+def _scalar(plugin: Named, name: str, value: Any, step: Step) -> Tensor:
+    """One of a plugin's ``scalars`` as a tensor; a plain number will do, since it is on the host already."""
+    if isinstance(value, int | float):
+        assert step.total is not None
+        return torch.tensor(float(value), device=step.total.device)
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value
+    got = f"a tensor of shape {format_shape(value)}" if isinstance(value, Tensor) else type(value).__name__
+    raise StillhouseError(
+        f"scalars gave {got} as {name!r}", where=f"plugin {plugin.name!r}", hint="a scalar tensor, such as x.mean()"
+    )
 
 
 def _copied(tensors: Mapping[tuple[str, str], Tensor]) -> dict[tuple[str, str], float]:

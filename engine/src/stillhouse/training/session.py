@@ -18,9 +18,10 @@ from stillhouse import seeds as rng
 from stillhouse.assembly.export import fold
 from stillhouse.assembly.failures import explained
 from stillhouse.assembly.walk import Walk
+from stillhouse.assembly.watch import watch_first_steps
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.batch import Batch
-from stillhouse.data.batch_transforms import build_batch_transforms, transform_batches
+from stillhouse.data.batch_transforms import BatchTransforms, transform_batches
 from stillhouse.data.batches import Data
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError, StillhouseWarning
@@ -82,6 +83,7 @@ class Training:
         walk: Walk,
         actives: Sequence[Active],
         data: Data,
+        batch_transforms: BatchTransforms | None = None,
         *,
         folder: Path | None,
         resume: bool,
@@ -103,10 +105,10 @@ class Training:
             recipe, assembly.student, data, hooks, self.optimizer, scheduler, stepper, progress, folder
         )
         hooks.observe(self.observers)
-        self.run = run = build_run(
+        self.run = build_run(
             assembly, composition, self.optimizer, hooks, self.observers.scalars.log_step, stepper, folder
         )
-        self._batch_transforms = build_batch_transforms(recipe.data.batch_transforms, data.info, run.seed, data.example)
+        self._batch_transforms = batch_transforms
 
     def fit(self) -> Result:
         """Train to the end, or on from the last checkpoint, and write the run's folder.
@@ -174,7 +176,7 @@ class Training:
         started = time.perf_counter()
         try:
             # Whoever calls this under no_grad wants the run all the same: a teacher's training is started from anywhere.
-            with torch.enable_grad():
+            with torch.enable_grad(), watch_first_steps(self.walk.composition):
                 self._train(done)
         finally:
             self.observers.close()

@@ -12,7 +12,7 @@ from stillhouse.contract.hookspecs import hookimpl
 from stillhouse.contract.run import Run
 from stillhouse.contract.step import Step
 from stillhouse.errors import StillhouseWarning, first_line
-from stillhouse.registry.hooks import Hooks
+from stillhouse.registry.hooks import Hooks, named_values
 from stillhouse.training.folder import RunFolder
 from stillhouse.training.scalars import metric_tags
 
@@ -63,7 +63,11 @@ class TensorBoard:
         """Draw the figures of task and plugins."""
         if self._writer is None or not run.recipe.run.figures:
             return
-        drawn = {f"{o.name}/{n}": f for o, figures in self._hooks.calls("figures") for n, f in figures(run).items()}
+        drawn = {
+            f"{owner.name}/{name}": figure
+            for owner, figures in self._hooks.calls("figures")
+            for name, figure in named_values(owner, "figures", figures, run).items()
+        }
         with self._guarded():
             for tag, figure in drawn.items():
                 self._writer.add_figure(tag, figure, run.trainer.state.iteration, close=True)

@@ -1,0 +1,73 @@
+"""Whose a model or a fact of the run is: what a hook may not take, or set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from stillhouse.contract.assembly import Assembly
+from stillhouse.errors import StillhouseError
+
+__all__ = ["check_module", "keeping_facts"]
+
+_SET_ELSEWHERE = {
+    "student": "adapt returns a changed student, or another one",
+    "teacher": "the recipe says which; assembly.release_teacher(self) lets go of it",
+}
+
+
+@contextmanager
+def keeping_facts(assembly: Assembly, hook: str) -> Iterator[None]:
+    """Refuse that ``hook``, which runs in this block, sets an attribute of ``assembly``.
+
+    Raises:
+        StillhouseError: it has; the attribute is as it was.
+    """
+    before = assembly.facts()
+    yield
+    for name, value in before.items():
+        # best_from: exclude_from_best_until moves it.
+        if name != "best_from" and getattr(assembly, name) is not value:
+            setattr(assembly, name, value)
+            raise StillhouseError(
+                f"{hook} sets assembly.{name}", hint=_SET_ELSEWHERE.get(name, "plugins read assembly and leave it")
+            )
+
+
+def check_module(module: object, assembly: Assembly) -> nn.Module:
+    """What a ``build`` returned, once it is a module that can be the plugin's own.
+
+    Raises:
+        StillhouseError: it is none, belongs to the run, or has tensors whose shapes are not known yet.
+    """
+    if not isinstance(module, nn.Module):
+        raise StillhouseError(f"build gave {type(module).__name__}", hint="an nn.Module, or None")
+    models = {"student": assembly.student, "teacher": assembly.teacher, **assembly.teachers}
+    for which, model in models.items():
+        if model is not None:
+            _refuse_part_of(model, which, module)
+    lazy = [name for name, x in (*module.named_parameters(), *module.named_buffers()) if is_lazy(x)]
+    if lazy:
+        raise StillhouseError(
+            f"build gave a module whose {lazy[0]!r} has no shape yet",
+            hint="make it of its final shape: assembly.links and assembly.features show what reaches the plugin",
+        )
+    return module
+
+
+def _refuse_part_of(model: nn.Module, which: str, module: nn.Module) -> None:
+    parts = {id(part): name for name, part in model.named_modules()}
+    parts |= {id(parameter): name for name, parameter in model.named_parameters()}
+    for own, thing in (*module.named_modules(), *module.named_parameters()):
+        if id(thing) not in parts:
+            continue
+        theirs = parts[id(thing)]
+        part = f"the run's {which}" if not theirs else f"{theirs!r} of the run's {which}"
+        raise StillhouseError(
+            f"build gave {part}" if not own else f"build gave a module that holds {part} as {own!r}",
+            hint=f"step.{which} has its output and features, step.forward({which!r}, inputs) calls it again; "
+            "a network of the plugin's own is a copy: copy.deepcopy(...)",
+        )

@@ -1,0 +1,235 @@
+"""The rehearsal: one whole step before anything is trained, with terms at weight 0 too, and nothing applied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
+
+from stillhouse import seeds as rng
+from stillhouse.assembly.shape_pass import shapes_of
+from stillhouse.assembly.watch import Watch
+from stillhouse.contract.assembly import Assembly
+from stillhouse.contract.batch import Batch
+from stillhouse.contract.protocols import Named
+from stillhouse.contract.step import Step
+from stillhouse.distributed.fsdp import is_sharded
+from stillhouse.errors import Fault, StillhouseError, raise_faults
+from stillhouse.loop.composition import Composition
+from stillhouse.loop.step import new_step
+from stillhouse.loop.step_hooks import StepHooks
+from stillhouse.registry.hooks import Hooks
+from stillhouse.registry.order import CLASSES, Active
+from stillhouse.schedule import Schedule
+
+__all__ = ["Rehearsed", "rehearse"]
+
+Terms = dict[str, dict[str, float]]
+
+
+@attrs.frozen
+class Rehearsed:
+    """What the rehearsed step saw.
+
+    Attributes:
+        terms: by plugin, its loss terms with their values.
+        notes: what is worth knowing of the student, and no fault.
+    """
+
+    terms: Terms
+    notes: list[str]
+
+
+def rehearse(
+    assembly: Assembly, composition: Composition, hooks: Hooks, actives: Sequence[Active], batch: Batch
+) -> Rehearsed:
+    """Take a step on ``batch`` as training takes it, up to the gradients; these stay for the caller to take away.
+
+    Args:
+        assembly: gets the notes of plugins.
+        composition: complete, without gradients.
+        hooks: the plugins'.
+        actives: the plugins, in order.
+        batch: at least two samples.
+
+    Raises:
+        StillhouseError: with all faults of the plugins' hooks, or with all modules that nothing reaches.
+    """
+    before = _parameters_by_module(composition)
+    rng.seed_everything(rng.derive(assembly.seed, "assembly"))
+    composition.train()
+    faults: list[Fault] = []
+    plain = composition.hooks
+    composition.hooks = _everything_on(plain).wrapped(_gathering(composition, faults))
+    step = new_step(batch, composition)
+    try:
+        # The caller may be in no_grad, and a run trains all the same.
+        with torch.enable_grad():
+            total = composition.forward(step)
+            raise_faults([*faults, *_wrong_targets(actives, step), *_made_late(before, composition)])
+            if total.requires_grad:
+                total.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
+    except StillhouseError:
+        raise
+    except Exception as error:
+        error.add_note(f"before training, in the rehearsed step; links: {shapes_of(step)}")
+        raise
+    finally:
+        composition.hooks = plain
+    raise_faults([*_made_late(before, composition), *_unreached(assembly, composition, hooks, step)])
+    _note_terms(assembly, composition, step)
+    terms: Terms = {}
+    for name, value in step.losses.items():
+        terms.setdefault(name.split("/")[0], {})[name] = float(value.detach())
+    notes = _notes_on_student(composition)
+    step.clear()
+    return Rehearsed(terms, notes)
+
+
+def _everything_on(hooks: StepHooks) -> StepHooks:
+    """The same with each weight that is 0, or may be now by its schedule, 1: what is off now is on later."""
+
+    def on(weight: float | Schedule) -> float | Schedule:
+        return 1.0 if isinstance(weight, Schedule) or weight == 0.0 else weight
+
+    return StepHooks(hooks.transforms, [(p, name, function, on(weight)) for p, name, function, weight in hooks.terms])
+
+
+def _gathering(composition: Composition, faults: list[Fault]) -> Callable[..., Callable[[Step], Any]]:
+    """Watched hooks; what is wrong in ``losses`` goes to ``faults``, so that every plugin's is told at once."""
+    watch = Watch(composition)
+
+    def around(plugin: Named, hook: str, function: Callable[[Step], Any]) -> Callable[[Step], Any]:
+        watched = watch.around(plugin, hook, function)
+        if hook != "losses":
+            return watched
+
+        def gathered(step: Step) -> Any:
+            try:
+                return watched(step)
+            except StillhouseError as error:
+                faults.extend(error.faults)
+                return {}
+
+        return gathered
+
+    return around
+
+
+def _wrong_targets(actives: Sequence[Active], step: Step) -> list[Fault]:
+    """Plugins that require class indices, where targets are something else once transforms have mixed them."""
+    y = step.targets
+    if isinstance(y, Tensor) and y.ndim == 1 and not y.is_floating_point():
+        return []
+    return [
+        Fault(
+            f"plugin {active.name!r}",
+            f"requires {CLASSES!r}, class indices (B,), and the step's targets are something else",
+            "another [task], or no mixing in [data] batch_transforms",
+        )
+        for active in actives
+        if CLASSES in active.plugin.requires
+    ]
+
+
+def _modules(composition: Composition) -> dict[str, nn.Module]:
+    return {"": composition.student, **composition.modules_of}
+
+
+def _parameters_by_module(composition: Composition) -> dict[str, set[str]]:
+    return {owner: {n for n, _ in module.named_parameters()} for owner, module in _modules(composition).items()}
+
+
+def _made_late(before: dict[str, set[str]], composition: Composition) -> list[Fault]:
+    """Parameters that came to be in the step: the optimizer would not have them."""
+    return [
+        Fault(
+            f"plugin {owner!r}" if owner else "student",
+            f"the parameter {name!r} is made in a step",
+            "make it in build: optimizer and checkpoint take what is there before training",
+        )
+        for owner, names in _parameters_by_module(composition).items()
+        for name in sorted(names - before[owner])
+    ]
+
+
+def _unreached(assembly: Assembly, composition: Composition, hooks: Hooks, step: Step) -> list[Fault]:
+    """Plugins' modules of which no parameter has a gradient; of those with some, and where it may come later, a note."""
+    faults = []
+    # backward_completed may write gradients of its own; a plugin without a term now may have one later.
+    excused = {p.name for p, _ in hooks.calls("backward_completed")}
+    gives = {name.split("/")[0] for name in step.losses}
+    excused |= {p.name for p, _ in hooks.calls("losses") if p.name not in gives}
+    plugins = {plugin.name: plugin for plugin in assembly.plugins}
+    for owner, module in composition.modules_of.items():
+        trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        without = [name for name, p in trained.items() if p.grad is None]
+        if not without:
+            continue
+        what = f"no loss term reaches {_listed(without)} of its module"
+        if len(without) == len(trained) and owner not in excused:
+            hint = "use it in transform or losses; requires_grad_(False) for what is not trained by the optimizer"
+            faults.append(Fault(f"plugin {owner!r}", f"{what}, which build gave", hint))
+        else:
+            assembly.note(plugins[owner], what)
+    return faults
+
+
+def _note_terms(assembly: Assembly, composition: Composition, step: Step) -> None:
+    """Note plugins that gave no term, and terms that do not reach the student."""
+    plugins = {plugin.name: plugin for plugin in assembly.plugins}
+    students = {id(p) for p in composition.student.parameters() if p.requires_grad}
+    for plugin, name, _, _ in composition.hooks.terms:
+        own = [term for term in step.losses if term.split("/")[0] == name]
+        if not own and name in plugins:
+            assembly.note(plugin, "losses gave no term in the rehearsed step")
+    if is_sharded(composition.student):
+        return  # a forward pass sees other tensors than these
+    for term, value in step.losses.items():
+        owner = term.split("/")[0]
+        leaves, is_whole = _leaves(value)
+        if owner in plugins and is_whole and not leaves & students:
+            assembly.note(plugins[owner], f"the loss term {term!r} reaches plugins' modules only, not the student")
+
+
+def _leaves(value: Tensor) -> tuple[set[int], bool]:
+    """The ids of the leaves that ``value`` was computed from, and whether they are all.
+
+    A function written in Python, as reentrant checkpointing is, may have used others without showing them.
+    """
+    leaves: set[int] = set()
+    seen: set[Any] = set()
+    left = [value.grad_fn]
+    while left:
+        node: Any = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, BackwardCFunction):
+            return leaves, False
+        if hasattr(node, "variable"):
+            leaves.add(id(node.variable))
+        left += [function for function, _ in node.next_functions]
+    return leaves, True
+
+
+def _notes_on_student(composition: Composition) -> list[str]:
+    notes = []
+    student = composition.student
+    names = [name for name, p in student.named_parameters() if p.requires_grad and p.grad is None]
+    if names:
+        notes.append(f"no loss term reaches {_listed(names)}: these parameters stay as they start")
+    kept = {id(part) for part in composition.kept_in_eval}
+    names = [name or "all of it" for name, part in student.named_modules() if id(part) in kept]
+    if names:
+        notes.append(f"stays in eval mode, as it was given: {_listed(names)}")
+    return notes
+
+
+def _listed(names: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more

@@ -1,0 +1,177 @@
+"""Checks around each ``transform`` and ``losses``: on during the walk and a run's first steps, and paid by no later one.
+
+Nothing here waits for the device: versions, shapes and whether there is a gradient are known on the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stillhouse.contract.protocols import Named
+from stillhouse.contract.step import Step
+from stillhouse.errors import Fault, StillhouseError
+from stillhouse.layout import format_shape
+from stillhouse.loop.composition import Composition
+from stillhouse.nested import list_tensors
+
+__all__ = ["Watch", "watch_first_steps"]
+
+Hook = Callable[[Step], Any]
+
+
+class Watch:
+    """Looks at what a plugin's hook does to a step.
+
+    Args:
+        composition: whose parameters' gradients, links and layers are looked at.
+    """
+
+    def __init__(self, composition: Composition) -> None:
+        self._composition = composition
+
+    def around(self, plugin: Named, hook: str, function: Hook) -> Hook:
+        """``function``, which is ``plugin``'s ``hook``, with a look at the step before and after.
+
+        What it returns raises a StillhouseError that names plugin and hook: for a tensor changed in place, a changed
+        number of rows, a gradient left in ``.grad``, a term that is none, a module, layer or teacher that is not there.
+        """
+
+        def watched(step: Step) -> Any:
+            where = f"plugin {plugin.name!r}"
+            versions, rows = _versions(step), _rows(step)
+            without = [p for p in self._composition.parameters() if p.grad is None]
+            try:
+                found = function(step)
+            except StillhouseError as error:
+                raise error.within(f"{where}: {hook}") from error.__cause__
+            except (AttributeError, KeyError) as error:
+                fault = self._missing(error, plugin, hook, step)
+                if fault is None:
+                    raise
+                raise StillhouseError(faults=[fault]) from error
+            faults = _changed(versions, hook) + _misshapen(step, rows, hook)
+            if any(p.grad is not None for p in without):
+                faults.append(
+                    Fault("", f"{hook} leaves gradients in .grad", "the engine's own backward pass would add to them")
+                )
+            if hook == "losses":
+                faults += _wrong_terms(found, step)
+            if faults:
+                raise StillhouseError(faults=faults).within(where)
+            return found
+
+        return watched
+
+    def _missing(self, error: AttributeError | KeyError, plugin: Named, hook: str, step: Step) -> Fault | None:
+        """What a hook has asked for that is not there, where the error says so."""
+        where = f"plugin {plugin.name!r}"
+        if isinstance(error, AttributeError):
+            if error.obj is None and error.name in ("output", "features") and step.teacher is None:
+                what = f"{hook} reads step.teacher, and no teacher has been called"
+                return Fault(where, what, 'requires = ("teacher",), and a [teacher] table in the recipe')
+            return None
+        key = error.args[0] if error.args else None
+        if key == plugin.name and key not in self._composition.modules_of:
+            return Fault(where, f"{hook} asks for the module of {key!r}, which built none", "return it from build")
+        if any(key == name for model in self._composition.models.values() for name in model.names()):
+            return Fault(where, f"{hook} reads the layer {key!r}, which no tap reads", "name it in add_taps")
+        return None
+
+
+def _versions(step: Step) -> list[tuple[str, Tensor, int]]:
+    found: list[tuple[str, Any]] = []
+    for name, link in step.links.items():
+        found += [(f"link {name!r} (student)", link.student), (f"link {name!r} (teacher)", link.teacher)]
+    found += [("step.inputs", step.inputs), ("step.targets", step.targets)]
+    for model, side in (("student", step.student), ("teacher", step.teacher)):
+        if side is not None:
+            found.append((f"step.{model}.output", side.output))
+            found += [(f"the {model}'s layer {layer!r}", x) for layer, x in side.features.items()]
+    # A tensor made in inference mode counts no versions, and autograd refuses to save it.
+    return [(what, x, x._version) for what, tree in found for x in list_tensors(tree) if not x.is_inference()]
+
+
+def _changed(versions: list[tuple[str, Tensor, int]], hook: str) -> list[Fault]:
+    for what, tensor, version in versions:
+        if tensor._version != version:  # one write shows in each view of the tensor: the first is enough
+            replace = "losses only reads" if hook == "losses" else "set link.student or link.teacher to a new tensor"
+            return [Fault("", f"{hook} changes {what} in place", replace)]
+    return []
+
+
+def _rows(step: Step) -> dict[tuple[str, str], int]:
+    sides = {(name, side): getattr(link, side) for name, link in step.links.items() for side in ("student", "teacher")}
+    return {key: len(x) for key, x in sides.items() if isinstance(x, Tensor) and x.ndim}
+
+
+def _misshapen(step: Step, before: Mapping[tuple[str, str], int], hook: str) -> list[Fault]:
+    faults = []
+    for (name, side), rows in before.items():
+        tensor = getattr(step.links[name], side) if name in step.links else None
+        place = f"link {name!r} ({side})"
+        if not isinstance(tensor, Tensor):
+            faults.append(Fault("", f"{hook} sets {place} to {type(tensor).__name__}", "a tensor (B, ...)"))
+        elif not tensor.ndim or len(tensor) != rows:
+            what = f"{hook} makes {place} {format_shape(tensor)}, of {rows} samples"
+            faults.append(Fault("", what, "keep a row for each sample"))
+    return faults
+
+
+def _wrong_terms(terms: Any, step: Step) -> list[Fault]:
+    if not isinstance(terms, Mapping):
+        return [Fault("", f"losses gave {type(terms).__name__}", 'a dict of scalar tensors: {"": loss}')]
+    device = next((x.device for x in list_tensors(step.student.output)), None)
+    faults = []
+    for term, value in terms.items():
+        if not isinstance(term, str) or "/" in term:
+            faults.append(
+                Fault("", f"losses gave a term called {term!r}", 'text without "/", which the engine puts before it')
+            )
+        elif not isinstance(value, Tensor) or value.ndim:
+            got = f"a tensor of shape {format_shape(value)}" if isinstance(value, Tensor) else type(value).__name__
+            faults.append(Fault("", f"losses: the loss term {term!r} is {got}", "a scalar tensor, such as x.mean()"))
+        elif not value.is_floating_point():
+            faults.append(Fault("", f"losses: the loss term {term!r} is {value.dtype}", "a floating-point scalar"))
+        elif device is not None and value.device != device:
+            what = f"losses: the loss term {term!r} is on {value.device}, and the student's output on {device}"
+            faults.append(Fault("", what, "make tensors with device=step.student.output.device"))
+        elif torch.is_grad_enabled() and not value.requires_grad:
+            what = f"losses: the loss term {term!r} has no gradient"
+            faults.append(
+                Fault("", what, "leave a term out of the dict while it is a constant; detach() and no_grad end it")
+            )
+    return faults
+
+
+@contextmanager
+def watch_first_steps(composition: Composition, steps: int = 2) -> Iterator[None]:
+    """Have the first ``steps`` steps that go through ``composition`` in this block looked at.
+
+    The step after them puts the plain hooks back, so that no later one asks whether it is watched.
+    """
+    watch, plain = Watch(composition), composition.hooks
+    first: int | None = None
+
+    def around(plugin: Named, hook: str, function: Hook) -> Hook:
+        watched = watch.around(plugin, hook, function)
+
+        def call(step: Step) -> Any:
+            nonlocal first
+            first = step.iteration if first is None else first
+            if step.iteration < first + steps:
+                return watched(step)
+            composition.hooks = plain
+            return function(step)
+
+        return call
+
+    composition.hooks = plain.wrapped(around)
+    try:
+        yield
+    finally:
+        composition.hooks = plain
