@@ -52,7 +52,8 @@ class Again(Plugin):
 
     @hookimpl
     def losses(self, step):
-        return {"": self._call(step).output.float().square().mean()} if self.at == "losses" else {}
+        output = self._call(step).output if self.at == "losses" else 0 * step.student.output
+        return {"": output.float().square().mean()}
 
     @hookimpl
     def forward_completed(self, step):

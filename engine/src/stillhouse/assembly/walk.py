@@ -8,7 +8,7 @@ Afterwards every buffer, mode and generator is as it was before.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -23,11 +23,13 @@ from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.batch import Batch
 from stillhouse.contract.layers import Which
 from stillhouse.contract.step import LinkSpec, Step, Tap
+from stillhouse.contract.turns import enter
 from stillhouse.distributed.fsdp import reshard
 from stillhouse.errors import Fault, StillhouseError, first_line, raise_faults
 from stillhouse.layout import format_shape
 from stillhouse.loop.composition import Composition
 from stillhouse.loop.step import new_step
+from stillhouse.loop.terms import check_terms
 from stillhouse.registry.hooks import Hooks
 from stillhouse.registry.order import Active
 
@@ -173,6 +175,7 @@ def _first_forward(assembly: Assembly, composition: Composition, step: Step) -> 
     if step.teacher is not None:
         faults += composition.models["teacher"].taps.check(step.teacher.features)
     raise_faults(faults)
+    composition.terms.require_sample_losses(step)
     loss = float(assembly.task.loss(step.student.output, step.targets))
     if not math.isfinite(loss):
         raise _not_finite(assembly, step, loss)
@@ -215,7 +218,7 @@ def _walk(
     calls = {name: {p.name: f for p, f in hooks.calls(name)} for name in ("build", "add_links", "transform", "losses")}
     shapes: dict[str, Shapes] = {}
     broken = False
-    step.phase = "transform"
+    enter(step, "transform")
     for active in actives:
         plugin = active.plugin
         where = f"plugin {plugin.name!r}"
@@ -266,14 +269,14 @@ def _read(composition: Composition, step: Step, where: str, specs: list[tuple[st
 def _first_losses(calls: Mapping[str, Any], actives: Sequence[Active], step: Step) -> dict[str, dict[str, float]]:
     faults: list[Fault] = []
     found: dict[str, dict[str, float]] = {}
-    step.phase = "losses"
+    enter(step, "losses")
     for active in actives:
         if active.name not in calls:
             continue
         where = f"plugin {active.name!r}"
         try:
             terms = calls[active.name](step)
-            for term, value in _checked_terms(terms):
+            for term, value in check_terms(terms).items():
                 found.setdefault(active.name, {})[f"{active.name}/{term}" if term else active.name] = float(value)
         except StillhouseError as error:
             faults += error.within(where).faults
@@ -282,16 +285,6 @@ def _first_losses(calls: Mapping[str, Any], actives: Sequence[Active], step: Ste
             raise
     raise_faults(faults)
     return found
-
-
-def _checked_terms(terms: Any) -> Iterator[tuple[str, Tensor]]:
-    if not isinstance(terms, Mapping):
-        raise StillhouseError(f"losses gave {type(terms).__name__}", hint='a dict of scalar tensors: {"": loss}')
-    for term, value in terms.items():
-        if not isinstance(value, Tensor) or value.ndim:
-            got = f"a tensor of shape {format_shape(value)}" if isinstance(value, Tensor) else type(value).__name__
-            raise StillhouseError(f"the loss term {term!r} is {got}", hint="a scalar tensor, such as x.mean()")
-        yield term, value
 
 
 def _shapes(step: Step) -> Shapes:
