@@ -101,7 +101,7 @@ def test_a_run_is_complete_from_the_first_hook_on_and_cannot_be_written(tmp_path
     assert set(run.metrics) == {"val", "test"}
     for field in attrs.fields(Facts):
         assert getattr(run, field.name) is getattr(training.assembly, field.name)
-    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+    with pytest.raises(StillhouseError, match=r"run\.student: cannot be written here .*step\.memo"):
         run.student = nn.Identity()  # type: ignore[misc]  # that is what is refused
     assert not prepare(recipe(), write=False).run.writes
 

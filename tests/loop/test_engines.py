@@ -49,7 +49,7 @@ def test_every_event_reaches_the_hook_of_its_name_in_order():
         "iteration_started",
         "forward_completed",
         "losses_computed",
-        "backward_completed",
+        "backward_completed without gradient",
         "optimizer_stepped without gradient",
         "iteration_completed",
     ]

@@ -69,6 +69,7 @@ def rehearse(
     try:
         # The caller may be in no_grad, and a run trains all the same.
         with torch.enable_grad():
+            composition.prepare([step])
             total = composition.forward(step)
             raise_faults([*faults, *_wrong_targets(actives, step), *_made_late(before, composition)])
             if total.requires_grad:
@@ -96,7 +97,7 @@ def _everything_on(hooks: StepHooks) -> StepHooks:
     def on(weight: float | Schedule) -> float | Schedule:
         return 1.0 if isinstance(weight, Schedule) or weight == 0.0 else weight
 
-    return StepHooks(hooks.transforms, [(p, name, function, on(weight)) for p, name, function, weight in hooks.terms])
+    return attrs.evolve(hooks, terms=[(p, name, function, on(weight)) for p, name, function, weight in hooks.terms])
 
 
 def _gathering(composition: Composition, faults: list[Fault]) -> Callable[..., Callable[[Step], Any]]:

@@ -18,6 +18,7 @@ from stillhouse.assembly.watch import Watch
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.modes import keep_modes
 from stillhouse.contract.step import LinkSpec, Step
+from stillhouse.contract.turns import enter
 from stillhouse.errors import Fault, StillhouseError, first_line, raise_faults
 from stillhouse.layout import format_shape
 from stillhouse.loop.composition import Composition
@@ -100,6 +101,7 @@ def _first_forward(assembly: Assembly, composition: Composition, step: Step) -> 
     if step.teacher is not None:
         faults += composition.models["teacher"].taps.check(step.teacher.features)
     raise_faults(faults)
+    composition.terms.require_sample_losses(step)
     loss = float(assembly.task.loss(step.student.output, step.targets))
     if not math.isfinite(loss):
         raise _not_finite(assembly, step, loss)
@@ -170,7 +172,7 @@ def _build(
     calls = {name: {p.name: f for p, f in hooks.calls(name)} for name in ("build", "add_links", "transform")}
     shapes: dict[str, Shapes] = {}
     watch, broken = Watch(composition), False
-    step.phase = "transform"
+    enter(step, "transform")
     for active in actives:
         plugin = active.plugin
         where, hook = f"plugin {plugin.name!r}", "build"
@@ -239,7 +241,7 @@ def _read(composition: Composition, step: Step, where: str, specs: list[tuple[st
         if not all(isinstance(x, Tensor) for x in (link.student, link.teacher)):
             got = f"{type(link.student).__name__} and {type(link.teacher).__name__}"
             faults.append(Fault(place, f"the read of its LinkSpec gave {got}", "two tensors (B, ...)"))
-            del step.links[name]
+            dict.__delitem__(step.links, name)  # the engine's own way past the seal
     return faults
 
 

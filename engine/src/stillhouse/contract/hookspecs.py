@@ -63,21 +63,34 @@ class AssemblingHooks:
 
 
 class StepHooks:
-    """In every training step, between the forward passes and the backward pass."""
+    """In every training step, before the backward pass. A step is sealed: each hook writes what is its own, and any other write raises."""
+
+    @hookspec
+    def prepare_batch(self, step: Step) -> None:
+        """Replace ``step.inputs``, ``step.targets`` or ``step.ids`` before any forward pass, as far as the plugin's class variable ``changes`` names them.
+
+        The number of samples and the shape of one stay. Called without gradient for each part of the batch, before the first of them goes forward and before the task counts its targets; in training only.
+        """
+        raise AssertionError("a specification")
 
     @hookspec(firstresult=True)
     def teacher_forward(self, step: Step) -> Any:
-        """Fill ``step.teacher`` and return True. The first result that is not None wins and the engine's own forward comes last; a cache may wrap it (``@hookimpl(wrapper=True)``)."""
+        """Put a ``Side`` into ``step.teacher`` and return True; without gradient, under the teacher's precision. The first result that is not None wins and the engine's own forward comes last; a cache may wrap it (``@hookimpl(wrapper=True)``)."""
         raise AssertionError("a specification")
 
     @hookspec
     def transform(self, step: Step) -> None:
-        """Rewrite ``link.student`` or ``link.teacher`` of the links it chooses by ``step.match``."""
+        """Replace ``link.student`` or ``link.teacher``, never in place, of the links it chooses by ``step.match``. With gradient, autocast off."""
+        raise AssertionError("a specification")
+
+    @hookspec
+    def sample_weights(self, step: Step) -> Tensor:
+        """Give a factor for each sample (B,), on the step's device: those of all plugins are multiplied, and the task's loss is the sum of factor times ``step.sample_losses`` over the same count as without, not renormalised. Called without gradient. A task whose loss is no sum over samples refuses the list."""
         raise AssertionError("a specification")
 
     @hookspec
     def losses(self, step: Step) -> Mapping[str, Tensor]:
-        """Give scalar loss terms by name, on the device, unweighted; ``""`` names the plugin's only term. The engine multiplies them by the plugin's ``weight`` and skips the call where that is 0."""
+        """Give scalar loss terms by name (without a slash), on the device, unweighted; ``""`` names the plugin's only term. With gradient, autocast off. The engine multiplies them by the plugin's ``weight`` and skips the call where that is 0."""
         raise AssertionError("a specification")
 
 
@@ -110,15 +123,15 @@ class ObservingHooks:
 
     @hookspec
     def losses_computed(self, run: Run, step: Step) -> None:
-        """All terms and ``step.total`` are there; no gradient yet."""
+        """All terms and ``step.total`` are there, to be read; no gradient yet."""
 
     @hookspec
     def backward_completed(self, run: Run, step: Step) -> None:
-        """Every gradient is in ``.grad``; the optimizer has not moved yet."""
+        """Every gradient is in ``.grad``, which may be written; the optimizer has not moved yet. Called without gradient, once a step."""
 
     @hookspec
     def optimizer_stepped(self, run: Run, step: Step) -> None:
-        """The optimizer has moved. Called without gradient: the place to put parameters back on a manifold."""
+        """The optimizer has moved. Called without gradient, once a step: the place to write parameters and buffers, to put parameters back on a manifold or to move an average."""
 
     @hookspec
     def logged(self, run: Run, step: Step, scalars: Mapping[str, float]) -> None:

@@ -12,6 +12,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from stillhouse.config.fields import strict_fields
 from stillhouse.contract.hookspecs import PROJECT, hook_arguments, hookimpl
+from stillhouse.contract.sealed import CHANGEABLE
 from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
 
 __all__ = ["Plugin", "hookimpl", "option_names", "plugin", "renamed"]
@@ -52,11 +53,13 @@ class Plugin:
     after: ClassVar[tuple[str, ...]] = ()
     """Kinds that this plugin's hooks run after."""
     requires: ClassVar[tuple[str, ...]] = ()
-    """Capabilities that must be there: ``links``, ``teacher``, ``targets: classes`` (``step.targets`` are class indices (B,)), or a plugin's kind."""
+    """Capabilities that must be there: ``links``, ``teacher``, ``targets: classes`` (``step.targets`` are class indices (B,)), a plugin's kind; ``inputs``, ``targets`` or ``ids``: as the data gives them, replaced by no plugin."""
     provides: ClassVar[tuple[str, ...]] = ()
     """Capabilities that this plugin brings for others."""
     conflicts: ClassVar[tuple[str, ...]] = ()
     """Kinds or capabilities that cannot be active together with this plugin."""
+    changes: ClassVar[tuple[str, ...]] = ()
+    """What ``prepare_batch`` replaces in a step: ``inputs``, ``targets``, ``ids``."""
     engine: ClassVar[str] = ""
     """Versions of the contract (``stillhouse.contract.VERSION``) that it works with, as in a requirement: ``>=1,<3``. Empty: any.
 
@@ -67,7 +70,7 @@ class Plugin:
     name: str = ""
 
 
-_TUPLES = ("before", "after", "requires", "provides", "conflicts")
+_TUPLES = ("before", "after", "requires", "provides", "conflicts", "changes")
 _CLASS_VARIABLES = frozenset(name for name, kind in inspect.get_annotations(Plugin).items() if "ClassVar" in str(kind))
 
 
@@ -99,6 +102,12 @@ def plugin(cls: C) -> C:
         )
     if "weight" in options and "losses" not in hooks:
         raise StillhouseError("'weight' scales losses, and this plugin gives none", where=where)
+    if made.changes and "prepare_batch" not in hooks:
+        raise StillhouseError(
+            "changes says what prepare_batch replaces, and this plugin has no such hook",
+            where=where,
+            hint="add `def prepare_batch(self, step):`, or leave out changes",
+        )
     return made
 
 
@@ -167,6 +176,9 @@ def _variable_faults(cls: type[Plugin]) -> list[tuple[str, str]]:
         elif not (isinstance(value, tuple) and all(isinstance(item, str) for item in value)):
             listed = ", ".join(repr(str(item)) for item in value) if isinstance(value, Iterable) else repr(str(value))
             found.append((f"{name} must be a tuple of names, got {value!r}", f"write `{name} = ({listed},)`"))
+    strange = [name for name in cls.changes if isinstance(cls.changes, tuple) and name not in CHANGEABLE]
+    if strange:
+        found.append((f"changes names {strange[0]!r}", f"prepare_batch may replace {', '.join(CHANGEABLE)}"))
     for name in ("engine", "shorthand"):
         value = getattr(cls, name)
         if not isinstance(value, str):

@@ -46,6 +46,10 @@ class Composed(nn.Module):
         """The module that a plugin built."""
         raise NotImplementedError
 
+    def compute_sample_losses(self, step: Any) -> tuple[Any, Any]:
+        """What the task's ``loss_by_sample`` gives for ``step``."""
+        raise NotImplementedError
+
     # Any: a Step, which stands above, as it has a composition, and the Side that it gets.
     def forward_again(self, step: Any, which: str | nn.Module, inputs: Any, targets: Any = None) -> Any:
         """Call a model once more, as the first pass called it."""

@@ -12,13 +12,14 @@ from torch.optim import Optimizer
 
 from stillhouse.contract.assembly import Facts
 from stillhouse.contract.protocols import Composed, Named
+from stillhouse.contract.sealed import Metrics, refuse
 
 __all__ = ["Run"]
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class Run(Facts):
-    """One training run, complete, as ``run`` arrives in hooks.
+    """One training run, complete, as ``run`` arrives in hooks, to be read.
 
     It has the attributes of :class:`stillhouse.contract.assembly.Facts` as well.
 
@@ -38,7 +39,7 @@ class Run(Facts):
     evaluator: Engine
     folder: Path | None = None
     writes: bool = False
-    metrics: dict[str, Mapping[str, float]] = attrs.field(factory=dict)
+    metrics: dict[str, Mapping[str, float]] = attrs.field(factory=Metrics)
 
     def module(self, plugin: Named) -> Any:
         """The module that ``plugin``'s ``build`` returned.
@@ -47,3 +48,11 @@ class Run(Facts):
             KeyError: it returned none.
         """
         return self.composition.plugin_module(plugin)
+
+
+def _refuse(_run: Run, name: str, _value: Any) -> None:
+    refuse(f"run.{name}")
+
+
+# attrs lets no frozen class have its own, and its own error names no hook.
+Run.__setattr__ = _refuse  # type: ignore[assignment,method-assign]

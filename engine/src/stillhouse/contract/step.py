@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from stillhouse.contract.layers import Which
 from stillhouse.contract.protocols import Composed, Named
+from stillhouse.contract.sealed import Features, Links, Losses, put, refuse
 from stillhouse.errors import StillhouseError
 
-__all__ = ["FORWARD_PHASES", "Link", "LinkSpec", "Side", "Step", "Tap"]
+__all__ = ["FORWARD_PHASES", "Link", "LinkSpec", "SealedLink", "Side", "Step", "Tap", "seal_side"]
 
 FORWARD_PHASES = ("transform", "sample_weights", "losses")
 """The hooks in which :meth:`Step.forward` may be called."""
@@ -76,16 +77,43 @@ class Side:
     """
 
     output: Any = None
-    features: dict[str, Tensor] = attrs.field(factory=dict)
+    features: Mapping[str, Tensor] = attrs.field(factory=dict)
 
 
-_EMPTY = Side()
-"""Before the forward pass and after the step; nobody writes into it."""
+class SealedLink(Link):
+    """A link outside of ``transform``."""
+
+    __slots__ = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        refuse(f"link.{name}")
+
+
+class _SealedSide(Side):
+    __slots__ = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        refuse(f"side.{name}")
+
+
+def seal_side(side: Side) -> Side:
+    """Let nobody write into ``side`` from now on; the same object."""
+    if type(side) is Side:
+        side.features = Features(side.features)
+        side.__class__ = _SealedSide
+    return side
+
+
+_EMPTY = seal_side(Side())
+"""Before the forward pass and after the step."""
 
 
 @attrs.define(eq=False)
 class Step:
-    """One iteration. The engine fills it phase by phase and clears it when the next one begins.
+    """One iteration, or one part of it where ``run.accumulate`` has a batch go through in parts.
+
+    The engine fills it phase by phase and clears it when the next one begins. In training it is sealed: a hook writes
+    what is its own to write, and any other write raises. One that is made by hand, for a test, is open.
 
     Attributes:
         batch: the batch as the loader gave it, on the run's device.
@@ -102,7 +130,10 @@ class Step:
         epoch: epochs begun before this one, from 0.
         share: where the batch goes through in parts or is one of several processes': what the task's loss and the other
             terms count for in the mean over parts and processes; None otherwise.
-        phase: the hook whose turn it is, where it is one of :data:`FORWARD_PHASES`; empty otherwise.
+        phase: the hook whose turn it is, from ``prepare_batch`` to ``losses``; empty otherwise.
+        writable: the attributes that this hook may replace.
+        memo: scratch for plugins: what one hook keeps for another, for this part of the batch.
+        by_sample: what the task's ``loss_by_sample`` gave, once somebody has asked.
     """
 
     batch: Any
@@ -120,6 +151,28 @@ class Step:
     total: Tensor | None = None
     share: tuple[Tensor | float, float] | None = None
     phase: str = ""
+    writable: tuple[str, ...] = ()
+    memo: dict[Any, Any] = attrs.field(factory=dict)
+    by_sample: tuple[Tensor, Tensor | None] | None = None
+    _parts: tuple[Step, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Step, ...]:
+        """The parts that the batch went through in, this one last, for the hooks that are called once a step.
+
+        Of those before it ``ids`` and ``memo`` are left. A batch in one piece is its own part.
+        """
+        return self._parts or (self,)
+
+    @property
+    def sample_losses(self) -> Tensor:
+        """The task's loss of each sample (B,), detached: what ``sample_weights`` multiplies.
+
+        Raises:
+            StillhouseError: the task has no losses by sample, or the student has not answered yet.
+        """
+        found: Tensor = self.composition.compute_sample_losses(self)[0].detach()
+        return found
 
     def module(self, plugin: Named) -> Any:
         """What ``plugin``'s ``build`` returned, wherever the engine has moved or wrapped it.
@@ -183,11 +236,18 @@ class Step:
             names = self.composition.match("links of", plugin.name)
         return [self.links[names[0]]] if len(names) == 1 else list(map(self.links.__getitem__, names))
 
+    def let_go(self) -> None:
+        """Let go of what belongs to the forward pass; ``ids``, ``memo`` and losses stay."""
+        for name in ("batch", "inputs", "targets", "teacher", "total", "by_sample"):
+            put(self, name, None)
+        put(self, "student", _EMPTY)
+        put(self, "links", Links())
+
     def clear(self) -> None:
         """Let go of every tensor, so that this step's features do not live through the next."""
-        self.batch = self.inputs = self.targets = None
-        self.student = _EMPTY
-        self.teacher = None
-        self.links = {}
-        self.losses = {}
-        self.total = None
+        for part in self._parts:
+            put(part, "memo", {})
+        self.let_go()
+        put(self, "losses", Losses())
+        put(self, "memo", {})
+        put(self, "_parts", ())

@@ -110,6 +110,16 @@ class Task:
         """The task's loss, a scalar on the device, the mean over what :meth:`count` counts; no host synchronisation."""
         raise NotImplementedError  # a task without a loss is none
 
+    def loss_by_sample(self, output: Any, targets: Any) -> tuple[Tensor, Tensor | None] | None:
+        """The parts that the batch's samples have in :meth:`loss`, for ``sample_weights`` and ``step.sample_losses``.
+
+        Returns:
+            Sums (B,) over each sample, and what their sum is divided by to be :meth:`loss`, a scalar on the device, or
+            None for the number of samples. None where the loss is not a sum over samples; it is refused then that a
+            plugin weighs them.
+        """
+        return None
+
     def count(self, targets: Any) -> Tensor | None:
         """How much the loss is the mean over: a scalar on the device, such as the pixels that are not ignored.
 

@@ -12,17 +12,19 @@ from stillhouse.contract.layers import Which
 from stillhouse.contract.modes import find_kept_in_eval
 from stillhouse.contract.plugin import Plugin
 from stillhouse.contract.protocols import Composed, Named
-from stillhouse.contract.step import FORWARD_PHASES, Side, Step
+from stillhouse.contract.sealed import put
+from stillhouse.contract.step import FORWARD_PHASES, Side, Step, seal_side
 from stillhouse.contract.task import Task
+from stillhouse.contract.turns import enter
 from stillhouse.errors import StillhouseError
 from stillhouse.loop.links import Links
-from stillhouse.loop.phases import Emitter, note_place
-from stillhouse.loop.step_hooks import resolve
+from stillhouse.loop.phases import Emitter, place_of
+from stillhouse.loop.step_hooks import StepHooks, resolve
 from stillhouse.loop.tapped_model import TappedModel, refuse_shared
+from stillhouse.loop.terms import Terms
 from stillhouse.nested import map_tensors
-from stillhouse.registry.hooks import Hooks
+from stillhouse.registry.hooks import Hooks, emit
 from stillhouse.registry.order import Active
-from stillhouse.schedule import Schedule
 
 __all__ = ["Composition"]
 
@@ -81,15 +83,16 @@ class Composition(Composed):
         """Parts of the student and of the plugins' modules that no step puts into train mode."""
         self.modules_of: dict[str, nn.Module] = {}
         """What each plugin built, by the plugin's name."""
-        self._task = task
-        self._total_steps = total_steps
         self._device, self._channels_last = device, channels_last
         self._peers: dict[nn.Module, TappedModel] = {}
         self._forward_completed = self._losses_computed = Emitter()
-        self.hooks = resolve(hooks, total_steps, steps_per_epoch)
-        """What a step calls of the plugins."""
+        self._changes = {a.name: a.plugin.changes for a in actives}
+        self.terms = Terms(task, resolve(hooks, total_steps, steps_per_epoch), total_steps)
+        """What gives the losses."""
         needs = any("teacher" in a.plugin.requires for a in actives) or bool(taps.get("teacher"))
         own = self._run_teacher if teacher is not None and needs else _no_teacher
+        self._own_teacher_forwards = (own, _no_teacher, _teacher_is_gone)
+        self._teacher_precision = teacher_precision or precision
         self._teacher_forward = hooks.teacher_forward(own)
         self.reads_teacher = needs or self.runs_teacher
         """Whether some plugin asks for the teacher, before the run or in its steps."""
@@ -100,7 +103,7 @@ class Composition(Composed):
         """The student and the teacher, to be called."""
         kinds: list[tuple[Which, nn.Module | None, torch.dtype]] = [
             ("student", student, precision),
-            ("teacher", teacher, teacher_precision or precision),
+            ("teacher", teacher, self._teacher_precision),
         ]
         try:
             for name, model, dtype in kinds:
@@ -122,9 +125,18 @@ class Composition(Composed):
         self.matched = self.links.matched
 
     @property
+    def hooks(self) -> StepHooks:
+        """The plugins' hooks inside a step; the walk and a run's first steps put watched ones in their place."""
+        return self.terms.hooks
+
+    @hooks.setter
+    def hooks(self, hooks: StepHooks) -> None:
+        self.terms.hooks = hooks
+
+    @property
     def terms_switch_off(self) -> bool:
         """Whether some loss term has a schedule and may be left out of a step."""
-        return any(isinstance(weight, Schedule) for _, _, _, weight in self.hooks.terms)
+        return self.terms.switch_off
 
     @property
     def teacher(self) -> nn.Module | None:
@@ -185,15 +197,40 @@ class Composition(Composed):
 
     def run_student(self, step: Step) -> None:
         """Call the student and take its tapped features."""
-        step.student = self._student(step.inputs, step.targets)
+        put(step, "student", self._student(step.inputs, step.targets))
 
     def run_teacher(self, step: Step) -> None:
         """Call the teacher, or whatever plugins put in its place."""
-        self._teacher_forward(step)
+        if self._teacher_forward in self._own_teacher_forwards:
+            self._teacher_forward(step)
+            return
+        enter(step, "teacher_forward", ("teacher",))
+        precision = self._teacher_precision
+        with (
+            torch.no_grad(),
+            torch.autocast(self._device.type, dtype=precision, enabled=precision is not torch.float32),
+        ):
+            answered = self._teacher_forward(step)
+        enter(step, "")
+        if step.teacher is not None:
+            seal_side(step.teacher)
+        elif answered:
+            raise StillhouseError(
+                f"answered {answered!r} and gave nothing",
+                where="teacher_forward",
+                hint="step.teacher = Side(output, features)",
+            )
 
     def _run_teacher(self, step: Step) -> bool:
-        step.teacher = self.models["teacher"](step.inputs)
+        put(step, "teacher", self.models["teacher"](step.inputs))
         return True
+
+    def compute_sample_losses(self, step: Step) -> tuple[Tensor, Tensor | None]:
+        """The task's losses by sample, computed once a step: see :meth:`stillhouse.contract.task.Task.loss_by_sample`."""
+        if step.by_sample is None:
+            put(step, "by_sample", self.terms.compute_by_sample(step))
+        assert step.by_sample is not None  # it has just been put there
+        return step.by_sample
 
     def forward_again(self, step: Step, which: str | nn.Module, inputs: Any, targets: Any = None) -> Side:
         """Do what :meth:`stillhouse.contract.step.Step.forward` says."""
@@ -229,40 +266,35 @@ class Composition(Composed):
         made = self._peers[which] = self._student.with_model(which)
         return made
 
+    def prepare(self, steps: Sequence[Step]) -> None:
+        """Have plugins replace inputs, targets and ids of all parts of a batch, before the first goes forward."""
+        for step in steps if self.hooks.prepares else ():
+            for plugin, function in self.hooks.prepares:
+                enter(step, "prepare_batch", self._changes[plugin.name])
+                with torch.no_grad():
+                    emit([(plugin, function)], "prepare_batch", lambda step=step: place_of(step), step)  # type: ignore[misc]  # mypy infers no default's type
+            enter(step, "")
+
     def forward(self, step: Step) -> Tensor:
         """Fill ``step`` and return its total loss, a scalar on the device."""
+        if torch.is_autocast_enabled(
+            self._device.type
+        ):  # around a loop of somebody's own; the models have their precision
+            with torch.autocast(self._device.type, enabled=False):
+                return self._forward(step)
+        return self._forward(step)
+
+    def _forward(self, step: Step) -> Tensor:
         self.run_student(step)
-        self._teacher_forward(step)
+        self.run_teacher(step)
         self.links.read(step)
         self._forward_completed.emit(step)
-        plugin = None
-        step.phase = "transform"
-        try:
-            for plugin, function in self.hooks.transforms:  # noqa: B007 - the except clause names it
-                function(step)
-            plugin, step.phase = None, "losses"
-            total = self._task.loss(step.student.output, step.targets)
-            losses, weights = step.losses, step.weights
-            losses["task"], weights["task"] = total, 1.0
-            share = step.share
-            if share is not None:
-                total = total * share[0]
-            for plugin, owner, function, weight in self.hooks.terms:  # noqa: B007 - the except clause names it
-                if isinstance(weight, Schedule):
-                    weight = weight.at(step.iteration, self._total_steps)
-                if weight == 0.0:
-                    continue
-                factor = weight if share is None else weight * share[1]
-                for term, value in function(step).items():
-                    name = f"{owner}/{term}" if term else owner
-                    losses[name], weights[name] = value, weight
-                    # Two kernels less, forward and backward, where the weight is the default.
-                    total = total + (value if factor == 1.0 else factor * value)
-        except Exception as error:
-            if plugin is not None:
-                note_place(error, plugin, step.phase, step)
-            raise
-        step.phase, step.total = "", total
+        if self.hooks.transforms:
+            enter(step, "transform")
+            emit(self.hooks.transforms, "transform", lambda: place_of(step), step)
+        total = self.terms.add_up(step)
+        enter(step, "")
+        put(step, "total", total)
         self._losses_computed.emit(step)
         return total
 

@@ -100,9 +100,9 @@ def build_run(
         if state.step is not None:
             state.step.clear()
         step, total = stepper.gradients(batch, state.iteration - 1, state.epoch - 1, show)
-        backward.emit(step)
-        stepper.update()
         with torch.no_grad():
+            backward.emit(step)
+            stepper.update()
             stepped.emit(step)
         clear_gradients()
         nonlocal due
@@ -131,6 +131,9 @@ def build_run(
     backward, stepped = emitter(Phase.BACKWARD_COMPLETED), emitter(Phase.OPTIMIZER_STEPPED)
     # Before the bridge: the epoch's evaluation must not find the last step's features in memory.
     engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: _let_go(engine))
+    engine.add_event_handler(
+        Events.EPOCH_COMPLETED(once=1), lambda: composition.terms.warn_of_silent(run.steps_per_epoch)
+    )
     _bridge(engine, run, hooks)
     return run
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from stillhouse.contract.layers import match_names
 from stillhouse.contract.plugin import Plugin
 from stillhouse.contract.step import Link, LinkSpec, Step
+from stillhouse.contract.turns import add_link
 from stillhouse.errors import StillhouseError, did_you_mean
 from stillhouse.loop.tapped_model import TappedModel
 
@@ -90,4 +91,4 @@ class Links:
             student, teacher = step.student.features[spec.student], step.teacher.features[spec.teacher]
             if spec.read is not None:
                 student, teacher = spec.read(student, teacher)
-            step.links[name] = Link(name, student, teacher)
+            add_link(step, Link(name, student, teacher))

@@ -22,17 +22,23 @@ class StepHooks:
     """The plugins' hooks inside a step's forward pass, in order.
 
     Attributes:
+        prepares: ``(plugin, prepare_batch)``.
         transforms: ``(plugin, transform)``.
+        weighing: ``(plugin, sample_weights)``.
         terms: ``(plugin, its name, losses, weight)``.
     """
 
+    prepares: Sequence[Call]
     transforms: Sequence[Call]
+    weighing: Sequence[Call]
     terms: Sequence[tuple[Named, str, Callable[[Step], Mapping[str, Tensor]], float | Schedule]]
 
     def wrapped(self, around: Callable[[Named, str, Callable[[Step], Any]], Callable[[Step], Any]]) -> StepHooks:
-        """The same with each function replaced by ``around(plugin, hook, function)``."""
+        """The same with ``around(plugin, hook, function)`` for each function that the models' answers reach."""
         return StepHooks(
+            self.prepares,
             [(plugin, around(plugin, "transform", function)) for plugin, function in self.transforms],
+            [(plugin, around(plugin, "sample_weights", function)) for plugin, function in self.weighing],
             [(p, name, around(p, "losses", function), weight) for p, name, function, weight in self.terms],
         )
 
@@ -44,7 +50,9 @@ def resolve(hooks: Hooks, total_steps: int, steps_per_epoch: int) -> StepHooks:
         StillhouseError: a weight's warm-up is longer than the run.
     """
     return StepHooks(
+        hooks.calls("prepare_batch"),
         hooks.calls("transform"),
+        hooks.calls("sample_weights"),
         [(p, p.name, function, _weight_of(p, total_steps, steps_per_epoch)) for p, function in hooks.calls("losses")],
     )
 

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from stillhouse.contract.assembly import Facts
 from stillhouse.contract.batch import Batch
+from stillhouse.contract.sealed import Losses, put
 from stillhouse.contract.step import Step
 from stillhouse.distributed import processes as parallel
 from stillhouse.distributed.fsdp import clip, is_sharded
@@ -75,13 +76,14 @@ class Stepper:
             batch: this process's share.
             iteration: optimizer steps done before, from 0.
             epoch: epochs begun before, from 0.
-            show: told of each part's step before it goes forward; the part before is cleared by then.
+            show: told of each part's step before it goes forward; the part before has let go of its tensors by then.
 
         Returns:
             The last part's step, whose losses are those of the whole batch, and their weighted sum; both are this
             process's own contribution to the mean over processes.
         """
         steps = [new_step(part, self._composition, iteration, epoch) for part in split(batch, self._parts)]
+        self._composition.prepare(steps)
         self._share(steps)
         reported: dict[str, Tensor] = {}
         sums: list[Tensor] = []
@@ -94,10 +96,14 @@ class Stepper:
                 _report(step, step.share, reported)
                 sums.append(total.detach())
             if step is not steps[-1]:
-                step.clear()
+                step.let_go()
+                put(step, "losses", Losses())
         if sums:
             total = sum(sums[1:], sums[0])
-            step.losses, step.total = reported, total
+            put(step, "losses", Losses(reported))
+            put(step, "total", total)
+        if len(steps) > 1:
+            put(step, "_parts", tuple(steps))
         if self._unwrapped:
             parallel.average_gradients(self._unwrapped)
         if self.scaler.is_enabled():
@@ -117,11 +123,11 @@ class Stepper:
         counted = [count for count in counts if count is not None]
         if not counted:
             for step, share in zip(steps, by_samples, strict=True):
-                step.share = (share, share)
+                put(step, "share", (share, share))
             return
         mean = parallel.mean_over_processes(torch.stack(counted).sum().float()).clamp(min=1e-6)
         for step, count, share in zip(steps, counted, by_samples, strict=True):
-            step.share = (count / mean, share)
+            put(step, "share", (count / mean, share))
 
     def _unsynchronised(self, *, last: bool) -> AbstractContextManager[Any]:
         """Averages over processes wait for the last part's backward pass."""

@@ -12,7 +12,7 @@ from torch import nn
 
 from stillhouse.contract.layers import Which, match_layers
 from stillhouse.contract.outputs import find_reader
-from stillhouse.contract.step import Side
+from stillhouse.contract.step import Side, seal_side
 from stillhouse.contract.task import Task
 from stillhouse.distributed.fsdp import to_local
 from stillhouse.errors import StillhouseError
@@ -68,7 +68,7 @@ class TappedModel:
 
     def __call__(self, inputs: Any, targets: Any = None) -> Side:
         """Output and tapped features for ``inputs``; ``targets`` are for tasks whose models take them in training."""
-        return Side(self.output(inputs, targets), self.taps.take())
+        return seal_side(Side(self.output(inputs, targets), self.taps.take()))
 
     def output(self, inputs: Any, targets: Any = None) -> Any:
         """The output of interest alone; what the taps read stays with them.

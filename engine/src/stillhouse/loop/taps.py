@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ class Taps:
         features, self.seen = self.seen, {}
         return features
 
-    def check(self, features: dict[str, Tensor]) -> list[Fault]:
+    def check(self, features: Mapping[str, Tensor]) -> list[Fault]:
         """After :meth:`watch` and one forward pass: the layers whose output is not what a method would want to read, and why."""
         seen_versions, self._versions = self._versions or {}, None
         faults = []

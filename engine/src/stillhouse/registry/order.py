@@ -10,13 +10,17 @@ import attrs
 
 from stillhouse.config.structure import unstructure
 from stillhouse.contract.plugin import Plugin
+from stillhouse.contract.sealed import CHANGEABLE
 from stillhouse.errors import Fault, StillhouseError
 
-__all__ = ["CLASSES", "Active", "check_needs", "order"]
+__all__ = ["CACHES_TEACHER", "CLASSES", "Active", "check_needs", "order"]
 
 ENGINE_CAPABILITIES = ("teacher",)
 CLASSES = "targets: classes"
 """What a plugin requires that reads ``step.targets`` as class indices (B,), int64."""
+
+CACHES_TEACHER = "teacher cache"
+"""What a plugin ``provides`` that remembers the teacher's answers by the samples' ids."""
 
 
 @attrs.frozen(eq=False)
@@ -127,7 +131,7 @@ def check_needs(actives: Sequence[Active], *, has_teacher: bool) -> list[Fault]:
     for active in actives:
         where = f"plugins[{active.listed}] ({active.name})"
         for need in active.plugin.requires:
-            if need in provided or need == CLASSES:
+            if need in provided or need == CLASSES or need in CHANGEABLE:
                 continue  # what the targets are, the first batch shows
             if need == "teacher":
                 faults.append(Fault(where, "needs a teacher, and the run has none", "add a [teacher] table"))
@@ -139,7 +143,28 @@ def check_needs(actives: Sequence[Active], *, has_teacher: bool) -> list[Fault]:
                         'add { use = "features", ... }' if need == "links" else f"add a plugin that provides {need!r}",
                     )
                 )
+        faults += _find_replaced(active, actives)
         for kind in active.plugin.conflicts:
             against = [o.name for o in actives if o is not active and (o.answers_to(kind) or kind in o.plugin.provides)]
             faults += [Fault(where, f"cannot be active together with {name!r}", "leave one out") for name in against]
     return faults
+
+
+def _find_replaced(active: Active, actives: Sequence[Active]) -> list[Fault]:
+    """Faults of a plugin that needs parts of the batch as the data gives them, beside plugins that replace these."""
+    cached = CACHES_TEACHER in active.plugin.provides
+    needs = [
+        (name, "remembers the teacher's answers by sample" if cached else f"requires the {name} that the data gives")
+        for name in CHANGEABLE
+        if name in active.plugin.requires or (cached and name != "targets")
+    ]
+    return [
+        Fault(
+            f"plugins[{active.listed}] ({active.name})",
+            f"{why}, and the plugin {other.name!r} changes the {name} in prepare_batch",
+            "leave one out",
+        )
+        for name, why in needs
+        for other in actives
+        if other is not active and name in other.plugin.changes
+    ]

@@ -65,9 +65,16 @@ class Classification(Task):
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of logits (B, C) and indices (B,), or probabilities (B, c) of the first c <= C classes."""
+        return self._compute_cross_entropy(output, targets, "mean")
+
+    def loss_by_sample(self, output: Tensor, targets: Tensor) -> tuple[Tensor, None]:
+        """The cross-entropy of each sample (B,)."""
+        return self._compute_cross_entropy(output, targets, "none"), None
+
+    def _compute_cross_entropy(self, output: Tensor, targets: Tensor, reduction: str) -> Tensor:
         if targets.is_floating_point() and targets.shape[1] < output.shape[1]:
             targets = F.pad(targets, (0, output.shape[1] - targets.shape[1]))
-        return F.cross_entropy(output.float(), targets, label_smoothing=self.label_smoothing)
+        return F.cross_entropy(output.float(), targets, label_smoothing=self.label_smoothing, reduction=reduction)
 
     def metrics(self, data: DataInfo) -> dict[str, Metric]:
         """Accuracy, top-5 accuracy and cross-entropy; by class ``recall``, the share of the class's samples found."""

@@ -98,21 +98,26 @@ class Depth(Task):
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """The loss of ``kind``, see the class; a mean over what :meth:`count` counts."""
+        return self._compute_errors(output, targets).sum() / self.count(targets).clamp(min=1)
+
+    def loss_by_sample(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Of ``silog`` each image's loss (B,), of ``l1`` the sum over its measured pixels; and what :meth:`count` counts."""
+        return self._compute_errors(output, targets).flatten(1).sum(1), self.count(targets)
+
+    def _compute_errors(self, output: Tensor, targets: Tensor) -> Tensor:
+        """Of ``silog`` each image's loss (B, 1), of ``l1`` each pixel's (B, 1, H, W); 0 where nothing was measured."""
         known = _find_known(targets)
         depth = torch.where(known, targets.float(), 1.0)
         # Before any function of it: a gradient of 0 times an infinite derivative would be NaN.
         x = torch.where(known, resize_map(_add_channel(output), targets.shape[-2:]), 0.0)
-        n = known.sum((1, 2, 3))
         if self.kind == "l1":
-            error = torch.where(known, self._to_metres(x) - depth, 0.0).abs()
-            return error.sum() / n.sum().clamp(min=1)
+            return torch.where(known, self._to_metres(x) - depth, 0.0).abs()
         d = torch.where(known, self._to_log_metres(x) - depth.log(), 0.0)
-        n = n.clamp(min=1)
+        n = known.sum((1, 2, 3)).clamp(min=1)
         # As variance and mean, which the same formula is, and which cannot come out below 0 by rounding.
         mean = d.sum((1, 2, 3)) / n
         spread = torch.where(known, d - mean[:, None, None, None], 0.0).square().sum((1, 2, 3)) / n
-        each = spread + (1 - self.silog_lambda) * mean.square()
-        return each.sum() / self.count(targets).clamp(min=1)
+        return (spread + (1 - self.silog_lambda) * mean.square())[:, None]
 
     def count(self, targets: Tensor) -> Tensor:
         """Of ``silog`` the images that have a measured pixel, of ``l1`` the measured pixels."""

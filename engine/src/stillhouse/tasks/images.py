@@ -69,6 +69,11 @@ class ImageTask(Task):
         """Mean absolute or squared difference of two images (B, C, H, W)."""
         return (F.l1_loss if self.kind == "l1" else F.mse_loss)(output.float(), targets.float())
 
+    def loss_by_sample(self, output: Tensor, targets: Tensor) -> tuple[Tensor, None]:
+        """The mean over each image's channels and pixels (B,)."""
+        error = output.float() - targets.float()
+        return (error.abs() if self.kind == "l1" else error.square()).mean((1, 2, 3)), None
+
     def metrics(self, data: DataInfo) -> dict[str, Metric]:
         """PSNR in decibels and SSIM (Wang et al. 2004, Gaussian window of 11, sigma 1.5), each the mean over the images."""
 

@@ -83,6 +83,11 @@ class MultiLabel(Task):
         """Mean binary cross-entropy of logits (B, C) and labels (B, C or more)."""
         return F.binary_cross_entropy_with_logits(output.float(), targets[:, : output.shape[1]].float())
 
+    def loss_by_sample(self, output: Tensor, targets: Tensor) -> tuple[Tensor, None]:
+        """The mean over the classes for each sample (B,)."""
+        labels = targets[:, : output.shape[1]].float()
+        return F.binary_cross_entropy_with_logits(output.float(), labels, reduction="none").mean(1), None
+
     def metrics(self, data: DataInfo) -> dict[str, Metric]:
         """Over the split; classes that no sample has are left out of means and NaN by class.
 

@@ -58,16 +58,20 @@ class Regression(Task):
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """The mean error of numbers (B, D) over the targets that were measured."""
+        return self._compute_errors(output, targets).sum() / self.count(targets).clamp(min=1)
+
+    def loss_by_sample(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum of each sample's errors (B,), and how many targets were measured in all."""
+        return self._compute_errors(output, targets).sum(1), self.count(targets)
+
+    def _compute_errors(self, output: Tensor, targets: Tensor) -> Tensor:
+        """The error of each target (B, D), 0 where none was measured."""
         known = targets.isfinite()
         error = torch.where(known, output.float() - torch.where(known, targets.float(), 0.0), 0.0)
         size = error.abs()
         if self.kind == "l2":
-            each = error.square()
-        elif self.kind == "l1":
-            each = size
-        else:
-            each = torch.where(size < 1, 0.5 * error.square(), size - 0.5)
-        return each.sum() / known.sum().clamp(min=1)
+            return error.square()
+        return size if self.kind == "l1" else torch.where(size < 1, 0.5 * error.square(), size - 0.5)
 
     def count(self, targets: Tensor) -> Tensor:
         """The targets that were measured."""

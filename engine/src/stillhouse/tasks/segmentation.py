@@ -64,6 +64,16 @@ class Segmentation(Task):
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of logits (B, C, h, w) and a mask (B, H, W) over the pixels that count."""
+        each, count = self._compute_by_pixel(output, targets)
+        return each.sum() / count.clamp(min=1)
+
+    def loss_by_sample(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum over each mask's pixels that count (B,), and how many these are in all."""
+        each, count = self._compute_by_pixel(output, targets)
+        return each.sum((1, 2)), count
+
+    def _compute_by_pixel(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The cross-entropy of each pixel (B, H, W), 0 for those that do not count, and how many count."""
         logits = resize_map(output, targets.shape[-2:])
         kept = self._find_kept(targets, logits.shape[1])
         # Without torch's own mean: on CUDA it adds atomically, in any order, and it is NaN where nothing counts.
@@ -74,7 +84,7 @@ class Segmentation(Task):
             label_smoothing=self.label_smoothing,
             reduction="none",
         )
-        return each.sum() / kept.sum().clamp(min=1)
+        return each, kept.sum()
 
     def _find_kept(self, targets: Tensor, classes: int) -> Tensor:
         """Return a mask (B, H, W) of the pixels that count."""

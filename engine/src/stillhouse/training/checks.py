@@ -6,14 +6,11 @@ from collections.abc import Callable, Sequence
 
 from stillhouse.contract.assembly import Facts
 from stillhouse.errors import Fault, StillhouseError, raise_faults
-from stillhouse.registry.order import Active
+from stillhouse.registry.order import CACHES_TEACHER, Active
 from stillhouse.training.compilation import check_compile
 from stillhouse.training.early_stopping import check_stopping
 
-__all__ = ["CACHES_TEACHER", "check_options"]
-
-CACHES_TEACHER = "teacher cache"
-"""What a plugin ``provides`` that remembers the teacher's answers by the samples' ids."""
+__all__ = ["check_options"]
 
 
 def check_options(facts: Facts, actives: Sequence[Active]) -> None:

@@ -86,7 +86,7 @@ class Evaluation:
             evaluate(run.evaluator, run.composition, self._data.evaluation(split), name, then)
 
     def _tell(self, run: Run, name: str, metrics: Mapping[str, float]) -> None:
-        run.metrics[name] = metrics
+        dict.__setitem__(run.metrics, name, metrics)
         calls = self._hooks.calls("evaluated", run=run)
         emit(calls, "evaluated", lambda: f"split {name!r}, epoch {run.trainer.state.epoch}", name, metrics)
 

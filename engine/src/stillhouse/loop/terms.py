@@ -1,0 +1,171 @@
+"""The weighted sum of a step's loss terms: the task's, by sample where plugins weigh the samples, and the plugins'."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stillhouse.contract.step import Step
+from stillhouse.contract.task import Task
+from stillhouse.contract.turns import enter
+from stillhouse.errors import StillhouseError, StillhouseWarning
+from stillhouse.layout import format_shape
+from stillhouse.loop.phases import note_place
+from stillhouse.loop.step_hooks import StepHooks
+from stillhouse.registry.hooks import Call
+from stillhouse.schedule import Schedule
+
+__all__ = ["Terms", "check_terms"]
+
+
+class Terms:
+    """What gives a step's losses.
+
+    Args:
+        task: gives the task's loss.
+        hooks: the plugins' hooks, with their weights.
+        total_steps: the run's optimizer steps, which weight schedules are fractions of.
+
+    Attributes:
+        hooks: as given; others may take their place.
+    """
+
+    def __init__(self, task: Task, hooks: StepHooks, total_steps: int) -> None:
+        self._task, self._total_steps = task, total_steps
+        self.hooks = hooks
+        self._heard: set[str] = set()
+        self._silent: set[str] = set()
+
+    @property
+    def switch_off(self) -> bool:
+        """Whether some term has a schedule and may be left out of a step."""
+        return any(isinstance(weight, Schedule) for _, _, _, weight in self.hooks.terms)
+
+    def require_sample_losses(self, step: Step) -> None:
+        """Look whether the samples can be weighed, if a plugin wants it; the student has answered.
+
+        Raises:
+            StillhouseError: the task has no losses by sample.
+        """
+        if self.hooks.weighing and self._task.loss_by_sample(step.student.output, step.targets) is None:
+            raise _make_refusal(self._task).within(f"plugin {self.hooks.weighing[0][0].name!r}")
+
+    def compute_by_sample(self, step: Step) -> tuple[Tensor, Tensor | None]:
+        """The task's losses by sample, computed once a step.
+
+        Raises:
+            StillhouseError: the task has none, or the student has not answered.
+        """
+        if step.student.output is None:
+            raise StillhouseError(
+                "is read before the student has answered",
+                where="step.sample_losses",
+                hint="it is there in sample_weights and losses",
+            )
+        found = self._task.loss_by_sample(step.student.output, step.targets)
+        if found is None:
+            raise _make_refusal(self._task)
+        return found
+
+    def compute_task_loss(self, step: Step) -> Tensor:
+        """The task's loss, a scalar on the device."""
+        if not self.hooks.weighing:
+            return self._task.loss(step.student.output, step.targets)
+        sums, count = step.composition.compute_sample_losses(step)
+        enter(step, "sample_weights")
+        weighted: Tensor = sums
+        for call in self.hooks.weighing:
+            with torch.no_grad():
+                factors = _ask(call, "sample_weights", step, lambda x: _check_weights(x, sums))
+            weighted = weighted * factors
+        return weighted.sum() / (len(sums) if count is None else count.clamp(min=1))
+
+    def add_up(self, step: Step) -> Tensor:
+        """Fill ``step.losses`` and ``step.weights``; the weighted sum, a scalar on the device."""
+        total = self.compute_task_loss(step)
+        enter(step, "losses")
+        losses, weights, put = step.losses, step.weights, dict.__setitem__
+        put(losses, "task", total)
+        put(weights, "task", 1.0)
+        share = step.share
+        if share is not None:
+            total = total * share[0]
+        for plugin, owner, function, weight in self.hooks.terms:
+            if isinstance(weight, Schedule):
+                weight = weight.at(step.iteration, self._total_steps)
+            if weight == 0.0:
+                continue
+            factor = weight if share is None else weight * share[1]
+            terms = _ask((plugin, function), "losses", step, check_terms)
+            for term, value in terms.items():
+                name = f"{owner}/{term}" if term else owner
+                put(losses, name, value)
+                put(weights, name, weight)
+                # Two kernels less, forward and backward, where the weight is the default.
+                total = total + (value if factor == 1.0 else factor * value)
+            if owner not in self._heard:
+                (self._heard if terms else self._silent).add(owner)
+        return total
+
+    def warn_of_silent(self, steps: int) -> None:
+        """Warn of plugins that have been asked for losses in some of ``steps`` steps and have given none."""
+        for owner in sorted(self._silent - self._heard):
+            warnings.warn(
+                f"plugin {owner!r}, hook 'losses': gave no loss term in {steps} steps; it returns "
+                "{name: loss}, and a term that begins later has a schedule as its weight",
+                StillhouseWarning,
+                stacklevel=2,
+            )
+
+
+def _ask(call: Call, hook: str, step: Step, check: Callable[[Any], Any]) -> Any:
+    """What a plugin's hook gives, checked; whatever is wrong names plugin, hook and step."""
+    plugin, function = call
+    try:
+        given = check(function(step))
+    except Exception as error:
+        note_place(error, plugin, hook, step)
+        raise
+    return given
+
+
+def check_terms(terms: Any) -> Mapping[str, Tensor]:
+    """What ``losses`` gave, if it is what it should be.
+
+    Raises:
+        StillhouseError: no dict, a term that is no scalar tensor, or a name with a slash.
+    """
+    if not isinstance(terms, Mapping):
+        raise StillhouseError(f"losses gave {type(terms).__name__}", hint='a dict of scalar tensors: {"": loss}')
+    for term, value in terms.items():
+        if not isinstance(value, Tensor) or value.ndim:
+            got = f"a tensor of shape {format_shape(value)}" if isinstance(value, Tensor) else type(value).__name__
+            raise StillhouseError(f"the loss term {term!r} is {got}", hint="a scalar tensor, such as x.mean()")
+        if not isinstance(term, str) or "/" in term:
+            raise StillhouseError(
+                f"the name of the loss term {term!r} must be text without a slash",
+                hint="the run knows it as PLUGIN/TERM already",
+            )
+    return terms
+
+
+def _check_weights(weights: Any, sums: Tensor) -> Tensor:
+    wanted = f"a tensor ({len(sums)},) on {sums.device}, a factor for each sample"
+    if not isinstance(weights, Tensor):
+        raise StillhouseError(f"sample_weights gave {type(weights).__name__}", hint=wanted)
+    if weights.shape != sums.shape:
+        raise StillhouseError(f"sample_weights gave a tensor of shape {format_shape(weights)}", hint=wanted)
+    if weights.device != sums.device:
+        raise StillhouseError(f"sample_weights gave a tensor on {weights.device}", hint=wanted)
+    return weights.detach().to(sums.dtype)
+
+
+def _make_refusal(task: Task) -> StillhouseError:
+    return StillhouseError(
+        f"needs the loss of each sample, and the task {type(task).__name__} has none",
+        hint="a task whose loss is a sum over samples has loss_by_sample",
+    )
