@@ -82,6 +82,8 @@ class Composition(Composed):
         self._device, self._channels_last = device, channels_last
         self._peers: dict[nn.Module, TappedModel] = {}
         self._forward_completed = self._losses_computed = Emitter()
+        self.combiner = hooks.sole("combine_gradients")
+        """The plugin that makes one gradient of the terms' own, and its hook; None: the total goes backward."""
         self._transforms = hooks.calls("transform")
         self._terms = [
             (plugin, plugin.name, function, _weight_of(plugin, total_steps, steps_per_epoch))
