@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from support import FIVE, interrupted, recipe, same_state
+from support import FIVE, interrupted, recipe, same_state, tables
 from support.pcgrad import OPPOSED, PCGRAD, TERMS, PcGrad, by_hand, check_weights, conflicting
 from support.processes import PlainNet
 from torch import Tensor
@@ -31,9 +31,6 @@ class Total(Plugin):
         return [torch.stack(own).sum(0) for own in zip(*gradients.values(), strict=True)]
 
 
-TOTAL = {"use": "loop.test_combined_gradients:Total", "name": "total"}
-
-
 @pytest.fixture(autouse=True)
 def _forget():
     Total.seen.clear()
@@ -41,8 +38,9 @@ def _forget():
     Total.seen.clear()
 
 
-def trained(tables: dict[str, Any], *more: Plugin) -> Any:
-    settings = Recipe.from_dict(tables)
+def trained(settings: Any, *more: Plugin) -> Any:
+    """A run of a recipe's settings, with further plugins."""
+    settings = Recipe.from_dict(settings)
     if not more:
         return train(settings, write=False)
     from stillhouse.registry.plugins import plugins_in_use
@@ -61,23 +59,24 @@ def test_pcgrad_equals_the_same_by_hand_whole_and_in_parts(parts: int):
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_in_half_precision_it_equals_terms_taken_one_by_one_in_that_precision(precision: str):
-    tables = conflicting(PCGRAD, run={"precision": precision})
-    expected, _ = by_hand(tables)
-    check_weights(trained(tables).student, expected)
+    settings = conflicting(PCGRAD, run={"precision": precision})
+    expected, _ = by_hand(settings)
+    check_weights(trained(settings).student, expected)
 
 
 def test_the_sum_of_the_terms_is_the_ordinary_run():
     sgd = {"name": "sgd", "lr": 0.1, "clip_norm": 0.05}  # Adam would blow up rounding, of a bias before BatchNorm say
     changes = {"optimizer": sgd, "student__args": {"dropout": 0.0}}
     ordinary = train(recipe(*FIVE.values(), **changes), write=False)
-    summed = train(recipe(*FIVE.values(), TOTAL, **changes), write=False)
+    summed = trained(tables(plugins=list(FIVE.values()), **changes), Total())
     check_weights(summed.student, ordinary.student.state_dict(), rtol=1e-5)
     assert len(Total.seen) == 6
 
 
 def test_a_single_term_is_the_ordinary_run_bit_for_bit():
     ordinary = train(recipe(run__accumulate=2), write=False)
-    combined = train(recipe(TOTAL, run__accumulate=2), write=False)
+    combined = trained(tables(run__accumulate=2), Total())
+    assert len(Total.seen) == 6
     assert same_state(ordinary.student.state_dict(), combined.student.state_dict())
 
 
@@ -96,9 +95,9 @@ def test_a_term_comes_weighted_and_a_term_that_is_off_is_absent():
     trained(conflicting(), Total())
     (whole, *_) = [entry["terms"] for entry in Total.seen]
     Total.seen.clear()
-    tables = conflicting()
-    tables["plugins"] = [{**OPPOSED, "weight": {"peak": 0.25, "until": 0.5}}]
-    trained(tables, Total())
+    settings = conflicting()
+    settings["plugins"] = [{**OPPOSED, "weight": {"peak": 0.25, "until": 0.5}}]
+    trained(settings, Total())
     assert [set(entry["terms"]) for entry in Total.seen] == [set(TERMS)] * 3 + [{"task"}] * 3
     for term, factor in (("task", 1.0), ("opposed/shifted", 0.25)):
         for own, full in zip(Total.seen[0]["terms"][term], whole[term], strict=True):
@@ -123,9 +122,9 @@ def test_a_term_that_is_a_constant_has_zeros():
 
 @pytest.mark.parametrize("run", [{"accumulate": 2}, {"precision": "float16"}], ids=["parts", "float16"])
 def test_a_run_resumes_bit_for_bit(tmp_path, run: dict[str, Any]):
-    tables = conflicting(PCGRAD, run={"epochs": 3, **run}, optimizer={"args": {"momentum": 0.9}})
-    tables["plugins"][0] = {**OPPOSED, "weight": {"until": 0.7}}
-    settings = Recipe.from_dict(tables)
+    settings = conflicting(PCGRAD, run={"epochs": 3, **run}, optimizer={"args": {"momentum": 0.9}})
+    settings["plugins"][0] = {**OPPOSED, "weight": {"until": 0.7}}
+    settings = Recipe.from_dict(settings)
     whole = train(settings, out=tmp_path / "whole")
     interrupted(prepare(settings, out=tmp_path / "cut"), at=5)
     resumed = train(settings, out=tmp_path / "cut", resume=True)
@@ -175,7 +174,9 @@ def test_a_step_in_which_a_term_overflows_is_left_out_whatever_the_plugin_makes_
 class Recomputing(PlainNet):
     """Recomputes its blocks in the backward pass."""
 
-    reentrant = True
+    def __init__(self, reentrant: bool, **args: Any) -> None:
+        super().__init__(**args)
+        self.reentrant = reentrant
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 1, 6, 6) -> (B, num_classes)."""
@@ -184,17 +185,16 @@ class Recomputing(PlainNet):
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_a_student_that_recomputes_its_blocks_is_fine(reentrant: bool, monkeypatch):
-    monkeypatch.setattr(Recomputing, "reentrant", reentrant)
-    tables = conflicting(PCGRAD)
-    tables["student"]["model"] = "loop.test_combined_gradients:Recomputing"
-    check_weights(trained(tables).student, by_hand(conflicting())[0])
+def test_a_student_that_recomputes_its_blocks_is_fine(reentrant: bool):
+    changed = conflicting(PCGRAD)
+    changed["student"] = {"model": "loop.test_combined_gradients:Recomputing", "args": {"reentrant": reentrant}}
+    check_weights(trained(changed).student, by_hand(conflicting())[0])
 
 
 def test_a_compiled_student_is_fine():
-    tables = conflicting(PCGRAD, speed={"compile": "student", "compile_args": {"backend": "aot_eager"}})
+    settings = conflicting(PCGRAD, speed={"compile": "student", "compile_args": {"backend": "aot_eager"}})
     try:
-        check_weights(trained(tables).student, by_hand(conflicting())[0])
+        check_weights(trained(settings).student, by_hand(conflicting())[0])
         assert not torch._functorch.config.donated_buffer
     finally:
         torch._dynamo.reset()
@@ -294,10 +294,10 @@ class FreeingNet(PlainNet):
 
 
 def test_a_function_that_can_go_backward_once_is_told_from_the_methods_faults():
-    tables = conflicting(PCGRAD)
-    tables["student"]["model"] = "loop.test_combined_gradients:FreeingNet"
+    settings = conflicting(PCGRAD)
+    settings["student"]["model"] = "loop.test_combined_gradients:FreeingNet"
     with pytest.raises(AttributeError) as caught:
-        trained(tables)
+        trained(settings)
     assert caught.value.__notes__ == [
         "in the backward pass of the term 'opposed/shifted' by itself, which 'pcgrad' asks for by combine_gradients"
     ]
