@@ -14,6 +14,7 @@ import pytest
 import torch
 from support import FIVE, recipe
 from support.no_sync import SynchronisedError, no_synchronisation
+from support.pcgrad import PCGRAD
 from support.task_support import TASKS, task_recipe
 
 from stillhouse import Plugin, Weight, hookimpl, plugin, prepare
@@ -85,6 +86,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "tcs, elsh, selection, views": [{"use": "tcs", "layer": "dropout", "preset": "paper", "keep": 2, "views": 2}],
     "tcs, logits, pool": [{"use": "tcs", "layer": "dropout", "mimic": "logits", "mimic_on": "pool"}],
     "cache": [{"use": "cache"}, FIVE["features"], FIVE["projector"], FIVE["logits"]],
+    "combined gradients": [FIVE["features"], FIVE["projector"], FIVE["logits"], PCGRAD],
     "scheduled weight": [{**FIVE["features"], "weight": {"warmup": 0.5, "decay": "cosine"}}, FIVE["projector"]],
 }
 

@@ -8,7 +8,7 @@ A plugin takes the arguments it wants, by name. Hooks are called in the order of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -91,6 +91,11 @@ class StepHooks:
     @hookspec
     def losses(self, step: Step) -> Mapping[str, Tensor]:
         """Give scalar loss terms by name (without a slash), on the device, unweighted; ``""`` names the plugin's only term. With gradient, autocast off. The engine multiplies them by the plugin's ``weight`` and skips the call where that is 0."""
+        raise AssertionError("a specification")
+
+    @hookspec
+    def combine_gradients(self, step: Step, gradients: Mapping[str, Sequence[Tensor]]) -> Sequence[Tensor | None]:
+        """Make one gradient of the terms' own, in place of their sum; one plugin at most may. Once a step, without gradient. ``gradients`` has a tuple for each term of ``step.losses``, aligned with ``step.parameters``, which are the student's and the plugins': the gradient of the term times its weight, summed over the parts of the batch, averaged over the processes, unscaled in float16, and whole where parameters are spread; zeros where the term reaches the parameter not at all. A term at weight 0 is absent. Return one tensor for each of ``step.parameters``, of its shape; None leaves the parameter without a gradient. The first process's answer is everybody's. ``optimizer.clip_norm`` comes afterwards. In a float16 step in which some term overflowed, all gradients are zeros and the optimizer does not step."""
         raise AssertionError("a specification")
 
 

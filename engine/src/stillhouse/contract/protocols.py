@@ -32,11 +32,13 @@ class Composed(nn.Module):
         student: the model that is trained.
         modules_of: what each plugin built, by the plugin's name.
         matched: names that :meth:`match` has found, by what and pattern.
+        trained: every parameter that is trained, with its name; filled where a plugin combines gradients.
     """
 
     student: nn.Module
     modules_of: dict[str, nn.Module]
     matched: dict[str, dict[str, list[str]]]
+    trained: tuple[tuple[str, nn.Parameter], ...] = ()
 
     def match(self, what: str, pattern: str) -> list[str]:
         """Names by glob, remembered."""

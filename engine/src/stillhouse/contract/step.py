@@ -182,6 +182,15 @@ class Step:
         """
         return self.composition.modules_of[plugin.name]
 
+    @property
+    def parameters(self) -> tuple[tuple[str, nn.Parameter], ...]:
+        """What the gradients of ``combine_gradients`` belong to, in their order: each parameter with its name.
+
+        ``student.`` and the student's dotted path, or ``plugins.plugin_NAME.`` and the path in what that plugin built.
+        Empty in a run in which no plugin combines gradients.
+        """
+        return self.composition.trained
+
     def forward(self, which: str | nn.Module, inputs: Any, targets: Any = None) -> Side:
         """Call a model once more, as the step's own pass calls it: its precision, its task's call, its tapped layers.
 

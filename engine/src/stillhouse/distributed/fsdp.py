@@ -26,8 +26,10 @@ __all__ = [
     "is_sharded",
     "reshard",
     "shard",
+    "spread_like",
     "spread_optimizer_state",
     "to_local",
+    "to_whole",
 ]
 
 _outlines: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
@@ -109,6 +111,11 @@ def to_local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def to_whole(tensor: Tensor) -> Tensor:
+    """A spread tensor gathered, on its device, in which all processes take part; any other tensor as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def gather_tensors(value: Any) -> Any:
     """Gather every spread tensor in the dicts and lists of ``value``, on the CPU. All processes must call it."""
     return map_tensors(lambda x: x.full_tensor().cpu(), value, DTensor)
@@ -119,11 +126,12 @@ def fit_state(saved: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any
     fitted = dict(saved)
     for key, tensor in own.items():
         if isinstance(tensor, DTensor) and isinstance(saved.get(key), Tensor):
-            fitted[key] = _spread_like(saved[key], tensor)
+            fitted[key] = spread_like(saved[key], tensor)
     return fitted
 
 
-def _spread_like(tensor: Tensor, other: DTensor) -> DTensor:
+def spread_like(tensor: Tensor, other: DTensor) -> DTensor:
+    """A whole tensor spread as ``other`` is; its values are those of the first process."""
     return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)
 
 
@@ -133,7 +141,7 @@ def spread_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
         if isinstance(parameter, DTensor):
             for key, value in state.items():
                 if isinstance(value, Tensor) and not isinstance(value, DTensor) and value.shape == parameter.shape:
-                    state[key] = _spread_like(value, parameter)
+                    state[key] = spread_like(value, parameter)
 
 
 def clip(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:

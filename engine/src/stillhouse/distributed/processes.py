@@ -10,7 +10,7 @@ import datetime
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -245,9 +245,31 @@ def _shorten(value: Any) -> str:
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Average the gradients of ``parameters`` over all processes, for those that no wrapper averages."""
+    average_tensors([parameter.grad for parameter in parameters if parameter.grad is not None])
+
+
+def average_tensors(tensors: Sequence[Tensor]) -> None:
+    """Make ``tensors``, of any shapes, their means over all processes, in place."""
+
+    def exchange(flat: Tensor) -> None:
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+
+    _exchange_at_once(tensors, exchange)
+
+
+def copy_from_first(tensors: Sequence[Tensor]) -> None:
+    """Make ``tensors``, of any shapes, what they are in the first process, in place."""
+    _exchange_at_once(tensors, lambda flat: dist.broadcast(flat, 0))
+
+
+def _exchange_at_once(tensors: Sequence[Tensor], exchange: Callable[[Tensor], object]) -> None:
+    """Have one ``exchange`` for all tensors of a dtype: many small ones would cost many waits."""
     if not is_distributed():
         return
-    for parameter in parameters:
-        if parameter.grad is not None:
-            dist.all_reduce(parameter.grad)
-            parameter.grad /= dist.get_world_size()
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        group = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.reshape(-1) for tensor in group])
+        exchange(flat)
+        for tensor, part in zip(group, torch.split(flat, [tensor.numel() for tensor in group]), strict=True):
+            tensor.copy_(part.view_as(tensor))

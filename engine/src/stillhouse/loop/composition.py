@@ -89,6 +89,8 @@ class Composition(Composed):
         self._changes = {a.name: a.plugin.changes for a in actives}
         self.terms = Terms(task, resolve(hooks, total_steps, steps_per_epoch), total_steps)
         """What gives the losses."""
+        self.combiner = hooks.sole("combine_gradients")
+        """The plugin that makes one gradient of the terms' own, and its hook; None: the total goes backward."""
         needs = any("teacher" in a.plugin.requires for a in actives) or bool(taps.get("teacher"))
         own = self._run_teacher if teacher is not None and needs else _no_teacher
         self._own_teacher_forwards = (own, _no_teacher, _teacher_is_gone)

@@ -19,6 +19,7 @@ from stillhouse.contract.step import Step
 from stillhouse.distributed import processes as parallel
 from stillhouse.distributed.fsdp import clip, is_sharded
 from stillhouse.loop.composition import Composition
+from stillhouse.loop.gradients import TermGradients
 from stillhouse.loop.step import new_step
 from stillhouse.nested import slice_rows
 
@@ -48,6 +49,8 @@ class Stepper:
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(facts.device.type, enabled=spec.run.precision == "float16")
         self.gradient_norm: Tensor | None = None
+        call = composition.combiner
+        self._by_term = None if call is None else TermGradients(composition, call, self.scaler)
         # Not through nn.Module.__call__, which looks for hooks at the price of a plugin: what wants to hear of this forward
         # pass has two events for it.
         self._forward: Callable[[Step], Tensor] = composition.forward
@@ -85,13 +88,19 @@ class Stepper:
         steps = [new_step(part, self._composition, iteration, epoch) for part in split(batch, self._parts)]
         self._composition.prepare(steps)
         self._share(steps)
+        if self._by_term is not None and self._wrapper is not None:
+            # The first process's buffers are everybody's in each step: DDP sends them after a pass that synchronises alone.
+            self._wrapper.require_forward_param_sync = True
         reported: dict[str, Tensor] = {}
         sums: list[Tensor] = []
         for step in steps:
             show(step)
             with self._unsynchronised(last=step is steps[-1]):
                 total = self._forward(step)
-                self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]  # torch gives it no types
+                if self._by_term is not None:
+                    self._by_term.backward(step)
+                else:
+                    self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]  # torch gives it no types
             if step.share is not None:
                 _report(step, step.share, reported)
                 sums.append(total.detach())
@@ -104,7 +113,9 @@ class Stepper:
             put(step, "total", total)
         if len(steps) > 1:
             put(step, "_parts", tuple(steps))
-        if self._unwrapped:
+        if self._by_term is not None:
+            self._by_term.combine(step)
+        elif self._unwrapped:
             parallel.average_gradients(self._unwrapped)
         if self.scaler.is_enabled():
             self.scaler.unscale_(self._optimizer)  # plugins that look at gradients see them as they are
@@ -130,8 +141,8 @@ class Stepper:
             put(step, "share", (count / mean, share))
 
     def _unsynchronised(self, *, last: bool) -> AbstractContextManager[Any]:
-        """Averages over processes wait for the last part's backward pass."""
-        if self._wrapper is None or last:
+        """Averages over processes wait for the last part's backward pass; those of the terms' own are not DDP's to take."""
+        if self._wrapper is None or (last and self._by_term is None):
             return _NOTHING
         return self._wrapper.no_sync()
 

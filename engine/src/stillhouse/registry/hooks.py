@@ -116,6 +116,21 @@ class Hooks:
             for impl in self._impls[name]
         ]
 
+    def sole(self, name: str) -> Call | None:
+        """The implementation of hook ``name``, which one plugin at most may have; None where none has it.
+
+        Raises:
+            StillhouseError: several plugins have it.
+        """
+        calls = self.calls(name)
+        if len(calls) > 1:
+            raise StillhouseError(
+                f"{', '.join(repr(owner.name) for owner, _ in calls)} all implement {name}, and one plugin at most may",
+                where="plugins",
+                hint="leave all but one of them out",
+            )
+        return calls[0] if calls else None
+
     def teacher_forward(self, own: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """The teacher's forward with the plugins around it, ``own`` last; ``own`` itself where no plugin has a say."""
         caller = self._manager.hook.teacher_forward

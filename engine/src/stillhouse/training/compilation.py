@@ -63,6 +63,9 @@ def compile_models(facts: Facts, composition: Composition, batch: Batch, spec: S
     options: dict[str, Any] = {"fullgraph": args.fullgraph, "dynamic": args.dynamic, "backend": args.backend}
     if args.mode != "default":  # a backend other than inductor takes no mode at all
         options["mode"] = args.mode
+    if composition.combiner is not None:
+        # A compiled program otherwise reuses what it kept for its backward pass, and each term has a pass of its own.
+        torch._functorch.config.donated_buffer = False
     compiled: list[Which] = []
     models: tuple[tuple[Which, nn.Module | None], ...] = (("student", facts.student), ("teacher", facts.teacher))
     for which, model in models:
