@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -48,7 +49,7 @@ class Watch:
             try:
                 found = function(step)
             except StillhouseError as error:
-                raise error.within(f"{where}: {hook}") from error.__cause__
+                raise _placed(error, hook).within(where) from error.__cause__
             except (AttributeError, KeyError) as error:
                 fault = self._missing(error, plugin, hook, step)
                 if fault is None:
@@ -81,6 +82,18 @@ class Watch:
         if any(key == name for model in self._composition.models.values() for name in model.names()):
             return Fault(where, f"{hook} reads the layer {key!r}, which no tap reads", "name it in add_taps")
         return None
+
+
+def _placed(error: StillhouseError, hook: str) -> StillhouseError:
+    """The same with ``hook`` before what names no place, or one of the step's; a link or an option is place enough."""
+    return StillhouseError(
+        faults=[
+            attrs.evolve(fault, where=f"{hook}: {fault.where}" if fault.where else hook)
+            if not fault.where or fault.where.startswith("step.")
+            else fault
+            for fault in error.faults
+        ]
+    )
 
 
 def _versions(step: Step) -> list[tuple[str, Tensor, int]]:
