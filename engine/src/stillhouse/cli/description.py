@@ -18,7 +18,7 @@ from stillhouse.tables import make_table
 
 __all__ = ["describe_plugin", "print_description"]
 
-_RELATIONS = ("requires", "provides", "before", "after", "conflicts", "engine", "shorthand")
+_RELATIONS = ("requires", "provides", "before", "after", "conflicts", "changes", "engine", "shorthand")
 
 
 def describe_plugin(use: str) -> dict[str, Any]:

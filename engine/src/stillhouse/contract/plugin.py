@@ -12,14 +12,16 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from stillhouse.config.fields import strict_fields
 from stillhouse.contract.hookspecs import PROJECT, hook_arguments, hookimpl
-from stillhouse.contract.sealed import CHANGEABLE
 from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
 
-__all__ = ["Plugin", "hookimpl", "option_names", "plugin", "renamed"]
+__all__ = ["CHANGEABLE", "Plugin", "hookimpl", "option_names", "plugin", "renamed"]
 
 C = TypeVar("C", bound="type[Plugin]")
 T = TypeVar("T")
 P = TypeVar("P", bound="Plugin")
+
+CHANGEABLE = ("inputs", "targets", "ids")
+"""What ``prepare_batch`` may replace, as a plugin declares it in ``changes``."""
 
 _IMPL = f"{PROJECT}_impl"
 

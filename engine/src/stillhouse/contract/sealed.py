@@ -11,7 +11,6 @@ from stillhouse.errors import StillhouseError
 from stillhouse.nested import list_tensors
 
 __all__ = [
-    "CHANGEABLE",
     "Features",
     "Links",
     "Losses",
@@ -24,9 +23,6 @@ __all__ = [
 ]
 
 V = TypeVar("V")
-
-CHANGEABLE = ("inputs", "targets", "ids")
-"""What ``prepare_batch`` may replace, as a plugin declares it in ``changes``."""
 
 OWNERS = {
     "step.inputs": 'prepare_batch replaces it, in a plugin with changes = ("inputs",)',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -274,7 +275,7 @@ class Composition(Composed):
             for plugin, function in self.hooks.prepares:
                 enter(step, "prepare_batch", self._changes[plugin.name])
                 with torch.no_grad():
-                    emit([(plugin, function)], "prepare_batch", lambda step=step: place_of(step), step)  # type: ignore[misc]  # mypy infers no default's type
+                    emit([(plugin, function)], "prepare_batch", partial(place_of, step), step)
             enter(step, "")
 
     def forward(self, step: Step) -> Tensor:

@@ -9,8 +9,7 @@ from typing import Any
 import attrs
 
 from stillhouse.config.structure import unstructure
-from stillhouse.contract.plugin import Plugin
-from stillhouse.contract.sealed import CHANGEABLE
+from stillhouse.contract.plugin import CHANGEABLE, Plugin
 from stillhouse.errors import Fault, StillhouseError
 
 __all__ = ["CACHES_TEACHER", "CLASSES", "Active", "check_needs", "order"]
