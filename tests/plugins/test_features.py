@@ -62,9 +62,9 @@ def test_a_recipe_table_makes_the_options() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"links": []}, ["links: at least one link"]),
-        ({"beta": -1.0}, ["beta: -1.0"]),
-        ({"links": [], "beta": float("nan")}, ["links:", "beta: nan"]),
+        ({"links": []}, ["links: needs at least one link"]),
+        ({"beta": -1.0}, ["beta: must be finite and >= 0, got -1.0"]),
+        ({"links": [], "beta": float("nan")}, ["links:", "beta: must be finite and >= 0, got nan"]),
         ({"distance": "mes"}, ["got 'mes'", "did you mean 'mse'"]),
         ({"links": [{"student": "a"}]}, ["links[0].teacher", "missing"]),
         ({"links": [{"student": "a", "teacher": "b", "pol": "mean"}]}, ["links[0].pol", "did you mean 'pool'"]),
@@ -134,8 +134,8 @@ def test_all_faults_of_all_links_come_at_once() -> None:
     text = str(error.value)
     assert "no layer 's11'" in text
     assert "did you mean 's1'" in text
-    assert "'s?' matches 2 layers (s1, s2)" in text
-    assert "'t*' matches 1 layer (t1)" in text
+    assert "student 's?' with 2 layers (s1, s2)" in text
+    assert "teacher 't*' with 1 layer (t1)" in text
 
 
 def test_a_run_without_teacher_is_said() -> None:

@@ -312,7 +312,7 @@ def test_a_small_eps_is_refused_where_a_whole_batch_is_singular() -> None:
     with pytest.raises(StillhouseError) as caught:
         Normalizer(kind="whiten", eps=1e-4, side="both").build(assembly_of([wide], batch_size=64))
     assert len(caught.value.faults) == 1, "the student's 8 channels are fine"
-    for part in ("features/a", "teacher", "64 rows of 64 channels", "0.001 or more"):
+    for part in ("features/a", "teacher", "64 rows of 64 channels", "must be >= 0.001"):
         assert part in str(caught.value)
     Normalizer(kind="whiten", eps=1e-4).build(assembly_of([wide], batch_size=65))
     Normalizer(kind="whiten", eps=1e-3).build(assembly_of([wide], batch_size=8))

@@ -386,7 +386,7 @@ def test_going_down_is_refused_for_every_link_at_once() -> None:
         Projector().build(assembly_of(links))
     text = str(caught.value)
     assert len(caught.value.faults) == 2
-    for part in ("features/a", "features/c", "student's 8", "teacher's 5", "student's 9", "teacher's 4"):
+    for part in ("features/a", "features/c", "teacher's 5 channels, got 8", "teacher's 4 channels, got 9"):
         assert part in text
     for advice in ('side = "teacher"', 'kind = "linear"', "teacher layer"):
         assert advice in text

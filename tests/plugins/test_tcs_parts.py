@@ -311,8 +311,8 @@ def test_the_head_is_the_last_linear_layer_of_the_tasks_outputs():
 @pytest.mark.parametrize(
     ("outputs", "name", "said"),
     [
-        (5, "", r"no linear layer that gives 5 outputs \(linear layers: first \(4 to 3\), last \(4 to 7\)\)"),
-        (3, "conv", r"'conv' is Conv2d, and no linear layer \(linear layers: first"),
+        (5, "", r"needs a linear layer of 5 outputs \(linear layers: first \(4 to 3\), last \(4 to 7\)\)"),
+        (3, "conv", r"'conv' must be linear, got Conv2d \(linear layers: first"),
         (3, "conf", "'conf' is not in the student"),
     ],
 )
