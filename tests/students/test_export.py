@@ -200,7 +200,7 @@ def test_a_file_makes_no_other_distribution_run(model: str, trained: Path, tmp_p
     export(trained, tmp_path / "s.safetensors")
     told = json.dumps({**about(tmp_path / "s.safetensors"), "model": model})
     save_file(load_file(tmp_path / "s.safetensors"), tmp_path / "t.safetensors", {"stillhouse": told})
-    with pytest.raises(StillhouseError, match="code that a file names is not run"):
+    with pytest.raises(StillhouseError, match="other code is not run"):
         load_student(tmp_path / "t.safetensors")
 
 

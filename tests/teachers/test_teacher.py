@@ -284,5 +284,5 @@ def test_a_teacher_may_be_trained_on_the_students_own_labels(own_cache: Path):
 
 
 def test_only_a_recipe_has_labels_of_its_own():
-    with pytest.raises(StillhouseError, match=r"teacher\.same_labels: is for a teacher given by a recipe"):
+    with pytest.raises(StillhouseError, match=r"teacher\.same_labels: needs `recipe`"):
         recipe(teacher={"model": "support:TinyNet", "random": True, "same_labels": True})
