@@ -105,10 +105,10 @@ class Environment:
         pip = [sys.executable, "-m", "pip", "--python", str(self.bin / "python"), "uninstall", "--quiet", "--yes"]
         subprocess.run([*pip, distribution], capture_output=True, check=True)
 
-    def plugins(self) -> dict[str, dict[str, str]]:
-        """What the environment's ``stillhouse plugins --check`` finds."""
+    def plugins(self, group: str = "stillhouse.plugins") -> dict[str, dict[str, str]]:
+        """What the environment's ``stillhouse plugins --check`` finds of a group: of others than plugins what is broken."""
         rows = json.loads(self.run("-m", "stillhouse.cli", "plugins", "--check", "--json", check=False).stdout)
-        return {row["use"]: row for row in rows}
+        return {row["use"]: row for row in rows if row["group"] == group}
 
 
 def wheel(source: Path, into: Path) -> Path:
@@ -190,6 +190,7 @@ def test_a_part_may_bring_a_command_which_is_in_nobodys_way_when_it_breaks(wheel
     assert "train a recipe's student" in text
     assert "broken" in text
     assert environment.plugins() == {}
+    assert "nothing_of_this_name" in environment.plugins("stillhouse.commands")["experiment"]["status"]
     done = environment.run("-m", "stillhouse.cli", "experiment", "--list", check=False)
     assert done.returncode == 2
     assert "nothing_of_this_name" in done.stderr
