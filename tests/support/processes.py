@@ -42,7 +42,7 @@ class SecondView(Plugin):
     weight: Weight = 1.0
 
     @hookimpl
-    def add_taps(self, run):
+    def add_taps(self, assembly):
         return [Tap("student", "body.1")]
 
     @hookimpl
