@@ -32,7 +32,7 @@ class Banks(nn.Module):
 class Crd(Plugin):
     """Tell a sample's pair of embeddings from pairs with other samples: equation 18, on one link, in one process."""
 
-    requires = ("links",)
+    requires = ("links", "ids")
     link: str = "*"
     dim: int = 16
     negatives: int = 8

@@ -14,7 +14,7 @@ def resemblance(first, second, temperature):
 class SecondView(Plugin):
     """Match how the teacher finds a batch and its turned images to resemble each other: L = T^2 KL(B_t || B_s)."""
 
-    requires = ("teacher",)
+    requires = ("live teacher",)
 
     temperature: float = 0.5
     weight: Weight = 1.0

@@ -23,7 +23,8 @@ from support.methods import METHODS, Hand, method_recipe, net, source
 from torch import Tensor
 from torch.nn import functional as F
 
-from stillhouse import Recipe, prepare, train
+from stillhouse import Recipe, Step, prepare, train
+from stillhouse.contract.hookspecs import hook_arguments
 
 NAMES = sorted(path.stem for path in METHODS.glob("*.py") if not path.stem.startswith("test_"))
 LINK = {"use": "features", "distance": "none", "links": [{"student": "stage2", "teacher": "stage2", "pool": "none"}]}
@@ -140,6 +141,65 @@ def learned_temperature(hand: Hand) -> Tensor:
     return t.square() * divergence(hand.logits, hand.wanted, t)
 
 
+def sure(hand: Hand) -> Tensor:
+    """The task's loss, each sample as sure as the teacher is."""
+    w = hand.wanted.softmax(1).max(1).values
+    own = torch.stack([-x.log_softmax(0)[y] for x, y in zip(hand.logits, hand.y, strict=True)])
+    return (w * own).sum() / w.sum()
+
+
+def mix(hand: Hand) -> None:
+    share = torch.distributions.Beta(0.5, 0.5).sample().item()
+    order = torch.randperm(len(hand.x))
+    labels = torch.eye(3)[hand.y]
+    hand.x = share * hand.x + (1 - share) * hand.x[order]
+    hand.y = share * labels + (1 - share) * labels[order]
+
+
+def two_teachers(hand: Hand) -> Tensor:
+    with torch.no_grad():
+        answers = [(x / 2).softmax(1) for x in (hand.wanted, hand.teachers["second"](hand.x))]
+    return 4 * divergence(hand.logits, (2 * ((answers[0] + answers[1]) / 2).log()), 2.0)
+
+
+def without_conflicts(hand: Hand, terms: list[Tensor]) -> None:
+    trained = hand.parameters
+    parts = [torch.autograd.grad(term, trained, retain_graph=True) for term in terms]
+    inner = sum((a * b).sum() for a, b in zip(*parts, strict=True))
+    assert inner < 0, "the terms conflict"
+    squares = [sum(g.pow(2).sum() for g in part) for part in parts]
+    for p, a, b in zip(trained, *parts, strict=True):
+        p.grad = (a - inner / squares[1] * b) + (b - inner / squares[0] * a)
+
+
+def rkd(hand: Hand) -> Tensor:
+    s, t = (x["stage3"].mean((2, 3)) for x in (hand.s, hand.t))
+    n = len(s)
+    lengths = [torch.stack([(x[i] - x[j]).norm() for i in range(n) for j in range(i)]) for x in (s, t)]
+    total = F.smooth_l1_loss(*(found / found.mean() for found in lengths))
+    triples = [(i, j, k) for i in range(n) for j in range(n) for k in range(n) if len({i, j, k}) == 3]
+    bends = [torch.stack([F.cosine_similarity(x[i] - x[j], x[k] - x[j], dim=0) for i, j, k in triples]) for x in (s, t)]
+    return total + 2 * F.smooth_l1_loss(*bends)
+
+
+def vid(hand: Hand) -> Tensor:
+    (own,) = hand.own
+    s, t = (x["stage2"].permute(0, 2, 3, 1).flatten(0, 2) for x in (hand.s, hand.t))
+    variance = (1 + own.raw.exp()).log() + 1e-5
+    gaussian = torch.distributions.Normal(own.mean(s), variance.sqrt())
+    return -(gaussian.log_prob(t) + math.log(2 * math.pi) / 2).mean()
+
+
+def nst(hand: Hand) -> Tensor:
+    total = torch.zeros(())
+    for s, t in zip(hand.s["stage2"], hand.t["stage2"], strict=True):
+        s, t = (x.flatten(1) / x.flatten(1).norm(dim=1, keepdim=True).clamp(min=1e-12) for x in (s, t))
+        for a, b, sign in ((s, s, 1), (t, t, 1), (s, t, -2)):
+            pairs = torch.einsum("cn,dn->cd", a, b).pow(2)
+            total = total + sign * pairs.sum() / (len(a) * len(b))
+    return total / len(hand.x)
+
+
 class Case(NamedTuple):
     """How a method is run, and what it is compared with."""
 
@@ -157,9 +217,28 @@ CASES = {
     "exits": Case(exits, changes={"teacher": None}),
     "learned_temperature": Case(learned_temperature),
     "mean_teacher": Case(mean_teacher, {"decay": 0.9}, by_hand={"after": move_average}, changes={"teacher": None}),
+    "mixed_inputs": Case(
+        lambda h: 16 * divergence(h.logits, h.wanted, 4.0),
+        {"alpha": 0.5},
+        before=({"use": "logits", "temperature": 4.0},),
+        by_hand={"before": mix},
+    ),
     "mutual": Case(mutual, changes={"teacher": None}),
+    "nst": Case(nst, {"student": "stage2", "teacher": "stage2"}),
+    "pcgrad": Case(
+        lambda h: F.cross_entropy(h.logits, (h.y + 1) % 3),
+        before=({"use": "support.methods:Opposed", "name": "opposed"},),
+        by_hand={"backward": without_conflicts},
+        changes={"teacher": None},
+    ),
     "review": Case(review),
+    "rkd": Case(rkd, before=(VECTORS,)),
+    "sample_weights": Case(lambda h: torch.zeros(()), by_hand={"task": sure}),
     "second_view": Case(second_view),
+    "two_teachers": Case(
+        two_teachers, {"temperature": 2.0}, changes={"teachers": {"second": {**net(8), "random": True}}}
+    ),
+    "vid": Case(vid, before=(LINK,)),
 }
 
 
@@ -177,6 +256,12 @@ def recipe_of(fake_distribution):
 
 
 AWAITED = {
+    "crd": "prepare_batch" in hook_arguments(),  # requires ids as the data gives them
+    "second_view": hasattr(Step, "side"),  # requires a live teacher
+    "mixed_inputs": "prepare_batch" in hook_arguments(),
+    "pcgrad": "combine_gradients" in hook_arguments(),
+    "sample_weights": "sample_weights" in hook_arguments(),
+    "two_teachers": hasattr(Step, "side"),
     "mean_teacher": importlib.util.find_spec("stillhouse.assembly.rehearsal") is not None,  # eval mode that stays
 }
 """Methods that stand on a part of the contract which is not there yet: whether it is."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stillhouse import Recipe, prepare, seeds
+from stillhouse import Plugin, Recipe, Weight, hookimpl, plugin, prepare, seeds
 from support import TESTS, tables
 
 METHODS = TESTS / "methods"
@@ -35,6 +35,17 @@ class Stages(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 1, 6, 6) -> (B, num_classes)."""
         return self.head(self.stage3(self.stage2(self.stage1(x))).mean((2, 3)))
+
+
+@plugin
+class Opposed(Plugin):
+    """Wants other labels than the task: a term that conflicts with the task's, as KD on easy data never does."""
+
+    weight: Weight = 1.0
+
+    @hookimpl
+    def losses(self, step):
+        return {"": F.cross_entropy(step.student.output.float(), (step.targets + 1) % 3)}
 
 
 def net(width: int) -> dict[str, Any]:
@@ -65,6 +76,7 @@ class Hand:
     Attributes:
         student: in train mode.
         teacher: in eval mode; None in a run without one.
+        teachers: further ones, by name.
         own: what the first plugin built that built something.
         s: what the student's layers give, by name.
         t: the teacher's.
@@ -79,6 +91,7 @@ class Hand:
             self.teacher.eval()
             if teacher is not None:
                 self.teacher.load_state_dict(teacher)
+        self.teachers = copy.deepcopy(run.teachers)
         self.own = copy.deepcopy(next(iter(run.composition.modules_of.values()), nn.Module()))
         self.s, self.t = _read(self.student), _read(self.teacher) if self.teacher is not None else {}
         self.steps = run.total_steps
