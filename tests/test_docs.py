@@ -387,6 +387,22 @@ def test_the_other_plugins_of_the_pages_train():
     ]
 
 
+def test_the_guides_mean_teacher_averages_parameters_and_copies_statistics():
+    from support import recipe
+
+    guide = block("docs/writing-a-plugin.md", "python", "class MeanTeacher")
+    method = (ROOT / "tests/methods/mean_teacher.py").read_text(encoding="utf-8")
+    hooks = guide[guide.index("    @hookimpl") :]
+    assert hooks == method[method.index("    @hookimpl") :]  # which is compared with a loop by hand
+    made = run_block("docs/writing-a-plugin.md", "class MeanTeacher")["MeanTeacher"](decay=0.5)
+    training = prepare(recipe(teacher=None), plugins=[made], write=False)
+    training.fit()
+    average, student = training.run.module(training.run.plugins[0]), training.run.student
+    assert torch.equal(average.norm.running_mean, student.norm.running_mean)
+    assert int(average.norm.num_batches_tracked) == int(student.norm.num_batches_tracked) > 0
+    assert not torch.equal(average.head.weight, student.head.weight)
+
+
 def test_the_python_of_the_pages_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -1,0 +1,338 @@
+"""Published methods as packages of other people: they train, resume bit for bit, and are what the papers' formulas give.
+
+Each module beside this one is a distribution's whole source. It is put on the path with an entry point, as pip leaves it, and
+run by that name. The references are of torch alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import importlib.util
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from ignite.engine import Events
+from support import interrupted, same_state
+from support.imports import is_public, modules
+from support.methods import METHODS, Hand, method_recipe, net, source
+from torch import Tensor
+from torch.nn import functional as F
+
+from stillhouse import Recipe, Step, prepare, train
+from stillhouse.contract.hookspecs import hook_arguments
+
+NAMES = sorted(path.stem for path in METHODS.glob("*.py") if not path.stem.startswith("test_"))
+LINK = {"use": "features", "distance": "none", "links": [{"student": "stage2", "teacher": "stage2", "pool": "none"}]}
+VECTORS = {"use": "features", "distance": "none", "links": [{"student": "stage3", "teacher": "stage3"}]}
+
+
+def divergence(ours: Tensor, theirs: Tensor, t: Tensor | float = 1.0) -> Tensor:
+    """Sum over classes of p log(p / q), p the softmax of ``theirs`` / t and q that of ``ours`` / t; mean over samples."""
+    p, q = (theirs / t).exp(), (ours / t).exp()
+    p, q = p / p.sum(1, keepdim=True), q / q.sum(1, keepdim=True)
+    return (p * (p / q).log()).sum(1).mean()
+
+
+def attention_transfer(hand: Hand) -> Tensor:
+    maps = [x["stage2"].pow(2).sum(1).flatten(1) for x in (hand.s, hand.t)]
+    ours, theirs = (x / x.norm(dim=1, keepdim=True) for x in maps)
+    return ((ours - theirs).norm(dim=1) ** 2).sum() / len(ours) / 2
+
+
+def pearson(a: Tensor, b: Tensor) -> Tensor:
+    """Correlation of each row of ``a`` with the same of ``b``."""
+    return torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(a, b, strict=True)])
+
+
+def dist(hand: Hand) -> Tensor:
+    a, b = (hand.logits / 2).softmax(1), (hand.wanted / 2).softmax(1)
+    return 4 * ((1 - pearson(a, b)).mean() + 2 * (1 - pearson(a.T, b.T)).mean())
+
+
+def review(hand: Hand) -> Tensor:
+    before, total = torch.empty(0), torch.zeros(())
+    cells = {"stage3": (1,), "stage2": (2, 1), "stage1": (4, 2, 1)}  # of maps 2 x 2, 3 x 3 and 6 x 6
+    for fusion, (name, levels) in zip(hand.own, cells.items(), strict=True):
+        x = fusion.squeeze(hand.s[name])
+        if name != "stage3":
+            later = F.interpolate(before, x.shape[2:])
+            z = fusion.look(torch.cat([x, later], 1))
+            x = x * z[:, 0:1] + later * z[:, 1:2]
+        before, gap = x, fusion.expand(x) - hand.t[name]
+        parts, weights = [gap.pow(2).mean()], [1.0]
+        for n in levels:
+            parts.append(F.adaptive_avg_pool2d(gap, n).pow(2).mean())
+            weights.append(weights[-1] / 2)
+        total = total + sum(w * p for w, p in zip(weights, parts, strict=True)) / sum(weights)
+    return total
+
+
+def crd(hand: Hand) -> Tensor:
+    banks, n, k, tau = hand.own, 24, 8, 0.1
+    negatives = torch.randint(n, (len(hand.ids), k))
+    s, t = (head(x["stage3"].mean((2, 3))) for head, x in zip(banks.heads, (hand.s, hand.t), strict=True))
+    s, t = s / s.norm(dim=1, keepdim=True), t / t.norm(dim=1, keepdim=True)
+    total = torch.zeros(())
+    for anchor, bank, constant in ((s, banks.bank1, banks.constant1), (t, banks.bank0, banks.constant0)):
+        rows = [[int(i), *map(int, others)] for i, others in zip(hand.ids, negatives, strict=True)]
+        h = torch.stack([(bank[row].clone() @ a / tau).exp() for row, a in zip(rows, anchor, strict=True)])
+        if constant == 0:
+            constant.fill_(h.mean().item() * n)
+        h = h / constant.item()
+        positive, other = h[:, 0] / (h[:, 0] + k / n), (k / n) / (h[:, 1:] + k / n)
+        total = total - (positive.log().sum() + other.log().sum()) / len(s)
+    for i, a, b in zip(hand.ids, s.detach(), t.detach(), strict=True):
+        for bank, x in ((banks.bank0, a), (banks.bank1, b)):
+            mixed = (bank[i] + x) / 2
+            bank[i] = mixed / mixed.norm()
+    return 0.5 * total
+
+
+def mean_teacher(hand: Hand) -> Tensor:
+    average = hand.own.eval()(hand.x)
+    return (hand.logits.softmax(1) - average.softmax(1)).pow(2).mean()
+
+
+def move_average(hand: Hand) -> None:
+    states = hand.own.state_dict(), hand.student.state_dict()
+    trained = {name for name, _ in hand.student.named_parameters()}
+    for name, value in states[0].items():
+        new = states[1][name]
+        value.copy_(0.9 * value + (1 - 0.9) * new if name in trained else new)
+
+
+def mutual(hand: Hand) -> Tensor:
+    peer = hand.own(hand.x)
+    learned = divergence(hand.logits, peer.detach()) + divergence(peer, hand.logits.detach())
+    return learned + F.cross_entropy(peer, hand.y)
+
+
+def second_view(hand: Hand) -> Tensor:
+    turned = hand.x.transpose(2, 3).flip(2)
+    assert hand.teacher is not None
+    pairs = [(hand.logits, hand.student(turned)), (hand.wanted, hand.teacher(turned))]
+    ours, theirs = (F.cosine_similarity(a[:, None], b[None], dim=2) for a, b in pairs)
+    return 0.25 * divergence(ours, theirs, 0.5)
+
+
+def exits(hand: Hand) -> Tensor:
+    goal, total = hand.s["stage3"].detach(), torch.zeros(())
+    seen = dict(hand.s)
+    for name, leave in zip(("stage1", "stage2"), hand.own, strict=True):
+        features = leave.features(seen[name])
+        logits = leave.head(features)
+        total = total + 0.7 * F.cross_entropy(logits, hand.y) + 0.3 * 9 * divergence(logits, hand.logits.detach(), 3.0)
+        total = total + 0.03 * (features - goal.mean((2, 3))).pow(2).mean()
+    return total
+
+
+def learned_temperature(hand: Hand) -> Tensor:
+    raw = hand.own.raw
+    if raw.grad is None:
+        factor = lambda: (1 - math.cos(math.pi * hand.i / 6)) / 2  # noqa: E731 - asked anew in each step
+        raw.register_hook(lambda g: -factor() * g)
+        raw.grad = torch.zeros(())
+    t = 1 + 20 / (1 + (-raw).exp())
+    return t.square() * divergence(hand.logits, hand.wanted, t)
+
+
+def sure(hand: Hand) -> Tensor:
+    """The task's loss, each sample as sure as the teacher is."""
+    w = hand.wanted.softmax(1).max(1).values
+    own = torch.stack([-x.log_softmax(0)[y] for x, y in zip(hand.logits, hand.y, strict=True)])
+    return (w * own).sum() / w.sum()
+
+
+def mix(hand: Hand) -> None:
+    share = torch.distributions.Beta(0.5, 0.5).sample().item()
+    order = torch.randperm(len(hand.x))
+    labels = torch.eye(3)[hand.y]
+    hand.x = share * hand.x + (1 - share) * hand.x[order]
+    hand.y = share * labels + (1 - share) * labels[order]
+
+
+def two_teachers(hand: Hand) -> Tensor:
+    with torch.no_grad():
+        answers = [(x / 2).softmax(1) for x in (hand.wanted, hand.teachers["second"](hand.x))]
+    return 4 * divergence(hand.logits, (2 * ((answers[0] + answers[1]) / 2).log()), 2.0)
+
+
+def without_conflicts(hand: Hand, terms: list[Tensor]) -> None:
+    trained = hand.parameters
+    parts = [torch.autograd.grad(term, trained, retain_graph=True) for term in terms]
+    inner = sum((a * b).sum() for a, b in zip(*parts, strict=True))
+    assert inner < 0, "the terms conflict"
+    squares = [sum(g.pow(2).sum() for g in part) for part in parts]
+    for p, a, b in zip(trained, *parts, strict=True):
+        p.grad = (a - inner / squares[1] * b) + (b - inner / squares[0] * a)
+
+
+def rkd(hand: Hand) -> Tensor:
+    s, t = (x["stage3"].mean((2, 3)) for x in (hand.s, hand.t))
+    n = len(s)
+    lengths = [torch.stack([(x[i] - x[j]).norm() for i in range(n) for j in range(i)]) for x in (s, t)]
+    total = F.smooth_l1_loss(*(found / found.mean() for found in lengths))
+    triples = [(i, j, k) for i in range(n) for j in range(n) for k in range(n) if len({i, j, k}) == 3]
+    bends = [torch.stack([F.cosine_similarity(x[i] - x[j], x[k] - x[j], dim=0) for i, j, k in triples]) for x in (s, t)]
+    return total + 2 * F.smooth_l1_loss(*bends)
+
+
+def vid(hand: Hand) -> Tensor:
+    (own,) = hand.own
+    s, t = (x["stage2"].permute(0, 2, 3, 1).flatten(0, 2) for x in (hand.s, hand.t))
+    variance = (1 + own.raw.exp()).log() + 1e-5
+    gaussian = torch.distributions.Normal(own.mean(s), variance.sqrt())
+    return -(gaussian.log_prob(t) + math.log(2 * math.pi) / 2).mean()
+
+
+def nst(hand: Hand) -> Tensor:
+    total = torch.zeros(())
+    for s, t in zip(hand.s["stage2"], hand.t["stage2"], strict=True):
+        s, t = (x.flatten(1) / x.flatten(1).norm(dim=1, keepdim=True).clamp(min=1e-12) for x in (s, t))
+        for a, b, sign in ((s, s, 1), (t, t, 1), (s, t, -2)):
+            pairs = torch.einsum("cn,dn->cd", a, b).pow(2)
+            total = total + sign * pairs.sum() / (len(a) * len(b))
+    return total / len(hand.x)
+
+
+class Case(NamedTuple):
+    """How a method is run, and what it is compared with."""
+
+    loss: Callable[[Hand], Tensor]
+    options: Mapping[str, Any] = {}
+    before: tuple[Mapping[str, Any], ...] = ()
+    by_hand: Mapping[str, Any] = {}
+    changes: Mapping[str, Any] = {}
+
+
+CASES = {
+    "attention_transfer": Case(attention_transfer, before=(LINK,)),
+    "crd": Case(crd, before=(VECTORS,)),
+    "dist": Case(dist, {"temperature": 2.0, "gamma": 2.0}),
+    "exits": Case(exits, changes={"teacher": None}),
+    "learned_temperature": Case(learned_temperature),
+    "mean_teacher": Case(mean_teacher, {"decay": 0.9}, by_hand={"after": move_average}, changes={"teacher": None}),
+    "mixed_inputs": Case(
+        lambda h: 16 * divergence(h.logits, h.wanted, 4.0),
+        {"alpha": 0.5},
+        before=({"use": "logits", "temperature": 4.0},),
+        by_hand={"before": mix},
+    ),
+    "mutual": Case(mutual, changes={"teacher": None}),
+    "nst": Case(nst, {"student": "stage2", "teacher": "stage2"}),
+    "pcgrad": Case(
+        lambda h: F.cross_entropy(h.logits, (h.y + 1) % 3),
+        before=({"use": "support.methods:Opposed", "name": "opposed"},),
+        by_hand={"backward": without_conflicts},
+        changes={"teacher": None},
+    ),
+    "review": Case(review),
+    "rkd": Case(rkd, before=(VECTORS,)),
+    "sample_weights": Case(lambda h: torch.zeros(()), by_hand={"task": sure}),
+    "second_view": Case(second_view),
+    "two_teachers": Case(
+        two_teachers, {"temperature": 2.0}, changes={"teachers": {"second": {**net(8), "random": True}}}
+    ),
+    "vid": Case(vid, before=(LINK,)),
+}
+
+
+@pytest.fixture
+def recipe_of(fake_distribution):
+    """``recipe_of(name)``: the method installed, and a short run of it."""
+
+    def make(name: str) -> Recipe:
+        text, found, _ = source(name)
+        case, use = CASES[name], name.replace("_", "-")
+        fake_distribution(f"outside-{use}", {use: f"outside_{name}:{found}"}, text)
+        return method_recipe(*case.before, {"use": use, **case.options}, **case.changes)
+
+    return make
+
+
+AWAITED = {
+    "crd": "prepare_batch" in hook_arguments(),  # requires ids as the data gives them
+    "second_view": hasattr(Step, "side"),  # requires a live teacher
+    "mixed_inputs": "prepare_batch" in hook_arguments(),
+    "pcgrad": "combine_gradients" in hook_arguments(),
+    "sample_weights": "sample_weights" in hook_arguments(),
+    "two_teachers": hasattr(Step, "side"),
+    "mean_teacher": importlib.util.find_spec("stillhouse.assembly.rehearsal") is not None,  # eval mode that stays
+}
+"""Methods that stand on a part of the contract which is not there yet: whether it is."""
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_a_method_trains_as_its_formula_by_hand_and_resumes_bit_for_bit(name: str, recipe_of, tmp_path: Path):
+    if not AWAITED.get(name, True):
+        pytest.skip("the contract's part is not there yet")
+    recipe, case = recipe_of(name), CASES[name]
+    whole, losses = prepare(recipe, out=tmp_path / "whole"), []
+    whole.run.trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: losses.append(float(e.state.output)))
+    start = copy.deepcopy(whole.run.student.state_dict())
+    whole.fit()
+    student = whole.run.student.state_dict()
+    assert not same_state(start, student)
+
+    hand = Hand(recipe)
+    expected = hand.train(case.loss, **case.by_hand)
+    torch.testing.assert_close(losses, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(student, hand.student.state_dict(), rtol=0, atol=1e-5)
+    for own in list(whole.run.composition.modules_of.values())[:1]:
+        torch.testing.assert_close(own.state_dict(), hand.own.state_dict(), rtol=1e-6, atol=1e-5)
+
+    interrupted(prepare(recipe, out=tmp_path / "cut"), at=4)  # of three steps an epoch
+    resumed = train(recipe, out=tmp_path / "cut", resume=True)
+    assert resumed.summary["resumed_at_step"] == 4
+    assert same_state(student, resumed.student.state_dict())
+
+
+def test_a_chain_of_assistants_is_recipes_in_recipes(tmp_path: Path):
+    """Teacher assistants (Mirzadeh et al., 1902.03393): no plugin beside logit distillation is needed."""
+
+    def link(width: int, teacher: Mapping[str, Any] | None) -> dict[str, Any]:
+        plugins = [{"use": "logits", "temperature": 2.0}] if teacher else []
+        given = {"recipe": teacher} if teacher else None
+        return method_recipe(*plugins, student=net(width), teacher=given).to_dict()
+
+    chain, knowledge = [], None
+    for width in (8, 6, 4):
+        chain.append(link(width, chain[-1] if chain else None))
+    for tables in chain:
+        hand = Hand(Recipe.from_dict(tables), knowledge)
+        hand.train(lambda h: 4 * divergence(h.logits, h.wanted, 2.0) if h.teacher is not None else torch.zeros(()))
+        knowledge = hand.student.state_dict()
+    recipe = Recipe.from_dict(chain[-1])
+    whole = train(recipe, out=tmp_path / "whole")
+    torch.testing.assert_close(whole.student.state_dict(), knowledge, rtol=0, atol=1e-5)
+    interrupted(prepare(recipe, out=tmp_path / "cut"), at=4)
+    resumed = train(recipe, out=tmp_path / "cut", resume=True)
+    assert same_state(whole.student.state_dict(), resumed.student.state_dict())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_is_short_says_where_it_is_from_and_uses_what_is_public(name: str):
+    text, found, tree = source(name)
+    assert len(text.splitlines()) <= 60
+    head = ast.get_docstring(tree) or ""
+    assert any(part.strip("():,.").replace(".", "").isdigit() for part in head.split()), "the paper's number"
+    (made,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == found)
+    assert ast.get_docstring(made)
+    for node in ast.walk(tree):
+        taken = [node.module] if isinstance(node, ast.ImportFrom) else []
+        taken += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for module in taken:
+            if module.split(".")[0] == "stillhouse":
+                assert module in modules(), module
+                assert is_public(module), module
+        if isinstance(node, ast.Attribute):
+            assert not node.attr.startswith("_") or node.attr.startswith("__"), node.attr
+
+
+def test_a_method_is_tried_for_each_module():
+    assert sorted(CASES) == NAMES
