@@ -21,8 +21,8 @@ from stillhouse.assembly.failures import is_out_of_memory
 from stillhouse.assembly.snapshot import Snapshot, unchanged
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.batch import Batch
-from stillhouse.contract.layers import Which
-from stillhouse.contract.step import LinkSpec, Step, Tap
+from stillhouse.contract.layers import Which, split_layer
+from stillhouse.contract.step import LinkSpec, Side, Step, Tap
 from stillhouse.distributed.fsdp import reshard
 from stillhouse.errors import Fault, StillhouseError, first_line, raise_faults
 from stillhouse.layout import format_shape
@@ -63,11 +63,11 @@ class Walk:
     Attributes:
         composition: ready to train.
         hooks: the plugins' resolved hooks.
-        taps: ``{"student": {layer: shape}, "teacher": {layer: shape}}``.
+        taps: ``{"student": {layer: shape}, "teacher": {layer: shape}}``, and further teachers' by their names.
         stages: one for each plugin, in order.
         task_loss: the task's loss on the walk's batch.
-        teacher_parameters: how many numbers the teacher has.
-        teacher_gone: whether it has left memory: see :meth:`stillhouse.contract.assembly.Assembly.release_teacher`.
+        teacher_parameters: how many numbers each teacher has, by name.
+        teacher_gone: whether the one called ``teacher`` has left memory: see :meth:`stillhouse.contract.assembly.Assembly.release_teacher`.
     """
 
     composition: Composition
@@ -75,7 +75,7 @@ class Walk:
     taps: dict[str, dict[str, str]]
     stages: list[Stage]
     task_loss: float
-    teacher_parameters: int = 0
+    teacher_parameters: dict[str, int] = attrs.field(factory=dict)
     teacher_gone: bool = False
 
 
@@ -109,6 +109,7 @@ def assemble(
         teacher_precision=None if speed.teacher_precision == "same" else getattr(torch, speed.teacher_precision),
         channels_last=speed.channels_last,
         steps_per_epoch=assembly.steps_per_epoch,
+        teachers=assembly.teachers,
     )
     try:
         return _walk_over(assembly, composition, hooks, actives, batch)
@@ -122,34 +123,40 @@ def _walk_over(
 ) -> Walk:
     """The walk itself; the taps are on the models."""
     step = new_step(batch, composition)
-    with rng.preserve_state(), unchanged(assembly.student, assembly.teacher) as snapshot, torch.no_grad():
+    teachers = assembly.all_teachers
+    with rng.preserve_state(), unchanged(assembly.student, *teachers.values()) as snapshot, torch.no_grad():
         rng.seed_everything(rng.derive(assembly.seed, "assembly"))
         assembly.student.train()
         task_loss = _first_forward(assembly, composition, step)
-        features = {
-            "student": dict(step.student.features),
-            "teacher": dict(step.teacher.features) if step.teacher is not None else {},
-        }
+        features = {"student": dict(step.student.features), "teacher": {}}
+        features |= {name: dict(side.features) for name, side in _teachers_of(step)}
         taps = {model: {layer: format_shape(x) for layer, x in tapped.items()} for model, tapped in features.items()}
         stages = _walk(assembly, composition, hooks, actives, step, features, snapshot)
     assembly.conceal()
     step.clear()
-    size = sum(p.numel() for p in assembly.teacher.parameters()) if assembly.teacher is not None else 0
-    reshard(assembly.student)
-    reshard(assembly.teacher)
+    sizes = {name: sum(p.numel() for p in model.parameters()) for name, model in teachers.items()}
+    for model in (assembly.student, *teachers.values()):
+        reshard(model)
     gone = release(assembly, composition, hooks, actives)
-    return Walk(composition, hooks, taps, stages, task_loss, size, gone)
+    return Walk(composition, hooks, taps, stages, task_loss, sizes, gone)
+
+
+def _teachers_of(step: Step) -> list[tuple[str, Side]]:
+    """The teachers' sides, by name; none in a run that reads no teacher."""
+    return [] if step.teacher is None else [("teacher", step.teacher), *step.teachers.items()]
 
 
 def _find_taps(assembly: Assembly, hooks: Hooks) -> dict[Which, list[str]]:
-    layers: dict[Which, list[str]] = {"student": [], "teacher": []}
+    layers: dict[Which, list[str]] = {"student": [], "teacher": [], **{name: [] for name in assembly.teachers}}
     faults: list[Fault] = []
     for plugin, add_taps in hooks.calls("add_taps"):
         try:
             for tap in add_taps(assembly):
                 if not isinstance(tap, Tap):
                     raise StillhouseError(f"add_taps gave {tap!r}", hint="Tap('student', 'layer4')")
-                layers[tap.model] += assembly.layers(tap.model, tap.layer)
+                model, layer = split_layer(tap.model, tap.layer)
+                found = assembly.layers(model, layer)  # refuses a model that the run does not have
+                layers[model] += found
         except StillhouseError as error:
             faults += error.within(f"plugin {plugin.name!r}").faults
     raise_faults(faults)
@@ -170,8 +177,8 @@ def _first_forward(assembly: Assembly, composition: Composition, step: Step) -> 
     except _UNFIT as error:
         raise _model_error("teacher", shape, error) from error
     faults = composition.models["student"].taps.check(step.student.features)
-    if step.teacher is not None:
-        faults += composition.models["teacher"].taps.check(step.teacher.features)
+    for name, side in _teachers_of(step):
+        faults += composition.models[name].taps.check(side.features)
     raise_faults(faults)
     loss = float(assembly.task.loss(step.student.output, step.targets))
     if not math.isfinite(loss):
@@ -256,8 +263,7 @@ def _read(composition: Composition, step: Step, where: str, specs: list[tuple[st
         try:
             composition.links.read(step, [(name, spec)])
         except StillhouseError as error:
-            assert step.teacher is not None
-            student, teacher = step.student.features[spec.student], step.teacher.features[spec.teacher]
+            student, teacher = composition.links.features(step, name, spec)
             place = f"link {name!r}, student {format_shape(student)}, teacher {format_shape(teacher)}"
             faults += error.within(f"{where}: {place}").faults
     return faults

@@ -67,7 +67,7 @@ class StepHooks:
 
     @hookspec(firstresult=True)
     def teacher_forward(self, step: Step) -> Any:
-        """Fill ``step.teacher`` and return True. The first result that is not None wins and the engine's own forward comes last; a cache may wrap it (``@hookimpl(wrapper=True)``)."""
+        """Fill ``step.teacher``, or sides of ``step.teachers``, and return True. The first result that is not None wins; the engine then runs every teacher that has no side; a cache may wrap it (``@hookimpl(wrapper=True)``)."""
         raise AssertionError("a specification")
 
     @hookspec

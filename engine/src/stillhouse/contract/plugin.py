@@ -52,11 +52,11 @@ class Plugin:
     after: ClassVar[tuple[str, ...]] = ()
     """Kinds that this plugin's hooks run after."""
     requires: ClassVar[tuple[str, ...]] = ()
-    """Capabilities that must be there: ``links``, ``teacher``, or a plugin's kind."""
+    """Capabilities that must be there: ``links``, ``teacher``, ``live teacher`` (one that ``step.forward`` can call), or a plugin's kind."""
     provides: ClassVar[tuple[str, ...]] = ()
     """Capabilities that this plugin brings for others."""
     conflicts: ClassVar[tuple[str, ...]] = ()
-    """Kinds or capabilities that cannot be active together with this plugin."""
+    """Kinds or capabilities that cannot be active together with this plugin; ``live teacher``: plugins that require one."""
     engine: ClassVar[str] = ""
     """Versions of the contract (``stillhouse.contract.VERSION``) that it works with, as in a requirement: ``>=1,<3``. Empty: any.
 

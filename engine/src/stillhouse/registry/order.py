@@ -12,9 +12,10 @@ from stillhouse.config.structure import unstructure
 from stillhouse.contract.plugin import Plugin
 from stillhouse.errors import Fault, StillhouseError
 
-__all__ = ["Active", "check_needs", "order"]
+__all__ = ["ENGINE_CAPABILITIES", "Active", "check_needs", "order"]
 
-ENGINE_CAPABILITIES = ("teacher",)
+ENGINE_CAPABILITIES = ("teacher", "live teacher")
+"""Needs that a run with a teacher meets, whatever its plugins are."""
 
 
 @attrs.frozen(eq=False)
@@ -119,7 +120,7 @@ def _cycle(actives: Sequence[Active], reasons: dict[tuple[int, int], str], remai
 def check_needs(actives: Sequence[Active], *, has_teacher: bool) -> list[Fault]:
     """Faults of ``requires`` and ``conflicts`` over the whole list."""
     faults = []
-    provided = {"teacher"} if has_teacher else set()
+    provided = set(ENGINE_CAPABILITIES) if has_teacher else set()
     for active in actives:
         provided |= {active.use, active.name, *active.plugin.provides}
     for active in actives:
@@ -127,7 +128,7 @@ def check_needs(actives: Sequence[Active], *, has_teacher: bool) -> list[Fault]:
         for need in active.plugin.requires:
             if need in provided:
                 continue
-            if need == "teacher":
+            if need in ENGINE_CAPABILITIES:
                 faults.append(Fault(where, "needs a teacher, and the run has none", "add a [teacher] table"))
             else:
                 faults.append(
@@ -138,6 +139,12 @@ def check_needs(actives: Sequence[Active], *, has_teacher: bool) -> list[Fault]:
                     )
                 )
         for kind in active.plugin.conflicts:
-            against = [o.name for o in actives if o is not active and (o.answers_to(kind) or kind in o.plugin.provides)]
-            faults += [Fault(where, f"cannot be active together with {name!r}", "leave one out") for name in against]
+            others = [o for o in actives if o is not active]
+            against = [(o, "") for o in others if o.answers_to(kind) or kind in o.plugin.provides]
+            if kind in ENGINE_CAPABILITIES:  # the run provides it: against it is against whoever counts on it
+                against += [(o, f", which requires a {kind}") for o in others if kind in o.plugin.requires]
+            faults += [
+                Fault(where, f"cannot be active together with {other.name!r}{why}", "leave one out")
+                for other, why in against
+            ]
     return faults

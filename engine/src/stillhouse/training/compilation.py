@@ -48,7 +48,7 @@ def compile_models(facts: Facts, composition: Composition, batch: Batch, spec: S
     already, become part of the compiled program. Parameters, gradients, buffers and generators are afterwards as before.
 
     Args:
-        facts: of the run, with student, teacher and device.
+        facts: of the run, with student, teachers and device.
         composition: assembled, and in train mode.
         batch: as large as those of the training: another size would be compiled again.
         spec: what to compile, and how.
@@ -64,11 +64,10 @@ def compile_models(facts: Facts, composition: Composition, batch: Batch, spec: S
     if args.mode != "default":  # a backend other than inductor takes no mode at all
         options["mode"] = args.mode
     compiled: list[Which] = []
-    models: tuple[tuple[Which, nn.Module | None], ...] = (("student", facts.student), ("teacher", facts.teacher))
-    for which, model in models:
-        if model is None or not spec.compiles(which):
+    for which, model in {"student": facts.student, **facts.all_teachers}.items():
+        if not spec.compiles("student" if which == "student" else "teacher"):
             continue
-        if which == "teacher" and not composition.runs_teacher:
+        if which != "student" and not composition.runs_teacher:
             continue
         try:
             model.compile(**options)
@@ -95,7 +94,7 @@ def _run_once(composition: Composition, batch: Batch, which: Which) -> None:
     inputs, targets = composition.place(batch.input, batch.target)
     with rng.preserve_state():
         try:
-            if which == "teacher":
+            if tapped.frozen:
                 tapped(inputs)
             else:
                 with torch.enable_grad():
