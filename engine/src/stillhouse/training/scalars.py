@@ -21,7 +21,7 @@ from stillhouse.contract.step import Step
 from stillhouse.distributed import processes as parallel
 from stillhouse.distributed.fsdp import to_local
 from stillhouse.errors import Fault, StillhouseError
-from stillhouse.loop.phases import get_role
+from stillhouse.loop.phases import place_of
 from stillhouse.loop.stepper import Stepper
 from stillhouse.models.weights import find_last_checkpoint
 from stillhouse.registry.hooks import Hooks, emit
@@ -77,7 +77,7 @@ class StepScalars:
         done = step.iteration + 1
         if any(done % period == 0 for period in self.periods):
             scalars = self.read(run, step)
-            emit(self._hooks.calls("logged", run=run), "logged", lambda: get_role(step), step, scalars)
+            emit(self._hooks.calls("logged", run=run), "logged", lambda: place_of(step), step, scalars)
         elif not self._looked:
             _refuse_non_finite(run, _copied(_losses(step)), done)
         self._looked = True
