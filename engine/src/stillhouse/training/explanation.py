@@ -226,7 +226,7 @@ def _option(value: Any) -> str:
         return "[" + ", ".join(_option(v) for v in value) + "]"
     if isinstance(value, dict):
         if isinstance(value.get("recipe"), dict):  # a model of another run: its name says enough
-            return f"the student of {value['recipe']['run']['name']!r}"
+            return f"the student of {value['recipe'].get('run', {}).get('name', 'run')!r}"
         return "{" + ", ".join(f"{k} = {_option(v)}" for k, v in value.items() if v not in ("", 0, None)) + "}"
     return repr(value) if isinstance(value, str) else str(value)
 
