@@ -380,10 +380,13 @@ def test_the_other_plugins_of_the_pages_train():
     quiet = run_block("docs/writing-a-plugin.md", "class Quiet")["Quiet"](layer="body")
     watch = run_block("docs/hooks.md", "class Watch")["Watch"]()
     pair = Features(links=FEATURES["links"], distance="none")
-    assert train(recipe(), plugins=[quiet, pair, watch], write=False).summary["plugins"] == [
+    peer = TeacherSpec(model="support:TinyNet", random=True)
+    beside = run_block("docs/writing-a-plugin.md", "class Beside")["Beside"](peer=peer)
+    assert train(recipe(), plugins=[quiet, pair, watch, beside], write=False).summary["plugins"] == [
         "quiet",
         "features",
         "watch",
+        "beside",
     ]
 
 

@@ -37,7 +37,7 @@ class PlainNet(nn.Module):
 class SecondView(Plugin):
     """The student's features of the batch mirrored are to be those of the batch, and its teacher's outputs its own."""
 
-    requires = ("teacher",)
+    requires = ("live teacher",)
 
     weight: Weight = 1.0
 

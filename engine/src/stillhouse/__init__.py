@@ -17,6 +17,7 @@ from stillhouse.version import __version__
 
 if TYPE_CHECKING:
     from stillhouse.config.recipe import Recipe
+    from stillhouse.config.teacher import TeacherSpec
     from stillhouse.contract.assembly import Assembly
     from stillhouse.contract.run import Run
     from stillhouse.contract.step import Link, LinkSpec, Step, Tap
@@ -36,6 +37,7 @@ _LAZY = {
     "Run": "contract.run",
     "Step": "contract.step",
     "Tap": "contract.step",
+    "TeacherSpec": "config.teacher",
     "evaluate": "students.evaluation",
     "export": "students.export",
     "load_recipe": "training.selection",
@@ -58,6 +60,7 @@ __all__ = [
     "StillhouseError",
     "StillhouseWarning",
     "Tap",
+    "TeacherSpec",
     "Weight",
     "__version__",
     "evaluate",

@@ -13,7 +13,7 @@ from stillhouse.distributed.fsdp import is_sharded
 from stillhouse.errors import StillhouseError
 from stillhouse.loop.composition import Composition
 from stillhouse.registry.hooks import Hooks
-from stillhouse.registry.order import Active
+from stillhouse.registry.order import ENGINE_CAPABILITIES, Active
 
 __all__ = ["adapt_student", "release"]
 
@@ -50,28 +50,34 @@ def adapt_student(assembly: Assembly, hooks: Hooks) -> None:
 
 
 def release(assembly: Assembly, composition: Composition, hooks: Hooks, actives: Sequence[Active]) -> bool:
-    """Let go of the teacher if no plugin has a use for it any more; whether it went.
+    """Let go of the teacher if no plugin has a use for it any more; whether it went. Further ones go where none is needed.
 
     It has gone from this run. Whoever handed it over from Python still has it, on the CPU.
+
+    Raises:
+        StillhouseError: a plugin requires a live teacher, and it would go.
     """
     teacher = assembly.teacher
     if teacher is None or not assembly.released:
         return False
     served = any(assembly.released.values())
-    needing = {a.name for a in actives if "teacher" in a.plugin.requires} - set(assembly.released)
-    if not served and (needing or composition.models["teacher"].taps.layers):
+    needing = {a.name for a in actives if set(ENGINE_CAPABILITIES) & set(a.plugin.requires)} - set(assembly.released)
+    tapped = any(model.frozen and model.taps.layers for model in composition.models.values())
+    if not served and (needing or tapped):
         return False
-    if composition.asks_teacher_again:
-        by = ", ".join(repr(name) for name in assembly.released)
+    live = next((a.name for a in actives if "live teacher" in a.plugin.requires), None)
+    if live is not None:
+        by = next(name for name, for_all in assembly.released.items() if for_all or not served)
+        stands_in = "stands in for it in every step" if served else "has no more use for it"
         raise StillhouseError(
-            f"calls the teacher, which leaves memory before training: {by} has no more use for it",
-            where="step.forward",
-            hint="leave out the plugin that stands in for the teacher"
-            if served
-            else 'a plugin that calls the teacher in steps has requires = ("teacher",)',
+            f"requires a live teacher, and the teacher leaves memory before training: {by!r} {stands_in}",
+            where=f"plugin {live!r}",
+            hint=f"leave out {by!r}" if by != live else "keep the teacher: do not call assembly.release_teacher",
         )
+    going = [teacher] if served else list(assembly.all_teachers.values())
     composition.drop_teacher(hooks, served=served)
-    assembly.drop_teacher()
+    assembly.drop_teacher(further=not served)
     if assembly.device.type != "cpu":
-        teacher.to("cpu")
+        for model in going:
+            model.to("cpu")
     return True

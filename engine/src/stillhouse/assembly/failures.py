@@ -29,16 +29,17 @@ def out_of_memory(error: BaseException, facts: Facts) -> StillhouseError:
     """The error for memory that is not enough: what was tried, and what to lower."""
     recipe = facts.recipe
     shape = format_shape(torch.empty((recipe.data.batch_size, *facts.data.input_shape), device="meta"))
-    teacher = "" if facts.teacher is None else f", teacher {_model(recipe.teacher)} ({_millions(facts.teacher)})"
+    specs = recipe.all_teachers
+    teachers = "".join(f", {n} {_model(specs.get(n))} ({_millions(m)})" for n, m in facts.all_teachers.items())
     peak = ""
     if facts.device.type == "cuda" and torch.cuda.is_available():
         allocated, total = torch.cuda.max_memory_allocated(facts.device), torch.cuda.mem_get_info(facts.device)[1]
         peak = f"; torch held up to {allocated / 2**30:.1f} of {total / 2**30:.1f} GiB"
     return StillhouseError(
         f"out of memory with batches of {shape} in {recipe.run.precision}, "
-        f"student {recipe.student.model} ({_millions(facts.student)}){teacher}{peak}: {first_line(error)}",
+        f"student {recipe.student.model} ({_millions(facts.student)}){teachers}{peak}: {first_line(error)}",
         where=str(facts.device),
-        hint=_what_to_lower(recipe, teacher=facts.teacher is not None),
+        hint=_what_to_lower(recipe, teacher=bool(teachers)),
     )
 
 

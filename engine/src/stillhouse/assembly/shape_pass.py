@@ -17,7 +17,7 @@ from stillhouse.assembly.snapshot import Snapshot
 from stillhouse.assembly.watch import Watch
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.modes import keep_modes
-from stillhouse.contract.step import LinkSpec, Step
+from stillhouse.contract.step import LinkSpec, Side, Step
 from stillhouse.contract.turns import enter
 from stillhouse.errors import Fault, StillhouseError, first_line, raise_faults
 from stillhouse.layout import format_shape
@@ -38,7 +38,7 @@ class ShapesSeen:
     """What the shape pass saw.
 
     Attributes:
-        taps: ``{"student": {layer: shape}, "teacher": {layer: shape}}``.
+        taps: ``{"student": {layer: shape}, "teacher": {layer: shape}}``, and further teachers' by their names.
         links: by plugin, ``{link: (student's shape, teacher's shape)}`` after its transform.
         task_loss: the task's loss on the two samples.
     """
@@ -72,10 +72,8 @@ def pass_shapes(
     with torch.no_grad():
         composition.train()
         task_loss = _first_forward(assembly, composition, step)
-        features = {
-            "student": dict(step.student.features),
-            "teacher": dict(step.teacher.features) if step.teacher is not None else {},
-        }
+        features = {"student": dict(step.student.features), "teacher": {}}
+        features |= {name: dict(side.features) for name, side in _teachers_of(step)}
         taps = {model: {layer: format_shape(x) for layer, x in tapped.items()} for model, tapped in features.items()}
         if assembly.batches is not None and assembly.task.one_output:
             _compare_modes(composition, step)
@@ -98,14 +96,19 @@ def _first_forward(assembly: Assembly, composition: Composition, step: Step) -> 
     except _UNFIT as error:
         raise _model_error("teacher", shape, error) from error
     faults = composition.models["student"].taps.check(step.student.features)
-    if step.teacher is not None:
-        faults += composition.models["teacher"].taps.check(step.teacher.features)
+    for name, side in _teachers_of(step):
+        faults += composition.models[name].taps.check(side.features)
     raise_faults(faults)
     composition.terms.require_sample_losses(step)
     loss = float(assembly.task.loss(step.student.output, step.targets))
     if not math.isfinite(loss):
         raise _not_finite(assembly, step, loss)
     return loss
+
+
+def _teachers_of(step: Step) -> list[tuple[str, Side]]:
+    """The teachers' sides, by name; none in a run that reads no teacher."""
+    return [] if step.teacher is None else [("teacher", step.teacher), *step.teachers.items()]
 
 
 def _not_finite(assembly: Assembly, step: Step, loss: float) -> StillhouseError:
@@ -229,8 +232,7 @@ def _check_specs(found: Any) -> list[LinkSpec]:
 def _read(composition: Composition, step: Step, where: str, specs: list[tuple[str, LinkSpec]]) -> list[Fault]:
     faults: list[Fault] = []
     for name, spec in specs:
-        assert step.teacher is not None  # links.add has found its tap
-        student, teacher = step.student.features[spec.student], step.teacher.features[spec.teacher]
+        student, teacher = composition.links.features(step, name, spec)
         place = f"{where}: link {name!r}, student {format_shape(student)}, teacher {format_shape(teacher)}"
         try:
             composition.links.read(step, [(name, spec)])

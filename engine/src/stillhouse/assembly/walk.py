@@ -21,7 +21,7 @@ from stillhouse.assembly.shape_pass import Shapes, pass_shapes
 from stillhouse.assembly.snapshot import unchanged
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.batch import Batch
-from stillhouse.contract.layers import Which
+from stillhouse.contract.layers import Which, split_layer
 from stillhouse.contract.step import Tap
 from stillhouse.distributed.fsdp import reshard
 from stillhouse.errors import Fault, StillhouseError, raise_faults
@@ -57,12 +57,12 @@ class Walk:
     Attributes:
         composition: ready to train.
         hooks: the plugins' resolved hooks.
-        taps: ``{"student": {layer: shape}, "teacher": {layer: shape}}``.
+        taps: ``{"student": {layer: shape}, "teacher": {layer: shape}}``, and further teachers' by their names.
         stages: one for each plugin, in order.
         task_loss: the task's loss on the walk's batch.
         notes: what is worth knowing of the student.
-        teacher_parameters: how many numbers the teacher has.
-        teacher_gone: whether it has left memory: see :meth:`stillhouse.contract.assembly.Assembly.release_teacher`.
+        teacher_parameters: how many numbers each teacher has, by name.
+        teacher_gone: whether the one called ``teacher`` has left memory: see :meth:`stillhouse.contract.assembly.Assembly.release_teacher`.
     """
 
     composition: Composition
@@ -71,7 +71,7 @@ class Walk:
     stages: list[Stage]
     task_loss: float
     notes: list[str]
-    teacher_parameters: int = 0
+    teacher_parameters: dict[str, int] = attrs.field(factory=dict)
     teacher_gone: bool = False
 
 
@@ -105,6 +105,7 @@ def assemble(
         teacher_precision=None if speed.teacher_precision == "same" else getattr(torch, speed.teacher_precision),
         channels_last=speed.channels_last,
         steps_per_epoch=assembly.steps_per_epoch,
+        teachers=assembly.teachers,
     )
     try:
         return _walk_over(assembly, composition, hooks, actives, batch)
@@ -119,26 +120,27 @@ def _walk_over(
     """The walk itself; the taps are on the models."""
     step = new_step(batch, composition)
     rehearsed = Rehearsed({}, [])
-    with rng.preserve_state(), unchanged(assembly.student, assembly.teacher) as snapshot:
+    teachers = assembly.all_teachers
+    with rng.preserve_state(), unchanged(assembly.student, *teachers.values()) as snapshot:
         rng.seed_everything(rng.derive(assembly.seed, "assembly"))
         seen = pass_shapes(assembly, composition, hooks, actives, step, snapshot)
         assembly.conceal()
         step.clear()
         if assembly.batches is not None:  # a run that is loaded does not train again
             rehearsed = rehearse(assembly, composition, hooks, actives, batch)
-    size = sum(p.numel() for p in assembly.teacher.parameters()) if assembly.teacher is not None else 0
-    reshard(assembly.student)
-    reshard(assembly.teacher)
+    sizes = {name: sum(p.numel() for p in model.parameters()) for name, model in teachers.items()}
+    for model in (assembly.student, *teachers.values()):
+        reshard(model)
     gone = release(assembly, composition, hooks, actives)
     terms = rehearsed.terms
     stages = [
         Stage(a.name, seen.links[a.name], _trainable(composition, a.name), terms.get(a.name, {})) for a in actives
     ]
-    return Walk(composition, hooks, seen.taps, stages, seen.task_loss, rehearsed.notes, size, gone)
+    return Walk(composition, hooks, seen.taps, stages, seen.task_loss, rehearsed.notes, sizes, gone)
 
 
 def _find_taps(assembly: Assembly, hooks: Hooks) -> dict[Which, list[str]]:
-    layers: dict[Which, list[str]] = {"student": [], "teacher": []}
+    layers: dict[Which, list[str]] = {"student": [], "teacher": [], **{name: [] for name in assembly.teachers}}
     faults: list[Fault] = []
     for plugin, add_taps in hooks.calls("add_taps"):
         try:
@@ -149,7 +151,9 @@ def _find_taps(assembly: Assembly, hooks: Hooks) -> dict[Which, list[str]]:
             for tap in taps:
                 if not isinstance(tap, Tap):
                     raise StillhouseError(f"add_taps gave {tap!r}", hint="Tap('student', 'layer4')")
-                layers[tap.model] += assembly.layers(tap.model, tap.layer)
+                model, layer = split_layer(tap.model, tap.layer)
+                found = assembly.layers(model, layer)  # refuses a model that the run does not have
+                layers[model] += found
         except StillhouseError as error:
             faults += error.within(f"plugin {plugin.name!r}").faults
         except Exception as error:

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,12 @@ from stillhouse.config.run import CheckpointSpec, DistributedSpec, OptimizerSpec
 from stillhouse.config.run_options import EarlyStoppingSpec, EmaSpec, SpeedSpec
 from stillhouse.config.structure import structure, unstructure
 from stillhouse.config.task import TaskSpec
-from stillhouse.config.teacher import TeacherSpec
+from stillhouse.config.teacher import TeacherSpec, check_teacher_names
 from stillhouse.errors import Fault, StillhouseError, did_you_mean
 from stillhouse.schedule import Schedule
 
 __all__ = ["BESIDE_THE_RESULT", "Recipe"]
 
-
-_WITH_RECIPES = ("student", "teacher")
-"""The tables that may name another recipe, to be trained before."""
 
 BESIDE_THE_RESULT = ("name", "base", "device", "log_every", "figures", "threads")
 """The keys of ``[run]`` that do not change a run's result."""
@@ -44,6 +41,7 @@ class Recipe:
         student: see :class:`stillhouse.models.ModelSpec`.
         task: see :class:`stillhouse.config.task.TaskSpec`.
         teacher: None trains without one.
+        teachers: further ones beside it, by the name that taps, links and options call them.
         optimizer: and its learning rate.
         schedule: factor of the learning rate over the run; its ``peak`` is 1.
         checkpoints: when they are written.
@@ -59,6 +57,7 @@ class Recipe:
     student: ModelSpec
     task: TaskSpec = attrs.field(factory=TaskSpec)
     teacher: TeacherSpec | None = None
+    teachers: dict[str, TeacherSpec] = attrs.field(factory=dict)
     optimizer: OptimizerSpec = attrs.field(factory=OptimizerSpec)
     schedule: Schedule = attrs.field(factory=Schedule)
     checkpoints: CheckpointSpec = attrs.field(factory=CheckpointSpec)
@@ -67,6 +66,9 @@ class Recipe:
     ema: EmaSpec | None = None
     early_stopping: EarlyStoppingSpec | None = None
     plugins: tuple[dict[str, Any], ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        check_teacher_names(self.teachers, has_first=self.teacher is not None)
 
     @classmethod
     def load(cls, path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
@@ -101,6 +103,8 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as plain tables, every default written out."""
         tables: dict[str, Any] = unstructure(self)
+        if not self.teachers:
+            del tables["teachers"]
         return tables
 
     def to_toml(self) -> str:
@@ -116,15 +120,19 @@ class Recipe:
             if tables["run"][key] == default:
                 del tables["run"][key]
         tables.pop("checkpoints", None)
-        for key in _WITH_RECIPES:
-            if "recipe" in tables.get(key, {}):
-                tables[key]["recipe"] = Recipe.from_dict(tables[key]["recipe"]).digest()
+        for _, model in _find_nested(tables):
+            model["recipe"] = Recipe.from_dict(model["recipe"]).digest()
         return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()
 
     @property
     def base(self) -> Path:
         """The folder that relative paths are found from."""
         return Path(self.run.base)
+
+    @property
+    def all_teachers(self) -> dict[str, TeacherSpec]:
+        """Every teacher by name: ``teacher``, the first one, then the further ones."""
+        return {} if self.teacher is None else {"teacher": self.teacher, **self.teachers}
 
 
 def read_tables(path: Path) -> dict[str, Any]:
@@ -154,17 +162,14 @@ def _structured(data: Mapping[str, Any], base: Path | None, file: str, asked_by:
     if isinstance(run, dict) and not run.get("base"):
         run["base"] = str((base or Path()).resolve())
     chain = [*asked_by, Path(file).resolve()] if file else asked_by
-    for key in _WITH_RECIPES:
-        model = tables.get(key)
-        if not isinstance(model, dict):
-            continue
-        _read_older(model)
-        if "recipe" in model:
-            try:
-                model["recipe"] = _load_nested(model["recipe"], Path(run["base"]), chain)
-            except StillhouseError as error:
-                faults += error.within(f"{key}.recipe").faults
-                model["recipe"] = {}
+    for key in ("student", "teacher"):
+        _read_older(tables.get(key))
+    for where, model in _find_nested(tables):
+        try:
+            model["recipe"] = _load_nested(model["recipe"], Path(run["base"]), chain)
+        except StillhouseError as error:
+            faults += error.within(f"{where}.recipe").faults
+            model["recipe"] = {}
     try:
         recipe: Recipe = structure(tables, Recipe)
     except StillhouseError as error:
@@ -175,8 +180,22 @@ def _structured(data: Mapping[str, Any], base: Path | None, file: str, asked_by:
     return recipe
 
 
-def _read_older(model: dict[str, Any]) -> None:
+def _find_nested(tables: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The tables that name another recipe, to be trained before, with their place: models, and options of plugins."""
+    models: dict[str, Any] = {key: tables.get(key) for key in ("student", "teacher")}
+    teachers, plugins = tables.get("teachers"), tables.get("plugins")
+    if isinstance(teachers, Mapping):
+        models |= {f"teachers.{name}": model for name, model in teachers.items()}
+    for index, plugin in enumerate(plugins if isinstance(plugins, list | tuple) else ()):
+        if isinstance(plugin, Mapping):
+            models |= {f"plugins[{index}].{option}": value for option, value in plugin.items()}
+    yield from ((place, model) for place, model in models.items() if isinstance(model, dict) and "recipe" in model)
+
+
+def _read_older(model: Any) -> None:
     """Bring a table of a run from before the key ``given``, whose ``model`` began with that word, to today's form."""
+    if not isinstance(model, dict):
+        return
     name = model.get("model")
     if isinstance(name, str) and name.startswith("given:"):
         model["model"], model["given"] = name.removeprefix("given:"), True

@@ -215,7 +215,7 @@ def _collect_faults(error: BaseException, where: str, kind: Any) -> list[Fault]:
                 if isinstance(note, AttributeValidationNote):
                     place = _join(where, _find_alias(error, note.name))
                 elif isinstance(note, IterableValidationNote):
-                    place = _join(where, f"[{note.index}]")
+                    place = _join(where, note.index if isinstance(note.index, str) else f"[{note.index}]")
             found += _collect_faults(inner, place, inner_kind)
         return found
     if isinstance(error, ForbiddenExtraKeysError):

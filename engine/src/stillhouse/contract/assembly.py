@@ -9,12 +9,13 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from stillhouse.contract.layers import Which, find_layers, match_names
+from stillhouse.contract.layers import Which, find_layers, match_names, split_layer
 from stillhouse.contract.protocols import Batches, Named, ProgressReport, Silent
 from stillhouse.errors import StillhouseError, did_you_mean
 
 if TYPE_CHECKING:
     from stillhouse.config.recipe import Recipe
+    from stillhouse.config.teacher import TeacherSpec
     from stillhouse.contract.batch import DataInfo
     from stillhouse.contract.step import Link
     from stillhouse.contract.task import Task
@@ -66,7 +67,7 @@ class Facts:
         device: where the models are.
         student: the model that is trained.
         teacher: the frozen model, in eval mode; None in a run without one, or once it has left memory.
-        teachers: further teachers by name.
+        teachers: further frozen models by name, those of ``[teachers.NAME]``.
         task: gives the task's loss and metrics.
         data: what is known of the data: classes, class names, sizes, the shape of one input.
         rows: numbers the training samples from 0, for memory banks.
@@ -96,9 +97,18 @@ class Facts:
         """Optimizer steps in the whole run."""
         return self.epochs * self.steps_per_epoch
 
+    @property
+    def all_teachers(self) -> dict[str, nn.Module]:
+        """Every teacher in memory by name, ``teacher`` first."""
+        return self.teachers if self.teacher is None else {"teacher": self.teacher, **self.teachers}
+
     def facts(self) -> dict[str, Any]:
         """These attributes by name."""
         return {field.name: getattr(self, field.name) for field in attrs.fields(Facts)}
+
+
+def _refuse_load(_plugin: str, option: str, _spec: TeacherSpec) -> nn.Module:
+    raise StillhouseError("this assembly was made without a way to find models", where=option)
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -115,6 +125,7 @@ class Assembly(Facts):
         caches: the teacher caches that are open, by what was asked for: see :mod:`stillhouse.teachers.cache`.
         modules: what plugins built, by the plugin's name.
         released: the plugins that have no more use for the teacher: see :meth:`release_teacher`.
+        find_model: builds what :meth:`load` asks for, on the CPU.
     """
 
     batches: Batches | None = None
@@ -124,12 +135,15 @@ class Assembly(Facts):
     caches: dict[Any, Any] = attrs.field(factory=dict)
     modules: dict[str, nn.Module] = attrs.field(factory=dict)
     released: dict[str, bool] = attrs.field(factory=dict)
+    find_model: Callable[[str, str, TeacherSpec], nn.Module] = _refuse_load
     _features: Mapping[str, Mapping[str, Tensor]] | None = attrs.field(default=None, alias="features")
     _links: Mapping[str, Link] | None = attrs.field(default=None, alias="links")
 
     @property
     def features(self) -> Mapping[str, Mapping[str, Tensor]]:
         """The tapped layers' outputs for a small batch (B >= 2): ``{"student": {path: tensor}, "teacher": {...}}``.
+
+        Further teachers' layers stand under their names.
 
         Raises:
             StillhouseError: read elsewhere than in ``build`` and ``add_links``.
@@ -152,15 +166,43 @@ class Assembly(Facts):
     def layers(self, model: Which, pattern: str) -> list[str]:
         """The dotted paths of ``model``'s layers that the path or glob ``pattern`` matches, in the model's order.
 
+        Args:
+            model: ``student``, ``teacher``, or the name of a further teacher.
+            pattern: a further teacher's layers are its own pattern, or ``NAME:pattern`` of ``teacher``: then the paths
+                begin with ``NAME:`` as well.
+
         Raises:
-            StillhouseError: nothing matches (with the nearest names), or there is no teacher.
+            StillhouseError: nothing matches (with the nearest names), or there is no such teacher.
         """
-        module = self.student if model == "student" else self.teacher
-        if module is None:
+        name, own = split_layer(model, pattern)
+        found = find_layers(self._model(name, own), name, own)
+        return found if name == model else [f"{name}:{layer}" for layer in found]
+
+    def _model(self, name: Which, pattern: str) -> nn.Module:
+        if name == "student":
+            return self.student
+        if self.teacher is None:
             raise StillhouseError(
                 f"reads the teacher's layer {pattern!r}, and the run has no teacher", hint="add a [teacher] table"
             )
-        return find_layers(module, model, pattern)
+        known = self.all_teachers
+        if name not in known:
+            raise StillhouseError(
+                f"reads the layer {pattern!r} of {name!r}, and the run has no such teacher",
+                hint=did_you_mean(name, known) if self.teachers else f"add a [teachers.{name}] table",
+            )
+        return known[name]
+
+    def load(self, plugin: Named, option: str) -> nn.Module:
+        """The model that ``plugin``'s ``option``, a :class:`stillhouse.config.teacher.TeacherSpec`, names; on the device.
+
+        It is the plugin's own: in train mode and with every parameter trained, until ``build`` says otherwise. What a
+        recipe gives is trained before the run; in one that is only looked at or loaded the model may be as it starts.
+
+        Raises:
+            StillhouseError: it cannot be had.
+        """
+        return self.find_model(plugin.name, option, getattr(plugin, option)).to(self.device)
 
     def match(self, pattern: str) -> list[Link]:
         """In ``build`` and ``add_links``: the links whose name matches the glob ``pattern``, with the shapes that reach this plugin.
@@ -189,11 +231,12 @@ class Assembly(Facts):
         return self.modules[plugin.name]
 
     def release_teacher(self, plugin: Named, *, for_all: bool = False) -> None:
-        """Say that ``plugin`` has no more use for the teacher. When none has, the teacher leaves memory.
+        """Say that ``plugin`` has no more use for the teacher. When none has, every teacher leaves memory.
 
         Args:
             plugin: which speaks.
-            for_all: it answers ``teacher_forward`` in every step, so that nobody else needs the teacher either.
+            for_all: it answers ``teacher_forward`` in every step, so that nobody else needs the teacher either. Further
+                teachers stay.
         """
         self.released[plugin.name] = for_all
 
@@ -214,9 +257,11 @@ class Assembly(Facts):
         """Let go of the tensors of the small batch: every plugin is built."""
         self._features = self._links = None
 
-    def drop_teacher(self) -> None:
-        """Let go of the teacher: nothing reads it any more."""
+    def drop_teacher(self, *, further: bool = True) -> None:
+        """Let go of the teacher, and of the ``further`` ones: nothing reads them any more."""
         self.teacher = None
+        if further:
+            self.teachers = {}
 
 
 def _too_early_or_late(name: str) -> StillhouseError:

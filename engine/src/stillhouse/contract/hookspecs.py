@@ -75,7 +75,7 @@ class StepHooks:
 
     @hookspec(firstresult=True)
     def teacher_forward(self, step: Step) -> Any:
-        """Put a ``Side`` into ``step.teacher`` and return True; without gradient, under the teacher's precision. The first result that is not None wins and the engine's own forward comes last; a cache may wrap it (``@hookimpl(wrapper=True)``)."""
+        """Put a ``Side`` into ``step.teacher``, or sides into ``step.teachers``, and return True; without gradient, under the teacher's precision. The first result that is not None wins; the engine then runs every teacher that has no side; a cache may wrap it (``@hookimpl(wrapper=True)``)."""
         raise AssertionError("a specification")
 
     @hookspec

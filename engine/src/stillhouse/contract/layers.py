@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from stillhouse.errors import StillhouseError, did_you_mean
 
-__all__ = ["Which", "find_layers", "match_layers", "match_names"]
+__all__ = ["Which", "find_layers", "match_layers", "match_names", "split_layer"]
 
 
-Which = Literal["student", "teacher"]
+Which = str
+"""A model's name: ``student``, ``teacher``, or that of a further teacher, ``NAME`` of ``[teachers.NAME]``."""
+
+
+def split_layer(model: Which, layer: str) -> tuple[Which, str]:
+    """Which model, and which layer of it, ``layer`` of ``model`` means: the teacher's ``NAME:layer`` is NAME's ``layer``."""
+    if model != "teacher" or ":" not in layer:
+        return model, layer
+    name, _, own = layer.partition(":")
+    return name, own
 
 
 def find_layers(model: nn.Module, which: Which, pattern: str) -> list[str]:

@@ -55,11 +55,11 @@ class Plugin:
     after: ClassVar[tuple[str, ...]] = ()
     """Kinds that this plugin's hooks run after."""
     requires: ClassVar[tuple[str, ...]] = ()
-    """Capabilities that must be there: ``links``, ``teacher``, ``targets: classes`` (``step.targets`` are class indices (B,)), a plugin's kind; ``inputs``, ``targets`` or ``ids``: as the data gives them, replaced by no plugin."""
+    """Capabilities that must be there: ``links``, ``teacher``, ``live teacher`` (one that ``step.forward`` can call), ``targets: classes`` (``step.targets`` are class indices (B,)), a plugin's kind; ``inputs``, ``targets`` or ``ids``: as the data gives them, replaced by no plugin."""
     provides: ClassVar[tuple[str, ...]] = ()
     """Capabilities that this plugin brings for others."""
     conflicts: ClassVar[tuple[str, ...]] = ()
-    """Kinds or capabilities that cannot be active together with this plugin."""
+    """Kinds or capabilities that cannot be active together with this plugin; ``live teacher``: plugins that require one."""
     changes: ClassVar[tuple[str, ...]] = ()
     """What ``prepare_batch`` replaces in a step: ``inputs``, ``targets``, ``ids``."""
     engine: ClassVar[str] = ""

@@ -16,6 +16,7 @@ __all__ = [
     "Losses",
     "Metrics",
     "SealedDict",
+    "Teachers",
     "Weights",
     "check_replacement",
     "put",
@@ -31,6 +32,7 @@ OWNERS = {
     "step.batch": "prepare_batch replaces step.inputs, step.targets and step.ids",
     "step.student": "step.forward('student', inputs) is another pass; transform replaces link.student",
     "step.teacher": "teacher_forward replaces it: step.teacher = Side(output, features)",
+    "step.teachers": "teacher_forward fills it: step.teachers['assistant'] = Side(output, features)",
     "step.links": "add_links makes links; transform replaces link.student and link.teacher",
     "step.losses": "the hook losses returns terms",
     "step.weights": "a term's weight is its plugin's option `weight`, which may be a schedule; "
@@ -102,6 +104,13 @@ class Weights(SealedDict[V]):
 
     __slots__ = ()
     place = "step.weights"
+
+
+class Teachers(SealedDict[V]):
+    """What a step's further teachers gave."""
+
+    __slots__ = ()
+    place = "step.teachers"
 
 
 class Features(SealedDict[V]):

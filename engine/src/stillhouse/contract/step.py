@@ -8,10 +8,10 @@ from typing import Any
 import attrs
 from torch import Tensor, nn
 
-from stillhouse.contract.layers import Which
+from stillhouse.contract.layers import Which, split_layer
 from stillhouse.contract.protocols import Composed, Named
-from stillhouse.contract.sealed import Features, Links, Losses, put, refuse
-from stillhouse.errors import StillhouseError
+from stillhouse.contract.sealed import Features, Links, Losses, Teachers, put, refuse
+from stillhouse.errors import StillhouseError, did_you_mean
 
 __all__ = ["FORWARD_PHASES", "Link", "LinkSpec", "SealedLink", "Side", "Step", "Tap", "seal_side"]
 
@@ -24,10 +24,10 @@ class Tap:
     """One layer to read: the output of ``layer`` in ``model``.
 
     Attributes:
-        model: ``student`` or ``teacher``.
+        model: ``student``, ``teacher``, or the name of a further teacher.
         layer: the dotted path as ``named_modules()`` has it (``layer4.1.conv2``), or a glob over those paths
             (``stages.*``), which reads every layer it matches, in the model's order. The empty path is the model
-            itself.
+            itself. ``NAME:layer`` of ``teacher`` is the further teacher NAME's ``layer``.
     """
 
     model: Which
@@ -41,7 +41,7 @@ class LinkSpec:
     Attributes:
         name: unique within the plugin; the run knows the link as ``plugin/name``.
         student: the student's tap, a dotted path (no glob).
-        teacher: the teacher's tap.
+        teacher: the teacher's tap; ``NAME:layer`` is a further teacher's.
         read: what makes the pair from the two layers' outputs, ``(student, teacher) -> (student, teacher)``: pooling,
             say, or interpolation to a common grid. None takes the outputs as they are.
     """
@@ -122,6 +122,7 @@ class Step:
         targets: what the task's loss compares with, for classification (B,), int64.
         student: the student's output and features.
         teacher: the teacher's; None in a run without one.
+        teachers: the further teachers', by name.
         links: the matched pairs by name.
         losses: the raw terms, scalars on the device: ``task`` and ``plugin`` or ``plugin/term``.
         weights: the factor of each term in the total.
@@ -145,6 +146,7 @@ class Step:
     composition: Composed
     student: Side = _EMPTY
     teacher: Side | None = None
+    teachers: dict[str, Side] = attrs.field(factory=dict)
     links: dict[str, Link] = attrs.field(factory=dict)
     losses: dict[str, Tensor] = attrs.field(factory=dict)
     weights: dict[str, float] = attrs.field(factory=dict)
@@ -200,24 +202,42 @@ class Step:
         calls it.
 
         Args:
-            which: ``student``, ``teacher``, or the module that a plugin's ``build`` returned, or a part of it: that is
+            which: ``student``, ``teacher``, the name of a further teacher, or the module that a plugin's ``build`` returned, or a part of it: that is
                 called in the student's precision, in its own mode, with its output read as the student's is and no
                 features.
             inputs: of any number of samples (B, ...); they are moved to the run's device.
             targets: of the same samples, for a task whose models take them in training (a detector's); otherwise None.
 
         Raises:
-            StillhouseError: called in another hook, a model that the run does not have, a teacher that has left memory.
+            StillhouseError: called in another hook, a model that the run does not have, a teacher where no plugin
+                requires a ``live teacher``.
         """
         side: Side = self.composition.forward_again(self, which, inputs, targets)
         return side
+
+    def side(self, model: Which) -> Side | None:
+        """What ``model`` gave: ``student``, ``teacher`` or a further teacher's name; None where nobody reads a teacher.
+
+        Raises:
+            StillhouseError: there are further teachers, and none of that name.
+        """
+        if model == "student":
+            return self.student
+        if model == "teacher" or self.teacher is None:
+            return self.teacher
+        if model not in self.teachers:
+            hint = did_you_mean(model, ["teacher", *self.teachers]) if self.teachers else f"add [teachers.{model}]"
+            raise StillhouseError(f"the run has no teacher {model!r}", hint=hint)
+        return self.teachers[model]
 
     # Plugins ask these three several times in each step, mostly for one thing, and between torch's kernels each call costs
     # about a microsecond: before Python 3.12 a list comprehension is one.
 
     def tapped(self, model: Which, pattern: str) -> list[tuple[str, Tensor]]:
         """``(dotted path, output)`` of every tapped layer of ``model`` that the path or glob ``pattern`` matches."""
-        side = self.student if model == "student" else self.teacher
+        if ":" in pattern:
+            model, pattern = split_layer(model, pattern)
+        side = self.student if model == "student" else self.side(model)
         if side is None:
             raise StillhouseError(
                 f"step.tapped reads the {model}'s layer {pattern!r}, and no {model} has been called",
@@ -250,6 +270,7 @@ class Step:
         for name in ("batch", "inputs", "targets", "teacher", "total", "by_sample"):
             put(self, name, None)
         put(self, "student", _EMPTY)
+        put(self, "teachers", Teachers())
         put(self, "links", Links())
 
     def clear(self) -> None:

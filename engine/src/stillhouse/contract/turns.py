@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stillhouse.contract.sealed import Links, Losses, Weights, check_replacement, put, refuse
+from stillhouse.contract.sealed import Links, Losses, Teachers, Weights, check_replacement, put, refuse
 from stillhouse.contract.step import Link, SealedLink, Side, Step
 from stillhouse.errors import StillhouseError
 
@@ -35,6 +35,7 @@ class _SealedStep(Step):
 def seal(step: Step) -> Step:
     """Let hooks write only what is theirs from now on; the same object."""
     put(step, "links", Links(step.links))
+    put(step, "teachers", Teachers(step.teachers))
     put(step, "losses", Losses(step.losses))
     put(step, "weights", Weights(step.weights))
     step.__class__ = _SealedStep

@@ -13,7 +13,7 @@ from stillhouse.config.overrides import apply_override
 from stillhouse.config.recipe import Recipe
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, raise_faults
 from stillhouse.experiments.grid import Axis, make_cells
-from stillhouse.registry.order import Active
+from stillhouse.registry.order import ENGINE_CAPABILITIES, Active
 from stillhouse.registry.plugins import activate, plugins_in_use
 
 __all__ = ["Arm", "Check", "hash_arm", "make_arms", "resolve"]
@@ -210,7 +210,7 @@ def _shorten(fault: Fault) -> str:
 
 
 def _find_unmet(actives: Sequence[Active], has_teacher: bool) -> list[tuple[Active, str]]:
-    provided = {"teacher"} if has_teacher else set()
+    provided = set(ENGINE_CAPABILITIES) if has_teacher else set()
     for active in actives:
         provided |= {active.use, active.name, *active.plugin.provides}
     return [(active, need) for active in actives for need in active.plugin.requires if need not in provided]

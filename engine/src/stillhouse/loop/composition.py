@@ -13,7 +13,7 @@ from stillhouse.contract.layers import Which
 from stillhouse.contract.modes import find_kept_in_eval
 from stillhouse.contract.plugin import Plugin
 from stillhouse.contract.protocols import Composed, Named
-from stillhouse.contract.sealed import put
+from stillhouse.contract.sealed import Teachers, put
 from stillhouse.contract.step import FORWARD_PHASES, Side, Step, seal_side
 from stillhouse.contract.task import Task
 from stillhouse.contract.turns import enter
@@ -25,16 +25,16 @@ from stillhouse.loop.tapped_model import TappedModel, refuse_shared
 from stillhouse.loop.terms import Terms
 from stillhouse.nested import map_tensors
 from stillhouse.registry.hooks import Hooks, emit
-from stillhouse.registry.order import Active
+from stillhouse.registry.order import ENGINE_CAPABILITIES, Active
 
 __all__ = ["Composition"]
 
 
 class Composition(Composed):
-    """Student, plugin modules and frozen teacher in one forward pass.
+    """Student, plugin modules and frozen teachers in one forward pass.
 
     Parameters, buffers and the state dict are the student's (``student.``) and the plugins' (``plugins.plugin_NAME.``).
-    The teacher is no submodule: it is neither trained, counted, wrapped nor saved.
+    A teacher is no submodule: it is neither trained, counted, wrapped nor saved.
 
     Args:
         student: the model that is trained.
@@ -49,6 +49,7 @@ class Composition(Composed):
         teacher_precision: the teacher's; None: the same.
         channels_last: have image inputs with the channels last in memory.
         steps_per_epoch: of the run, for schedules that count epochs.
+        teachers: further frozen models by name, beside ``teacher``.
 
     Raises:
         StillhouseError: teacher and student share a module or a tensor, or the student is compiled already.
@@ -69,15 +70,16 @@ class Composition(Composed):
         teacher_precision: torch.dtype | None = None,
         channels_last: bool = False,
         steps_per_epoch: int = 1,
+        teachers: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__()
-        if teacher is not None:
-            refuse_shared(student, teacher)
-            teacher.requires_grad_(False).eval()
+        frozen = {} if teacher is None else {"teacher": teacher, **(teachers or {})}
+        for name, model in frozen.items():
+            refuse_shared(student, model, name)
+            model.requires_grad_(False).eval()
         if channels_last:
-            for model in (student, teacher):
-                if model is not None:
-                    model.to(memory_format=torch.channels_last)
+            for model in (student, *frozen.values()):
+                model.to(memory_format=torch.channels_last)
         self.student = student
         self.plugins = nn.ModuleDict()
         self.kept_in_eval = find_kept_in_eval(student)
@@ -92,34 +94,29 @@ class Composition(Composed):
         """What gives the losses."""
         self.combiner = hooks.sole("combine_gradients")
         """The plugin that makes one gradient of the terms' own, and its hook; None: the total goes backward."""
-        needs = any("teacher" in a.plugin.requires for a in actives) or bool(taps.get("teacher"))
-        own = self._run_teacher if teacher is not None and needs else _no_teacher
-        self._own_teacher_forwards = (own, _no_teacher, _teacher_is_gone)
+        required = {need for a in actives for need in a.plugin.requires} & set(ENGINE_CAPABILITIES)
+        needs = bool(required) or any(taps.get(name) for name in frozen)
+        self._further = [name for name in frozen if name != "teacher"]
+        self._own_teacher_forwards = (self._run_teachers, _no_teacher)
         self._teacher_precision = teacher_precision or precision
-        self._teacher_forward = hooks.teacher_forward(own)
+        self._teacher_forward = hooks.teacher_forward(self._run_teachers if frozen and needs else _no_teacher)
         self.reads_teacher = needs or self.runs_teacher
         """Whether some plugin asks for the teacher, before the run or in its steps."""
-        self.asks_teacher_again = False
-        """Whether a plugin has had :meth:`forward_again` call the teacher."""
+        self._teacher_is_live = "live teacher" in required
         # No modules of nn.Module's: the teacher must not be one, and a step is spared the search through its tables.
         self.models: dict[str, TappedModel] = {}
-        """The student and the teacher, to be called."""
-        kinds: list[tuple[Which, nn.Module | None, torch.dtype]] = [
-            ("student", student, precision),
-            ("teacher", teacher, self._teacher_precision),
-        ]
+        """The student and the teachers, to be called."""
         try:
-            for name, model, dtype in kinds:
-                if model is not None:
-                    self.models[name] = TappedModel(
-                        model,
-                        name,
-                        task,
-                        taps.get(name, ()),
-                        device=device,
-                        precision=dtype,
-                        frozen=name != "student",
-                    )
+            for name, model in {"student": student, **frozen}.items():
+                self.models[name] = TappedModel(
+                    model,
+                    name,
+                    task,
+                    taps.get(name, ()),
+                    device=device,
+                    precision=precision if name == "student" else teacher_precision or precision,
+                    frozen=name != "student",
+                )
         except StillhouseError:
             self.remove_taps()
             raise
@@ -181,12 +178,18 @@ class Composition(Composed):
         return self.links.match(what, pattern)
 
     def drop_teacher(self, hooks: Hooks, *, served: bool) -> None:
-        """Let go of the teacher. ``served``: plugins' ``teacher_forward`` gives what it gave, from now on."""
+        """Let go of the teacher. ``served``: plugins' ``teacher_forward`` gives what it gave, from now on.
+
+        Further teachers go with it, unless it is served.
+        """
         self.models["teacher"].release()
-        self._teacher_forward = hooks.teacher_forward(_teacher_is_gone if served else _no_teacher)
+        if not served:
+            for name in self._further:
+                self.models[name].release()
+            self._teacher_forward = hooks.teacher_forward(_no_teacher)
 
     def remove_taps(self) -> None:
-        """Take the taps off both models: they are plain modules again."""
+        """Take the taps off the models: they are plain modules again."""
         for model in self.models.values():
             model.taps.remove()
 
@@ -203,11 +206,12 @@ class Composition(Composed):
         put(step, "student", self._student(step.inputs, step.targets))
 
     def run_teacher(self, step: Step) -> None:
-        """Call the teacher, or whatever plugins put in its place."""
+        """Call the teachers, or whatever plugins put in their place."""
         if self._teacher_forward in self._own_teacher_forwards:
             self._teacher_forward(step)
             return
         enter(step, "teacher_forward", ("teacher",))
+        put(step, "teachers", dict(step.teachers))  # open, for this hook
         precision = self._teacher_precision
         with (
             torch.no_grad(),
@@ -215,18 +219,23 @@ class Composition(Composed):
         ):
             answered = self._teacher_forward(step)
         enter(step, "")
-        if step.teacher is not None:
-            seal_side(step.teacher)
-        elif answered:
+        put(step, "teachers", Teachers(step.teachers))
+        for side in filter(None, (step.teacher, *step.teachers.values())):
+            seal_side(side)
+        if step.teacher is None and answered:
             raise StillhouseError(
                 f"answered {answered!r} and gave nothing",
                 where="teacher_forward",
                 hint="step.teacher = Side(output, features)",
             )
 
-    def _run_teacher(self, step: Step) -> bool:
-        put(step, "teacher", self.models["teacher"](step.inputs))
-        return True
+    def _run_teachers(self, step: Step) -> None:
+        """Call each teacher that no plugin has answered for."""
+        if step.teacher is None:
+            put(step, "teacher", self.models["teacher"](step.inputs))
+        for name in self._further:
+            if name not in step.teachers:
+                dict.__setitem__(step.teachers, name, self.models[name](step.inputs))
 
     def compute_sample_losses(self, step: Step) -> tuple[Tensor, Tensor | None]:
         """The task's losses by sample, computed once a step: see :meth:`stillhouse.contract.task.Task.loss_by_sample`."""
@@ -246,12 +255,12 @@ class Composition(Composed):
         model = self._peers.get(which) if isinstance(which, nn.Module) else self.models.get(which)
         if model is None:
             model = self._peer(which)
-        if which == "teacher":
-            if not self.reads_teacher:
-                raise StillhouseError(
-                    "calls the teacher, which no plugin requires", where="step.forward", hint='requires = ("teacher",)'
-                )
-            self.asks_teacher_again = True
+        if model.frozen and not self._teacher_is_live:
+            raise StillhouseError(
+                f"calls {model.name!r}, and no plugin requires a live teacher",
+                where="step.forward",
+                hint='requires = ("live teacher",)',
+            )
         return model(*self.place(inputs, targets))
 
     def _peer(self, which: str | nn.Module) -> TappedModel:
@@ -264,7 +273,7 @@ class Composition(Composed):
             raise StillhouseError(
                 f"is given a {type(which).__name__} that no plugin's build returned",
                 where="step.forward",
-                hint="a model of the run by its name, 'student' or 'teacher', or a part of step.module(self)",
+                hint=f"a model of the run by its name, {', '.join(map(repr, self.models))}, or a part of step.module(self)",
             )
         made = self._peers[which] = self._student.with_model(which)
         return made
@@ -304,7 +313,3 @@ class Composition(Composed):
 
 def _no_teacher(step: Step) -> None:
     """In a run whose plugins read no teacher."""
-
-
-def _teacher_is_gone(step: Step) -> None:
-    raise StillhouseError("the teacher has left memory, and no plugin's teacher_forward has answered for it")

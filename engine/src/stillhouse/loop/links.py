@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from stillhouse.contract.layers import match_names
+from torch import Tensor
+
+from stillhouse.contract.layers import match_names, split_layer
 from stillhouse.contract.plugin import Plugin
-from stillhouse.contract.step import Link, LinkSpec, Step
+from stillhouse.contract.step import Link, LinkSpec, Side, Step
 from stillhouse.contract.turns import add_link
 from stillhouse.errors import StillhouseError, did_you_mean
 from stillhouse.loop.tapped_model import TappedModel
@@ -30,6 +32,7 @@ class Links:
         self._models = models
         self._specs: list[tuple[str, LinkSpec]] = []
         self.is_complete = False
+        self._teachers: dict[str, tuple[str, str]] = {}
         self.matched: dict[str, dict[str, list[str]]] = defaultdict(dict)
 
     def add(self, plugin: Plugin, specs: Sequence[LinkSpec]) -> list[str]:
@@ -43,13 +46,14 @@ class Links:
             name = f"{plugin.name}/{spec.name}"
             if any(name == known for known, _ in self._specs):
                 raise StillhouseError(f"makes two links called {spec.name!r}", hint="give one of them a name")
-            for model, layer in (("student", spec.student), ("teacher", spec.teacher)):
+            for model, layer in (("student", spec.student), split_layer("teacher", spec.teacher)):
                 if model not in self._models or layer not in self._models[model].taps.layers:
                     raise StillhouseError(
                         f"the link {spec.name!r} reads the {model}'s layer {layer!r}, which no tap reads",
                         hint="name it in add_taps",
                     )
             self._specs.append((name, spec))
+            self._teachers[name] = split_layer("teacher", spec.teacher)
             names.append(name)
         self.matched.clear()
         return names
@@ -87,8 +91,14 @@ class Links:
     def read(self, step: Step, specs: Sequence[tuple[str, LinkSpec]] | None = None) -> None:
         """Make the links, all or those of ``specs``, from the features of ``step``."""
         for name, spec in self._specs if specs is None else specs:
-            assert step.teacher is not None  # a link reads a tapped layer of it
-            student, teacher = step.student.features[spec.student], step.teacher.features[spec.teacher]
+            student, teacher = self.features(step, name, spec)
             if spec.read is not None:
                 student, teacher = spec.read(student, teacher)
             add_link(step, Link(name, student, teacher))
+
+    def features(self, step: Step, name: str, spec: LinkSpec) -> tuple[Tensor, Tensor]:
+        """What the two layers of the link ``name`` gave in ``step``."""
+        model, layer = self._teachers[name]
+        side: Side | None = step.teacher if model == "teacher" else step.teachers[model]
+        assert side is not None  # a link reads a tapped layer of it
+        return step.student.features[spec.student], side.features[layer]

@@ -29,7 +29,7 @@ class TappedModel:
 
     Args:
         model: on ``device``.
-        name: ``student`` or ``teacher``, for messages.
+        name: ``student``, ``teacher`` or a further teacher's, for messages.
         task: which calls the model.
         layers: the layers to read, dotted paths.
         device: where the model is.
@@ -85,7 +85,7 @@ class TappedModel:
     def _output(self, inputs: Any, targets: Any) -> Any:
         model = self.model
         if model is None:
-            raise StillhouseError("has left memory: plugins gave what it gives", where=self.name)
+            raise StillhouseError("has left memory, and no plugin gives what it gives", where=self.name)
         # Entering autocast takes longer than the look whether it is needed.
         if self._autocast or torch.is_autocast_enabled(self._device_type):
             with torch.autocast(self._device_type, dtype=self.precision, enabled=self._autocast):
@@ -133,30 +133,30 @@ class TappedModel:
         self.taps.remove()
 
 
-def refuse_shared(student: nn.Module, teacher: nn.Module) -> None:
-    """Refuse a teacher that shares a module or a tensor with the student: freezing it would freeze the student.
+def refuse_shared(student: nn.Module, teacher: nn.Module, name: Which = "teacher") -> None:
+    """Refuse a teacher ``name`` that shares a module or a tensor with the student: freezing it would freeze the student.
 
     Raises:
         StillhouseError: it names the first place shared.
     """
     modules = {id(m): name for name, m in student.named_modules()}
-    for name, module in teacher.named_modules():
+    for path, module in teacher.named_modules():
         if id(module) in modules:
-            raise _shared("module", modules[id(module)], name)
+            raise _shared("module", modules[id(module)], path, name)
     tensors = {}
     for name, tensor in (*student.named_parameters(), *student.named_buffers()):
         tensor = to_local(tensor)
         if tensor.numel():
             tensors[tensor.untyped_storage().data_ptr()] = name
-    for name, tensor in (*teacher.named_parameters(), *teacher.named_buffers()):
+    for path, tensor in (*teacher.named_parameters(), *teacher.named_buffers()):
         tensor = to_local(tensor)
         if tensor.numel() and tensor.untyped_storage().data_ptr() in tensors:
-            raise _shared("tensor", tensors[tensor.untyped_storage().data_ptr()], name)
+            raise _shared("tensor", tensors[tensor.untyped_storage().data_ptr()], path, name)
 
 
-def _shared(what: str, student: str, teacher: str) -> StillhouseError:
+def _shared(what: str, student: str, teacher: str, name: str) -> StillhouseError:
     return StillhouseError(
-        f"student and teacher share the {what} {student or 'itself'!r} (teacher: {teacher or 'itself'!r})",
-        where="teacher",
+        f"student and {name} share the {what} {student or 'itself'!r} ({name}: {teacher or 'itself'!r})",
+        where=name,
         hint="give the teacher a copy: copy.deepcopy(module)",
     )

@@ -6,7 +6,7 @@ result is whose, and let an error name its plugin.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import pluggy
@@ -132,7 +132,7 @@ class Hooks:
         return calls[0] if calls else None
 
     def teacher_forward(self, own: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """The teacher's forward with the plugins around it, ``own`` last; ``own`` itself where no plugin has a say."""
+        """The teacher's forward with the plugins around it, then ``own``; ``own`` itself where no plugin has a say."""
         caller = self._manager.hook.teacher_forward
         if len(caller.get_hookimpls()) == 1:
             return own
@@ -155,14 +155,16 @@ class Hooks:
 
 
 class _Own:
-    """The engine's own teacher_forward; registered first, so that pluggy calls it last."""
+    """The engine's own teacher_forward, inside of the plugins' wrappers and after whoever answers."""
 
     forward: Callable[[Any], Any]
 
-    @hookimpl
-    def teacher_forward(self, step: Any) -> Any:
-        """Run the engine's own forward."""
-        return self.forward(step)
+    @hookimpl(wrapper=True, trylast=True)
+    def teacher_forward(self, step: Any) -> Generator[None, Any, bool]:
+        """Let plugins answer, then run the engine's own forward for what they left."""
+        yield
+        self.forward(step)
+        return True
 
 
 def _adapt(

@@ -12,9 +12,11 @@ from stillhouse.config.structure import unstructure
 from stillhouse.contract.plugin import CHANGEABLE, Plugin
 from stillhouse.errors import Fault, StillhouseError
 
-__all__ = ["CACHES_TEACHER", "CLASSES", "Active", "check_needs", "order"]
+__all__ = ["CACHES_TEACHER", "CLASSES", "ENGINE_CAPABILITIES", "Active", "check_needs", "order"]
 
-ENGINE_CAPABILITIES = ("teacher",)
+ENGINE_CAPABILITIES = ("teacher", "live teacher")
+"""Needs that a run with a teacher meets, whatever its plugins are."""
+
 CLASSES = "targets: classes"
 """What a plugin requires that reads ``step.targets`` as class indices (B,), int64."""
 
@@ -124,7 +126,7 @@ def _cycle(actives: Sequence[Active], reasons: dict[tuple[int, int], str], remai
 def check_needs(actives: Sequence[Active], *, has_teacher: bool) -> list[Fault]:
     """Faults of ``requires`` and ``conflicts`` over the whole list."""
     faults = []
-    provided = {"teacher"} if has_teacher else set()
+    provided = set(ENGINE_CAPABILITIES) if has_teacher else set()
     for active in actives:
         provided |= {active.use, active.name, *active.plugin.provides}
     for active in actives:
@@ -132,7 +134,7 @@ def check_needs(actives: Sequence[Active], *, has_teacher: bool) -> list[Fault]:
         for need in active.plugin.requires:
             if need in provided or need == CLASSES or need in CHANGEABLE:
                 continue  # what the targets are, the first batch shows
-            if need == "teacher":
+            if need in ENGINE_CAPABILITIES:
                 faults.append(Fault(where, "needs a teacher, and the run has none", "add a [teacher] table"))
             else:
                 faults.append(
@@ -144,8 +146,14 @@ def check_needs(actives: Sequence[Active], *, has_teacher: bool) -> list[Fault]:
                 )
         faults += _find_replaced(active, actives)
         for kind in active.plugin.conflicts:
-            against = [o.name for o in actives if o is not active and (o.answers_to(kind) or kind in o.plugin.provides)]
-            faults += [Fault(where, f"cannot be active together with {name!r}", "leave one out") for name in against]
+            others = [o for o in actives if o is not active]
+            against = [(o, "") for o in others if o.answers_to(kind) or kind in o.plugin.provides]
+            if kind in ENGINE_CAPABILITIES:  # the run provides it: against it is against whoever counts on it
+                against += [(o, f", which requires a {kind}") for o in others if kind in o.plugin.requires]
+            faults += [
+                Fault(where, f"cannot be active together with {other.name!r}{why}", "leave one out")
+                for other, why in against
+            ]
     return faults
 
 

@@ -8,7 +8,8 @@ of the right shapes, and then filled from the checkpoint.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from stillhouse import seeds as rng
 from stillhouse.assembly.export import fold
 from stillhouse.assembly.walk import Walk, assemble
 from stillhouse.config.model import ModelSpec
+from stillhouse.config.teacher import TeacherSpec
 from stillhouse.contract.assembly import Assembly, Rows
 from stillhouse.contract.plugin import Plugin
 from stillhouse.contract.task import Task
@@ -31,8 +33,8 @@ from stillhouse.registry.order import Active
 from stillhouse.registry.plugins import activate, from_instances, plugins_in_use
 from stillhouse.students.data import MeasuredData, open_data
 from stillhouse.students.saved_run import SavedRun, Weights, open_run
-from stillhouse.teachers.prerequisites import find_prerequisite
-from stillhouse.teachers.sources import build_teacher
+from stillhouse.teachers.prerequisites import find_prerequisite, get_role
+from stillhouse.teachers.sources import build_option, build_teacher
 
 __all__ = ["build_student", "fold_student", "load_student", "rebuild", "select_plugins"]
 
@@ -123,8 +125,9 @@ def rebuild(
     precision: torch.dtype = torch.float32,
     student: nn.Module | None = None,
     teacher: nn.Module | None = None,
+    teachers: Mapping[str, nn.Module] | None = None,
 ) -> tuple[Assembly, Walk]:
-    """The run's student, and the modules of ``actives``, filled from the checkpoint; ``assembly.teacher`` is None.
+    """The run's student, and the modules of ``actives``, filled from the checkpoint; the assembly has no teachers.
 
     Args:
         saved: the run.
@@ -134,21 +137,27 @@ def rebuild(
         precision: dtype of the student's forward passes.
         student: a module to fill, for a run that was given its student.
         teacher: one of the right shapes, for a run that was given its teacher.
+        teachers: further ones likewise, by name.
 
     Raises:
         StillhouseError: a model cannot be built, or the weights do not fit the composition.
     """
     task = saved.task
     student = build_student(saved, student, fill=not Hooks(actives).calls("adapt"))
-    if teacher is None and actives:
-        teacher = _build_stand_in(saved, task)
+    stand_ins = {**({} if teacher is None else {"teacher": teacher}), **(teachers or {})}
+    if actives:
+        missing = [name for name in saved.recipe.all_teachers if name not in stand_ins]
+        stand_ins |= {name: _build_stand_in(saved, name, task) for name in missing}
+    for model in stand_ins.values():
+        model.to(device)
     recipe = saved.recipe
     assembly = Assembly(
         recipe=recipe,
         seed=recipe.run.seed,
         device=device,
         student=student.to(device),
-        teacher=teacher.to(device) if teacher is not None else None,
+        teacher=stand_ins.pop("teacher", None),
+        teachers=stand_ins,
         task=task,
         data=data.info,
         rows=Rows(saved.info.sizes.get("train", 0)),
@@ -156,6 +165,7 @@ def rebuild(
         steps_per_epoch=max(1, math.ceil(saved.info.sizes.get("train", 1) / recipe.data.batch_size)),
         plugins=tuple(a.plugin for a in actives),
         inspect_only=True,
+        find_model=partial(_build_option_stand_in, saved, task),
     )
     walk = assemble(assembly, actives, data.example(), precision)
     try:
@@ -169,20 +179,27 @@ def rebuild(
     return assembly, walk
 
 
-def _build_stand_in(saved: SavedRun, task: Task) -> nn.Module | None:
-    spec = saved.recipe.teacher
-    if spec is None:
-        return None
-    if saved.teacher_given:
+def _build_stand_in(saved: SavedRun, name: str, task: Task) -> nn.Module:
+    """A model of the shapes of the run's teacher ``name``."""
+    recipe = saved.recipe
+    if recipe.all_teachers[name].given:
+        what, how = ("teacher", "teacher=module")
+        if name != "teacher":
+            what, how = f"teacher {name!r}", f'teachers={{"{name}": module}}'
         raise StillhouseError(
-            "the run's teacher came from Python, and its plugins need the teacher's shapes",
+            f"the run's {what} came from Python, and its plugins need the teacher's shapes",
             where=str(saved.folder),
-            hint=f"from Python again: stillhouse.load_student({str(saved.folder)!r}, teacher=module)",
+            hint=f"from Python again: stillhouse.load_student({str(saved.folder)!r}, {how})",
         )
-    if spec.recipe is None:
-        spec = attrs.evolve(spec, checkpoint=None, pretrained=False, random=True)
-    recipe = attrs.evolve(saved.recipe, teacher=spec)
-    return build_teacher(recipe, saved.info, task.outputs(saved.info), find_prerequisite(recipe, "teacher"))
+    given = find_prerequisite(recipe, get_role(name))
+    return build_teacher(recipe, name, saved.info, task.outputs(saved.info), given, fill=False)
+
+
+def _build_option_stand_in(saved: SavedRun, task: Task, plugin: str, option: str, spec: TeacherSpec) -> nn.Module:
+    """A model of the shapes of that which a plugin's option names; the checkpoint has the plugin's own."""
+    needs = [need for need in [find_prerequisite(saved.recipe, f"plugins.{plugin}.{option}")] if need is not None]
+    outputs = task.outputs(saved.info)
+    return build_option(saved.recipe, needs, saved.info, outputs, plugin, option, spec, fill=False)
 
 
 def load_student(
@@ -192,6 +209,7 @@ def load_student(
     averaged: bool = False,
     student: nn.Module | None = None,
     teacher: nn.Module | None = None,
+    teachers: Mapping[str, nn.Module] | None = None,
     plugins: Sequence[Plugin] | None = None,
     fold_plugins: bool = True,
 ) -> nn.Module:
@@ -205,6 +223,7 @@ def load_student(
         student: a module to fill, for a run that was given its student from Python.
         teacher: for a run that was given its teacher from Python and whose plugins fold something away: one of the
             same shapes.
+        teachers: further ones likewise, by name.
         plugins: for a run that was given its plugins from Python: the same again.
         fold_plugins: False leaves the plugins out: the student alone, as it was trained.
 
@@ -216,7 +235,9 @@ def load_student(
 
         return rebuild_student(Path(run)) if student is None else fill_student(Path(run), student)
     saved = open_run(run, weights=weights, averaged=averaged)
-    return fold_student(saved, student=student, teacher=teacher, plugins=plugins, fold_plugins=fold_plugins)
+    return fold_student(
+        saved, student=student, teacher=teacher, teachers=teachers, plugins=plugins, fold_plugins=fold_plugins
+    )
 
 
 def fold_student(
@@ -225,6 +246,7 @@ def fold_student(
     data: MeasuredData | None = None,
     student: nn.Module | None = None,
     teacher: nn.Module | None = None,
+    teachers: Mapping[str, nn.Module] | None = None,
     plugins: Sequence[Plugin] | None = None,
     fold_plugins: bool = True,
 ) -> nn.Module:
@@ -240,7 +262,8 @@ def fold_student(
         return build_student(saved, student).eval()
     own = data if data is not None else open_data(saved)
     try:
-        assembly, walk = rebuild(saved, own, actives, device=torch.device("cpu"), student=student, teacher=teacher)
+        place = torch.device("cpu")
+        assembly, walk = rebuild(saved, own, actives, device=place, student=student, teacher=teacher, teachers=teachers)
         if not fold_plugins:
             walk.composition.remove_taps()
             return assembly.student.eval()

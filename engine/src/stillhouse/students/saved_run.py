@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,12 +10,11 @@ from typing import Any, Literal
 import attrs
 
 from stillhouse.config.recipe import Recipe
-from stillhouse.config.structure import structure
 from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Task
-from stillhouse.data.loader import load_data
 from stillhouse.errors import Fault, StillhouseError, did_you_mean
 from stillhouse.tasks.builder import build_task
+from stillhouse.teachers.saved_folder import read_info, read_lock
 
 __all__ = ["SavedRun", "Weights", "open_run"]
 
@@ -51,9 +49,8 @@ class SavedRun:
 
     @property
     def teacher_given(self) -> bool:
-        """Whether the run's teacher came from Python, so that no recipe can build it."""
-        spec = self.recipe.teacher
-        return spec is not None and bool(spec.given)
+        """Whether a teacher of the run came from Python, so that no recipe can build it."""
+        return any(spec.given for spec in self.recipe.all_teachers.values())
 
     @property
     def task(self) -> Task:
@@ -88,7 +85,7 @@ def open_run(
     original = Recipe.load(folder / "recipe.toml")
     recipe = Recipe.load(folder / "recipe.toml", overrides=overrides) if overrides else original
     chosen, step, checkpoint = _find_checkpoint(folder, weights)
-    lock = _read_lock(folder / "lock.json")
+    lock = read_lock(folder / "lock.json")
     return SavedRun(
         folder=folder,
         recipe=recipe,
@@ -98,7 +95,7 @@ def open_run(
         checkpoint=checkpoint,
         step=step,
         own_data=_is_same_data(recipe, original),
-        info=_read_info(lock, original),
+        info=read_info(lock, original),
     )
 
 
@@ -137,16 +134,6 @@ def _find_checkpoint(folder: Path, weights: Weights | None) -> tuple[Weights, in
     )
 
 
-def _read_lock(path: Path) -> dict[str, Any]:
-    try:
-        lock = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StillhouseError(f"cannot be read: {error}", where=str(path)) from None
-    if not isinstance(lock, dict):
-        raise StillhouseError("is not a run's lock: it must hold a table", where=str(path))
-    return lock
-
-
 _READING = ("batch_size", "eval_batch_size", "drop_last", "workers", "prefetch", "cache", "skip_bad")
 """Keys of ``[data]`` that change how samples are read, but neither which ones nor the result."""
 
@@ -154,17 +141,3 @@ _READING = ("batch_size", "eval_batch_size", "drop_last", "workers", "prefetch",
 def _is_same_data(recipe: Recipe, original: Recipe) -> bool:
     sides = [{k: v for k, v in r.to_dict()["data"].items() if k not in _READING} for r in (recipe, original)]
     return sides[0] == sides[1] and recipe.base == original.base
-
-
-def _read_info(lock: Mapping[str, Any], recipe: Recipe) -> DataInfo:
-    """Read the training's data info from the lock; of an older run, from the data themselves."""
-    known = lock.get("data_info")
-    if isinstance(known, Mapping):
-        fields = {a.name for a in attrs.fields(DataInfo)}
-        tables = {k: v for k, v in known.items() if k in fields}
-        return structure({**tables, "fingerprint": str(lock.get("data", ""))}, DataInfo, "lock.json: data_info")
-    data = load_data(recipe.data, build_task(recipe.task, recipe.base), seed=recipe.run.seed, base=recipe.base)
-    try:
-        return data.info
-    finally:
-        data.close()

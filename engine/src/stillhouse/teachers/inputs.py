@@ -16,7 +16,7 @@ _LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in brightness (ITU-R BT.601)."""
 
 
-def fit_inputs(teacher: nn.Module, own: DataInfo, info: DataInfo) -> None:
+def fit_inputs(teacher: nn.Module, own: DataInfo, info: DataInfo, where: str = "teacher.recipe") -> None:
     """Have ``teacher`` convert the student's inputs to what it was trained on, before its forward pass.
 
     Mean and standard deviation of the student's data are undone and the teacher's own put in their place; grey becomes
@@ -26,6 +26,7 @@ def fit_inputs(teacher: nn.Module, own: DataInfo, info: DataInfo) -> None:
         teacher: the frozen model; layers keep their paths.
         own: the data that it was trained on.
         info: the student's data, whose inputs it will get.
+        where: the recipe's key that names it, for the fault.
 
     Raises:
         StillhouseError: channels that cannot be converted.
@@ -38,7 +39,7 @@ def fit_inputs(teacher: nn.Module, own: DataInfo, info: DataInfo) -> None:
     if channels != wanted and {channels, wanted} != {1, 3}:
         raise StillhouseError(
             f"the teacher was trained on {wanted} channels, and the student's inputs have {channels}",
-            where="teacher.recipe",
+            where=where,
             hint="1 and 3 can be converted; else train the teacher on such inputs",
         )
     convert = _Conversion(info, own)

@@ -1,18 +1,24 @@
-"""What has to be trained before a run: the recipes that give its teacher and its student's start, known by their content."""
+"""What has to be trained before a run: the recipes that give its teachers, its student's start and what plugins ask for.
+
+Each is known by its content.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import attrs
 import torch
 from torch import nn
 
 from stillhouse import seeds as rng
+from stillhouse.config.names import default_name
 from stillhouse.config.recipe import Recipe
+from stillhouse.config.structure import structure
+from stillhouse.config.teacher import TeacherSpec
 from stillhouse.contract.batch import DataInfo
 from stillhouse.data.loader import load_data
 from stillhouse.distributed import processes as parallel
@@ -24,9 +30,7 @@ from stillhouse.tasks.builder import build_task
 from stillhouse.teachers.store import cache_folder
 from stillhouse.version import __version__
 
-__all__ = ["Prerequisite", "Role", "build_untrained", "find_prerequisite", "list_prerequisites"]
-
-Role = Literal["student", "teacher"]
+__all__ = ["Prerequisite", "build_untrained", "find_prerequisite", "get_role", "get_teacher", "list_prerequisites"]
 
 
 @attrs.frozen(eq=False)
@@ -34,14 +38,15 @@ class Prerequisite:
     """A recipe that is trained before the run that asks for what it gives.
 
     Attributes:
-        role: the table of the asking recipe that names it: it gives a teacher, or what a student starts from.
+        role: the table of the asking recipe that names it: ``student``, which starts from it; ``teacher`` or
+            ``teachers.NAME``, which it gives; ``plugins.NAME.OPTION``, whose plugin asks for it.
         recipe: it, to be run where the asking run is.
         model: its student as its training will find it, less what its own prerequisites give; on the CPU.
         info: its data.
         folder: its run's, in the cache, named by the content.
     """
 
-    role: Role
+    role: str
     recipe: Recipe
     model: nn.Module
     info: DataInfo
@@ -50,8 +55,7 @@ class Prerequisite:
     @property
     def has_own(self) -> bool:
         """Whether it names further recipes itself."""
-        teacher = self.recipe.teacher
-        return self.recipe.student.recipe is not None or (teacher is not None and teacher.recipe is not None)
+        return bool(_named(self.recipe))
 
     def is_trained(self) -> bool:
         """Whether it was trained to its end; of several processes the first one looks."""
@@ -72,22 +76,31 @@ class Prerequisite:
 
 
 def list_prerequisites(recipe: Recipe) -> tuple[Prerequisite, ...]:
-    """What ``recipe`` names: the student's start, then the teacher. What these name themselves is theirs to list.
+    """What ``recipe`` names: the student's start, the teachers, plugins' options. What these name is theirs to list.
 
     Raises:
         StillhouseError: data or a model of such a recipe that cannot be had.
     """
-    roles: tuple[Role, ...] = ("student", "teacher")
-    return tuple(found for role in roles if (found := find_prerequisite(recipe, role)) is not None)
+    return tuple(found for role in _named(recipe) if (found := find_prerequisite(recipe, role)) is not None)
 
 
-def find_prerequisite(recipe: Recipe, role: Role) -> Prerequisite | None:
-    """The recipe that ``recipe`` names in its table ``role``; None where it names none.
+def get_role(teacher: str) -> str:
+    """The table of a recipe that has the teacher of this name."""
+    return teacher if teacher == "teacher" else f"teachers.{teacher}"
+
+
+def get_teacher(role: str) -> str:
+    """The name of the teacher that ``role`` gives: what :func:`get_role` has made a table of; empty: it gives none."""
+    return role if role == "teacher" else role.removeprefix("teachers.") if role.startswith("teachers.") else ""
+
+
+def find_prerequisite(recipe: Recipe, role: str) -> Prerequisite | None:
+    """The recipe that ``recipe`` names in its table ``role``, a :attr:`Prerequisite.role`; None where it names none.
 
     Raises:
         StillhouseError: its data or its model cannot be had.
     """
-    own = _named(recipe, role)
+    own = _named(recipe).get(role)
     if own is None:
         return None
     # Where it runs is the asking run's business; what it computes is its own recipe's.
@@ -122,13 +135,23 @@ def build_untrained(recipe: Recipe, info: DataInfo, outputs: int) -> nn.Module:
     return build_model(spec, info, seed=seed, where="student", base=recipe.base, outputs=outputs)
 
 
-def _named(recipe: Recipe, role: Role) -> Recipe | None:
-    if role == "student":
-        return None if recipe.student.recipe is None else Recipe.from_dict(recipe.student.recipe)
-    spec, given = recipe.teacher, recipe.data
-    if spec is None or spec.recipe is None:
-        return None
-    own = Recipe.from_dict(spec.recipe)
+def _named(recipe: Recipe) -> dict[str, Recipe]:
+    """The recipes that ``recipe`` names, by role."""
+    specs = {get_role(name): spec for name, spec in recipe.all_teachers.items()}
+    for table in recipe.plugins:
+        name = table.get("name") or default_name(str(table.get("use", "")))
+        for option, value in table.items():
+            if isinstance(value, Mapping) and "recipe" in value:
+                specs[f"plugins.{name}.{option}"] = structure(value, TeacherSpec, f"plugins.{name}.{option}")
+    named = {role: _with_labels(recipe, spec) for role, spec in specs.items() if spec.recipe is not None}
+    start = recipe.student.recipe
+    return named if start is None else {"student": Recipe.from_dict(start), **named}
+
+
+def _with_labels(recipe: Recipe, spec: TeacherSpec) -> Recipe:
+    """The recipe that ``spec`` names, on the samples that it is to be trained on."""
+    assert spec.recipe is not None
+    own, given = Recipe.from_dict(spec.recipe), recipe.data
     if not spec.same_labels:
         return own
     seed = recipe.run.seed if given.subset_seed is None else given.subset_seed

@@ -2,82 +2,162 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import attrs
 from torch import nn
 
 from stillhouse import seeds as rng
 from stillhouse.config.model import ModelSpec
 from stillhouse.config.recipe import Recipe
+from stillhouse.config.teacher import TeacherSpec
 from stillhouse.contract.batch import DataInfo
 from stillhouse.errors import StillhouseError
 from stillhouse.models.builder import build_model
 from stillhouse.models.heads import load_but_heads
 from stillhouse.models.weights import load_weights
+from stillhouse.tasks.builder import build_task
 from stillhouse.teachers.inputs import fit_inputs
-from stillhouse.teachers.prerequisites import Prerequisite, find_prerequisite
+from stillhouse.teachers.prerequisites import Prerequisite, build_untrained, find_prerequisite, get_role, get_teacher
+from stillhouse.teachers.saved_folder import read_info, read_lock
 
-__all__ = ["build_teacher", "load_trained", "teachers_run"]
+__all__ = ["build_option", "build_teacher", "load_trained", "teachers_run"]
 
 
-def build_teacher(recipe: Recipe, info: DataInfo, outputs: int, given: Prerequisite | None) -> nn.Module | None:
-    """The teacher that ``recipe`` asks for, on the CPU; None where it asks for none.
+def build_teacher(
+    recipe: Recipe, name: str, info: DataInfo, outputs: int, given: Prerequisite | None, *, fill: bool = True
+) -> nn.Module:
+    """The teacher of ``recipe`` that is called ``name``, on the CPU.
 
     Args:
         recipe: the student's recipe.
+        name: ``teacher``, or a further one's.
         info: the student's data.
-        outputs: how many numbers or channels the student's task wants of a model; a teacher given by a recipe has its
-            own task's.
+        outputs: how many numbers or channels the student's task wants of a model; a teacher that another recipe or run
+            gives has its own task's.
         given: the recipe that gives the teacher, where one does. Its model becomes the teacher, untrained: see
             :func:`load_trained`.
+        fill: False leaves out weights from files and published ones: a model of its shapes.
 
     Raises:
         StillhouseError: a file or model that cannot be had.
     """
-    spec = recipe.teacher
-    if spec is None:
-        return None
+    seed = rng.derive(recipe.run.seed, "teacher", *([] if name == "teacher" else [name]))
     if given is not None:
-        fit_inputs(given.model, given.info, info)
+        fit_inputs(given.model, given.info, info, f"{given.role}.recipe")
         return given.model
-    assert spec.model is not None  # TeacherSpec sees to it
-    seed = rng.derive(recipe.run.seed, "teacher")
-    model_spec = ModelSpec(model=spec.model, args=spec.args, pretrained=spec.pretrained)
-    teacher = build_model(model_spec, info, seed=seed, where="teacher", base=recipe.base, outputs=outputs)
-    if spec.checkpoint is not None:
-        try:
-            load_weights(teacher, recipe.base / Path(spec.checkpoint).expanduser())
-        except StillhouseError as error:
-            raise error.within("teacher.checkpoint") from None
-    return teacher
+    return _build(recipe.all_teachers[name], get_role(name), recipe.base, info, outputs, seed, fill=fill)
 
 
-def load_trained(recipe: Recipe, needs: Sequence[Prerequisite], student: nn.Module, teacher: nn.Module | None) -> bool:
+def build_option(
+    recipe: Recipe,
+    needs: Sequence[Prerequisite],
+    info: DataInfo,
+    outputs: int,
+    plugin: str,
+    option: str,
+    spec: TeacherSpec,
+    *,
+    fill: bool = True,
+) -> nn.Module:
+    """The model that the ``option`` of ``plugin`` names, on the CPU, made anew: :meth:`Assembly.load`.
+
+    Args:
+        recipe: the run's, resolved.
+        needs: what it names, that of the option among it; a recipe that was not trained gives its model as it starts.
+        info: the run's data.
+        outputs: as for :func:`build_teacher`.
+        plugin: its name.
+        option: the option's.
+        spec: its value.
+        fill: as for :func:`build_teacher`.
+
+    Raises:
+        StillhouseError: a file or model that cannot be had.
+    """
+    role = f"plugins.{plugin}.{option}"
+    if spec.recipe is None:
+        seed = rng.derive(recipe.run.seed, "option", plugin, option)
+        return _build(spec, option, recipe.base, info, outputs, seed, fill=fill)
+    need = next((need for need in needs if need.role == role), None)
+    if need is None:
+        raise StillhouseError("is no option that was there before the run, when recipes are trained", where=option)
+    model = copy.deepcopy(need.model)
+    fit_inputs(model, need.info, info, f"{option}.recipe")
+    if fill and need.is_trained():
+        load_weights(model, need.checkpoint())
+    return model
+
+
+def _build(
+    spec: TeacherSpec, where: str, base: Path, info: DataInfo, outputs: int, seed: int, *, fill: bool
+) -> nn.Module:
+    """The model of a ``spec`` that is given by no recipe."""
+    path = None if spec.checkpoint is None else base / Path(spec.checkpoint).expanduser()
+    if spec.model is not None:
+        made = ModelSpec(model=spec.model, args=spec.args, pretrained=spec.pretrained and fill)
+        model = build_model(made, info, seed=seed, where=where, base=base, outputs=outputs)
+    try:
+        if spec.model is None:
+            assert path is not None  # TeacherSpec sees to it
+            model = _build_of_run(path, info)
+        if fill and path is not None:
+            load_weights(model, path)
+    except StillhouseError as error:
+        raise error.within(f"{where}.checkpoint") from None
+    return model
+
+
+def _build_of_run(folder: Path, info: DataInfo) -> nn.Module:
+    """The student of the run in ``folder``, as it starts, with inputs as those of ``info`` converted to its own."""
+    if not (folder / "recipe.toml").is_file():
+        raise StillhouseError(
+            f"{folder} is no run's folder, which would say what model its weights are of", hint='add model = "..."'
+        )
+    own = Recipe.load(folder / "recipe.toml")
+    if own.student.given:
+        raise StillhouseError(
+            f"the run in {folder} was given its student ({own.student.model}) from Python", hint='add model = "..."'
+        )
+    known = read_info(read_lock(folder / "lock.json"), own)
+    # Weights that it started from would be written over at once.
+    start = attrs.evolve(own.student, checkpoint=None, recipe=None, replace_head=False)
+    outputs = build_task(own.task, own.base).outputs(known)
+    model = build_untrained(attrs.evolve(own, student=start), known, outputs)
+    fit_inputs(model, known, info, "inputs")
+    return model
+
+
+def load_trained(
+    recipe: Recipe, needs: Sequence[Prerequisite], student: nn.Module, teachers: Mapping[str, nn.Module]
+) -> bool:
     """Load what other recipes gave into the models, in place.
 
     Args:
         recipe: the run.
-        needs: what it names. What was not trained is left out.
+        needs: what it names. What was not trained is left out; what plugins ask for, :func:`build_option` loads.
         student: as :func:`stillhouse.teachers.prerequisites.build_untrained` made it.
-        teacher: as :func:`build_teacher` made it.
+        teachers: by name, as :func:`build_teacher` made them.
 
     Returns:
-        Whether the teacher is as the recipe wants it.
+        Whether the teachers are as the recipe wants them.
 
     Raises:
         StillhouseError: the weights are gone, or another model's.
     """
     complete = True
     for need in needs:
+        teacher = get_teacher(need.role)
         if not need.is_trained():
-            complete = complete and need.role != "teacher"
+            complete = complete and not teacher
             continue
         try:
             if need.role == "student":
                 load_but_heads(student, need.checkpoint(), recipe.student.replace_head)
-            elif teacher is not None:
-                load_weights(teacher, need.checkpoint())
+            elif teacher in teachers:
+                load_weights(teachers[teacher], need.checkpoint())
         except StillhouseError as error:
             raise error.within(f"{need.role}.recipe") from None
     return complete

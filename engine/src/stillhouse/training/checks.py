@@ -21,7 +21,7 @@ def check_options(facts: Facts, actives: Sequence[Active]) -> None:
     """
     recipe = facts.recipe
     checks: list[Callable[[], None]] = [
-        lambda: check_compile(recipe.speed, facts.teacher is not None),
+        lambda: check_compile(recipe.speed, bool(facts.all_teachers)),
         lambda: check_stopping(recipe.early_stopping, facts),
         lambda: _check_channels_last(facts),
         lambda: _check_sharding(facts),

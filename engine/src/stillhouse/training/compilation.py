@@ -48,7 +48,7 @@ def compile_models(facts: Facts, composition: Composition, batch: Batch, spec: S
     already, become part of the compiled program. Parameters, gradients, buffers and generators are afterwards as before.
 
     Args:
-        facts: of the run, with student, teacher and device.
+        facts: of the run, with student, teachers and device.
         composition: assembled, and in train mode.
         batch: as large as those of the training: another size would be compiled again.
         spec: what to compile, and how.
@@ -67,11 +67,10 @@ def compile_models(facts: Facts, composition: Composition, batch: Batch, spec: S
         # A compiled program otherwise reuses what it kept for its backward pass, and each term has a pass of its own.
         torch._functorch.config.donated_buffer = False
     compiled: list[Which] = []
-    models: tuple[tuple[Which, nn.Module | None], ...] = (("student", facts.student), ("teacher", facts.teacher))
-    for which, model in models:
-        if model is None or not spec.compiles(which):
+    for which, model in {"student": facts.student, **facts.all_teachers}.items():
+        if not spec.compiles("student" if which == "student" else "teacher"):
             continue
-        if which == "teacher" and not composition.runs_teacher:
+        if which != "student" and not composition.runs_teacher:
             continue
         try:
             model.compile(**options)
@@ -98,7 +97,7 @@ def _run_once(composition: Composition, batch: Batch, which: Which) -> None:
     inputs, targets = composition.place(batch.input, batch.target)
     with rng.preserve_state():
         try:
-            if which == "teacher":
+            if tapped.frozen:
                 tapped(inputs)
             else:
                 with torch.enable_grad():

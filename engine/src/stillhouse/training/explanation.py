@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from stillhouse.assembly.walk import Walk
 from stillhouse.config.recipe import Recipe
 from stillhouse.config.structure import unstructure
+from stillhouse.config.teacher import TeacherSpec
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.run import Run
 from stillhouse.registry.order import Active
@@ -65,6 +66,15 @@ def describe(training: Explained) -> dict[str, Any]:
             "notes": walk.notes,
         },
         "teacher": None,
+        "teachers": {
+            name: {
+                "model": _teacher_name(recipe.teachers[name]),
+                "parameters": walk.teacher_parameters[name],
+                "in_memory": name in run.teachers,
+                "runs": walk.composition.runs_teacher,
+            }
+            for name in recipe.teachers
+        },
         "taps": walk.taps,
         "plugins": [],
         "losses": [_term("task", "the task", Schedule(), walk.task_loss, run.total_steps)],
@@ -81,8 +91,8 @@ def describe(training: Explained) -> dict[str, Any]:
     }
     if run.teacher is not None or walk.teacher_gone:
         description["teacher"] = {
-            "model": _teacher_name(training),
-            "parameters": walk.teacher_parameters,
+            "model": _teacher_name(recipe.teacher),
+            "parameters": walk.teacher_parameters["teacher"],
             "trainable": 0,
             "in_memory": not walk.teacher_gone,
             "runs": walk.composition.runs_teacher,
@@ -120,15 +130,14 @@ def _student_name(training: Explained) -> str:
     return spec.model + start
 
 
-def _teacher_name(training: Explained) -> str:
-    spec = training.recipe.teacher
+def _teacher_name(spec: TeacherSpec | None) -> str:
     if spec is None:
         return ""
     if spec.recipe is not None:
         return f"{spec.recipe['student']['model']}, trained by the recipe {spec.recipe['run']['name']!r}"
     origins = {"handed over": spec.given, "random": spec.random, "pretrained": spec.pretrained}
     origin = next((text for text, holds in origins.items() if holds), f"from {spec.checkpoint}")
-    return f"{spec.model} ({origin})"
+    return f"{spec.model or 'the student of a run'} ({origin})"
 
 
 def _term(term: str, plugin: str, weight: float | Schedule, value: float, steps: int) -> dict[str, Any]:
@@ -180,6 +189,15 @@ def render(description: dict[str, Any], console: Console) -> None:
             highlight=False,
             markup=False,
         )
+    for name, further in description["teachers"].items():
+        idle = "" if further["runs"] else "; no plugin reads it, so it is not run"
+        if not further["in_memory"]:
+            idle = "; not in memory during training"
+        console.print(
+            f"{name:<8} {further['model']}: {further['parameters']:,} parameters, frozen{idle}",
+            highlight=False,
+            markup=False,
+        )
     if description["plugins"]:
         console.print(_plugin_table(description))
         for plugin in description["plugins"]:
@@ -214,6 +232,8 @@ def _option(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_option(v) for v in value) + "]"
     if isinstance(value, dict):
+        if isinstance(value.get("recipe"), dict):  # a model of another run: its name says enough
+            return f"the student of {value['recipe'].get('run', {}).get('name', 'run')!r}"
         return "{" + ", ".join(f"{k} = {_option(v)}" for k, v in value.items() if v not in ("", 0, None)) + "}"
     return repr(value) if isinstance(value, str) else str(value)
 

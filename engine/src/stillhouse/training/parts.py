@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 import torch
@@ -20,7 +20,13 @@ from stillhouse.errors import StillhouseError
 from stillhouse.registry.order import Active
 from stillhouse.registry.plugins import activate, plugins_in_use
 from stillhouse.tasks.builder import build_task
-from stillhouse.teachers.prerequisites import Prerequisite, build_untrained, list_prerequisites
+from stillhouse.teachers.prerequisites import (
+    Prerequisite,
+    build_untrained,
+    get_role,
+    get_teacher,
+    list_prerequisites,
+)
 from stillhouse.teachers.sources import build_teacher
 from stillhouse.training.progress import Progress
 
@@ -38,9 +44,9 @@ class Parts:
         shown: its progress on the terminal.
         task: what the student is for.
         data: its batches.
-        needs: the recipes that give its teacher and its student's start.
+        needs: the recipes that give its teachers, its student's start and what plugins ask for.
         student: on the CPU, without what a recipe gives it to start from.
-        teacher: on the CPU, untrained where a recipe gives it.
+        teachers: on the CPU by name, ``teacher`` first; untrained where a recipe gives it.
     """
 
     recipe: Recipe
@@ -51,7 +57,7 @@ class Parts:
     data: Data
     needs: tuple[Prerequisite, ...]
     student: nn.Module
-    teacher: nn.Module | None
+    teachers: dict[str, nn.Module]
 
     def copy(self) -> Parts:
         """The same parts again, to be used up: models copied, batches from the same samples."""
@@ -59,7 +65,7 @@ class Parts:
             self,
             data=_load(self.recipe, self.task, self.device),
             student=copy.deepcopy(self.student),
-            teacher=copy.deepcopy(self.teacher),
+            teachers=copy.deepcopy(self.teachers),
         )
 
     def gather_before(self, need: Prerequisite) -> Parts:
@@ -80,9 +86,9 @@ def gather(
     shown: Progress,
     *,
     student: nn.Module | None = None,
-    teacher: nn.Module | None = None,
+    teachers: Mapping[str, nn.Module] | None = None,
 ) -> Parts:
-    """Load the data and build the models, but for those that are there already.
+    """Load the data and build the models, but for the student and those teachers that are there already.
 
     Raises:
         StillhouseError: data, a model, a file or another recipe that cannot be had.
@@ -93,10 +99,13 @@ def gather(
     if student is None:
         student = build_untrained(recipe, data.info, outputs)
     needs = list_prerequisites(recipe)
-    if teacher is None:
-        given = next((need for need in needs if need.role == "teacher"), None)
-        teacher = build_teacher(recipe, data.info, outputs, given)
-    return Parts(recipe, actives, device, shown, task, data, needs, student, teacher)
+    by_name = {get_teacher(need.role): need for need in needs}
+    there = teachers or {}
+    made = {
+        name: there[name] if name in there else build_teacher(recipe, name, data.info, outputs, by_name.get(name))
+        for name in recipe.all_teachers
+    }
+    return Parts(recipe, actives, device, shown, task, data, needs, student, made)
 
 
 def _load(recipe: Recipe, task: Task, device: torch.device) -> Data:
@@ -109,7 +118,7 @@ def spread(parts: Parts) -> None:
     Raises:
         StillhouseError: the device has no SyncBatchNorm, or there is one process and nothing to spread over.
     """
-    spec, device, student, teacher = parts.recipe.distributed, parts.device, parts.student, parts.teacher
+    spec, device, student = parts.recipe.distributed, parts.device, parts.student
     if spec.sync_batchnorm:
         if device.type != "cuda":
             raise StillhouseError(
@@ -121,12 +130,16 @@ def spread(parts: Parts) -> None:
             setattr(student, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))  # type: ignore[no-untyped-call]  # torch gives it no types
     if spec.shard in ("student", "both"):
         shard(student, device, "student")
-    if spec.shard in ("teacher", "both") and teacher is not None:
-        shard(teacher.requires_grad_(False), device, "teacher")
+    if spec.shard in ("teacher", "both"):
+        for name, teacher in parts.teachers.items():
+            shard(teacher.requires_grad_(False), device, name)
 
 
 def resolve(
-    recipe: Recipe, actives: Sequence[Active], student: nn.Module | None = None, teacher: nn.Module | None = None
+    recipe: Recipe,
+    actives: Sequence[Active],
+    student: nn.Module | None = None,
+    teachers: Mapping[str, nn.Module] | None = None,
 ) -> Recipe:
     """The recipe as it is run: plugins in order with every option, and what Python handed over named as such.
 
@@ -141,10 +154,14 @@ def resolve(
         raise StillhouseError(
             "this run was given its student from Python", where="student.model", hint="train(recipe, student=...)"
         )
-    if teacher is not None:
-        recipe = attrs.evolve(recipe, teacher=TeacherSpec(model=type(teacher).__qualname__, given=True))
-    elif recipe.teacher is not None and recipe.teacher.given:
-        raise StillhouseError(
-            "this run was given its teacher from Python", where="teacher.model", hint="train(recipe, teacher=...)"
-        )
-    return recipe
+    specs = dict(recipe.all_teachers)
+    for name, model in (teachers or {}).items():
+        specs[name] = TeacherSpec(model=type(model).__qualname__, given=True)
+    for name, spec in specs.items():
+        if spec.given and name not in (teachers or {}):
+            what = "its teacher" if name == "teacher" else f"its teacher {name!r}"
+            how = "teacher=..." if name == "teacher" else f'teachers={{"{name}": ...}}'
+            raise StillhouseError(
+                f"this run was given {what} from Python", where=f"{get_role(name)}.model", hint=f"train(recipe, {how})"
+            )
+    return attrs.evolve(recipe, teacher=specs.pop("teacher", None), teachers=specs)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 from stillhouse.assembly.failures import explained
 from stillhouse.assembly.walk import assemble
 from stillhouse.config.recipe import Recipe
+from stillhouse.config.teacher import check_teacher_names
 from stillhouse.contract.assembly import Assembly, Rows
 from stillhouse.contract.plugin import Plugin
 from stillhouse.data.batch_transforms import build_batch_transforms
@@ -20,8 +22,8 @@ from stillhouse.errors import StillhouseError
 from stillhouse.memo import share_memo
 from stillhouse.registry.order import Active
 from stillhouse.registry.plugins import activate, from_instances, plugins_in_use
-from stillhouse.teachers.prerequisites import Prerequisite
-from stillhouse.teachers.sources import load_trained
+from stillhouse.teachers.prerequisites import Prerequisite, get_teacher
+from stillhouse.teachers.sources import build_option, load_trained
 from stillhouse.teachers.store import get_or_make, naming_disk_errors
 from stillhouse.training.checks import check_options
 from stillhouse.training.folder import RunFolder, flat
@@ -38,6 +40,7 @@ def prepare(
     *,
     student: nn.Module | None = None,
     teacher: nn.Module | None = None,
+    teachers: Mapping[str, nn.Module] | None = None,
     plugins: Sequence[Plugin] | None = None,
     out: str | Path | None = None,
     write: bool = True,
@@ -51,6 +54,7 @@ def prepare(
         recipe: the run.
         student: instead of the recipe's; trained in place.
         teacher: instead of the recipe's; frozen in place.
+        teachers: further ones by name, beside the recipe's ``[teachers.NAME]`` or instead of them; frozen in place.
         plugins: instead of the recipe's list.
         out: the run's folder; ``runs/NAME`` by default.
         write: False keeps the run in memory: no folder, no checkpoint, no TensorBoard.
@@ -63,7 +67,9 @@ def prepare(
     """
     actives = plugins_in_use(recipe.plugins, recipe.base) if plugins is None else from_instances(plugins)
     actives = activate(actives, has_teacher=recipe.teacher is not None or teacher is not None)
-    recipe = resolve(recipe, actives, student, teacher)
+    check_teacher_names(teachers or (), has_first=recipe.teacher is not None or teacher is not None)
+    handed_over = {**({} if teacher is None else {"teacher": teacher}), **(teachers or {})}
+    recipe = resolve(recipe, actives, student, handed_over)
     folder = None
     if write:
         folder = Path(out) if out is not None else Path("runs") / recipe.run.name
@@ -77,11 +83,11 @@ def prepare(
         torch.set_num_threads(recipe.run.threads)
     shown = Progress(enabled=progress and parallel.is_first())
     with share_memo():  # what this run and those before it have in common is read once
-        parts = gather(recipe, actives, device, shown, student=student, teacher=teacher)
+        parts = gather(recipe, actives, device, shown, student=student, teachers=handed_over)
         if train_teacher:
             for need in _list_missing(parts):
                 _train_first(need, shown)
-        trained = load_trained(recipe, parts.needs, parts.student, parts.teacher)
+        trained = load_trained(recipe, parts.needs, parts.student, parts.teachers)
         return _build(parts, folder=folder, resume=resume, inspect_only=not train_teacher, trained=trained)
 
 
@@ -103,7 +109,7 @@ def _list_missing(parts: Parts, *, later: bool = False) -> list[Prerequisite]:
     reads_teacher = _rehearse(parts)
     found: list[Prerequisite] = []
     for need in missing:
-        if need.role == "teacher" and not reads_teacher:
+        if get_teacher(need.role) and not reads_teacher:
             continue
         if need.has_own or later or found:
             try:
@@ -148,7 +154,8 @@ def _build(parts: Parts, *, folder: Path | None, resume: bool, inspect_only: boo
             seed=recipe.run.seed,
             device=parts.device,
             student=parts.student,
-            teacher=parts.teacher,
+            teacher=parts.teachers.get("teacher"),
+            teachers={name: model for name, model in parts.teachers.items() if name != "teacher"},
             task=parts.task,
             data=data.info,
             rows=Rows(data.info.sizes["train"], lambda: data.passes.ids("train")),
@@ -158,6 +165,7 @@ def _build(parts: Parts, *, folder: Path | None, resume: bool, inspect_only: boo
             batches=data,
             inspect_only=inspect_only,
             progress=parts.shown,
+            find_model=partial(build_option, recipe, parts.needs, data.info, parts.task.outputs(data.info)),
         )
         check_options(assembly, actives)
         transforms = build_batch_transforms(recipe.data.batch_transforms, data.info, recipe.run.seed, data.example)
@@ -166,9 +174,8 @@ def _build(parts: Parts, *, folder: Path | None, resume: bool, inspect_only: boo
             example = transforms(example, 0, 0)
         precision: torch.dtype = getattr(torch, recipe.run.precision)
         with explained(assembly):
-            parts.student.to(parts.device)
-            if parts.teacher is not None:
-                parts.teacher.to(parts.device)
+            for model in (parts.student, *parts.teachers.values()):
+                model.to(parts.device)
             walk = assemble(assembly, actives, example, precision)
         try:
             return Training(
@@ -222,6 +229,7 @@ def train(
     *,
     student: nn.Module | None = None,
     teacher: nn.Module | None = None,
+    teachers: Mapping[str, nn.Module] | None = None,
     plugins: Sequence[Plugin] | None = None,
     out: str | Path | None = None,
     write: bool = True,
@@ -234,6 +242,7 @@ def train(
         recipe: the run: ``Recipe.load("digits-vkd.toml")``.
         student: a module instead of the recipe's; trained in place.
         teacher: a module instead of the recipe's; frozen in place.
+        teachers: further modules by name, ``{"assistant": module}``; frozen in place.
         plugins: instances instead of the recipe's list: ``[Features(...), Projector(kind="linear")]``.
         out: the run's folder; ``runs/NAME`` by default.
         write: False writes nothing.
@@ -247,6 +256,7 @@ def train(
         recipe,
         student=student,
         teacher=teacher,
+        teachers=teachers,
         plugins=plugins,
         out=out,
         write=write,

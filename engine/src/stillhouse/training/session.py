@@ -140,9 +140,8 @@ class Training:
             raise StillhouseError("no averaged weights are kept", hint="the recipe needs an [ema] table")
         if ema is not None and (ema.instead if averaged is None else averaged):
             ema.put()
-        for model in (self.run.student, self.run.teacher):
-            if model is not None:
-                plain(model, channels_last=self.recipe.speed.channels_last)
+        for model in (self.run.student, *self.run.all_teachers.values()):
+            plain(model, channels_last=self.recipe.speed.channels_last)
         return fold(self.assembly, self.walk)
 
     def _compile(self) -> None:

@@ -41,6 +41,9 @@ class Cache(Plugin):
     other runs with the same teacher, data and layers. Every plugin that reads the teacher works as before; the teacher
     itself leaves memory. Features are kept as the layers give them, so that a link's own pooling applies.
 
+    It serves ``[teacher]`` alone: further teachers (``[teachers.NAME]``) stay and run in every step. A plugin that requires
+    a live teacher cannot be active beside it.
+
     The teacher sees each sample as in evaluation. Where the student's is augmented, the two sides show different crops of
     one image; with ``views`` they are the same.
 
@@ -55,7 +58,7 @@ class Cache(Plugin):
 
     requires = ("teacher",)
     provides = ("teacher cache",)
-    conflicts = ("cache",)
+    conflicts = ("cache", "live teacher")
     shorthand = "views"
 
     views: int = 0
@@ -94,6 +97,8 @@ class Cache(Plugin):
         where = "a look at a few samples" if cache.folder is None else str(cache.folder)
         how = "" if cache.folder is None else ", found" if cache.was_there else ", made"
         assembly.note(self, f"{len(cache):,} samples, {', '.join(cache.names)} ({where}{how})")
+        if assembly.teachers:
+            assembly.note(self, f"{', '.join(assembly.teachers)}: not served, and run in every step")
         return Served(cache, layers)
 
     @hookimpl

@@ -22,6 +22,7 @@ class LinkOptions:
     Attributes:
         student: the student's layer as ``named_modules()`` has it, or a glob (``stages.*``).
         teacher: the teacher's; a glob must match as many layers as the student's, which pair in the models' order.
+            ``NAME:layer`` is a further teacher's.
         pool: what both sides are pooled by, ``mean``, ``cls`` or ``none``. Vectors (B, C) have no positions and pass
             ``mean`` and ``none`` as they are.
         student_pool: instead of ``pool``, for the student.

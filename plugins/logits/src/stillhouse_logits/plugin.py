@@ -23,6 +23,7 @@ class Logits(Plugin):
 
     Attributes:
         temperature: T > 0, dividing both models' logits; the term is multiplied by T^2.
+        teacher: whose probabilities: ``teacher``, or the name of a further one (``[teachers.NAME]``).
         weight: the term's factor.
     """
 
@@ -30,6 +31,7 @@ class Logits(Plugin):
     shorthand = "temperature"
 
     temperature: float = 4.0
+    teacher: str = "teacher"
     weight: Weight = 1.0
 
     def __attrs_post_init__(self) -> None:
@@ -40,15 +42,19 @@ class Logits(Plugin):
 
     @hookimpl
     def losses(self, step: Step) -> Mapping[str, Tensor]:
-        """The divergence of ``step.student.output`` from ``step.teacher.output``.
+        """The divergence of ``step.student.output`` from the teacher's output.
 
         Raises:
-            StillhouseError: an output is no tensor, or the two cannot be compared (:func:`soft_target_divergence`).
+            StillhouseError: there is no such teacher, an output is no tensor, or the two cannot be compared (:func:`soft_target_divergence`).
         """
         student = step.student.output
-        teacher: Any = step.teacher.output if step.teacher is not None else None
+        try:
+            answer = step.side(self.teacher)
+        except StillhouseError as error:
+            raise error.within("teacher") from None
+        teacher: Any = answer.output if answer is not None else None
         if not (isinstance(student, Tensor) and isinstance(teacher, Tensor)):
-            side, output = ("teacher", teacher) if isinstance(student, Tensor) else ("student", student)
+            side, output = (self.teacher, teacher) if isinstance(student, Tensor) else ("student", student)
             raise StillhouseError(
                 f"the {side}'s output must be a tensor of logits, got {type(output).__name__}",
                 hint="wrap the model so that its forward returns logits",
