@@ -16,7 +16,7 @@ from stillhouse.contract.step import Step
 from stillhouse.distributed import processes as parallel
 from stillhouse.distributed.fsdp import spread_like, to_whole
 from stillhouse.errors import StillhouseError
-from stillhouse.layout import shape_text
+from stillhouse.layout import format_shape
 from stillhouse.loop.phases import note_place
 from stillhouse.registry.hooks import Call
 
@@ -103,7 +103,9 @@ class TermGradients:
         pairs = list(zip(self._parameters, sums, strict=True))
         filled = [torch.zeros(p.shape, dtype=p.dtype, device=p.device) if s is None else s for p, s in pairs]
         # FSDP2 has averaged those of what it spreads.
-        parallel.average_tensors([g for g, p in zip(filled, self._parameters, strict=True) if not isinstance(p, DTensor)])
+        parallel.average_tensors(
+            [g for g, p in zip(filled, self._parameters, strict=True) if not isinstance(p, DTensor)]
+        )
         return tuple(to_whole(gradient) for gradient in filled)
 
     def _unscale(self, gradients: Mapping[str, Sequence[Tensor]]) -> tuple[dict[str, tuple[Tensor, ...]], Tensor]:
@@ -134,7 +136,7 @@ class TermGradients:
             if not isinstance(gradient, Tensor):
                 wrong = type(gradient).__name__
             elif gradient.shape != parameter.shape:
-                wrong = f"a tensor of shape {shape_text(gradient)} and not {shape_text(parameter)}"
+                wrong = f"a tensor of shape {format_shape(gradient)} and not {format_shape(parameter)}"
             elif gradient.device != parameter.device:
                 wrong = f"a tensor on {gradient.device} and not {parameter.device}"
             else:
