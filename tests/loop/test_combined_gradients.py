@@ -174,8 +174,8 @@ def test_a_step_in_which_a_term_overflows_is_left_out_whatever_the_plugin_makes_
 class Recomputing(PlainNet):
     """Recomputes its blocks in the backward pass."""
 
-    def __init__(self, reentrant: bool, **args: Any) -> None:
-        super().__init__(**args)
+    def __init__(self, num_classes: int, in_channels: int = 1, width: int = 4, reentrant: bool = True) -> None:
+        super().__init__(num_classes, in_channels, width)
         self.reentrant = reentrant
 
     def forward(self, x: Tensor) -> Tensor:
