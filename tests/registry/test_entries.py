@@ -127,6 +127,12 @@ def test_a_name_of_two_distributions_is_refused_with_the_lines_to_write(two: Non
     assert load("once")[1].distribution == "one-dist"
 
 
+def test_the_list_of_plugins_names_clashes(two: None, capsys: pytest.CaptureFixture[str]):
+    assert main(["plugins"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "is brought by" in line]
+    assert line.endswith("(write 'Two_Dist:twice' or 'one-dist:twice')")
+
+
 @pytest.mark.parametrize("use", ["Two_Dist:twice", "two-dist:twice"])
 def test_the_distribution_says_which_of_the_two(two: None, use: str):
     (active,) = plugins_in_use([{"use": use, "size": 5}])

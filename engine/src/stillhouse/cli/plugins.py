@@ -22,6 +22,7 @@ from stillhouse.registry.entries import (
     TASKS,
     Group,
     Installed,
+    find,
     installed,
     misplaced,
 )
@@ -124,3 +125,16 @@ def _print_rows(rows: list[dict[str, str]], broken: list[dict[str, str]], *, che
         console.print("no plugins are installed: pip install stillhouse-features stillhouse-projector ...")
     for row in broken:
         console.print(Text(f"{row['distribution']} {row['version']}: {row['status']}"), soft_wrap=True)
+    for text in _find_clashes([row["use"] for row in rows]):
+        console.print(Text(text), soft_wrap=True)
+
+
+def _find_clashes(uses: list[str]) -> list[str]:
+    """Names that several distributions bring, each with what a recipe writes instead."""
+    clashes = []
+    for use in dict.fromkeys(use for use in uses if uses.count(use) > 1):
+        try:
+            find(PLUGINS, use)
+        except StillhouseError as error:
+            clashes.append(str(error))
+    return clashes
