@@ -37,8 +37,8 @@ from stillhouse.config.structure import describe_type, unstructure
 from stillhouse.config.teacher import TeacherSpec
 from stillhouse.contract.hookspecs import SPECIFICATIONS, hook_arguments
 from stillhouse.data import DataSpec
+from stillhouse.entries import TASKS, installed
 from stillhouse.models import ModelSpec
-from stillhouse.registry.entries import TASKS, installed
 from stillhouse.registry.plugins import plugins_in_use
 from stillhouse.schedule import Schedule
 from stillhouse.tasks import Classification, TaskSpec

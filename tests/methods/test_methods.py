@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import copy
-import importlib.util
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,8 +22,7 @@ from support.methods import METHODS, Hand, method_recipe, net, source
 from torch import Tensor
 from torch.nn import functional as F
 
-from stillhouse import Recipe, Step, prepare, train
-from stillhouse.contract.hookspecs import hook_arguments
+from stillhouse import Recipe, prepare, train
 
 NAMES = sorted(path.stem for path in METHODS.glob("*.py") if not path.stem.startswith("test_"))
 LINK = {"use": "features", "distance": "none", "links": [{"student": "stage2", "teacher": "stage2", "pool": "none"}]}
@@ -255,22 +253,8 @@ def recipe_of(fake_distribution):
     return make
 
 
-AWAITED = {
-    "crd": "prepare_batch" in hook_arguments(),  # requires ids as the data gives them
-    "second_view": hasattr(Step, "side"),  # requires a live teacher
-    "mixed_inputs": "prepare_batch" in hook_arguments(),
-    "pcgrad": "combine_gradients" in hook_arguments(),
-    "sample_weights": "sample_weights" in hook_arguments(),
-    "two_teachers": hasattr(Step, "side"),
-    "mean_teacher": importlib.util.find_spec("stillhouse.assembly.rehearsal") is not None,  # eval mode that stays
-}
-"""Methods that stand on a part of the contract which is not there yet: whether it is."""
-
-
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_a_method_trains_as_its_formula_by_hand_and_resumes_bit_for_bit(name: str, recipe_of, tmp_path: Path):
-    if not AWAITED.get(name, True):
-        pytest.skip("the contract's part is not there yet")
     recipe, case = recipe_of(name), CASES[name]
     whole, losses = prepare(recipe, out=tmp_path / "whole"), []
     whole.run.trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: losses.append(float(e.state.output)))

@@ -17,7 +17,7 @@ from support import TESTS, TinyNet, command, interrupted, recipe, same_state, ti
 from torch import nn
 
 from stillhouse import Recipe, StillhouseError, StillhouseWarning, prepare, train
-from stillhouse.loop.engines import evaluate
+from stillhouse.assembly.evaluator import evaluate
 from stillhouse.loop.phases import Phase
 from stillhouse.students.loader import load_student
 from stillhouse_tcs import TCS, CoordinateHead, find_axes, probe_teacher, save_axes

@@ -11,7 +11,7 @@ import pytest
 from stillhouse import StillhouseError
 from stillhouse.cli import main
 from stillhouse.config.task import TaskSpec
-from stillhouse.registry.entries import DATA, PLUGINS, find, find_scheme, installed
+from stillhouse.entries import DATA, PLUGINS, find, find_scheme, installed
 from stillhouse.registry.plugins import from_instances, load, plugins_in_use
 from stillhouse.tasks.builder import build_task
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillhouse import Plugin, Recipe, StillhouseError, StillhouseWarning, load_recipe, plugin
-from stillhouse.registry.entries import installed
+from stillhouse.entries import installed
 from stillhouse.registry.order import Active, order
 from stillhouse.registry.plugins import activate, from_instances, load, plugins_in_use
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from stillhouse.cli.common import Commands
+from stillhouse.entries import COMMANDS, Installed, error_text, find, installed, load_entry
 from stillhouse.errors import StillhouseError
-from stillhouse.registry.entries import COMMANDS, Installed, error_text, find, installed, load_entry
 from stillhouse.version import __version__
 
 __all__ = ["add_command", "check_command", "make_parser", "parse"]

@@ -12,8 +12,7 @@ from collections.abc import Callable
 from rich.text import Text
 
 from stillhouse.cli.common import Commands, make_console
-from stillhouse.errors import StillhouseError, did_you_mean
-from stillhouse.registry.entries import (
+from stillhouse.entries import (
     COMMANDS,
     DATA,
     GROUPS,
@@ -26,6 +25,7 @@ from stillhouse.registry.entries import (
     installed,
     misplaced,
 )
+from stillhouse.errors import StillhouseError, did_you_mean
 from stillhouse.tables import make_table
 
 __all__ = ["add"]

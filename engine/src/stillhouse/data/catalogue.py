@@ -11,8 +11,8 @@ from stillhouse.config.signatures import call
 from stillhouse.data.map_style import DatasetSource
 from stillhouse.data.openers import divide_arguments
 from stillhouse.data.sources import Source, SourceRequest
+from stillhouse.entries import DATA, Installed, error_text, find_scheme, installed, load_entry, nearest
 from stillhouse.errors import Fault, StillhouseError
-from stillhouse.registry.entries import DATA, Installed, error_text, find_scheme, installed, load_entry, nearest
 
 __all__ = ["load_opener", "open_source"]
 

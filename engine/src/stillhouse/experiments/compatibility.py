@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stillhouse.entries import TASKS, installed
 from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.experiments.finished_run import FinishedRun
-from stillhouse.registry.entries import TASKS, installed
 from stillhouse.training.folder import RunFolder
 
 __all__ = ["check_comparable", "warn_of_versions"]

@@ -14,12 +14,13 @@ from stillhouse.contract.modes import find_kept_in_eval
 from stillhouse.contract.plugin import Plugin
 from stillhouse.contract.protocols import Composed, Named
 from stillhouse.contract.sealed import Teachers, put
-from stillhouse.contract.step import FORWARD_PHASES, Side, Step, seal_side
+from stillhouse.contract.step import Side, Step, seal_side
 from stillhouse.contract.task import Task
 from stillhouse.contract.turns import enter
 from stillhouse.errors import StillhouseError
 from stillhouse.loop.links import Links
 from stillhouse.loop.phases import Emitter, place_of
+from stillhouse.loop.second_pass import SecondPass
 from stillhouse.loop.step_hooks import StepHooks, resolve
 from stillhouse.loop.tapped_model import TappedModel, refuse_shared
 from stillhouse.loop.terms import Terms
@@ -87,7 +88,6 @@ class Composition(Composed):
         self.modules_of: dict[str, nn.Module] = {}
         """What each plugin built, by the plugin's name."""
         self._device, self._channels_last = device, channels_last
-        self._peers: dict[nn.Module, TappedModel] = {}
         self._forward_completed = self._losses_computed = Emitter()
         self._changes = {a.name: a.plugin.changes for a in actives}
         self.terms = Terms(task, resolve(hooks, total_steps, steps_per_epoch), total_steps)
@@ -102,7 +102,6 @@ class Composition(Composed):
         self._teacher_forward = hooks.teacher_forward(self._run_teachers if frozen and needs else _no_teacher)
         self.reads_teacher = needs or self.runs_teacher
         """Whether some plugin asks for the teacher, before the run or in its steps."""
-        self._teacher_is_live = "live teacher" in required
         # No modules of nn.Module's: the teacher must not be one, and a step is spared the search through its tables.
         self.models: dict[str, TappedModel] = {}
         """The student and the teachers, to be called."""
@@ -121,6 +120,7 @@ class Composition(Composed):
             self.remove_taps()
             raise
         self._student = self.models["student"]
+        self._second_pass = SecondPass(self.models, self.modules_of, teacher_is_live="live teacher" in required)
         self.links = Links(self.models)
         self.matched = self.links.matched
 
@@ -246,37 +246,7 @@ class Composition(Composed):
 
     def forward_again(self, step: Step, which: str | nn.Module, inputs: Any, targets: Any = None) -> Side:
         """Do what :meth:`stillhouse.contract.step.Step.forward` says."""
-        if step.phase not in FORWARD_PHASES:
-            raise StillhouseError(
-                f"is called outside of {', '.join(FORWARD_PHASES)}",
-                where="step.forward",
-                hint="only what is computed there takes part in the backward pass",
-            )
-        model = self._peers.get(which) if isinstance(which, nn.Module) else self.models.get(which)
-        if model is None:
-            model = self._peer(which)
-        if model.frozen and not self._teacher_is_live:
-            raise StillhouseError(
-                f"calls {model.name!r}, and no plugin requires a live teacher",
-                where="step.forward",
-                hint='requires = ("live teacher",)',
-            )
-        return model(*self.place(inputs, targets))
-
-    def _peer(self, which: str | nn.Module) -> TappedModel:
-        """The way to call a plugin's own module as the student is called."""
-        if isinstance(which, str):
-            raise StillhouseError(
-                f"the run has no {which!r}", where="step.forward", hint=f"it has {', '.join(self.models)}"
-            )
-        if not any(which is part for own in self.modules_of.values() for part in own.modules()):
-            raise StillhouseError(
-                f"is given a {type(which).__name__} that no plugin's build returned",
-                where="step.forward",
-                hint=f"a model of the run by its name, {', '.join(map(repr, self.models))}, or a part of step.module(self)",
-            )
-        made = self._peers[which] = self._student.with_model(which)
-        return made
+        return self._second_pass.find(step, which)(*self.place(inputs, targets))
 
     def prepare(self, steps: Sequence[Step]) -> None:
         """Have plugins replace inputs, targets and ids of all parts of a batch, before the first goes forward."""

@@ -1,40 +1,31 @@
-"""The ignite engines: one that trains, one that measures; and the bridge from their events to hooks."""
+"""The ignite engine that trains, and the bridge from its events to hooks."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from ignite.metrics import Metric
 from torch import Tensor
 from torch.optim import Optimizer
 
-from stillhouse import seeds as rng
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.batch import Batch
-from stillhouse.contract.modes import keep_modes
-from stillhouse.contract.protocols import Composed
 from stillhouse.contract.run import Run
 from stillhouse.contract.step import Step
 from stillhouse.distributed import processes as parallel
-from stillhouse.distributed.fsdp import reshard
-from stillhouse.errors import StillhouseError
 from stillhouse.loop.composition import Composition
 from stillhouse.loop.gradients import make_zero_grad
 from stillhouse.loop.phases import AFTER_BATCH, Emitter, Phase, leaving_batch
-from stillhouse.loop.step import new_step
 from stillhouse.loop.stepper import Stepper
-from stillhouse.nested import slice_rows
-from stillhouse.registry.hooks import Call, Hooks, emit, named_values
+from stillhouse.registry.hooks import Call, Hooks, emit
 
-__all__ = ["build_evaluator", "build_run", "evaluate"]
+__all__ = ["LeanEngine", "build_run"]
 
 
-class _Engine(Engine):
+class LeanEngine(Engine):
     """ignite's engine, without the log line that it formats for each event, four a step, heard or not.
 
     An event that nobody has attached to costs a look into a table here. One with handlers is fired as ignite does it.
@@ -74,8 +65,9 @@ def build_run(
     log_step: Callable[[Run, Step], int],
     stepper: Stepper,
     folder: Path | None,
+    evaluator: Engine,
 ) -> Run:
-    """The run: its two engines, and the plugins' hooks attached to the events of the one that trains.
+    """The run: the engine that trains with the plugins' hooks attached to its events, and the ``evaluator``.
 
     The trainer's ``state.step`` is the current :class:`stillhouse.contract.step.Step`, its ``state.output`` the total loss.
 
@@ -110,7 +102,7 @@ def build_run(
             due = log_step(run, step)
         return total.detach()
 
-    engine = _Engine(train_step)
+    engine = LeanEngine(train_step)
     engine.register_events(*Phase)
     _state(engine).step = None
     run = Run(
@@ -118,7 +110,7 @@ def build_run(
         composition=composition,
         optimizer=optimizer,
         trainer=engine,
-        evaluator=build_evaluator(assembly, composition, hooks),
+        evaluator=evaluator,
         folder=folder,
         writes=folder is not None and parallel.is_first(),
     )
@@ -204,91 +196,3 @@ class _Failure:
                 self._engine.add_event_handler(Events.EXCEPTION_RAISED, self._handle)
                 return
         raise error
-
-
-def build_evaluator(assembly: Assembly, composition: Composition, hooks: Hooks) -> Engine:
-    """The engine that measures the student: in eval mode, without gradient, the plugins not called.
-
-    Raises:
-        StillhouseError: two metrics have one name.
-    """
-
-    def evaluation_step(_engine: Engine, batch: Batch) -> dict[str, Any]:
-        step = new_step(batch, composition)
-        composition.run_student(step)
-        output = {"output": step.student.output, "target": step.targets, "input": step.inputs}
-        rows = len(step.ids)
-        step.clear()
-        state = _state(_engine)
-        state.rows_left -= rows
-        if state.rows_left < 0:  # the last row only fills up this process's share
-            output = {key: slice_rows(value, slice(rows - 1), rows) for key, value in output.items()}
-        return output
-
-    engine = _Engine(evaluation_step)
-    metrics: dict[str, Metric] = dict(assembly.task.metrics(assembly.data))
-    for plugin, function in hooks.calls("metrics"):
-        for name, metric in named_values(plugin, "metrics", function, assembly).items():
-            if not isinstance(metric, Metric):
-                raise StillhouseError(
-                    f"metrics gave {type(metric).__name__} as {name!r}",
-                    where=f"plugin {plugin.name!r}",
-                    hint="an ignite Metric, such as Average()",
-                )
-            if name in metrics:
-                raise StillhouseError(
-                    f"gives a metric {name!r}, which is there already", where=f"plugin {plugin.name!r}"
-                )
-            metrics[name] = metric
-    for name, metric in metrics.items():
-        metric.attach(engine, name)
-    return engine
-
-
-def evaluate(
-    evaluator: Engine,
-    composition: Composed,
-    batches: Any,
-    split: str,
-    then: Callable[[dict[str, float]], None] | None = None,
-) -> dict[str, float]:
-    """Run ``evaluator`` over ``batches``; modes and generators are afterwards as they were.
-
-    The evaluator's handlers find the split's name in its ``state.split``.
-
-    Args:
-        evaluator: the engine that measures.
-        composition: student and plugins' modules, put into eval mode meanwhile.
-        batches: every sample of the split once.
-        split: its name.
-        then: called with what this returns, while all of them are still in eval mode and there is no gradient.
-
-    Returns:
-        The metrics that are single numbers, by name.
-    """
-    _state(evaluator).split = split
-    # A share that another process fills up has a row that counts there.
-    _state(evaluator).rows_left = getattr(batches, "real", sys.maxsize)
-    parallel.broadcast_buffers(composition.student)
-    try:
-        with keep_modes(composition, training=False), rng.preserve_state(), torch.no_grad():
-            try:
-                state = evaluator.run(batches, max_epochs=1)
-            except StillhouseError as error:
-                raise error.within(f"split {split!r}") from error
-            found = _single_numbers(state.metrics)
-            if then is not None:
-                then(found)
-    finally:
-        reshard(composition.student)
-    return found
-
-
-def _single_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    found = {}
-    for name, value in metrics.items():
-        if isinstance(value, Tensor) and value.numel() == 1:
-            value = value.item()
-        if isinstance(value, int | float):
-            found[name] = float(value)
-    return found

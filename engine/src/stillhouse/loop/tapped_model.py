@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from stillhouse.contract.layers import Which, match_layers
-from stillhouse.contract.outputs import find_reader
 from stillhouse.contract.step import Side, seal_side
 from stillhouse.contract.task import Task
 from stillhouse.distributed.fsdp import to_local
 from stillhouse.errors import StillhouseError
 from stillhouse.loop.taps import Taps
+from stillhouse.outputs import find_reader
 
 __all__ = ["TappedModel", "refuse_shared"]
 

@@ -108,7 +108,8 @@ class Terms:
                 # Two kernels less, forward and backward, where the weight is the default.
                 total = total + (value if factor == 1.0 else factor * value)
             if owner not in self._heard:
-                (self._heard if terms else self._silent).add(owner)
+                # Whoever provides something for others has its use without a term: links, say.
+                (self._heard if terms or getattr(plugin, "provides", ()) else self._silent).add(owner)
         return total
 
     def warn_of_silent(self, steps: int) -> None:

@@ -13,11 +13,11 @@ from stillhouse.config.model import ModelSpec
 from stillhouse.config.references import import_object
 from stillhouse.config.signatures import call, read_parameters
 from stillhouse.contract.batch import DataInfo
+from stillhouse.entries import MODELS, Installed, error_text, find_scheme, load_entry, nearest
 from stillhouse.errors import StillhouseError
 from stillhouse.models.arguments import fill_arguments
 from stillhouse.models.family import ModelFamily, ModelRequest
 from stillhouse.models.heads import load_but_heads
-from stillhouse.registry.entries import MODELS, Installed, error_text, find_scheme, load_entry, nearest
 from stillhouse.seeds import OwnRandomness
 
 __all__ = ["build_model", "load_model"]

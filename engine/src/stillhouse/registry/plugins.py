@@ -23,8 +23,8 @@ from stillhouse.config.references import import_object
 from stillhouse.config.structure import structure
 from stillhouse.contract import VERSION
 from stillhouse.contract.plugin import Plugin, renamed
+from stillhouse.entries import PLUGINS, Installed, find, find_named, installed, load_entry
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, raise_faults
-from stillhouse.registry.entries import PLUGINS, Installed, find, find_named, installed, load_entry
 from stillhouse.registry.order import Active, check_needs, order
 from stillhouse.schedule import Schedule
 from stillhouse.version import __version__

@@ -11,10 +11,10 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from stillhouse.assembly.evaluator import build_evaluator
+from stillhouse.assembly.evaluator import evaluate as run_evaluator
 from stillhouse.contract.plugin import Plugin
 from stillhouse.errors import StillhouseError, StillhouseWarning, did_you_mean
-from stillhouse.loop.engines import build_evaluator
-from stillhouse.loop.engines import evaluate as run_evaluator
 from stillhouse.registry.order import Active
 from stillhouse.students.data import open_data
 from stillhouse.students.loader import rebuild, select_plugins

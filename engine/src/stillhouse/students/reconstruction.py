@@ -10,10 +10,10 @@ from torch import nn
 
 from stillhouse.config.model import ModelSpec
 from stillhouse.contract.batch import DataInfo
+from stillhouse.entries import MODELS, find_scheme
 from stillhouse.errors import StillhouseError
 from stillhouse.models.builder import build_model
 from stillhouse.models.weights import load_weights
-from stillhouse.registry.entries import MODELS, find_scheme
 from stillhouse.students.formats import METADATA
 
 __all__ = ["fill_student", "rebuild_student"]

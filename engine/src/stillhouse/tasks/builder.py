@@ -9,8 +9,8 @@ from stillhouse.config.references import import_object
 from stillhouse.config.structure import structure
 from stillhouse.config.task import TaskSpec
 from stillhouse.contract.task import Task
+from stillhouse.entries import TASKS, Installed, find, find_named, load_entry
 from stillhouse.errors import StillhouseError
-from stillhouse.registry.entries import TASKS, Installed, find, find_named, load_entry
 
 __all__ = ["build_task", "load_task"]
 

@@ -7,10 +7,10 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
+from stillhouse.assembly.evaluator import evaluate
 from stillhouse.contract.hookspecs import hookimpl
 from stillhouse.contract.run import Run
 from stillhouse.data.batches import Data
-from stillhouse.loop.engines import evaluate
 from stillhouse.registry.hooks import Hooks, emit
 from stillhouse.training.ema import AveragedWeights
 

@@ -17,8 +17,8 @@ import torch
 from stillhouse.config.recipe import Recipe
 from stillhouse.config.structure import unstructure
 from stillhouse.contract.batch import DataInfo
+from stillhouse.entries import DATA, MODELS, TASKS, find_scheme
 from stillhouse.errors import Fault, StillhouseError, raise_faults
-from stillhouse.registry.entries import DATA, MODELS, TASKS, find_scheme
 from stillhouse.registry.order import Active
 
 __all__ = ["RunFolder", "flat", "make_lock", "write_json", "write_text"]

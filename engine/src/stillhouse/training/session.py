@@ -15,6 +15,7 @@ from ignite.engine import Events
 from torch import nn
 
 from stillhouse import seeds as rng
+from stillhouse.assembly.evaluator import build_evaluator
 from stillhouse.assembly.export import fold
 from stillhouse.assembly.failures import explained
 from stillhouse.assembly.walk import Walk
@@ -106,7 +107,14 @@ class Training:
         )
         hooks.observe(self.observers)
         self.run = build_run(
-            assembly, composition, self.optimizer, hooks, self.observers.scalars.log_step, stepper, folder
+            assembly,
+            composition,
+            self.optimizer,
+            hooks,
+            self.observers.scalars.log_step,
+            stepper,
+            folder,
+            build_evaluator(assembly, composition, hooks),
         )
         self._batch_transforms = batch_transforms
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from stillhouse import Assembly, StillhouseError
 from stillhouse.contract.modes import keep_modes
-from stillhouse.contract.outputs import read_output
 from stillhouse.contract.protocols import Batches
+from stillhouse.outputs import read_output
 from stillhouse.teachers.cache import TeacherCache, teacher_cache
 from stillhouse_tcs.axes import Axes, find_axes
 from stillhouse_tcs.head import CoordinateHead, find_head, fold

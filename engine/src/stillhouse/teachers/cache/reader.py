@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from stillhouse import seeds as rng
 from stillhouse.contract.batch import Batch
 from stillhouse.contract.modes import keep_modes
-from stillhouse.contract.outputs import read_output
 from stillhouse.contract.task import Task
 from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
 from stillhouse.layout import format_shape, name_layout
 from stillhouse.loop.tapped_model import TappedModel
+from stillhouse.outputs import read_output
 from stillhouse.teachers.cache.spec import CacheSpec, Pool, dtype_of
 
 __all__ = ["OUTPUT", "pooled", "reading", "tap_name"]

@@ -12,8 +12,8 @@ from support import TinyNet, recipe
 from torch import Tensor, nn
 
 from stillhouse import train
-from stillhouse.contract.outputs import find_reader
 from stillhouse.errors import StillhouseError
+from stillhouse.outputs import find_reader
 
 
 def test_a_tensor_is_read_as_it_is() -> None:

@@ -1,0 +1,124 @@
+"""The ignite engine that measures, and a split measured with it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+from ignite.metrics import Metric
+from torch import Tensor
+
+from stillhouse import seeds as rng
+from stillhouse.contract.assembly import Assembly
+from stillhouse.contract.batch import Batch
+from stillhouse.contract.modes import keep_modes
+from stillhouse.contract.protocols import Composed
+from stillhouse.distributed import processes as parallel
+from stillhouse.distributed.fsdp import reshard
+from stillhouse.errors import StillhouseError
+from stillhouse.loop.composition import Composition
+from stillhouse.loop.engines import LeanEngine
+from stillhouse.loop.step import new_step
+from stillhouse.nested import slice_rows
+from stillhouse.registry.hooks import Hooks, named_values
+
+__all__ = ["build_evaluator", "evaluate"]
+
+
+def build_evaluator(assembly: Assembly, composition: Composition, hooks: Hooks) -> Engine:
+    """The engine that measures the student: in eval mode, without gradient, the plugins not called.
+
+    Its output, which metrics transform, is a dict: ``output``, ``target``, ``input``, and ``features`` of the tapped layers.
+
+    Raises:
+        StillhouseError: two metrics have one name.
+    """
+
+    def evaluation_step(engine: Engine, batch: Batch) -> dict[str, Any]:
+        step = new_step(batch, composition)
+        composition.run_student(step)
+        output = {
+            "output": step.student.output,
+            "target": step.targets,
+            "input": step.inputs,
+            "features": dict(step.student.features),  # of the tapped layers, for plugins' metrics
+        }
+        rows = len(step.ids)
+        step.clear()
+        state: Any = engine.state
+        state.rows_left -= rows
+        if state.rows_left < 0:  # the last row only fills up this process's share
+            output = {key: slice_rows(value, slice(rows - 1), rows) for key, value in output.items()}
+        return output
+
+    evaluator = LeanEngine(evaluation_step)
+    metrics: dict[str, Metric] = dict(assembly.task.metrics(assembly.data))
+    for plugin, function in hooks.calls("metrics"):
+        for name, metric in named_values(plugin, "metrics", function, assembly).items():
+            if not isinstance(metric, Metric):
+                raise StillhouseError(
+                    f"metrics gave {type(metric).__name__} as {name!r}",
+                    where=f"plugin {plugin.name!r}",
+                    hint="an ignite Metric, such as Average()",
+                )
+            if name in metrics:
+                raise StillhouseError(
+                    f"gives a metric {name!r}, which is there already", where=f"plugin {plugin.name!r}"
+                )
+            metrics[name] = metric
+    for name, metric in metrics.items():
+        metric.attach(evaluator, name)
+    return evaluator
+
+
+def evaluate(
+    evaluator: Engine,
+    composition: Composed,
+    batches: Any,
+    split: str,
+    then: Callable[[dict[str, float]], None] | None = None,
+) -> dict[str, float]:
+    """Run ``evaluator`` over ``batches``; modes and generators are afterwards as they were.
+
+    The evaluator's handlers find the split's name in its ``state.split``.
+
+    Args:
+        evaluator: the engine that measures.
+        composition: student and plugins' modules, put into eval mode meanwhile.
+        batches: every sample of the split once.
+        split: its name.
+        then: called with what this returns, while all of them are still in eval mode and there is no gradient.
+
+    Returns:
+        The metrics that are single numbers, by name.
+    """
+    state: Any = evaluator.state
+    state.split = split
+    # A share that another process fills up has a row that counts there.
+    state.rows_left = getattr(batches, "real", sys.maxsize)
+    parallel.broadcast_buffers(composition.student)
+    try:
+        with keep_modes(composition, training=False), rng.preserve_state(), torch.no_grad():
+            try:
+                ended = evaluator.run(batches, max_epochs=1)
+            except StillhouseError as error:
+                raise error.within(f"split {split!r}") from error
+            found = _single_numbers(ended.metrics)
+            if then is not None:
+                then(found)
+    finally:
+        reshard(composition.student)
+    return found
+
+
+def _single_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    found = {}
+    for name, value in metrics.items():
+        if isinstance(value, Tensor) and value.numel() == 1:
+            value = value.item()
+        if isinstance(value, int | float):
+            found[name] = float(value)
+    return found
