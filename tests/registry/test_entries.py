@@ -137,7 +137,7 @@ def test_the_distribution_says_which_of_the_two(two: None, use: str):
 
 
 def test_a_distribution_that_brings_no_such_name_is_taken_for_a_path(two: None):
-    with pytest.raises(StillhouseError, match="must be package.module:attribute"):
+    with pytest.raises(StillhouseError, match=r"must be package.module:attribute"):
         load("one-dist:zzz")
 
 
