@@ -143,7 +143,7 @@ def test_what_does_not_go_together() -> None:
         ModelSpec(model="torchvision:resnet18", pretrained=True, checkpoint="a.pt")
     with pytest.raises(StillhouseError, match="replace_head: needs `checkpoint` or `recipe`"):
         ModelSpec(model="torchvision:resnet18", replace_head=True)
-    with pytest.raises(StillhouseError, match="recipe: comes with `checkpoint`"):
+    with pytest.raises(StillhouseError, match="recipe: cannot be combined with `checkpoint`"):
         ModelSpec(model="torchvision:resnet18", checkpoint="a.pt", recipe={"run": {"name": "first"}})
 
 

@@ -253,7 +253,7 @@ def test_an_explanation_trains_no_start(own_cache: Path):
     [
         ({"recipe": "nowhere.toml"}, r"student\.recipe.*file not found"),
         ({"recipe": {"student": {"model": "support:TinyNet"}}}, r"student\.recipe"),
-        ({"recipe": 3}, r"student\.recipe.*neither a file nor a table"),
+        ({"recipe": 3}, r"student\.recipe.*must be a recipe's file or table"),
     ],
 )
 def test_a_start_that_is_no_recipe_is_refused(student: dict[str, Any], said: str):

@@ -59,7 +59,7 @@ def build_student(saved: SavedRun, given: nn.Module | None = None, *, fill: bool
     spec = saved.recipe.student
     if spec.given:
         raise StillhouseError(
-            f"this run was given its student ({spec.model}) from Python",
+            f"the run's student, {spec.model}, came from Python",
             where=str(saved.folder),
             hint=f"from Python again: stillhouse.load_student({str(saved.folder)!r}, student=module)",
         )
