@@ -17,7 +17,7 @@ PLUGINS = [package for package in sources() if package != "stillhouse"]
 APPLICATIONS = ["stillhouse_experiments"]
 """Distributions that bring commands, and no plugin: they may use plugins, as whoever writes an experiment does."""
 MINIMAL = ("contract", "registry", "loop")
-LONG = {"stillhouse.config.recipe", "stillhouse.assembly.walk"}
+LONG = {"stillhouse.assembly.walk"}
 """Modules that are still to be split."""
 
 

@@ -203,7 +203,7 @@ def test_a_plugin_is_named_by_the_path_of_its_class_too(tmp_path: Path):
 @pytest.mark.parametrize(
     ("use", "says"),
     [
-        ("wrong_here:Good", "there is no module 'wrong_here'"),
+        ("wrong_here:Good", "module 'wrong_here' not found"),
         ("right_here:God", "has no attribute 'God' (did you mean 'Good'?)"),
         ("just_here:x", "is just_here:x, which is no subclass of stillhouse.Plugin"),
     ],

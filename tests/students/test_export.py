@@ -200,7 +200,7 @@ def test_a_file_makes_no_other_distribution_run(model: str, trained: Path, tmp_p
     export(trained, tmp_path / "s.safetensors")
     told = json.dumps({**about(tmp_path / "s.safetensors"), "model": model})
     save_file(load_file(tmp_path / "s.safetensors"), tmp_path / "t.safetensors", {"stillhouse": told})
-    with pytest.raises(StillhouseError, match="code that a file names is not run"):
+    with pytest.raises(StillhouseError, match="other code is not run"):
         load_student(tmp_path / "t.safetensors")
 
 
@@ -260,7 +260,7 @@ def test_a_student_from_python_is_handed_over_again(tmp_path: Path):
     assert result.folder is not None
     done = export(tmp_path / "run", tmp_path / "s.pt2", student=TinyNet(width=4))
     assert done.metadata["model"] is None
-    with pytest.raises(StillhouseError, match=r"the run's student, TinyNet, came from Python"):
+    with pytest.raises(StillhouseError, match=r"given its student \(TinyNet\) from Python"):
         export(tmp_path / "run", tmp_path / "t.pt2")
 
 
