@@ -245,6 +245,16 @@ def test_the_task_of_the_page_trains(tmp_path: Path):
     assert prediction == {"degrees": 90}
 
 
+def test_the_reference_names_what_is_there():
+    shown = [
+        name for page in ROOT.glob("docs/reference/*.md") for name in re.findall(r"^::: (\S+)$", page.read_text(), re.M)
+    ]
+    assert len(shown) > 80
+    for name in shown:
+        module, _, attribute = name.rpartition(".")
+        assert name in modules() or hasattr(import_module(module), attribute), name
+
+
 def test_every_hook_stands_there_with_its_exact_arguments():
     text = (ROOT / "docs/hooks.md").read_text(encoding="utf-8")
     shown = re.findall(r"^### `(\w+)\((.*)\)`$", text, re.MULTILINE)

@@ -140,7 +140,7 @@ def test_a_student_starts_from_a_file(tmp_path: Path) -> None:
 
 def test_what_does_not_go_together() -> None:
     with pytest.raises(
-        StillhouseError, match="checkpoint: cannot be combined with `pretrained`"
+        StillhouseError, match="checkpoint: comes with `pretrained`, and a model starts from one of them"
     ):
         ModelSpec(model="torchvision:resnet18", pretrained=True, checkpoint="a.pt")
     with pytest.raises(StillhouseError, match="replace_head: is for a checkpoint or a recipe, and there is none"):
