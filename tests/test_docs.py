@@ -245,6 +245,16 @@ def test_the_task_of_the_page_trains(tmp_path: Path):
     assert prediction == {"degrees": 90}
 
 
+def test_the_reference_names_what_is_there():
+    shown = [
+        name for page in ROOT.glob("docs/reference/*.md") for name in re.findall(r"^::: (\S+)$", page.read_text(), re.M)
+    ]
+    assert len(shown) > 80
+    for name in shown:
+        module, _, attribute = name.rpartition(".")
+        assert name in modules() or hasattr(import_module(module), attribute), name
+
+
 def test_every_hook_stands_there_with_its_exact_arguments():
     text = (ROOT / "docs/hooks.md").read_text(encoding="utf-8")
     shown = re.findall(r"^### `(\w+)\((.*)\)`$", text, re.MULTILINE)
@@ -416,7 +426,7 @@ def test_the_python_of_the_pages_runs(
     Path("digits-vkd.toml").write_text(whole.to_toml())
     assert run_block("docs/events.md", "Phase.BACKWARD_COMPLETED")["result"].metrics["val"]
     assert "'task': " in capsys.readouterr().out
-    assert run_block("docs/recipes.md", "Recipe.load")["result"].summary["epochs"] == 5
+    assert run_block("docs/recipes.md", "load_recipe")["result"].summary["epochs"] == 5
 
 
 def test_the_functions_of_the_export_page_run_each_format(tmp_path: Path):

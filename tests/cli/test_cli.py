@@ -263,7 +263,7 @@ def test_a_folder_of_something_else_is_not_touched(tmp_path: Path, in_tests: Non
     assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["chapter.tex"]
     (tmp_path / "file").write_text("x")
     assert main(["train", path, "--out", str(tmp_path / "file"), "--quiet"]) == 2
-    assert "is a file, not a folder" in capsys.readouterr().err
+    assert "must be a folder, got a file" in capsys.readouterr().err
     assert main(["train", path, "--out", str(tmp_path / "file" / "run"), "--quiet"]) == 2
     assert f"{tmp_path / 'file'} is a file, and no folder can be made in it" in capsys.readouterr().err
 

@@ -588,7 +588,7 @@ class Odd(nn.Module):
         ("twice", "body", "2 times called"),
         ("in place", "body", "overwritten in place"),
         ("rows", "body", "its rows are no samples"),
-        ("whole", "body", "no known layout"),
+        ("whole", "body", "must be vectors \\(B, C\\), tokens"),
         ("int", "body", "not floating-point"),
         ("", "unused", "not called"),
         ("", "bodi", "did you mean 'body'"),
