@@ -588,7 +588,7 @@ class Odd(nn.Module):
         ("twice", "body", "2 times called"),
         ("in place", "body", "overwritten in place"),
         ("rows", "body", "its rows are no samples"),
-        ("whole", "body", "must be vectors \\(B, C\\), tokens"),
+        ("whole", "body", r"must be vectors \(B, C\), tokens"),
         ("int", "body", "not floating-point"),
         ("", "unused", "not called"),
         ("", "bodi", "did you mean 'body'"),
@@ -630,7 +630,8 @@ def test_a_run_from_the_cache_is_the_run_with_a_live_teacher(root: Path):
     for key, value in live.student.state_dict().items():
         torch.testing.assert_close(result.student.state_dict()[key], value, rtol=1e-4, atol=1e-6)
     module = cached.run.composition.plugin_module("cache")
-    assert module.cache.served == 2 * 48  # two arrays, two epochs of 24 samples
+    # Two arrays: two epochs of 24 samples, and the two samples of the rehearsed step.
+    assert module.cache.served == 2 * (48 + 2)
     assert module.cache.missed == 0
 
 
