@@ -259,7 +259,7 @@ def test_a_folder_of_something_else_is_not_touched(tmp_path: Path, in_tests: Non
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("precious")
     assert main(["train", path, "--out", str(tmp_path / "thesis"), "--quiet"]) == 2
-    assert "holds something else than a run" in capsys.readouterr().err
+    assert "is not a run folder" in capsys.readouterr().err
     assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["chapter.tex"]
     (tmp_path / "file").write_text("x")
     assert main(["train", path, "--out", str(tmp_path / "file"), "--quiet"]) == 2

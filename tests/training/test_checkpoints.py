@@ -131,7 +131,7 @@ def test_a_complete_runs_summary_is_not_written_again(tmp_path: Path):
 
 def test_resuming_in_a_folder_of_something_else_is_refused(tmp_path: Path):
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(StillhouseError, match="holds something else than a run"):
+    with pytest.raises(StillhouseError, match="not a run folder"):
         train(recipe(), out=tmp_path, resume=True)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
     (tmp_path / "empty").mkdir()

@@ -18,6 +18,7 @@ from stillhouse.contract.step import Step
 from stillhouse.errors import Fault, StillhouseError
 from stillhouse.layout import format_shape
 from stillhouse.loop.composition import Composition
+from stillhouse.loop.terms import check_terms
 from stillhouse.nested import list_tensors
 
 __all__ = ["Watch", "watch_first_steps"]
@@ -136,19 +137,14 @@ def _misshapen(step: Step, before: Mapping[tuple[str, str], int], hook: str) -> 
 
 
 def _wrong_terms(terms: Any, step: Step) -> list[Fault]:
-    if not isinstance(terms, Mapping):
-        return [Fault("", f"losses gave {type(terms).__name__}", 'a dict of scalar tensors: {"": loss}')]
+    try:
+        check_terms(terms)
+    except StillhouseError as error:
+        return list(error.faults)
     device = next((x.device for x in list_tensors(step.student.output)), None)
     faults = []
     for term, value in terms.items():
-        if not isinstance(term, str) or "/" in term:
-            faults.append(
-                Fault("", f"losses gave a term called {term!r}", 'text without "/", which the engine puts before it')
-            )
-        elif not isinstance(value, Tensor) or value.ndim:
-            got = f"a tensor of shape {format_shape(value)}" if isinstance(value, Tensor) else type(value).__name__
-            faults.append(Fault("", f"losses: the loss term {term!r} is {got}", "a scalar tensor, such as x.mean()"))
-        elif not value.is_floating_point():
+        if not value.is_floating_point():
             faults.append(Fault("", f"losses: the loss term {term!r} is {value.dtype}", "a floating-point scalar"))
         elif device is not None and value.device != device:
             what = f"losses: the loss term {term!r} is on {value.device}, and the student's output on {device}"

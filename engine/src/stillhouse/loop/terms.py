@@ -145,7 +145,7 @@ def check_terms(terms: Any) -> Mapping[str, Tensor]:
     for term, value in terms.items():
         if not isinstance(value, Tensor) or value.ndim:
             got = f"a tensor of shape {format_shape(value)}" if isinstance(value, Tensor) else type(value).__name__
-            raise StillhouseError(f"the loss term {term!r} is {got}", hint="a scalar tensor, such as x.mean()")
+            raise StillhouseError(f"losses: the loss term {term!r} is {got}", hint="a scalar tensor, such as x.mean()")
         if not isinstance(term, str) or "/" in term:
             raise StillhouseError(
                 f"the name of the loss term {term!r} must be text without a slash",

@@ -162,7 +162,7 @@ def _weight_faults(active: Active) -> list[Fault]:
     weight = getattr(active.plugin, "weight", 0.0)
     numbers = {"": weight} if not isinstance(weight, Schedule) else {".peak": weight.peak, ".final": weight.final}
     return [
-        Fault(f"plugins[{active.listed}].weight{key}", f"{number} is no weight", "a finite number from 0 on")
+        Fault(f"plugins[{active.listed}].weight{key}", f"must be finite and >= 0, got {number}")
         for key, number in numbers.items()
         if not 0.0 <= number < math.inf
     ]

@@ -106,11 +106,11 @@ class RunFolder:
             StillhouseError: with what to do instead.
         """
         if self.path.exists() and not self.path.is_dir():
-            raise StillhouseError("is a file, not a folder", where=str(self.path), hint="name another with --out")
+            raise StillhouseError("must be a folder, got a file", where=str(self.path), hint="name another with --out")
         if self.path.is_dir() and any(self.path.iterdir()):
             hint = "go on with --resume, or name another folder with --out"
             if not self.recipe.exists() and not self.lock.exists():
-                hint = "it holds something else than a run: name another folder with --out"
+                hint = "it is not a run folder: name another with --out"
             raise StillhouseError("the run folder exists already", where=str(self.path), hint=hint)
         self._check_writable()
 
@@ -203,17 +203,17 @@ class RunFolder:
         return notes
 
     def check_resumable(self) -> None:
-        """Refuse to go on in a folder that holds something else than a run, or that cannot be written.
+        """Refuse to go on in a folder that is not a run folder, or that cannot be written.
 
         Raises:
             StillhouseError: with what to do instead.
         """
         if self.path.exists() and not self.path.is_dir():
-            raise StillhouseError("is a file, not a folder", where=str(self.path), hint="name another with --out")
+            raise StillhouseError("must be a folder, got a file", where=str(self.path), hint="name another with --out")
         names = [p.name for p in self.path.iterdir()] if self.path.is_dir() else []
         if any(not n.startswith(".") for n in names) and not self.recipe.exists():
             raise StillhouseError(
-                "holds something else than a run", where=str(self.path), hint="name another with --out"
+                "is not a run folder: it holds other files", where=str(self.path), hint="name another with --out"
             )
         self._check_writable()
 
