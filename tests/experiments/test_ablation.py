@@ -238,8 +238,8 @@ def test_samples_are_read_once_for_all_runs_and_give_the_same_results(tmp_path: 
     import stillhouse.data.samples as samples
 
     read: list[int] = []
-    shaped = samples.shaped
-    monkeypatch.setattr(samples, "shaped", lambda source, shaping, i: read.append(i) or shaped(source, shaping, i))
+    shaped = samples.read_shaped
+    monkeypatch.setattr(samples, "read_shaped", lambda source, shaping, i: read.append(i) or shaped(source, shaping, i))
     whole = recipe(FEATURES, **FAST, data__per_class=4)
     found = ablate(whole, seeds=3, out=tmp_path / "a")
     held_out = range(24, 42)  # validation and test, which every run measures on

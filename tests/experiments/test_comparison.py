@@ -306,7 +306,7 @@ def test_runs_of_different_tasks_are_not_compared(
     (tmp_path / "labels" / "recipe.toml").write_text(Recipe.from_dict(whole).to_toml())
     assert main(["compare", str(runs / "none"), str(tmp_path / "labels"), "--metric", "test/loss"]) == 2
     text = capsys.readouterr().err
-    assert "task.name: the runs have different tasks" in text
+    assert "task.name: runs must have one task to be compared" in text
     assert f"'classification' in {runs / 'none' / '0'}, {runs / 'none' / '1'} and 'multi-label' in {tmp_path}" in text
 
 

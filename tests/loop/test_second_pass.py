@@ -89,6 +89,7 @@ def steps(instance: Again, **changes: Any) -> tuple[Any, list[dict[str, Any]]]:
     return result, Again.seen
 
 
+@pytest.mark.filterwarnings("ignore:.*gave no loss term")  # it has one in losses alone
 @pytest.mark.parametrize("at", ["transform", "losses"])
 def test_the_student_answers_again_with_gradient_and_features(at: str):
     result, seen = steps(Again(at=at))
@@ -102,6 +103,7 @@ def test_the_student_answers_again_with_gradient_and_features(at: str):
     assert int(result.student.norm.num_batches_tracked) == 6
 
 
+@pytest.mark.filterwarnings("ignore:.*gave no loss term")
 def test_a_second_pass_takes_part_in_the_backward_pass():
     alone, _ = steps(Again(at="transform"))
     Again.seen.clear()

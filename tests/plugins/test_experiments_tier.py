@@ -272,7 +272,7 @@ def test_bad_packs_are_refused(
     save_tier(home, {"name": "plan", "minutes": 1, "data": ["pics"]})
     refused("docs/experiments/full.toml: plan: 'more' is read, and not among its `data`", pack(packed, "plan.tar.gz"))
     assert not list(tmp_path.glob("plan.tar.gz*")), "nothing half-written"
-    refused("there is no folder", pack(tmp_path / "nowhere", "plan.tar.gz"))
+    refused("folder not found", pack(tmp_path / "nowhere", "plan.tar.gz"))
     refused("nothing.tar.gz: cannot be unpacked", unpack("nothing.tar.gz", "there"))
     with tarfile.open("other.tar.gz", "w:gz") as other:
         other.add(home.pages / "page.md")

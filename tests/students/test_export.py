@@ -260,7 +260,7 @@ def test_a_student_from_python_is_handed_over_again(tmp_path: Path):
     assert result.folder is not None
     done = export(tmp_path / "run", tmp_path / "s.pt2", student=TinyNet(width=4))
     assert done.metadata["model"] is None
-    with pytest.raises(StillhouseError, match=r"given its student \(TinyNet\) from Python"):
+    with pytest.raises(StillhouseError, match=r"student, TinyNet, came from Python"):
         export(tmp_path / "run", tmp_path / "t.pt2")
 
 

@@ -139,7 +139,7 @@ def test_maps_without_a_channel_and_of_another_size_serve():
 def test_what_cannot_serve_is_refused():
     with pytest.raises(StillhouseError, match=r"4 channels.*num_classes = 1"):
         Depth().check(torch.zeros(2, 4, 8, 8), torch.zeros(2, 1, 8, 8), DATA)
-    with pytest.raises(StillhouseError, match="no depth of this split"):
+    with pytest.raises(StillhouseError, match="a split must have depths"):
         measured(Depth(), DATA, (torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)))
 
 

@@ -106,7 +106,7 @@ def test_a_sample_of_boxes_counts_its_labels_from_one() -> None:
     assert (target["boxes"].tolist(), target["labels"].tolist()) == ([[1, 2, 3, 4]], [1])
     assert Detection().outputs(INFO) == 4
     assert TASK.outputs(INFO) == 3
-    with pytest.raises(StillhouseError, match=r"task\.args\.classes: the data gives masks"):
+    with pytest.raises(StillhouseError, match=r"task\.args\.classes: targets that are masks need the classes"):
         Detection().sample(torch.zeros(3, 8, 8), torch.zeros(8, 8))
 
 

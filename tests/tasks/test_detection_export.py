@@ -73,7 +73,10 @@ def test_candidates_come_to_what_the_student_finds(model: str, args: dict[str, A
 def test_two_stages_leave_as_weights_only(tmp_path: Path) -> None:
     train(Recipe.from_dict(detection_tables("support.detectors:small_faster_rcnn")), out=tmp_path / "run")
     for name in ("s.pt2", "s.onnx"):
-        with pytest.raises(StillhouseError, match=r"student: FasterRCNN gives lists of boxes whose number depends"):
+        with pytest.raises(
+            StillhouseError,
+            match=r"student: a program needs outputs of fixed shape, and FasterRCNN gives lists of boxes whose number depends",
+        ):
             export(tmp_path / "run", tmp_path / name)
     assert export(tmp_path / "run", tmp_path / "s.safetensors").difference == 0.0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "s.safetensors"]
@@ -95,7 +98,7 @@ def test_a_detector_that_decodes_in_its_own_way_is_refused() -> None:
     boxes, scores = candidates(x)
     candidates.detector = Shifted()
     candidates.forward = lambda _: (boxes, scores)
-    with pytest.raises(StillhouseError, match="not among those its head gives"):
+    with pytest.raises(StillhouseError, match="not among its head's"):
         candidates.check(x)
     with pytest.raises(StillhouseError, match="FasterRCNN"):
         Candidates(small_faster_rcnn(3))

@@ -55,7 +55,7 @@ def test_colourisation_takes_the_luminance_and_gives_the_colours():
     three, _ = Colourisation(input_channels=3).sample(image, 5)
     assert torch.equal(three, grey.expand(3, -1, -1))
     assert Colourisation().outputs(info(0, "none", (1, 8, 9))) == 3
-    with pytest.raises(StillhouseError, match="colour images"):
+    with pytest.raises(StillhouseError, match="needs images of 3 channels"):
         Colourisation().sample(torch.rand(1, 8, 9), None)
 
 

@@ -132,7 +132,7 @@ def test_a_task_of_ones_own_trains_by_its_import_path(folder: Path):
     ("name", "args", "says"),
     [
         ("segmentatoin", {}, "did you mean 'segmentation'"),
-        ("my_task:Broken", {}, "no subclass"),
+        ("my_task:Broken", {}, "must be a subclass"),
         ("my_task:Brightness", {"treshold": 0.1}, r"task\.args\.treshold.*did you mean 'threshold'"),
     ],
 )

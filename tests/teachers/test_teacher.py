@@ -218,7 +218,7 @@ def test_a_student_starts_from_what_another_recipe_gives_and_is_measured_without
 def test_the_start_of_another_task_keeps_all_but_the_head(own_cache: Path):
     first = recipe(run__name="first", teacher=None, task={"name": "self-supervised", "args": {"dim": 8}})
     tables = {"model": "support:TinyNet", "recipe": first.to_dict()}
-    with pytest.raises(StillhouseError, match=r"student.*another number of classes"):
+    with pytest.raises(StillhouseError, match=r"student.*must have the model's number of classes"):
         prepare(recipe(teacher=None, student=tables), write=False)
     start = prepare(recipe(teacher=None, student={**tables, "replace_head": True}), write=False).run.student
     (folder,) = [p for p in (own_cache / "teachers").iterdir() if p.is_dir()]
@@ -262,7 +262,7 @@ def test_a_start_that_is_no_recipe_is_refused(student: dict[str, Any], said: str
 
 
 def test_two_starts_are_one_too_many(own_cache: Path):
-    with pytest.raises(StillhouseError, match="comes with `checkpoint`"):
+    with pytest.raises(StillhouseError, match="cannot be combined with `checkpoint`"):
         started(checkpoint="x.pt")
 
 

@@ -107,13 +107,13 @@ def test_a_run_is_the_same_whether_its_teacher_was_found_or_trained_for_it():
     begun, ended = [], []
     for _ in range(2):
         training = prepare(made, plugins=plugins, write=False)
-        begun.append({k: v.clone() for k, v in training.assembly.composition.state_dict().items()})
+        begun.append({k: v.clone() for k, v in training.walk.composition.state_dict().items()})
         ended.append(training.fit().student.state_dict())
     assert any(key.startswith("plugins.") and key.endswith(".mean") for key in begun[0])
     assert same_state(*begun)
     assert same_state(*ended)
     explained = prepare(made, plugins=plugins, write=False, train_teacher=False)
-    assert same_state(explained.assembly.composition.state_dict(), begun[0])
+    assert same_state(explained.walk.composition.state_dict(), begun[0])
 
 
 def test_what_others_need_is_trained_first_and_each_once(own_cache: Path):
@@ -168,5 +168,5 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
 
 def test_a_start_of_another_model_is_named_by_its_table():
     made = recipe(teacher=None, student={**started_from("start"), "args": {"width": 5}})
-    with pytest.raises(StillhouseError, match=r"student\.recipe.*is of another model"):
+    with pytest.raises(StillhouseError, match=r"student\.recipe.*does not fit the model"):
         prepare(Recipe.from_dict(made.to_dict()), write=False)

@@ -109,10 +109,10 @@ class Segmentation(Task):
 
         matrix = ConfusionMatrix(data.classes, output_transform=logits_and_labels)
         return {
-            "miou": MetricsLambda(lambda m: average_present(_iou(m), "pixel"), matrix),
+            "miou": MetricsLambda(lambda m: average_present(_iou(m), "pixels"), matrix),
             "iou": MetricsLambda(_iou, matrix),
             "accuracy": MetricsLambda(lambda m: m.diag().sum() / m.sum(), matrix),
-            "class_accuracy": MetricsLambda(lambda m: average_present(m.diag() / m.sum(1), "pixel"), matrix),
+            "class_accuracy": MetricsLambda(lambda m: average_present(m.diag() / m.sum(1), "pixels"), matrix),
             "loss": measure_loss(self),
         }
 
