@@ -108,10 +108,10 @@ class MultiLabel(Task):
         precision = AveragePrecision(scores_and_labels)
         sums = sum_over_split(counts)  # true positives, false positives, false negatives, true negatives (4, classes)
         return {
-            "map": MetricsLambda(lambda ap: average_present(ap, "label"), precision),
+            "map": MetricsLambda(lambda ap: average_present(ap, "labels"), precision),
             "ap": precision,
             "f1": derive_metric(
-                lambda s: average_present(torch.where(s[0] + s[2] > 0, _f1(s), torch.nan), "label"), sums
+                lambda s: average_present(torch.where(s[0] + s[2] > 0, _f1(s), torch.nan), "labels"), sums
             ),
             "f1_micro": derive_metric(lambda s: _f1(s.sum(1)), sums),
             "accuracy": derive_metric(lambda s: (s[0] + s[3]).sum() / s.sum(), sums),
