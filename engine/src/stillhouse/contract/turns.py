@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from stillhouse.contract.batch import Batch
+from stillhouse.contract.protocols import Composed
 from stillhouse.contract.sealed import Links, Losses, Teachers, Weights, check_replacement, put, refuse
 from stillhouse.contract.step import Link, SealedLink, Side, Step
 from stillhouse.errors import StillhouseError
 
-__all__ = ["add_link", "enter", "seal"]
+__all__ = ["add_link", "enter", "make_sealed_step"]
 
 
 class _SealedStep(Step):
@@ -32,13 +34,13 @@ class _SealedStep(Step):
         refuse(f"step.{name}")
 
 
-def seal(step: Step) -> Step:
-    """Let hooks write only what is theirs from now on; the same object."""
-    put(step, "links", Links(step.links))
-    put(step, "teachers", Teachers(step.teachers))
-    put(step, "losses", Losses(step.losses))
-    put(step, "weights", Weights(step.weights))
-    step.__class__ = _SealedStep
+def make_sealed_step(
+    batch: Batch, inputs: Any, targets: Any, iteration: int, epoch: int, composition: Composed
+) -> Step:
+    """A step in which hooks write only what is theirs."""
+    own: dict[str, Any] = {"teachers": Teachers(), "links": Links(), "losses": Losses(), "weights": Weights()}
+    step = Step(batch, batch.id, inputs, targets, iteration, epoch, composition, **own)
+    step.__class__ = _SealedStep  # once it is whole: made open, it costs what any object does
     return step
 
 

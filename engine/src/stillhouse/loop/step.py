@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stillhouse.contract.batch import Batch
 from stillhouse.contract.step import Step
-from stillhouse.contract.turns import seal
+from stillhouse.contract.turns import make_sealed_step
 from stillhouse.loop.composition import Composition
 
 __all__ = ["new_step"]
@@ -13,4 +13,5 @@ __all__ = ["new_step"]
 def new_step(batch: Batch, composition: Composition, iteration: int = 0, epoch: int = 0) -> Step:
     """A sealed step for ``batch``, whose inputs and targets of any kind go to the run's device; the ids stay on the CPU."""
     inputs, targets = composition.place(batch.input, batch.target)
-    return seal(Step(Batch(inputs, targets, batch.id), batch.id, inputs, targets, iteration, epoch, composition))
+    placed = Batch(inputs, targets, batch.id)
+    return make_sealed_step(placed, inputs, targets, iteration, epoch, composition)
