@@ -317,3 +317,33 @@ def test_buffers_that_a_step_makes_or_resizes_and_gradients_are_as_before():
     assert {name: x.tolist() for name, x in training.run.module("wrong").named_buffers()} == {"bank": [0.0, 0.0]}
     assert student.head.bias.grad.tolist() == [7.0, 7.0, 7.0]
     assert all(p.grad is None for name, p in student.named_parameters() if name != "head.bias")
+
+
+def test_a_parameter_that_is_made_when_the_shapes_are_looked_at_is_refused():
+    class Lazy(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not hasattr(self, "scale"):
+                self.scale = nn.Parameter(torch.ones(x.shape[1]))
+            return x * self.scale
+
+    @plugin
+    class Scales(Plugin):
+        """Makes what it trains when it is first called."""
+
+        requires = ("links",)
+
+        @hookimpl
+        def build(self, assembly):
+            return Lazy()
+
+        @hookimpl
+        def transform(self, step):
+            for link in step.match("*"):
+                link.student = step.module(self)(link.student)
+
+    tables = recipe(
+        {"use": "features", "links": [{"student": "body", "teacher": "body", "pool": "mean"}], "distance": "cosine"}
+    )
+    instances = prepare(tables, write=False)
+    with pytest.raises(StillhouseError, match=r"plugin 'scales': the parameter 'scale' is made in a step .*in build"):
+        prepare(tables, plugins=[*instances.run.plugins, Scales()], write=False)

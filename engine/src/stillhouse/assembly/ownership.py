@@ -9,9 +9,10 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from stillhouse.contract.assembly import Assembly
-from stillhouse.errors import StillhouseError
+from stillhouse.errors import Fault, StillhouseError
+from stillhouse.loop.composition import Composition
 
-__all__ = ["check_module", "keeping_facts"]
+__all__ = ["check_module", "find_late_parameters", "keeping_facts", "list_parameters"]
 
 _SET_ELSEWHERE = {
     "student": "adapt returns a changed student, or another one",
@@ -71,3 +72,25 @@ def _refuse_part_of(model: nn.Module, which: str, module: nn.Module) -> None:
             hint=f"step.{which} has its output and features, step.forward({which!r}, inputs) calls it again; "
             "a network of the plugin's own is a copy: copy.deepcopy(...)",
         )
+
+
+def list_parameters(composition: Composition) -> dict[str, set[str]]:
+    """The parameters' names by the plugin whose module has them; the student's under the empty name."""
+    modules = {"": composition.student, **composition.modules_of}
+    return {owner: {name for name, _ in module.named_parameters()} for owner, module in modules.items()}
+
+
+def find_late_parameters(before: dict[str, set[str]], composition: Composition) -> list[Fault]:
+    """Faults of parameters that are not among those of ``before``, and so were made in a forward pass.
+
+    The optimizer would not have them, or a resumed run would make them anew.
+    """
+    return [
+        Fault(
+            f"plugin {owner!r}" if owner else "student",
+            f"the parameter {name!r} is made in a step",
+            "make it in build: optimizer and checkpoint take what is there before training",
+        )
+        for owner, names in list_parameters(composition).items()
+        for name in sorted(names - before[owner])
+    ]

@@ -7,10 +7,11 @@ from typing import Any
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
 from stillhouse import seeds as rng
+from stillhouse.assembly.ownership import find_late_parameters, list_parameters
 from stillhouse.assembly.shape_pass import shapes_of
 from stillhouse.assembly.watch import Watch
 from stillhouse.contract.assembly import Assembly
@@ -59,7 +60,7 @@ def rehearse(
     Raises:
         StillhouseError: with all faults of the plugins' hooks, or with all modules that nothing reaches.
     """
-    before = _parameters_by_module(composition)
+    before = list_parameters(composition)
     rng.seed_everything(rng.derive(assembly.seed, "assembly"))
     composition.train()
     faults: list[Fault] = []
@@ -71,7 +72,7 @@ def rehearse(
         with torch.enable_grad():
             composition.prepare([step])
             total = composition.forward(step)
-            raise_faults([*faults, *_wrong_targets(actives, step), *_made_late(before, composition)])
+            raise_faults([*faults, *_wrong_targets(actives, step), *find_late_parameters(before, composition)])
             if total.requires_grad:
                 total.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
     except StillhouseError:
@@ -81,7 +82,7 @@ def rehearse(
         raise
     finally:
         composition.hooks = plain
-    raise_faults([*_made_late(before, composition), *_unreached(assembly, composition, hooks, step)])
+    raise_faults([*find_late_parameters(before, composition), *_unreached(assembly, composition, hooks, step)])
     _note_terms(assembly, composition, step)
     terms: Terms = {}
     for name, value in step.losses.items():
@@ -134,27 +135,6 @@ def _wrong_targets(actives: Sequence[Active], step: Step) -> list[Fault]:
         )
         for active in actives
         if CLASSES in active.plugin.requires
-    ]
-
-
-def _modules(composition: Composition) -> dict[str, nn.Module]:
-    return {"": composition.student, **composition.modules_of}
-
-
-def _parameters_by_module(composition: Composition) -> dict[str, set[str]]:
-    return {owner: {n for n, _ in module.named_parameters()} for owner, module in _modules(composition).items()}
-
-
-def _made_late(before: dict[str, set[str]], composition: Composition) -> list[Fault]:
-    """Parameters that came to be in the step: the optimizer would not have them."""
-    return [
-        Fault(
-            f"plugin {owner!r}" if owner else "student",
-            f"the parameter {name!r} is made in a step",
-            "make it in build: optimizer and checkpoint take what is there before training",
-        )
-        for owner, names in _parameters_by_module(composition).items()
-        for name in sorted(names - before[owner])
     ]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stillhouse import seeds as rng
 from stillhouse.assembly.failures import is_out_of_memory
-from stillhouse.assembly.ownership import check_module, keeping_facts
+from stillhouse.assembly.ownership import check_module, find_late_parameters, keeping_facts, list_parameters
 from stillhouse.assembly.snapshot import Snapshot
 from stillhouse.assembly.watch import Watch
 from stillhouse.contract.assembly import Assembly
@@ -175,6 +175,7 @@ def _build(
     calls = {name: {p.name: f for p, f in hooks.calls(name)} for name in ("build", "add_links", "transform")}
     shapes: dict[str, Shapes] = {}
     watch, broken = Watch(composition), False
+    built = list_parameters(composition)
     enter(step, "transform")
     for active in actives:
         plugin = active.plugin
@@ -183,6 +184,7 @@ def _build(
         try:
             if plugin.name in calls["build"]:
                 _build_one(assembly, composition, active, calls["build"][plugin.name], snapshot)
+                built |= {name: found for name, found in list_parameters(composition).items() if name not in built}
             hook = "add_links"
             if plugin.name in calls["add_links"]:
                 with keeping_facts(assembly, hook):
@@ -203,7 +205,7 @@ def _build(
             error.add_note(f"in {where}, hook {hook!r}, before training; links: {shapes_of(step)}")
             raise
         shapes[plugin.name] = shapes_of(step)
-    raise_faults(faults)
+    raise_faults(faults or find_late_parameters(built, composition))
     return shapes
 
 
