@@ -342,7 +342,7 @@ def test_a_parameter_that_is_made_when_the_shapes_are_looked_at_is_refused():
                 link.student = step.module(self)(link.student)
 
     tables = recipe(
-        {"use": "features", "links": [{"student": "body", "teacher": "body", "pool": "mean"}], "distance": "cosine"}
+        {"use": "features", "links": [{"student": "body", "teacher": "body", "pool": "mean"}], "distance": "none"}
     )
     instances = prepare(tables, write=False)
     with pytest.raises(StillhouseError, match=r"plugin 'scales': the parameter 'scale' is made in a step .*in build"):
