@@ -79,8 +79,8 @@ def test_explain_shows_order_reasons_shapes_terms_and_parameters(
         assert part in text, part
     assert main(["explain", path, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert [p["name"] for p in told["plugins"]] == ["features", "normalizer", "projector", "logits"]
-    projector = told["plugins"][2]
+    assert [p["name"] for p in told["plugins"]] == ["features", "projector", "normalizer", "logits"]
+    projector = told["plugins"][1]
     assert projector["links"]["features/body"] == {"student": "(2, 6)", "teacher": "(2, 6)"}
     assert projector["trainable_parameters"] == 24
     assert told["teacher"]["trainable"] == 0

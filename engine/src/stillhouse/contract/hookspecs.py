@@ -1,4 +1,4 @@
-"""Every hook a plugin can implement, in the order in which a run meets them.
+"""Every hook a plugin can implement, grouped by what it is for; docs/events.md has the order of a run.
 
 A plugin takes the arguments it wants, by name. Hooks are called in the order of the plugin list after ``before`` and
 ``after`` have been applied. Hooks before and after training take ``assembly``, a

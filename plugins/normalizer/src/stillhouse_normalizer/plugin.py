@@ -76,7 +76,6 @@ class Normalizer(Plugin):
     """
 
     requires = ("links",)
-    before = ("projector",)
 
     kind: Kind = "layer"
     side: Literal["teacher", "student", "both"] = "teacher"

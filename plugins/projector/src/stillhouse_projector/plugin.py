@@ -34,7 +34,6 @@ class Projector(Plugin):
     """
 
     requires = ("links",)
-    after = ("normalizer",)
 
     kind: Kind = "orthogonal"
     side: Literal["student", "teacher"] = "student"
