@@ -21,7 +21,7 @@ from rich.progress import track
 from rich.table import Table
 from scipy.stats import t as student_t
 
-from stillhouse import Recipe, Result, StillhouseError, prepare, train
+from stillhouse import Result, StillhouseError, load_recipe, prepare, train
 
 RECIPE = Path(__file__).parent / "recipes" / "digits-vkd.toml"
 SEEDS = range(20)
@@ -30,7 +30,7 @@ CONFIDENCE = 0.95
 
 def run(seed: int, plugins: str | None, name: str) -> Result:
     """One run; the first seed's is kept in ``runs/`` to be looked at."""
-    recipe = Recipe.load(
+    recipe = load_recipe(
         RECIPE, overrides=[f"run.seed={seed}", f"run.name={name}", "run.log_every=10"], plugins=plugins
     )
     keep = seed == SEEDS[0]
@@ -39,7 +39,7 @@ def run(seed: int, plugins: str | None, name: str) -> Result:
 
 def teachers_accuracy() -> float:
     """Accuracy of the teacher on the test images, in percent; trains it where it is not in the cache yet."""
-    training = prepare(Recipe.load(RECIPE), write=False)
+    training = prepare(load_recipe(RECIPE), write=False)
     with torch.no_grad():
         hits = [training.run.teacher(b.input).argmax(1) == b.target for b in training.data.evaluation("test")]
     training.close()
@@ -56,7 +56,7 @@ def main() -> int:
     """Train and print the table."""
     torch.set_num_threads(1)  # these models are too small for a second thread to help
     console = Console()
-    recipe = Recipe.load(RECIPE)
+    recipe = load_recipe(RECIPE)
     console.print(f"Recipe [bold]{RECIPE.name}[/]: {recipe.data.per_class} labelled images a class, plugins:")
     for plugin in recipe.plugins:
         console.print("  " + ", ".join(f"{k} = {v}" for k, v in plugin.items()), markup=False, highlight=False)
