@@ -9,6 +9,7 @@ the seeds were raised from 10 to 20 after the interval over the first 10 had hel
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import time
@@ -95,10 +96,10 @@ def main() -> int:
     tensorboard = Path(sys.executable).parent / "tensorboard"
     shown = tensorboard.relative_to(Path.cwd()) if tensorboard.is_relative_to(Path.cwd()) else tensorboard
     console.print(f"\nSee both runs of seed 0:  {shown} --logdir runs", highlight=False, soft_wrap=True)
-    console.print(f"Change the plugin list:   edit {RECIPE.relative_to(Path.cwd())}, or try", soft_wrap=True)
+    console.print(f"Change the plugin list:   edit {os.path.relpath(RECIPE)}, or try", soft_wrap=True)
     command = Path(shown).parent / "stillhouse"
     console.print(
-        f"  {command} train {RECIPE.relative_to(Path.cwd())} --plugins features,projector=linear --out runs/mine",
+        f"  {command} train {os.path.relpath(RECIPE)} --plugins features,projector=linear --out runs/mine",
         highlight=False,
         soft_wrap=True,
     )
