@@ -13,7 +13,7 @@ from stillhouse.contract.protocols import Composed, Named
 from stillhouse.contract.sealed import Features, Links, Losses, Teachers, put, refuse
 from stillhouse.errors import StillhouseError, did_you_mean
 
-__all__ = ["FORWARD_PHASES", "Link", "LinkSpec", "SealedLink", "Side", "Step", "Tap", "seal_side"]
+__all__ = ["FORWARD_PHASES", "Link", "LinkSpec", "SealedLink", "SealedSide", "Side", "Step", "Tap", "seal_side"]
 
 FORWARD_PHASES = ("transform", "sample_weights", "losses")
 """The hooks in which :meth:`Step.forward` may be called."""
@@ -89,7 +89,9 @@ class SealedLink(Link):
         refuse(f"link.{name}")
 
 
-class _SealedSide(Side):
+class SealedSide(Side):
+    """What a model gave, once it is there."""
+
     __slots__ = ()
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -100,7 +102,7 @@ def seal_side(side: Side) -> Side:
     """Let nobody write into ``side`` from now on; the same object."""
     if type(side) is Side:
         side.features = Features(side.features)
-        side.__class__ = _SealedSide
+        side.__class__ = SealedSide
     return side
 
 

@@ -34,12 +34,21 @@ class _SealedStep(Step):
         refuse(f"step.{name}")
 
 
-def make_sealed_step(
-    batch: Batch, inputs: Any, targets: Any, iteration: int, epoch: int, composition: Composed
-) -> Step:
-    """A step in which hooks write only what is theirs."""
-    own: dict[str, Any] = {"teachers": Teachers(), "links": Links(), "losses": Losses(), "weights": Weights()}
-    step = Step(batch, batch.id, inputs, targets, iteration, epoch, composition, **own)
+def make_sealed_step(batch: Batch, iteration: int, epoch: int, composition: Composed) -> Step:
+    """A step for ``batch``, which is on the run's device, in which hooks write only what is theirs."""
+    step = Step(
+        batch,
+        batch.id,
+        batch.input,
+        batch.target,
+        iteration,
+        epoch,
+        composition,
+        teachers=Teachers(),
+        links=Links(),
+        losses=Losses(),
+        weights=Weights(),
+    )
     step.__class__ = _SealedStep  # once it is whole: made open, it costs what any object does
     return step
 

@@ -88,6 +88,8 @@ class Composition(Composed):
         self.modules_of: dict[str, nn.Module] = {}
         """What each plugin built, by the plugin's name."""
         self._device, self._channels_last = device, channels_last
+        self.places = device.type != "cpu" or channels_last
+        """Whether :meth:`place` has anything to do."""
         self._forward_completed = self._losses_computed = Emitter()
         self._changes = {a.name: a.plugin.changes for a in actives}
         self.terms = Terms(task, resolve(hooks, total_steps, steps_per_epoch), total_steps)
@@ -244,7 +246,7 @@ class Composition(Composed):
 
     def prepare(self, steps: Sequence[Step]) -> None:
         """Have plugins replace inputs, targets and ids of all parts of a batch, before the first goes forward."""
-        for step in steps if self.hooks.prepares else ():
+        for step in steps:
             for plugin, function in self.hooks.prepares:
                 enter(step, "prepare_batch", self._changes[plugin.name])
                 with torch.no_grad():
@@ -253,9 +255,8 @@ class Composition(Composed):
 
     def forward(self, step: Step) -> Tensor:
         """Fill ``step`` and return its total loss, a scalar on the device."""
-        if torch.is_autocast_enabled(
-            self._device.type
-        ):  # around a loop of somebody's own; the models have their precision
+        # Around a loop of somebody's own; the models have their precision.
+        if torch.is_autocast_enabled(self._device.type):
             with torch.autocast(self._device.type, enabled=False):
                 return self._forward(step)
         return self._forward(step)
@@ -265,9 +266,10 @@ class Composition(Composed):
         self.run_teacher(step)
         self.links.read(step)
         self._forward_completed.emit(step)
-        if self.hooks.transforms:
+        transforms = self.terms.hooks.transforms
+        if transforms:
             enter(step, "transform")
-            emit(self.hooks.transforms, "transform", lambda: place_of(step), step)
+            emit(transforms, "transform", lambda: place_of(step), step)
         total = self.terms.add_up(step)
         enter(step, "")
         put(step, "total", total)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 from torch.optim import Optimizer
@@ -92,10 +91,9 @@ def build_run(
         if state.step is not None:
             state.step.clear()
         step, total = stepper.gradients(batch, state.iteration - 1, state.epoch - 1, show)
-        with torch.no_grad():
-            backward.emit(step)
-            stepper.update()
-            stepped.emit(step)
+        backward.emit_without_gradient(step)
+        stepper.update()
+        stepped.emit_without_gradient(step)
         clear_gradients()
         nonlocal due
         if state.iteration >= due:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from ignite.engine import Engine, EventEnum
 
 from stillhouse.contract.protocols import Named
@@ -52,9 +53,16 @@ class Emitter:
 
     def emit(self, step: Step) -> None:
         """Announce the phase; a plugin's error leaves with a note that names plugin, hook and step."""
-        emit(self._calls, self._hook, lambda: place_of(step), step)
+        if self._calls:
+            emit(self._calls, self._hook, lambda: place_of(step), step)
         if self._handlers.get(self._event):
             self._fire()
+
+    def emit_without_gradient(self, step: Step) -> None:
+        """Announce the phase, to hooks and handlers that write into tensors."""
+        if self._calls or self._handlers.get(self._event):
+            with torch.no_grad():
+                self.emit(step)
 
 
 def note_place(error: Exception, plugin: Named, hook: str, step: Step) -> None:

@@ -12,6 +12,6 @@ __all__ = ["new_step"]
 
 def new_step(batch: Batch, composition: Composition, iteration: int = 0, epoch: int = 0) -> Step:
     """A sealed step for ``batch``, whose inputs and targets of any kind go to the run's device; the ids stay on the CPU."""
-    inputs, targets = composition.place(batch.input, batch.target)
-    placed = Batch(inputs, targets, batch.id)
-    return make_sealed_step(placed, inputs, targets, iteration, epoch, composition)
+    if composition.places:
+        batch = Batch(*composition.place(batch.input, batch.target), batch.id)
+    return make_sealed_step(batch, iteration, epoch, composition)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +22,6 @@ from stillhouse.loop.step import new_step
 from stillhouse.nested import slice_rows
 
 __all__ = ["Stepper", "split"]
-
-_NOTHING = nullcontext()
 
 
 class Stepper:
@@ -48,6 +44,7 @@ class Stepper:
         self._clip = spec.optimizer.clip_norm
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(facts.device.type, enabled=spec.run.precision == "float16")
+        self._scales = self.scaler.is_enabled()
         self.gradient_norm: Tensor | None = None
         call = composition.combiner
         self._by_term = None if call is None else TermGradients(composition, call, self.scaler)
@@ -85,9 +82,15 @@ class Stepper:
             The last part's step, whose losses are those of the whole batch, and their weighted sum; both are this
             process's own contribution to the mean over processes.
         """
-        steps = [new_step(part, self._composition, iteration, epoch) for part in split(batch, self._parts)]
-        self._composition.prepare(steps)
-        self._share(steps)
+        composition = self._composition
+        if self._parts == 1:  # the usual step is short, and between torch's kernels each call costs about a microsecond
+            steps = [new_step(batch, composition, iteration, epoch)]
+        else:
+            steps = [new_step(part, composition, iteration, epoch) for part in split(batch, self._parts)]
+        if composition.terms.hooks.prepares:
+            composition.prepare(steps)
+        if self._several or len(steps) > 1:  # a batch in one piece and one process is its own mean
+            self._share(steps)
         if self._by_term is not None and self._wrapper is not None:
             # The first process's buffers are everybody's in each step: DDP sends them after a pass that synchronises alone.
             self._wrapper.require_forward_param_sync = True
@@ -95,12 +98,12 @@ class Stepper:
         sums: list[Tensor] = []
         for step in steps:
             show(step)
-            with self._unsynchronised(last=step is steps[-1]):
-                total = self._forward(step)
-                if self._by_term is not None:
-                    self._by_term.backward(step)
-                else:
-                    self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]  # torch gives it no types
+            # Averages over processes wait for the last part's backward pass; those of the terms' own are not DDP's to take.
+            if self._wrapper is None or (step is steps[-1] and self._by_term is None):
+                total = self._pass(step)
+            else:
+                with self._wrapper.no_sync():
+                    total = self._pass(step)
             if step.share is not None:
                 _report(step, step.share, reported)
                 sums.append(total.detach())
@@ -117,17 +120,12 @@ class Stepper:
             self._by_term.combine(step)
         elif self._unwrapped:
             parallel.average_gradients(self._unwrapped)
-        if self.scaler.is_enabled():
+        if self._scales:
             self.scaler.unscale_(self._optimizer)  # plugins that look at gradients see them as they are
         return step, total
 
     def _share(self, steps: list[Step]) -> None:
-        """Settle what each part counts: the task's loss by what the task counts over all processes, other terms by samples.
-
-        A batch that is whole, in one part and one process, is its own mean: nothing is counted.
-        """
-        if len(steps) == 1 and not self._several:
-            return
+        """Settle what each part counts: the task's loss by what the task counts over all processes, other terms by samples."""
         own = sum(len(step.ids) for step in steps)
         by_samples = [len(step.ids) / own for step in steps]
         counts = [self._facts.task.count(step.targets) for step in steps]
@@ -140,18 +138,25 @@ class Stepper:
         for step, count, share in zip(steps, counted, by_samples, strict=True):
             put(step, "share", (count / mean, share))
 
-    def _unsynchronised(self, *, last: bool) -> AbstractContextManager[Any]:
-        """Averages over processes wait for the last part's backward pass; those of the terms' own are not DDP's to take."""
-        if self._wrapper is None or (last and self._by_term is None):
-            return _NOTHING
-        return self._wrapper.no_sync()
+    def _pass(self, step: Step) -> Tensor:
+        """Forward and backward; the total loss."""
+        total = self._forward(step)
+        if self._by_term is not None:
+            self._by_term.backward(step)
+        else:
+            scaled = self.scaler.scale(total) if self._scales else total
+            scaled.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
+        return total
 
     def update(self) -> None:
         """Clip, where asked for, and let the optimizer step; a float16 step whose gradients overflowed is left out."""
         if self._clip is not None:
             self.gradient_norm = clip(self._parameters, self._clip)
-        self.scaler.step(self._optimizer)
-        self.scaler.update()
+        if self._scales:
+            self.scaler.step(self._optimizer)
+            self.scaler.update()
+        else:
+            self._optimizer.step()
 
 
 def _report(step: Step, share: tuple[Tensor | float, float], reported: dict[str, Tensor]) -> None:

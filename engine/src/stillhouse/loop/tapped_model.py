@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from stillhouse.contract.layers import Which, match_layers
-from stillhouse.contract.step import Side, seal_side
+from stillhouse.contract.sealed import Features
+from stillhouse.contract.step import SealedSide, Side
 from stillhouse.contract.task import Task
 from stillhouse.distributed.fsdp import to_local
 from stillhouse.errors import StillhouseError
@@ -59,6 +60,7 @@ class TappedModel:
         self.name: Which = name
         self.precision, self.frozen = precision, frozen
         self._call = task.call
+        self._is_called_plainly = type(task).call is Task.call
         self._device_type = torch.device(device).type
         self._autocast = precision is not torch.float32
         self._read: Callable[[Any], Any] | None = None
@@ -68,7 +70,14 @@ class TappedModel:
 
     def __call__(self, inputs: Any, targets: Any = None) -> Side:
         """Output and tapped features for ``inputs``; ``targets`` are for tasks whose models take them in training."""
-        return seal_side(Side(self.output(inputs, targets), self.taps.take()))
+        if self.frozen:
+            with torch.no_grad():
+                output = self._output(inputs, targets)
+        else:
+            output = self._output(inputs, targets)
+        side = Side(output, Features(self.taps.take()))
+        side.__class__ = SealedSide
+        return side
 
     def output(self, inputs: Any, targets: Any = None) -> Any:
         """The output of interest alone; what the taps read stays with them.
@@ -90,6 +99,8 @@ class TappedModel:
         if self._autocast or torch.is_autocast_enabled(self._device_type):
             with torch.autocast(self._device_type, dtype=self.precision, enabled=self._autocast):
                 output = self._call(model, inputs, targets)
+        elif self._is_called_plainly:
+            output = model(inputs)
         else:
             output = self._call(model, inputs, targets)
         if not self._settled:

@@ -32,6 +32,7 @@ class Taps:
         self.seen: dict[str, Any] = {}
         """What the layers gave in the forward pass just done; whoever takes it puts a new dict in its place."""
         self._versions: dict[str, list[int]] | None = None
+        self.is_watched = False
         if self.layers and _is_compiled(model):
             raise StillhouseError(
                 f"the {which} is compiled already, and a tap attached now would not be called",
@@ -41,15 +42,14 @@ class Taps:
         readers = [_Reader(self, layer) for layer in self.layers]
         self._handles = [m.register_forward_hook(r) for m, r in zip(modules, readers, strict=True)]
 
-    def read(self, layer: str, output: Any) -> None:
-        """Take what ``layer`` gave; its hook calls this."""
-        self.seen[layer] = output
+    def note_version(self, layer: str, output: Any) -> None:
+        """Remember what has been written into ``output`` by now, while :meth:`watch` asks for it."""
         if self._versions is not None:
             self._versions.setdefault(layer, []).append(output._version if isinstance(output, Tensor) else 0)
 
     def watch(self) -> None:
         """Count calls and notice writes from now on, for :meth:`check`; a step need not bear that cost."""
-        self._versions = {}
+        self._versions, self.is_watched = {}, True
 
     def take(self) -> dict[str, Tensor]:
         """What the layers gave in the forward pass just done; forgets it here."""
@@ -58,7 +58,7 @@ class Taps:
 
     def check(self, features: Mapping[str, Tensor]) -> list[Fault]:
         """After :meth:`watch` and one forward pass: the layers whose output is not what a method would want to read, and why."""
-        seen_versions, self._versions = self._versions or {}, None
+        seen_versions, self._versions, self.is_watched = self._versions or {}, None, False
         faults = []
         for layer in self.layers:
             where = f"{self._which} layer {layer!r}"
@@ -102,7 +102,9 @@ class _Reader:
 
     def __call__(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
         if self._taps is not None:
-            self._taps.read(self._layer, output)
+            self._taps.seen[self._layer] = output
+            if self._taps.is_watched:
+                self._taps.note_version(self._layer, output)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Reader, (None, self._layer)  # for copy.deepcopy and pickle

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.layout import format_shape
 from stillhouse.loop.phases import note_place
 from stillhouse.loop.step_hooks import StepHooks
-from stillhouse.registry.hooks import Call
 from stillhouse.schedule import Schedule
 
 __all__ = ["Terms", "check_terms"]
@@ -78,9 +77,13 @@ class Terms:
         sums, count = step.composition.compute_sample_losses(step)
         enter(step, "sample_weights")
         weighted: Tensor = sums
-        for call in self.hooks.weighing:
+        for plugin, function in self.hooks.weighing:
             with torch.no_grad():
-                factors = _ask(call, "sample_weights", step, lambda x: _check_weights(x, sums))
+                try:
+                    factors = _check_weights(function(step), sums)
+                except Exception as error:
+                    note_place(error, plugin, "sample_weights", step)
+                    raise
             weighted = weighted * factors
         return weighted.sum() / (len(sums) if count is None else count.clamp(min=1))
 
@@ -100,7 +103,11 @@ class Terms:
             if weight == 0.0:
                 continue
             factor = weight if share is None else weight * share[1]
-            terms = _ask((plugin, function), "losses", step, check_terms)
+            try:
+                terms = check_terms(function(step))
+            except Exception as error:
+                note_place(error, plugin, "losses", step)
+                raise
             for term, value in terms.items():
                 name = f"{owner}/{term}" if term else owner
                 put(losses, name, value)
@@ -109,7 +116,8 @@ class Terms:
                 total = total + (value if factor == 1.0 else factor * value)
             if owner not in self._heard:
                 # Whoever provides something for others has its use without a term: links, say.
-                (self._heard if terms or getattr(plugin, "provides", ()) else self._silent).add(owner)
+                useful = bool(terms) or bool(getattr(plugin, "provides", ()))
+                (self._heard if useful else self._silent).add(owner)
         return total
 
     def warn_of_silent(self, steps: int) -> None:
@@ -123,24 +131,13 @@ class Terms:
             )
 
 
-def _ask(call: Call, hook: str, step: Step, check: Callable[[Any], Any]) -> Any:
-    """What a plugin's hook gives, checked; whatever is wrong names plugin, hook and step."""
-    plugin, function = call
-    try:
-        given = check(function(step))
-    except Exception as error:
-        note_place(error, plugin, hook, step)
-        raise
-    return given
-
-
 def check_terms(terms: Any) -> Mapping[str, Tensor]:
     """What ``losses`` gave, if it is what it should be.
 
     Raises:
         StillhouseError: no dict, a term that is no scalar tensor, or a name with a slash.
     """
-    if not isinstance(terms, Mapping):
+    if type(terms) is not dict and not isinstance(terms, Mapping):  # the look into an abstract class is slow
         raise StillhouseError(f"losses gave {type(terms).__name__}", hint='a dict of scalar tensors: {"": loss}')
     for term, value in terms.items():
         if not isinstance(value, Tensor) or value.ndim:
