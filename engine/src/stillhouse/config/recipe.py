@@ -24,7 +24,7 @@ from stillhouse.config.teacher import TeacherSpec, check_teacher_names
 from stillhouse.errors import Fault, StillhouseError, did_you_mean
 from stillhouse.schedule import Schedule
 
-__all__ = ["BESIDE_THE_RESULT", "Recipe"]
+__all__ = ["BESIDE_THE_RESULT", "Recipe", "find_nested"]
 
 
 BESIDE_THE_RESULT = ("name", "base", "device", "log_every", "figures", "threads")
@@ -120,7 +120,7 @@ class Recipe:
             if tables["run"][key] == default:
                 del tables["run"][key]
         tables.pop("checkpoints", None)
-        for _, model in _find_nested(tables):
+        for _, model in find_nested(tables):
             model["recipe"] = Recipe.from_dict(model["recipe"]).digest()
         return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()
 
@@ -164,7 +164,7 @@ def _structured(data: Mapping[str, Any], base: Path | None, file: str, asked_by:
     chain = [*asked_by, Path(file).resolve()] if file else asked_by
     for key in ("student", "teacher"):
         _read_older(tables.get(key))
-    for where, model in _find_nested(tables):
+    for where, model in find_nested(tables):
         try:
             model["recipe"] = _load_nested(model["recipe"], Path(run["base"]), chain)
         except StillhouseError as error:
@@ -180,7 +180,7 @@ def _structured(data: Mapping[str, Any], base: Path | None, file: str, asked_by:
     return recipe
 
 
-def _find_nested(tables: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def find_nested(tables: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The tables that name another recipe, to be trained before, with their place: models, and options of plugins."""
     models: dict[str, Any] = {key: tables.get(key) for key in ("student", "teacher")}
     teachers, plugins = tables.get("teachers"), tables.get("plugins")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stillhouse.config.names import default_name
-from stillhouse.config.recipe import BESIDE_THE_RESULT, Recipe
+from stillhouse.config.recipe import BESIDE_THE_RESULT, Recipe, find_nested
 from stillhouse.training.folder import flat
 
 __all__ = ["find_differing", "flatten_settings", "format_value", "shorten_values"]
@@ -16,12 +16,10 @@ __all__ = ["find_differing", "flatten_settings", "format_value", "shorten_values
 def flatten_settings(recipe: Recipe) -> dict[str, Any]:
     """Flatten the settings that decide the result, the seed left out; plugins by their names, their list under ``plugins``."""
     tables = recipe.to_dict()
-    plugins = tables.pop("plugins", [])
+    plugins = tables.get("plugins", [])
     found: dict[str, Any] = {}
-    for owner in (tables, *(tables.get(key, {}).get("recipe", {}) for key in ("student", "teacher"))):
-        for key in BESIDE_THE_RESULT:
-            owner.get("run", {}).pop(key, None)
-        owner.pop("checkpoints", None)
+    _drop_beside_the_result(tables)
+    tables.pop("plugins", None)
     tables["run"].pop("seed", None)
     found |= flat(tables)
     found["plugins"] = ", ".join(str(table.get("name") or default_name(table["use"])) for table in plugins) or "none"
@@ -30,6 +28,15 @@ def flatten_settings(recipe: Recipe) -> dict[str, Any]:
         options = {key: value for key, value in table.items() if key != "name" and (key, value) != ("use", name)}
         found |= {f"{name}.{key}": value for key, value in options.items()}
     return found
+
+
+def _drop_beside_the_result(tables: dict[str, Any]) -> None:
+    """Drop what does not decide the result, from a recipe and from those that it names, at any depth."""
+    for key in BESIDE_THE_RESULT:
+        tables.get("run", {}).pop(key, None)
+    tables.pop("checkpoints", None)
+    for _, model in find_nested(tables):
+        _drop_beside_the_result(model["recipe"])
 
 
 def find_differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:

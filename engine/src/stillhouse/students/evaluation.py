@@ -63,6 +63,7 @@ def evaluate(
     device: str | None = None,
     student: nn.Module | None = None,
     teacher: nn.Module | None = None,
+    teachers: Mapping[str, nn.Module] | None = None,
     plugins: Sequence[Plugin] | None = None,
 ) -> Measured:
     """Measure a run's student, as its training measured it: the same metrics, and on the same data the same numbers.
@@ -79,6 +80,7 @@ def evaluate(
         device: None: as the recipe says.
         student: a module to fill, for a run that was given its student from Python.
         teacher: one of the right shapes, for a run that was given its teacher and whose plugins give metrics.
+        teachers: further ones likewise, by name.
         plugins: for a run that was given its plugins from Python: the same again.
 
     Raises:
@@ -96,9 +98,9 @@ def evaluate(
     try:
         splits = _choose_splits(split, read.splits)
         precision: torch.dtype = getattr(torch, saved.recipe.run.precision)
-        actives = _choose_plugins(saved, plugins, teacher)
+        actives = _choose_plugins(saved, plugins, {*(() if teacher is None else ("teacher",)), *(teachers or ())})
         assembly, walk = rebuild(
-            saved, read, actives, device=place, precision=precision, student=student, teacher=teacher
+            saved, read, actives, device=place, precision=precision, student=student, teacher=teacher, teachers=teachers
         )
         evaluator = build_evaluator(assembly, walk.composition, walk.hooks)
         names = saved.task.class_names(read.info)
@@ -134,12 +136,13 @@ def _choose_splits(wanted: str | None, there: Sequence[str]) -> list[str]:
     return [wanted]
 
 
-def _choose_plugins(saved: SavedRun, given: Sequence[Plugin] | None, teacher: nn.Module | None) -> list[Active]:
+def _choose_plugins(saved: SavedRun, given: Sequence[Plugin] | None, teachers: set[str]) -> list[Active]:
     """Return the plugins where one gives metrics; none, with a warning, where they cannot be built."""
     try:
         actives = select_plugins(saved, "metrics", given)
-        if actives and teacher is None and saved.teacher_given:
-            raise StillhouseError("the run's teacher came from Python, and plugins need its shapes")
+        missing = [name for name, spec in saved.recipe.all_teachers.items() if spec.given and name not in teachers]
+        if actives and missing:
+            raise StillhouseError(f"the run's {missing[0]} came from Python, and plugins need its shapes")
     except StillhouseError as error:
         warnings.warn(f"evaluated without the plugins' own metrics: {error}", StillhouseWarning, stacklevel=3)
         return []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,6 +69,7 @@ def export(
     fold_plugins: bool = True,
     student: nn.Module | None = None,
     teacher: nn.Module | None = None,
+    teachers: Mapping[str, nn.Module] | None = None,
     plugins: Sequence[Plugin] | None = None,
 ) -> Exported:
     """Write a run's student to a file, as the plugins' ``export`` leaves it, and check the file on real inputs.
@@ -83,8 +84,9 @@ def export(
         with_preprocessing: the program takes inputs of 0 to 1 and normalises them itself.
         force: write over a file that exists.
         fold_plugins: False leaves the plugins out: the student alone, as it was trained.
-        student: see :func:`stillhouse.load_student`, as for the next two.
+        student: see :func:`stillhouse.load_student`, as for the next three.
         teacher: likewise.
+        teachers: likewise.
         plugins: likewise.
 
     Raises:
@@ -106,7 +108,13 @@ def export(
     data = open_data(saved)
     try:
         module = fold_student(
-            saved, data=data, student=student, teacher=teacher, plugins=plugins, fold_plugins=fold_plugins
+            saved,
+            data=data,
+            student=student,
+            teacher=teacher,
+            teachers=teachers,
+            plugins=plugins,
+            fold_plugins=fold_plugins,
         )
         split, inputs = _take_inputs(data, batch)
     finally:

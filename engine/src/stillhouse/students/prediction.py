@@ -57,6 +57,7 @@ def predict(
     force: bool = False,
     student: nn.Module | None = None,
     teacher: nn.Module | None = None,
+    teachers: Mapping[str, nn.Module] | None = None,
     plugins: Sequence[Plugin] | None = None,
 ) -> list[Predicted]:
     """Predict images by a run's student. All are read before the first prediction, and all predicted before a picture is written.
@@ -72,8 +73,9 @@ def predict(
         averaged: the averaged weights of a run with ``[ema]``, whatever it measured itself.
         device: None: as the recipe says.
         force: write over pictures that exist.
-        student: see :func:`stillhouse.load_student`, as for the next two.
+        student: see :func:`stillhouse.load_student`, as for the next three.
         teacher: likewise.
+        teachers: likewise.
         plugins: likewise.
 
     Raises:
@@ -94,7 +96,7 @@ def predict(
     targets = _name_pictures(paths, folder, force)
     _check_readable(paths, shaping, shape[0])
     place = find_device(device or saved.recipe.run.device)
-    module = fold_student(saved, student=student, teacher=teacher, plugins=plugins).to(place)
+    module = fold_student(saved, student=student, teacher=teacher, teachers=teachers, plugins=plugins).to(place)
     look = _Look(saved, module, place)
     found: list[Predicted] = []
     pictures: dict[Path, bytes] = {}

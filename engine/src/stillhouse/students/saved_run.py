@@ -48,11 +48,6 @@ class SavedRun:
     info: DataInfo
 
     @property
-    def teacher_given(self) -> bool:
-        """Whether a teacher of the run came from Python, so that no recipe can build it."""
-        return any(spec.given for spec in self.recipe.all_teachers.values())
-
-    @property
     def task(self) -> Task:
         """The task of its recipe, newly built."""
         return build_task(self.recipe.task, self.recipe.base)
