@@ -188,7 +188,7 @@ BAD: dict[str, tuple[list[Any], dict[str, Any], list[str], list[str]]] = {
     ),
     "unknown task": ([], {"task": {"name": "classify"}}, [], ["task.name: no installed task is called 'classify'"]),
     "task option": ([], {"task": {"args": {"label_smoothing": 2.0}}}, [], ["task.args.label_smoothing"]),
-    "no device": ([], {"run__device": "cuda:99"}, [], ["run.device: 'cuda:99' is no device of this machine"]),
+    "no device": ([], {"run__device": "cuda:99"}, [], ["run.device: must be a device of this machine, got 'cuda:99'"]),
     "missing checkpoint": (
         [],
         {"teacher": {"model": "support:TinyNet", "checkpoint": "none.pt"}},

@@ -104,7 +104,7 @@ def test_an_override_of_a_hook_without_the_decorator_is_refused():
     ("name", "right"), [("tranform", "transform"), ("loses", "losses"), ("optimiser_options", "optimizer_options")]
 )
 def test_a_misspelt_hook_is_refused_with_the_right_name(name: str, right: str):
-    assert f"there is no hook {name!r} (did you mean {right!r}" in refused(**{name: hookimpl(takes("step"))})
+    assert f"unknown hook {name!r} (did you mean {right!r}" in refused(**{name: hookimpl(takes("step"))})
 
 
 def test_a_misspelt_undecorated_hook_is_refused_with_the_right_name():

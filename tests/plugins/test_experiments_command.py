@@ -78,7 +78,7 @@ def test_what_is_not_there_is_named(home: Home, monkeypatch: pytest.MonkeyPatch,
         assert "Traceback" not in error
         return error
 
-    assert "plane: docs/experiments/plans: there is no experiment 'plane' (did you mean 'plan'?)" in told("plane")
+    assert "plane: docs/experiments/plans: unknown experiment 'plane' (did you mean 'plan'?)" in told("plane")
     assert "other.toml: there is no such plan" in told("other.toml")
     assert "--jobs: must be >= 1, got 0" in told("plan", "--jobs", "0")
     assert "--seeds: must be >= 1, got -1" in told("plan", "--seeds", "-1")

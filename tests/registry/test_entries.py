@@ -49,8 +49,8 @@ def fault_of(use: str) -> str:
             "cannot be imported: module 'badattr_a' has no attribute 'Goood', did you mean 'Good'?",
         ),
         ("inst_a:thing", GOOD + "thing = Good()", "is inst_a:thing, an instance; its class would be inst_a:Good"),
-        ("plain_a:Good", "class Good: pass", "is plain_a:Good, which is no subclass of stillhouse.Plugin"),
-        ("module_a", GOOD, "is module_a, which is no subclass of stillhouse.Plugin"),
+        ("plain_a:Good", "class Good: pass", "must be a subclass of stillhouse.Plugin, got plain_a:Good"),
+        ("module_a", GOOD, "must be a subclass of stillhouse.Plugin, got module_a"),
         ("unreadable_a:Good", "class Good(:", "cannot be imported: SyntaxError"),
         (
             "engine_a:Good",

@@ -166,7 +166,7 @@ def test_installed_plugins_are_listed_from_metadata_and_loaded_on_demand(fake_di
         ),
         ("raise SystemExit(3)", "cannot be imported: SystemExit"),
         ("x = 1", "has no attribute 'Good'"),
-        ("Good = 3", "no subclass of stillhouse.Plugin"),
+        ("Good = 3", "must be a subclass of stillhouse.Plugin"),
         ("from stillhouse import Plugin\nclass Good(Plugin): pass", "lacks the decorator @plugin"),
         (GOOD.replace("size: int", "engine = '>=9'\n    size: int"), "needs version >=9 of the contract"),
         (GOOD.replace("size: int = 3", "def losses(self, step): pass"), "'losses' is a hook's name, without @hookimpl"),
@@ -205,7 +205,7 @@ def test_a_plugin_is_named_by_the_path_of_its_class_too(tmp_path: Path):
     [
         ("wrong_here:Good", "module 'wrong_here' not found"),
         ("right_here:God", "has no attribute 'God' (did you mean 'Good'?)"),
-        ("just_here:x", "is just_here:x, which is no subclass of stillhouse.Plugin"),
+        ("just_here:x", "must be a subclass of stillhouse.Plugin, got just_here:x"),
     ],
 )
 def test_a_path_that_leads_to_no_plugin_is_an_error(tmp_path: Path, use: str, says: str):
@@ -247,7 +247,7 @@ def test_a_class_from_python_goes_by_its_entry_points_name():
     logits, own = from_instances([cls(temperature=2.0), MyOwnPlugin()])
     assert (logits.name, logits.use, logits.distribution) == ("logits", "logits", "stillhouse-logits")
     assert (own.name, own.use, own.distribution) == ("my_own_plugin", "my_own_plugin", "")
-    with pytest.raises(StillhouseError, match="is no plugin"):
+    with pytest.raises(StillhouseError, match="must be a plugin, got"):
         from_instances([cls])
 
 

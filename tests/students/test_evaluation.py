@@ -270,7 +270,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     ),
     "unknown key": (["{runs}/five", "--set", "data.bach_size=9"], "did you mean 'batch_size'"),
     "batch": (["{runs}/five", "--batch-size", "0"], "data.eval_batch_size: must be >= 1, got 0"),
-    "device": (["{runs}/five", "--device", "cuda:77"], "'cuda:77' is no device of this machine"),
+    "device": (["{runs}/five", "--device", "cuda:77"], "must be a device of this machine, got 'cuda:77'"),
 }
 
 

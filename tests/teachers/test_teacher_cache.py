@@ -587,7 +587,7 @@ class Odd(nn.Module):
         ("tuple", "body", "gives tuple, not a tensor"),
         ("twice", "body", "2 times called"),
         ("in place", "body", "overwritten in place"),
-        ("rows", "body", "its rows are no samples"),
+        ("rows", "body", "must give a row for each"),
         ("whole", "body", r"must be vectors \(B, C\), tokens"),
         ("int", "body", "not floating-point"),
         ("", "unused", "not called"),
@@ -614,7 +614,7 @@ def test_a_look_makes_no_cache_and_uses_one_that_is_there(root: Path):
 def test_a_run_opens_a_cache_once(root: Path):
     assembly, cache = run_of()
     assert teacher_cache(assembly, SPEC) is cache
-    with pytest.raises(StillhouseError, match="no teacher to be read"):
+    with pytest.raises(StillhouseError, match="has no teacher to read"):
         teacher_cache(assembly, attrs.evolve(SPEC, outputs=False))
 
 

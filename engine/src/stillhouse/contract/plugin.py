@@ -202,7 +202,7 @@ def _hook_faults(
     name: str, function: Callable[..., Any], options: dict[str, Any], hooks: dict[str, tuple[str, ...]]
 ) -> list[tuple[str, str]]:
     if name not in hooks and not options.get("specname"):
-        return [(f"there is no hook {name!r}", did_you_mean(name, hooks))]
+        return [(f"unknown hook {name!r}", did_you_mean(name, hooks))]
     if options.get("specname"):
         return [(f"the hook {name!r} uses specname", "name the method as the hook")]
     found = []

@@ -85,7 +85,7 @@ def _class_fault(cls: Any, found: Installed) -> str:
         kind = type(cls)
         return f"is {found.target}, an instance; its class would be {kind.__module__}:{kind.__qualname__}"
     if not (isinstance(cls, type) and issubclass(cls, Plugin)):
-        return f"is {found.target}, which is no subclass of stillhouse.Plugin"
+        return f"must be a subclass of stillhouse.Plugin, got {found.target}"
     if "__attrs_attrs__" not in vars(cls):
         return f"is {found.target}, which lacks the decorator @plugin"
     if Version(str(VERSION)) in SpecifierSet(cls.engine, prereleases=True):
@@ -183,7 +183,7 @@ def from_instances(instances: Sequence[Plugin]) -> list[Active]:
     for index, instance in enumerate(instances):
         if not isinstance(instance, Plugin) or "__attrs_attrs__" not in vars(type(instance)):
             raise StillhouseError(
-                f"{instance!r} is no plugin",
+                f"must be a plugin, got {instance!r}",
                 where=f"plugins[{index}]",
                 hint="an instance of a class decorated with @plugin",
             )

@@ -83,7 +83,7 @@ def build_option(
         return _build(spec, option, recipe.base, info, outputs, seed, fill=fill)
     need = next((need for need in needs if need.role == role), None)
     if need is None:
-        raise StillhouseError("is no option that was there before the run, when recipes are trained", where=option)
+        raise StillhouseError("must be an option that the recipe names: models of options are trained before the run", where=option)
     model = copy.deepcopy(need.model)
     fit_inputs(model, need.info, info, f"{option}.recipe")
     if fill and need.is_trained():
@@ -114,7 +114,7 @@ def _build_of_run(folder: Path, info: DataInfo) -> nn.Module:
     """The student of the run in ``folder``, as it starts, with inputs as those of ``info`` converted to its own."""
     if not (folder / "recipe.toml").is_file():
         raise StillhouseError(
-            f"{folder} is no run's folder, which would say what model its weights are of", hint='add model = "..."'
+            f"needs the model, which only a run's folder says, got weights in {folder}", hint='add model = "..."'
         )
     own = Recipe.load(folder / "recipe.toml")
     if own.student.given:

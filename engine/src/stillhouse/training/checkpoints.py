@@ -183,7 +183,7 @@ class Checkpoints:
         missing = [key for key in self._state if key not in saved]
         if missing:
             raise StillhouseError(
-                f"lacks {', '.join(missing)}", where=str(path), hint="it is no checkpoint of this run"
+                f"lacks {', '.join(missing)}", where=str(path), hint="it must be a checkpoint of this run"
             )
         for key, target in self._state.items():
             if key == "model":

@@ -219,7 +219,7 @@ def find_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]
         raise StillhouseError(
-            f"{name!r} is no device of this machine: {first}", where="run.device", hint="auto, cpu or cuda"
+            f"must be a device of this machine, got {name!r}: {first}", where="run.device", hint="auto, cpu or cuda"
         ) from None
     return device
 

@@ -57,7 +57,7 @@ class Home:
         path = self.plans / f"{name}.toml"
         if not path.is_file():
             hint = did_you_mean(name, self.names())
-            raise StillhouseError(f"there is no experiment {name!r}", where=str(self.plans), hint=hint)
+            raise StillhouseError(f"unknown experiment {name!r}", where=str(self.plans), hint=hint)
         return path
 
     def put(self, block: str, text: str) -> None:

@@ -116,7 +116,7 @@ def unpack(archive: Path, root: Path) -> tuple[int, int]:
             head = packed.next()
             content = packed.extractfile(head) if head is not None and head.name == LISTING else None
             if content is None:
-                raise StillhouseError("has no listing: it is no pack of an experiment", where=str(archive))
+                raise StillhouseError("must be a pack of an experiment, and has no listing", where=str(archive))
             listing: list[tuple[str, int, int]] = json.load(content)
             if wrong := [p for p, _, _ in listing if PurePosixPath(p).is_absolute() or ".." in PurePosixPath(p).parts]:
                 raise StillhouseError(f"names a file outside of its folder: {wrong[0]!r}", where=str(archive))

@@ -33,7 +33,7 @@ def _not_empty(_: Any, field: attrs.Attribute[Any], value: Values) -> None:
 def _each_one_of(known: Iterable[str]) -> Callable[[Any, attrs.Attribute[Any], tuple[str, ...]], None]:
     def check(_: Any, field: attrs.Attribute[Any], names: tuple[str, ...]) -> None:
         unknown = [name for name in names if name not in known]
-        raise_faults(Fault(field.name, f"there is no {name!r}", did_you_mean(name, known)) for name in unknown)
+        raise_faults(Fault(field.name, f"unknown name {name!r}", did_you_mean(name, known)) for name in unknown)
 
     return check
 
@@ -150,11 +150,11 @@ def read_tables(path: Path) -> PlanTables:
     except (OSError, UnicodeDecodeError) as error:
         raise StillhouseError(f"cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
-        raise StillhouseError(f"is no TOML: {error}") from None
+        raise StillhouseError(f"must be TOML: {error}") from None
     names = [arm.name for arm in tables.arms]
     named = [("reference", tables.reference), *(("pairs", side) for pair in tables.pairs for side in pair)]
     faults = [
-        Fault(where, f"there is no arm {name!r}", did_you_mean(name, names))
+        Fault(where, f"unknown arm {name!r}", did_you_mean(name, names))
         for where, name in named
         if name not in names
     ]

@@ -82,7 +82,7 @@ def tier(home: Home) -> list[TierEntry]:
     except OSError as error:
         raise StillhouseError(f"cannot be read: {error}", where=str(home.tier)) from None
     except tomllib.TOMLDecodeError as error:
-        raise StillhouseError(f"is no TOML: {error}", where=str(home.tier)) from None
+        raise StillhouseError(f"must be TOML: {error}", where=str(home.tier)) from None
     except StillhouseError as error:
         raise error.within(str(home.tier)) from None
 

@@ -46,7 +46,7 @@ def teacher_cache(assembly: Assembly, spec: CacheSpec) -> TeacherCache:
 def _found_or_made(assembly: Assembly, spec: CacheSpec) -> TeacherCache:
     teacher, data = assembly.teacher, assembly.batches
     if teacher is None or data is None:
-        raise StillhouseError("there is no teacher to be read", hint="add a [teacher] table")
+        raise StillhouseError("has no teacher to read", hint="add a [teacher] table")
     passes = data.passes
     ids = passes.ids(spec.split)
     data.repeat_looks(spec.views)

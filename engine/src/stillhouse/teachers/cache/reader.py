@@ -62,7 +62,7 @@ def reading(
     """
     known = [name for name, _ in teacher.named_modules()]
     raise_faults(
-        Fault("teacher", f"there is no layer {layer!r}", did_you_mean(layer, filter(None, known)))
+        Fault("teacher", f"unknown layer {layer!r}", did_you_mean(layer, filter(None, known)))
         for layer in spec.taps
         if layer not in known
     )
@@ -106,7 +106,7 @@ def _features(x: Any, layer: str, pool: Pool, n: int) -> Tensor:
         raise error.within(_place(layer)) from None
     if len(made) != n:
         raise StillhouseError(
-            f"gives {format_shape(x)} for a batch of {n}, so its rows are no samples",
+            f"must give a row for each of a batch's {n} samples, got {format_shape(x)}",
             where=_place(layer),
             hint="read a layer that keeps the batch first and whole",
         )

@@ -1,0 +1,328 @@
+"""One distillation step as each system has it, for ``peers.py``: a loop takes a side and a case, and trains on."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import torch
+import torch.nn.functional as F
+from _turns import Side
+from ignite.engine import Engine, Events
+from torch import Tensor, nn
+
+from stillhouse import Recipe, prepare
+from stillhouse.data import Batch
+
+__all__ = ["LOOPS", "STILLHOUSE", "Case", "make_case"]
+
+T = 4.0
+FOREVER = 10**9
+STILLHOUSE = "Stillhouse"
+
+
+@attrs.frozen
+class Case:
+    """Sizes: widths of student and teacher, of images and batch; how many links."""
+
+    student: int
+    teacher: int
+    size: int
+    batch: int
+    links: int = 1
+
+
+class Method(nn.Module):
+    """Student, teacher, projections and losses by hand."""
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, projections: list[nn.Linear]) -> None:
+        super().__init__()
+        self.student, self.teacher, self.projections = student, teacher, nn.ModuleList(projections)
+        self.seen: dict[str, Tensor] = {}
+        for name, model in (("student", student), ("teacher", teacher)):
+            model.stage3.register_forward_hook(lambda _m, _i, out, name=name: self.seen.update({name: out}))
+
+    def trained(self) -> list[nn.Parameter]:
+        """The student's parameters, then the projections'."""
+        return [*self.student.parameters(), *self.projections.parameters()]
+
+    def answer(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Both models' logits; the hooks keep their features."""
+        out = self.student(x)
+        with torch.no_grad():
+            soft = self.teacher(x)
+        return out, soft
+
+    def total(self, out: Tensor, soft: Tensor, y: Tensor) -> Tensor:
+        """The sum of all terms."""
+        loss = F.cross_entropy(out, y)
+        for projection in self.projections:
+            z, t = self.seen["student"].mean((2, 3)), self.seen["teacher"].mean((2, 3))
+            loss = loss + F.mse_loss(projection(z), F.layer_norm(t, t.shape[-1:]))
+        log_q = F.log_softmax(soft / T, 1)
+        return loss + F.kl_div(F.log_softmax(out / T, 1), log_q, log_target=True, reduction="batchmean") * T**2
+
+
+class Made:
+    """A case with its models: everybody starts from the same weights and trains on the same batch."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        training = self.prepare()
+        run = training.run
+        self.student, self.teacher = copy.deepcopy(run.student.cpu()), copy.deepcopy(run.teacher)
+        self.weights = [p.detach().clone() for p in run.module("projector").parameters()]
+        self.batch: Batch = next(iter(training.data.training()))
+        for model in (self.student, self.teacher):
+            for module in model.modules():
+                module._forward_hooks.clear()
+        training.close()
+
+    def prepare(self) -> Any:
+        """Stillhouse's run of this case."""
+        case = self.case
+        links = [
+            {"student": "stage3", "teacher": "stage3", "pool": "mean", "name": f"l{k}"} for k in range(case.links)
+        ]
+        tables = {
+            "run": {"epochs": 1, "threads": 1, "device": "cpu", "log_every": FOREVER},
+            "data": {"name": "sklearn:digits", "size": case.size, "channels": 3, "batch_size": case.batch},
+            "student": {"model": "stillhouse.models:convnet", "args": {"width": case.student}},
+            "teacher": {
+                "model": "stillhouse.models:convnet",
+                "args": {"width": case.teacher},
+                "random": True,
+            },
+            "optimizer": {"name": "sgd", "lr": 0.05, "args": {"momentum": 0.9}},
+            "plugins": [
+                {"use": "features", "links": links},
+                {"use": "normalizer", "kind": "layer"},
+                {"use": "projector", "kind": "linear"},
+                {"use": "logits", "temperature": T},
+            ],
+        }
+        return prepare(Recipe.from_dict(tables), write=False)
+
+    def method(self) -> Method:
+        """The method by hand, from the same weights."""
+        student, teacher = copy.deepcopy(self.student).train(), copy.deepcopy(self.teacher).eval()
+        projections = []
+        for weight in self.weights:
+            projection = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+            projection.weight.data.copy_(weight)
+            projections.append(projection)
+        return Method(student, teacher, projections)
+
+    def batch_for(self, system: str) -> Any:
+        """What a system's stream gives."""
+        return self.batch if system.startswith(STILLHOUSE) else (self.batch.input, self.batch.target)
+
+
+def make_case(case: Case) -> Made:
+    """The models and the batch of ``case``."""
+    torch.manual_seed(0)
+    return Made(case)
+
+
+def sgd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer of all systems."""
+    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
+
+
+def by_hand(side: Side, made: Made) -> None:
+    """Plain torch."""
+    method = made.method()
+    optimizer = sgd(method.trained())
+    for x, y in side.stream():
+        loss = method.total(*method.answer(x), y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        side.note(loss)
+
+
+def bare_ignite(side: Side, made: Made) -> None:
+    """The same under ignite's engine, without handlers."""
+    method = made.method()
+    optimizer = sgd(method.trained())
+
+    def step(_engine: Engine, batch: Any) -> Tensor:
+        x, y = batch
+        loss = method.total(*method.answer(x), y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        side.note(loss)
+        return loss.detach()
+
+    Engine(step).run(side.stream(), max_epochs=1, epoch_length=FOREVER)
+
+
+def stillhouse(side: Side, made: Made) -> None:
+    """A list of four plugins."""
+    training = made.prepare()
+    run = training.run
+    run.student.load_state_dict(made.student.state_dict())
+    run.teacher.load_state_dict(made.teacher.state_dict())
+    with torch.no_grad():
+        for parameter, weight in zip(run.module("projector").parameters(), made.weights, strict=True):
+            parameter.copy_(weight)
+    run.composition.train()
+    trainer = run.trainer
+
+    def note(engine: Engine) -> None:
+        side.note(engine.state.output)
+        if len(side.losses) == Side.NOTED:
+            trainer.remove_event_handler(note, Events.ITERATION_COMPLETED)
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, note)
+    trainer.run(side.stream(), max_epochs=1, epoch_length=FOREVER)
+
+
+def torchdistill(side: Side, made: Made) -> None:
+    """torchdistill's DistillationBox, the projection in an auxiliary wrapper."""
+    from torchdistill.core.distillation import DistillationBox
+    from torchdistill.losses.registry import register_mid_level_loss
+    from torchdistill.models.registry import register_auxiliary_model_wrapper
+    from torchdistill.models.wrapper import AuxiliaryModelWrapper
+
+    student, teacher = copy.deepcopy(made.student), copy.deepcopy(made.teacher)
+    projection = made.method().projections[0]
+
+    @register_auxiliary_model_wrapper(key="ProjectedStudent")
+    class ProjectedStudent(AuxiliaryModelWrapper):
+        def __init__(self, student_model: nn.Module, **_more: Any) -> None:
+            super().__init__()
+            self.student_model, self.projection = student_model, projection
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.student_model(x)
+
+        def secondary_forward(self, io_dict: Any) -> None:
+            self.projection(io_dict["student_model.stage3"]["output"].mean((2, 3)))
+
+    @register_mid_level_loss(key="ProjectedMSE")
+    class ProjectedMSE(nn.Module):
+        def forward(self, student_io: Any, teacher_io: Any, *_more: Any, **_named: Any) -> Tensor:
+            t = teacher_io["stage3"]["output"].mean((2, 3))
+            return F.mse_loss(student_io["projection"]["output"], F.layer_norm(t, t.shape[-1:]))
+
+    ends = {"student_module_path": ".", "student_module_io": "output"}
+    ends |= {"teacher_module_path": ".", "teacher_module_io": "output"}
+    # KDLoss is alpha x cross-entropy + beta x T^2 x divergence.
+    soft = {**ends, "temperature": T, "alpha": 1.0, "beta": 1.0, "reduction": "batchmean"}
+    terms = {
+        "kd": {"criterion": {"key": "KDLoss", "kwargs": soft}, "weight": 1.0},
+        "feature": {"criterion": {"key": "ProjectedMSE", "kwargs": {}}, "weight": 1.0},
+    }
+    config = {
+        "num_epochs": 1,
+        "teacher": {
+            "requires_grad": False,
+            "forward_proc": "forward_batch_only",
+            "forward_hook": {"input": [], "output": ["stage3"]},
+        },
+        "student": {
+            "forward_proc": "forward_batch_only",
+            "auxiliary_model_wrapper": {"key": "ProjectedStudent", "kwargs": {}},
+            "forward_hook": {"input": [], "output": ["student_model.stage3", "projection"]},
+        },
+        "optimizer": {"key": "SGD", "kwargs": {"lr": 0.05, "momentum": 0.9}},
+        "criterion": {"key": "WeightedSumLoss", "kwargs": {"sub_terms": terms}},
+    }
+    box = DistillationBox(teacher, student, {}, config, torch.device("cpu"), None, False, 1)
+    box.pre_epoch_process(epoch=0)
+    for x, y in side.stream():
+        box.pre_forward_process()
+        loss = box.forward_process(x, y, None)
+        box.post_forward_process(loss=loss)
+        side.note(loss)
+
+
+def lightning(side: Side, made: Made, *, default: bool = False) -> None:
+    """Lightning's Trainer, with all that can be switched off off, or at its defaults with each term logged."""
+    import lightning as L
+
+    method = made.method()
+
+    class Module(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.method = method
+
+        def training_step(self, batch: Any, _index: int) -> Tensor:
+            x, y = batch
+            loss = self.method.total(*self.method.answer(x), y)
+            if default:
+                self.log("loss", loss)
+            side.note(loss)
+            return loss
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return sgd(self.method.trained())
+
+    class Loader:
+        def __iter__(self) -> Any:
+            return side.stream()
+
+    options: dict[str, Any] = {"accelerator": "cpu", "max_epochs": 1, "max_steps": FOREVER}
+    options |= {"default_root_dir": tempfile.mkdtemp(), "enable_model_summary": False}
+    if not default:
+        options |= {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    L.Trainer(**options).fit(Module(), Loader())
+
+
+def composer(side: Side, made: Made) -> None:
+    """Composer's Trainer, without loggers."""
+    from composer import Trainer
+    from composer.core import DataSpec
+    from composer.models import ComposerModel
+
+    method = made.method()
+
+    class Model(ComposerModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.method = method
+
+        def forward(self, batch: Any) -> Any:
+            return self.method.answer(batch[0])
+
+        def loss(self, outputs: Any, batch: Any) -> Tensor:
+            total = self.method.total(*outputs, batch[1])
+            side.note(total)
+            return total
+
+    class Loader:
+        batch_size = made.case.batch
+
+        def __iter__(self) -> Any:
+            return side.stream()
+
+    Trainer(
+        model=Model(),
+        train_dataloader=DataSpec(Loader(), num_samples=None),
+        train_subset_num_batches=FOREVER,
+        max_duration=f"{FOREVER}ba",
+        optimizers=sgd(method.trained()),
+        device="cpu",
+        progress_bar=False,
+        log_to_console=False,
+        loggers=[],
+        auto_log_hparams=False,
+        save_folder=None,
+    ).fit()
+
+
+LOOPS: dict[str, Callable[[Side, Made], None]] = {
+    "by hand": by_hand,
+    "bare ignite": bare_ignite,
+    STILLHOUSE: stillhouse,
+    "torchdistill": torchdistill,
+    "Lightning, bare": lightning,
+    "Lightning, default": lambda side, made: lightning(side, made, default=True),
+    "Composer": composer,
+}

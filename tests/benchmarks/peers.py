@@ -1,0 +1,122 @@
+"""A training step in Stillhouse, in its peers and in a loop by hand: the same models, batch, method and losses.
+
+The method is a linear projection of the student's last features to the teacher's, standardised (VkD's in its plainest
+form), beside Hinton's distillation. The loop by hand is plain torch as a practitioner writes it: forward hooks,
+``nn.Linear``, ``F.layer_norm``, ``F.mse_loss``, ``F.kl_div``. A peer that is not installed has no row; all are with
+``pip install --group peers``.
+
+Target: Stillhouse at most 1.05 times the loop by hand on the tiny step and within 1% on a small convnet, with 200 links
+at most 1.05 times; ahead of torchdistill.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
+
+import torch
+from _bench import report
+from _peer_loops import LOOPS, STILLHOUSE, Case, make_case
+from _turns import Side, take_turns
+
+PROCESSES = 5
+CASES = {
+    "tiny": Case(student=4, teacher=8, size=16, batch=32),
+    "cnn": Case(student=32, teacher=64, size=32, batch=32),
+    "links": Case(student=4, teacher=8, size=16, batch=32, links=200),
+}
+TURNS = {"tiny": (30, 60), "cnn": (12, 6), "links": (12, 3)}
+PACKAGES = {"torchdistill": "torchdistill", "Lightning": "lightning", "Composer": "composer"}
+
+
+def loops(case: str) -> dict[str, Callable[[Side], None]]:
+    """The loops of what is installed, the one by hand first; 200 links are for Stillhouse alone."""
+    chosen = {}
+    for name, loop in LOOPS.items():
+        package = next((module for peer, module in PACKAGES.items() if name.startswith(peer)), None)
+        if (package is None or (find_spec(package) is not None and case != "links")) and (
+            case != "links" or name in ("by hand", STILLHOUSE)
+        ):
+            chosen[name] = loop
+    return chosen
+
+
+def measure(name: str) -> dict[str, tuple[float, float]]:
+    """In this process: by system the median of a step's milliseconds, and of its ratio to the loop by hand's."""
+    case = make_case(CASES[name])
+    sides = [
+        Side(system, (lambda loop: lambda side: loop(side, case))(loop), case.batch_for(system))
+        for system, loop in loops(name).items()
+    ]
+    seconds = take_turns(sides, *TURNS[name])
+    by_hand = seconds["by hand"]
+    return {
+        system: (
+            statistics.median(own) * 1e3,
+            statistics.median(a / b for a, b in zip(own, by_hand, strict=True)),
+        )
+        for system, own in seconds.items()
+    }
+
+
+def collect(name: str) -> dict[str, list[tuple[float, float]]]:
+    """:func:`measure` in fresh processes: where things lie in memory moves a step's time by more than an engine does."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for _ in range(PROCESSES):
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", __file__, "--once", name], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(done.stderr[-2000:])
+        for system, pair in json.loads(done.stdout.splitlines()[-1]).items():
+            found.setdefault(system, []).append(tuple(pair))
+    return found
+
+
+def main() -> None:
+    """Measure all cases and write the page."""
+    found = {name: collect(name) for name in CASES}
+    rows = []
+    for system in found["tiny"]:
+        cells = []
+        for name in CASES:
+            pairs = found[name].get(system)
+            if pairs is None:
+                cells.append("-")
+                continue
+            ratios = sorted(ratio for _, ratio in pairs)
+            cells.append(f"x{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})")
+        rows.append([system, *cells])
+    hand = {name: statistics.median(ms for ms, _ in found[name]["by hand"]) for name in CASES}
+    versions = [f"{peer} {version({'composer': 'mosaicml'}.get(m, m))}" for peer, m in PACKAGES.items() if find_spec(m)]
+    report(
+        "A step beside the peers",
+        [
+            "processor time over a loop by hand's",
+            f"tiny step, {hand['tiny']:.1f} ms",
+            f"small convnet, {hand['cnn']:.0f} ms",
+            f"200 links, {hand['links']:.0f} ms",
+        ],
+        rows,
+        [
+            "The same models, batch, losses and optimizer everywhere; the losses of the first five steps are asserted to agree to 1e-5 before anything is timed.",
+            f"Medians of {PROCESSES} fresh processes, least to greatest in brackets, each the median of interleaved turns ("
+            + ", ".join(f"{name}: {turns} of {steps} steps" for name, (turns, steps) in TURNS.items())
+            + ").",
+            "Beside it: ignite " + ", ".join([version("pytorch-ignite"), *versions]) + ".",
+        ],
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    if "--once" in sys.argv:
+        print(json.dumps(measure(sys.argv[sys.argv.index("--once") + 1])))
+        sys.stdout.flush()
+    else:
+        main()
