@@ -16,12 +16,13 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 from importlib.metadata import version
-from importlib.util import find_spec
 
 import torch
 from _bench import report
-from _peer_loops import LOOPS, STILLHOUSE, Case, make_case
+from _peer_loops import LOOPS, STILLHOUSE, Case, Made, make_case
 from _turns import Side, take_turns
 
 PROCESSES = 5
@@ -32,26 +33,36 @@ CASES = {
 }
 TURNS = {"tiny": (30, 60), "cnn": (12, 6), "links": (12, 3)}
 PACKAGES = {"torchdistill": "torchdistill", "Lightning": "lightning", "Composer": "composer"}
+DISTRIBUTIONS = {"Composer": "mosaicml"}
 
 
-def loops(case: str) -> dict[str, Callable[[Side], None]]:
+def find_missing() -> dict[str, str]:
+    """The peers that cannot be imported, with the reason.
+
+    Imports those that can: two threads that import one package would get in each other's way.
+    """
+    missing = {}
+    for peer, package in PACKAGES.items():
+        try:
+            import_module(package)
+        except Exception as error:  # noqa: BLE001 - whatever another package's import raises with this torch
+            missing[peer] = f"{type(error).__name__}: {error}".partition(" (/")[0]
+    return missing
+
+
+def choose_loops(case: str) -> dict[str, Callable[[Side, Made], None]]:
     """The loops of what is installed, the one by hand first; 200 links are for Stillhouse alone."""
-    chosen = {}
-    for name, loop in LOOPS.items():
-        package = next((module for peer, module in PACKAGES.items() if name.startswith(peer)), None)
-        if (package is None or (find_spec(package) is not None and case != "links")) and (
-            case != "links" or name in ("by hand", STILLHOUSE)
-        ):
-            chosen[name] = loop
-    return chosen
+    if case == "links":
+        return {name: LOOPS[name] for name in ("by hand", STILLHOUSE)}
+    missing = tuple(find_missing())
+    return {name: loop for name, loop in LOOPS.items() if not name.startswith(missing or "-")}
 
 
 def measure(name: str) -> dict[str, tuple[float, float]]:
     """In this process: by system the median of a step's milliseconds, and of its ratio to the loop by hand's."""
     case = make_case(CASES[name])
     sides = [
-        Side(system, (lambda loop: lambda side: loop(side, case))(loop), case.batch_for(system))
-        for system, loop in loops(name).items()
+        Side(system, partial(loop, made=case), case.batch_for(system)) for system, loop in choose_loops(name).items()
     ]
     seconds = take_turns(sides, *TURNS[name])
     by_hand = seconds["by hand"]
@@ -93,7 +104,8 @@ def main() -> None:
             cells.append(f"x{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})")
         rows.append([system, *cells])
     hand = {name: statistics.median(ms for ms, _ in found[name]["by hand"]) for name in CASES}
-    versions = [f"{peer} {version({'composer': 'mosaicml'}.get(m, m))}" for peer, m in PACKAGES.items() if find_spec(m)]
+    missing = find_missing()
+    versions = [f"{peer} {version(DISTRIBUTIONS.get(peer, peer))}" for peer in PACKAGES if peer not in missing]
     report(
         "A step beside the peers",
         [
@@ -109,6 +121,7 @@ def main() -> None:
             + ", ".join(f"{name}: {turns} of {steps} steps" for name, (turns, steps) in TURNS.items())
             + ").",
             "Beside it: ignite " + ", ".join([version("pytorch-ignite"), *versions]) + ".",
+            *(f"{peer} could not be imported: {reason}." for peer, reason in missing.items()),
         ],
     )
 
