@@ -19,28 +19,10 @@ from stillhouse.config.structure import unstructure
 from stillhouse.contract.batch import DataInfo
 from stillhouse.entries import DATA, MODELS, TASKS, find_scheme
 from stillhouse.errors import Fault, StillhouseError, raise_faults
+from stillhouse.files import write_json, write_text
 from stillhouse.registry.order import Active
 
-__all__ = ["RunFolder", "flat", "make_lock", "write_json", "write_text"]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: to a temporary name in the same folder, then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StillhouseError(f"cannot be written: {error}", where=str(path)) from error
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON, indented, whole or not at all."""
-    write_text(path, json.dumps(data, indent=2, sort_keys=False) + "\n")
+__all__ = ["RunFolder", "flat", "make_lock"]
 
 
 _VERSIONS = ("stillhouse", "torch", "torchvision", "pytorch-ignite", "numpy")

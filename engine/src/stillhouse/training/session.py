@@ -26,12 +26,13 @@ from stillhouse.data.batch_transforms import BatchTransforms, transform_batches
 from stillhouse.data.batches import Data
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError, StillhouseWarning
+from stillhouse.files import write_json
 from stillhouse.loop.engines import build_run
 from stillhouse.loop.stepper import Stepper, split
 from stillhouse.registry.order import Active
 from stillhouse.training.compilation import compile_models, plain
 from stillhouse.training.explanation import describe, render_text
-from stillhouse.training.folder import RunFolder, make_lock, write_json
+from stillhouse.training.folder import RunFolder, make_lock
 from stillhouse.training.observers import build_observers
 from stillhouse.training.optimizers import build_optimizer, build_scheduler
 from stillhouse.training.progress import Progress
