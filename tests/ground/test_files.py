@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.disks import full_disk
 
 from stillhouse import StillhouseError
 from stillhouse.files import append_lines, clear_temporaries, read_table, replacing, write_json, write_text
-
-
-@contextmanager
-def full_disk(size: int = 10) -> Iterator[None]:
-    """No file grows beyond ``size`` bytes: the system refuses, and not a stand-in."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_file_that_cannot_be_written_stays_as_it_was_and_leaves_nothing(tmp_path: Path):
@@ -41,9 +27,13 @@ def test_lines_that_cannot_be_appended_leave_the_file_as_it_was(tmp_path: Path):
 
 
 def test_what_is_interrupted_while_it_is_written_leaves_nothing(tmp_path: Path):
-    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "a") as temporary:
-        temporary.write_text("half")
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with replacing(tmp_path / "a") as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -52,7 +42,7 @@ def test_what_was_killed_half_written_is_cleared_and_nothing_else(tmp_path: Path
         temporary.rename(tmp_path / temporary.name.replace(".tmp-", ".tmp-left-"))
     (tmp_path / ".mine").touch()
     clear_temporaries(tmp_path)
-    assert os.listdir(tmp_path) == [".mine"]
+    assert [p.name for p in tmp_path.iterdir()] == [".mine"]
 
 
 def test_two_writers_of_one_file_have_names_of_their_own(tmp_path: Path):
@@ -60,7 +50,7 @@ def test_two_writers_of_one_file_have_names_of_their_own(tmp_path: Path):
         one.write_text("one")
         two.write_text("two")
         assert one != two
-    assert os.listdir(tmp_path) == ["a"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
 @pytest.mark.parametrize(
