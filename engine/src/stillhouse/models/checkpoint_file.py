@@ -41,7 +41,7 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
         OSError: as the system says it; what was there before still is.
     """
     with replacing(path) as temporary, temporary.open("w+b") as file:
-        sink = _Sink(file)
+        sink: Any = _Sink(file)  # torch asks for any IO, and calls write alone
         torch.save({"format": FORMAT, **content}, sink)
         if sink.error is not None:
             raise sink.error

@@ -46,25 +46,21 @@ class _Saver(BaseSaveHandler):
         self._tried = False
 
     def __call__(self, checkpoint: Mapping[str, Any], filename: str, metadata: Mapping[str, Any] | None = None) -> None:
-        error = self._write(checkpoint, self._folder / filename) if parallel.is_first() else None
-        error = parallel.broadcast_object(error)  # else the others would wait for the first one in vain
-        if error is not None:
-            raise error
+        parallel.in_first(lambda: self._write(checkpoint, self._folder / filename))
         while self._outdated and parallel.is_first():
             (self._folder / self._outdated.pop()).unlink(missing_ok=True)
 
-    def _write(self, checkpoint: Mapping[str, Any], path: Path) -> OSError | StillhouseError | None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_checkpoint(path, checkpoint)
-            if not self._tried:  # the first one: what can be read once can be read again
-                self._tried = True
-                read_checkpoint(path, "the file system has not kept what was written", own=True)
-        except (OSError, StillhouseError) as error:
-            if isinstance(error, StillhouseError):
-                path.unlink(missing_ok=True)
-            return error
-        return None
+    def _write(self, checkpoint: Mapping[str, Any], path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(path, checkpoint)
+        if self._tried:
+            return
+        try:  # the first one: what can be read once can be read again
+            read_checkpoint(path, "the file system has not kept what was written", own=True)
+        except StillhouseError:
+            path.unlink(missing_ok=True)
+            raise
+        self._tried = True
 
     def remove(self, filename: str) -> None:
         self._outdated.append(filename)

@@ -44,8 +44,8 @@ class HistoryFile:
             OSError: they cannot be written.
         """
         lines = [_to_line(metrics) for metrics in self._evaluation.history[self._written :]]
-        if lines and parallel.is_first():
-            append_lines(self.path, lines)
+        if lines:
+            parallel.in_first(lambda: append_lines(self.path, lines))
         self._take_in(lines)
         return {"epochs": self._written, "sha256": self._digest.hexdigest()}
 
@@ -64,8 +64,8 @@ class HistoryFile:
             raise self._fault("has changed since it was written: its checksum differs")
         self._evaluation.history = [_from_line(line) for line in lines[:count]]
         parallel.barrier()  # every process has read it
-        if parallel.is_first() and self.path.exists():
-            write_text(self.path, "".join(f"{line}\n" for line in lines[:count]))
+        if self.path.exists():
+            parallel.in_first(lambda: write_text(self.path, "".join(f"{line}\n" for line in lines[:count])))
 
     def _take_in(self, lines: Sequence[str]) -> None:
         self._written += len(lines)
