@@ -103,6 +103,7 @@ def test_only_the_first_process_writes(two):
     assert sorted(p.name for p in (two / "run").iterdir()) == [
         "checkpoints",
         "composition.txt",
+        "history.jsonl",
         "lock.json",
         "recipe.toml",
         "summary.json",

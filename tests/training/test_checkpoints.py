@@ -1,24 +1,21 @@
-"""Checkpoints: written whole, read without running code, refused with a reason; a run goes on bit for bit."""
+"""Checkpoints: a run goes on bit for bit, and in its own folder alone."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import os
-import pickle
-import resource
 import signal
 import subprocess
 import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from ignite.engine import Events
-from support import FEATURES, FIVE, TESTS, Killed, TinyNet, command, interrupted, recipe, same_state, tables
+from support import FEATURES, FIVE, TESTS, Killed, command, interrupted, recipe, same_state, tables
 
 from stillhouse import Plugin, Recipe, StillhouseError, StillhouseWarning, Weight, hookimpl, plugin, prepare, train
 from stillhouse.models.weights import find_last_checkpoint, read_checkpoint
@@ -165,105 +162,6 @@ def test_kill_9_in_mid_epoch_and_resume_from_the_command_line(tmp_path: Path):
     final = read_checkpoint(find_last_checkpoint(tmp_path / "run" / "checkpoints"), "")
     student = {k.removeprefix("student."): v for k, v in final["model"].items() if k.startswith("student.")}
     assert same_state(whole.student.state_dict(), student)
-
-
-# Files ----------------------------------------------------------------------------------------------------------------
-
-
-def test_checkpoints_load_with_weights_only_and_hold_no_teacher(tmp_path: Path):
-    train(recipe(*FIVE.values(), schedule={"decay": "linear"}, checkpoints={"keep_every": 1}), out=tmp_path / "run")
-    files = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
-    assert [f for f in files if not f.startswith("best")] == ["epoch_3.pt", "epoch_6.pt", "last_6.pt"]
-    assert len([f for f in files if f.startswith("best")]) == 1
-    for name in files:
-        torch.load(tmp_path / "run" / "checkpoints" / name, weights_only=True)
-    saved = read_checkpoint(tmp_path / "run" / "checkpoints" / "last_6.pt", "")
-    assert {"model", "optimizer", "scheduler", "trainer", "generators", "history"} <= set(saved)
-    assert not any("teacher" in key for key in saved["model"])
-    assert any(key.startswith("plugins.plugin_projector.") for key in saved["model"])
-
-
-def test_the_older_checkpoint_goes_only_after_the_newer_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    seen: list[int] = []
-    real = torch.save
-
-    def save(*args: Any, **kwargs: Any) -> None:
-        seen.append(len(list((tmp_path / "run" / "checkpoints").glob("last_*.pt"))))
-        real(*args, **kwargs)
-
-    monkeypatch.setattr(torch, "save", save)
-    monkeypatch.setattr("ignite.handlers.checkpoint.torch.save", save)
-    train(recipe(checkpoints={"best": False}, run__epochs=3), out=tmp_path / "run")
-    assert seen == [0, 1, 1]
-    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["last_9.pt"]
-
-
-# The disk is full for TensorBoard's own thread as well, if it writes just then: that is told of, and ends nothing.
-@pytest.mark.filterwarnings("ignore:TensorBoard's events cannot be written")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    training = prepare(recipe(checkpoints={"best": False}), out=tmp_path / "run")
-    real, count = torch.save, itertools.count()
-
-    def save(*args: Any, **kwargs: Any) -> None:
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        if next(count) == 1:  # no file grows any further: torch's own writer fails, and not a stand-in
-            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
-        try:
-            real(*args, **kwargs)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-    monkeypatch.setattr("ignite.handlers.checkpoint.torch.save", save)
-    with pytest.raises(StillhouseError, match=r"the checkpoint cannot be written: .*the last good checkpoint is still"):
-        training.fit()
-    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["last_3.pt"]
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def other_model(path: Path) -> None:
-    saved = torch.load(path, weights_only=True)
-    saved["model"] = {f"student.{k}": v for k, v in TinyNet(width=5).state_dict().items()}
-    torch.save(saved, path)
-
-
-def pickled(path: Path) -> None:
-    torch.save({"model": TinyNet()}, path)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "says"),
-    [
-        (cut, "is truncated, damaged or not a checkpoint"),
-        (lambda p: p.write_bytes(b""), "is truncated, damaged or not a checkpoint"),
-        (lambda p: p.write_bytes(b"hello"), "is truncated, damaged or not a checkpoint (delete it: the run goes on"),
-        (
-            other_model,
-            "does not fit the model: other shapes: student.stem.weight: (5, 1, 3, 3) in the file, (4, 1, 3, 3) here",
-        ),
-        (pickled, "has pickled objects, which are code, and is not loaded"),
-        (
-            lambda p: p.write_bytes(pickle.dumps({"model": {"weight": [1.0]}, "made": Path})),
-            "has pickled objects, which are code, and is not loaded",
-        ),
-        (lambda p: torch.save([1], p), "must hold a dict of tensors, got list"),
-        (lambda p: torch.save({"x": torch.zeros(1)}, p), "lacks model, optimizer"),
-    ],
-    ids=["cut", "empty", "text", "another model", "pickle", "plain pickle", "list", "other table"],
-)
-def test_a_spoilt_checkpoint_is_refused_with_its_reason_and_left_as_it_is(spoil: Any, says: str, tmp_path: Path):
-    train(recipe(), out=tmp_path / "run")
-    path = find_last_checkpoint(tmp_path / "run" / "checkpoints")
-    spoil(path)
-    before = path.read_bytes()
-    with pytest.raises(StillhouseError) as caught:
-        train(recipe(), out=tmp_path / "run", resume=True)
-    assert says in str(caught.value)
-    assert str(path) in str(caught.value)
-    assert path.read_bytes() == before
 
 
 # The lock -------------------------------------------------------------------------------------------------------------

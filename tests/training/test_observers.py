@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,8 @@ from ignite.metrics import Accuracy
 from rich.console import Console
 from support import FIVE, Killed, interrupted, recipe, same_state
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.utils.tensorboard import SummaryWriter
 
-from stillhouse import Plugin, StillhouseWarning, evaluate, hookimpl, plugin, prepare, train
+from stillhouse import Plugin, evaluate, hookimpl, plugin, prepare, train
 from stillhouse.models.weights import find_last_checkpoint, read_checkpoint
 
 PAGE = Path(__file__).parents[2] / "docs" / "events.md"
@@ -247,28 +246,6 @@ def test_the_scale_of_a_float16_run_is_in_its_checkpoint(tmp_path: Path):
     again.fit()
     assert scaler.get_scale() == 2.0**9
     assert "scaler" not in prepare(recipe(), out=tmp_path / "other").observers.checkpoints._parts
-
-
-def refuse(*_arguments: Any, **_more: Any) -> None:
-    raise OSError("No space left on device")
-
-
-@pytest.mark.parametrize("fails", ["open", "add_scalar", "add_figure", "add_hparams", "close"])
-def test_tensorboard_that_cannot_be_written_is_told_of_once_and_ends_nothing(
-    fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    expected = train(recipe(), write=False)
-    training = prepare(recipe(), out=tmp_path / "run")
-    if fails == "open":
-        (tmp_path / "run").mkdir()
-        (tmp_path / "run" / "tensorboard").write_text("a file of somebody else's")
-    else:
-        monkeypatch.setattr(SummaryWriter, fails, refuse)
-    with pytest.warns(StillhouseWarning, match="TensorBoard's events cannot be written") as warned:
-        result = training.fit()
-    assert Counter(w.category for w in warned)[StillhouseWarning] == 1
-    assert result.metrics == expected.metrics
-    assert find_last_checkpoint(tmp_path / "run" / "checkpoints") is not None
 
 
 def test_what_was_logged_before_a_run_was_killed_is_in_its_events(tmp_path: Path):

@@ -27,6 +27,7 @@ __all__ = [
     "check_same",
     "end",
     "gather",
+    "in_first",
     "is_distributed",
     "is_first",
     "join",
@@ -141,6 +142,23 @@ def barrier() -> None:
     """Wait until every process is here."""
     if is_distributed():
         idist.barrier()
+
+
+def in_first(do: Callable[[], object]) -> None:
+    """Call ``do`` in the first process, while the others wait; they do not wait in vain where it fails.
+
+    Raises:
+        StillhouseError: ``do`` did, or OSError: in every process.
+    """
+    fault: Exception | None = None
+    if is_first():
+        try:
+            do()
+        except (StillhouseError, OSError) as error:
+            fault = error
+    found = broadcast_object(fault)
+    if found is not None:
+        raise fault or found
 
 
 class _Gather(torch.autograd.Function):

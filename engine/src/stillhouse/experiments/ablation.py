@@ -25,8 +25,8 @@ from stillhouse.experiments.plan_table import make_comparison
 from stillhouse.experiments.progress import Counter
 from stillhouse.experiments.tables import to_markdown
 from stillhouse.experiments.workers import run_here, run_in_workers
+from stillhouse.files import write_json, write_text
 from stillhouse.memo import share_memo
-from stillhouse.training.folder import write_json, write_text
 
 __all__ = ["ablate", "make_plan", "run_plan"]
 

@@ -14,8 +14,8 @@ import attrs
 from stillhouse.config.recipe import Recipe
 from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.experiments.plan import PlannedRun, read_finished_summary
+from stillhouse.files import write_text
 from stillhouse.teachers.store import get_or_make
-from stillhouse.training.folder import write_text
 
 __all__ = ["Job", "Outcome", "collect_warnings", "run_job"]
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from stillhouse.experiments.comparison import Comparison
 from stillhouse.experiments.plan import Plan
-from stillhouse.training.folder import write_text
+from stillhouse.files import write_text
 
 __all__ = ["draw_ablation", "write_picture"]
 

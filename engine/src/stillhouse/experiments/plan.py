@@ -14,7 +14,8 @@ import attrs
 from stillhouse.config.recipe import Recipe
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.experiments.arms import Arm, hash_arm
-from stillhouse.training.folder import RunFolder, write_json
+from stillhouse.files import write_json
+from stillhouse.training.folder import RunFolder
 
 __all__ = ["PLAN", "Plan", "PlannedRun", "read_finished_summary"]
 

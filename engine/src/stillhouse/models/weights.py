@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import pickle
 import re
-import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from stillhouse.distributed.fsdp import fit_state
 from stillhouse.errors import Fault, StillhouseError, raise_faults
+from stillhouse.models.checkpoint_file import read_checkpoint
 
 __all__ = [
     "find_last_checkpoint",
@@ -49,7 +46,7 @@ def read_weights(path: Path) -> dict[str, Any]:
         found = find_last_checkpoint(path / "checkpoints")
         if found is None:
             raise StillhouseError("has no checkpoint", where=str(path))
-        path = found
+        return _find_student(read_checkpoint(found, _EXPECTED, own=True))
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     return _find_student(read_checkpoint(path, _EXPECTED))
@@ -83,42 +80,6 @@ def find_last_checkpoint(folder: Path) -> Path | None:
     """Find the newest ``last_STEP.pt`` in ``folder``; None when there is none."""
     found = [(int(m[1]), p) for p in folder.glob("last_*.pt") if (m := re.fullmatch(r"last_(\d+)\.pt", p.name))]
     return max(found)[1] if found else None
-
-
-def read_checkpoint(path: Path, advice: str) -> dict[str, Any]:
-    """Read a checkpoint with ``weights_only=True``, on the CPU.
-
-    Args:
-        path: the file.
-        advice: the hint for a file that cannot be read.
-
-    Raises:
-        StillhouseError: missing, truncated, or it carries pickled code.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's advice on files of an older format, for what is refused anyway
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise StillhouseError("file not found", where=str(path)) from None
-    except Exception as error:  # noqa: BLE001 - damaged bytes make torch.load raise almost anything
-        if (isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error)) or _is_plain_pickle(path):
-            raise StillhouseError(
-                "has pickled objects, which are code, and is not loaded",
-                where=str(path),
-                hint="save a state dict: torch.save(model.state_dict(), ...)",
-            ) from None
-        raise StillhouseError("is truncated, damaged or not a checkpoint", where=str(path), hint=advice) from None
-    if not isinstance(found, Mapping):
-        raise StillhouseError(f"must hold a dict of tensors, got {type(found).__name__}", where=str(path), hint=advice)
-    return dict(found)
-
-
-def _is_plain_pickle(path: Path) -> bool:
-    """Whether a file begins as pickle.dump writes it, and not as the archive of torch.save."""
-    with suppress(OSError), path.open("rb") as file:
-        return file.read(1) == b"\x80"
-    return False
 
 
 def load_state(module: nn.Module, state: Mapping[str, Any], where: str) -> None:

@@ -91,7 +91,7 @@ def _fill(saved: SavedRun, spec: ModelSpec, *, fill: bool) -> nn.Module:
 
 def _read_state(saved: SavedRun) -> dict[str, Any]:
     """Read the composition's state dict; with the student's averaged weights, where the run was measured with those."""
-    found = read_checkpoint(saved.checkpoint, _UNREADABLE)
+    found = read_checkpoint(saved.checkpoint, _UNREADABLE, own=True)
     if saved.averaged:
         read_averaged_state(found, str(saved.checkpoint))  # says so where there are none
     return dict(select_model_state(found, averaged=saved.averaged or None, where=str(saved.checkpoint)))

@@ -1,7 +1,7 @@
 """Checkpoints: data alone, written whole or not at all, and read without unpickling code.
 
-ignite's Checkpoint keeps count and its DiskSaver writes to a temporary file and renames it. What is added: an older
-file goes only after the newer one is there, and nothing is written while a value is not finite.
+ignite's Checkpoint keeps count; :mod:`stillhouse.models.checkpoint_file` writes. An older file goes only after the newer one
+is there, nothing is written while a value is not finite, and nothing that could not be read back.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 from ignite.engine import Events
-from ignite.handlers import Checkpoint, DiskSaver
+from ignite.handlers import Checkpoint
+from ignite.handlers.checkpoint import BaseSaveHandler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -23,31 +24,43 @@ from stillhouse.contract.hookspecs import hookimpl
 from stillhouse.contract.run import Run
 from stillhouse.distributed import processes as parallel
 from stillhouse.distributed.fsdp import fit_state, gather_tensors, spread_optimizer_state, to_local
-from stillhouse.errors import StillhouseError
-from stillhouse.models.weights import find_last_checkpoint, load_state, read_checkpoint
+from stillhouse.errors import Fault, StillhouseError, raise_faults
+from stillhouse.files import clear_temporaries
+from stillhouse.models.checkpoint_file import find_unreadable, read_checkpoint, write_checkpoint
+from stillhouse.models.weights import find_last_checkpoint, load_state
 from stillhouse.training.evaluation import Evaluation
+from stillhouse.training.history import HistoryFile
 from stillhouse.training.score import best_of
 
 __all__ = ["Checkpoints"]
 
+_DELETE = "delete it: the run goes on from an older checkpoint, or else from the start"
 
-class _Saver(DiskSaver):
-    """A DiskSaver that removes an older file only once the newer one has been written."""
+
+class _Saver(BaseSaveHandler):
+    """Writes a checkpoint in the first process, and removes an older file only once the newer one has been written."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(str(folder), atomic=True, create_dir=True, require_empty=False)
+        self._folder = folder
         self._outdated: list[str] = []
+        self._tried = False
 
     def __call__(self, checkpoint: Mapping[str, Any], filename: str, metadata: Mapping[str, Any] | None = None) -> None:
-        try:
-            super().__call__(checkpoint, filename, metadata)
-        except RuntimeError as error:
-            # torch's writer says so where the disk is full, and hides the system's own error.
-            if "PytorchStreamWriter" in str(error) or "inline_container" in str(error):
-                raise OSError(f"torch's writer failed, as on a full disk: {error}".splitlines()[0]) from error
-            raise
+        parallel.in_first(lambda: self._write(checkpoint, self._folder / filename))
         while self._outdated and parallel.is_first():
-            (Path(self.dirname) / self._outdated.pop()).unlink(missing_ok=True)
+            (self._folder / self._outdated.pop()).unlink(missing_ok=True)
+
+    def _write(self, checkpoint: Mapping[str, Any], path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(path, checkpoint)
+        if self._tried:
+            return
+        try:  # the first one: what can be read once can be read again
+            read_checkpoint(path, "the file system has not kept what was written", own=True)
+        except StillhouseError:
+            path.unlink(missing_ok=True)
+            raise
+        self._tried = True
 
     def remove(self, filename: str) -> None:
         self._outdated.append(filename)
@@ -100,6 +113,7 @@ class Checkpoints:
     def __init__(self, folder: Path, spec: CheckpointSpec, evaluation: Evaluation, parts: Mapping[str, Any]) -> None:
         self.folder = folder / "checkpoints"
         self._spec, self._evaluation = spec, evaluation
+        self._history = HistoryFile(folder, evaluation)
         self._parts = parts
         self._state: dict[str, Any] = {}
         self._handlers: dict[str, Checkpoint] = {}
@@ -111,7 +125,7 @@ class Checkpoints:
         saver = _Saver(self.folder)
         parts = {key: _Whole(part) if isinstance(part, Optimizer) else part for key, part in self._parts.items()}
         self._state |= {"model": _Whole(run.composition), **parts, "trainer": run.trainer}
-        self._state |= {"generators": _Generators(), "history": self._evaluation}
+        self._state |= {"generators": _Generators(), "history": self._history}
         if self._spec.best:
             weights = {key: value for key, value in self._state.items() if key in ("model", "ema")}
             self._state["best"] = self._handlers["best"] = self._handler(run, saver, weights, "best", 1)
@@ -131,12 +145,39 @@ class Checkpoints:
 
     @hookimpl
     def started(self, run: Run) -> None:
-        """Write from now on, after every handler that was attached before: what it changes belongs into the file."""
+        """Write from now on, after every handler that was attached before: what it changes belongs into the file.
+
+        Raises:
+            StillhouseError: a module keeps in its state what no checkpoint can be read back with.
+        """
         self._open(run)
+        self._refuse_unreadable()
+        # An optimizer's state is there after its first step. A handler with a filter would be asked in every other one too.
+        run.trainer.add_event_handler(Events.ITERATION_COMPLETED, self._after_first_step, run)
         if self._spec.every_steps is not None:
             event = Events.ITERATION_COMPLETED(every=self._spec.every_steps)
             run.trainer.add_event_handler(event, lambda: self._in_epoch(run))
         run.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: self._after_epoch(run))
+
+    def _after_first_step(self, run: Run) -> None:
+        run.trainer.remove_event_handler(self._after_first_step, Events.ITERATION_COMPLETED)
+        self._refuse_unreadable()
+
+    def _refuse_unreadable(self) -> None:
+        faults = []
+        for name, part in self._state.items():
+            if name in ("generators", "history", "best"):
+                continue  # ours
+            inner = part.inner if isinstance(part, _Whole) else part
+            faults += [
+                Fault(
+                    f"checkpoints: {name}",
+                    f"{key!r} is a {kind}, and a checkpoint with it could be written but never read",
+                    "state is tensors, numbers, texts, and lists and dicts of them",
+                )
+                for key, kind in find_unreadable(inner.state_dict())
+            ]
+        raise_faults(faults)
 
     def _in_epoch(self, run: Run) -> None:
         # After an epoch's last step the evaluation and the plugins' epoch hooks are still to come: a run resumed from
@@ -154,13 +195,16 @@ class Checkpoints:
 
     def _write(self, run: Run, kind: str) -> None:
         refuse_non_finite(run.composition)
+        self._refuse_unreadable()
         try:
             self._handlers[kind](run.trainer)
         except OSError as error:
+            last = find_last_checkpoint(self.folder)
+            kept = "there is none yet: the run begins anew" if last is None else f"{last.name} is still there"
             raise StillhouseError(
-                f"the checkpoint cannot be written: {error}",
+                f"the checkpoint cannot be written: {error.strerror or error}",
                 where=str(self.folder),
-                hint="the last good checkpoint is still there; make room and use --resume",
+                hint=f"{kept}; make room and use --resume",
             ) from error
 
     def resume(self, run: Run) -> int:
@@ -174,12 +218,11 @@ class Checkpoints:
         """
         self._open(run)
         if parallel.is_first():
-            for left in self.folder.glob("tmp*"):
-                left.unlink(missing_ok=True)
+            clear_temporaries(self.folder)
         path = find_last_checkpoint(self.folder)
         if path is None:
             return 0
-        saved = read_checkpoint(path, "delete it: the run goes on from an older checkpoint, or else from the start")
+        saved = read_checkpoint(path, _DELETE, own=True)
         missing = [key for key in self._state if key not in saved]
         if missing:
             raise StillhouseError(
@@ -191,7 +234,7 @@ class Checkpoints:
             else:
                 try:
                     target.load_state_dict(saved[key])
-                except (ValueError, KeyError, RuntimeError) as error:
+                except (ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
                     raise StillhouseError(f"its {key} does not fit this run: {error}", where=str(path)) from error
         step: int = run.trainer.state.iteration
         self._handlers["last"].load_state_dict({"_saved": [(step, path.name)]})

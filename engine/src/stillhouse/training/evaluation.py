@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
 
 from stillhouse.assembly.evaluator import evaluate
 from stillhouse.contract.hookspecs import hookimpl
@@ -27,7 +26,7 @@ class Evaluation:
 
     Attributes:
         history: the validation metrics of each epoch, those of averaged weights as ``ema/METRIC``, empty for an epoch that
-            was not measured; part of the checkpoint, so that a resumed run's summary is whole.
+            was not measured; kept beside the checkpoints, so that a resumed run's summary is whole.
     """
 
     name = "evaluation"
@@ -89,11 +88,3 @@ class Evaluation:
         dict.__setitem__(run.metrics, name, metrics)
         calls = self._hooks.calls("evaluated", run=run)
         emit(calls, "evaluated", lambda: f"split {name!r}, epoch {run.trainer.state.epoch}", name, metrics)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The history; a checkpoint's ``history``."""
-        return {"epochs": [dict(e) for e in self.history]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after a saved history."""
-        self.history = [dict(e) for e in state["epochs"]]

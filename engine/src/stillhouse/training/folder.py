@@ -19,28 +19,11 @@ from stillhouse.config.structure import unstructure
 from stillhouse.contract.batch import DataInfo
 from stillhouse.entries import DATA, MODELS, TASKS, find_scheme
 from stillhouse.errors import Fault, StillhouseError, raise_faults
+from stillhouse.files import write_json, write_text
 from stillhouse.registry.order import Active
+from stillhouse.training.folder_lock import is_leftover
 
-__all__ = ["RunFolder", "flat", "make_lock", "write_json", "write_text"]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: to a temporary name in the same folder, then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StillhouseError(f"cannot be written: {error}", where=str(path)) from error
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON, indented, whole or not at all."""
-    write_text(path, json.dumps(data, indent=2, sort_keys=False) + "\n")
+__all__ = ["RunFolder", "flat", "make_lock"]
 
 
 _VERSIONS = ("stillhouse", "torch", "torchvision", "pytorch-ignite", "numpy")
@@ -99,15 +82,20 @@ class RunFolder:
         self.summary = path / "summary.json"
         self.composition = path / "composition.txt"
 
-    def check_free(self) -> None:
-        """Refuse a folder that holds something, or that cannot be written.
+    def check(self, *, resume: bool) -> None:
+        """Refuse a folder that cannot be written, and one that holds something; with ``resume`` one of anything but a run.
 
         Raises:
             StillhouseError: with what to do instead.
         """
         if self.path.exists() and not self.path.is_dir():
             raise StillhouseError("must be a folder, got a file", where=str(self.path), hint="name another with --out")
-        if self.path.is_dir() and any(self.path.iterdir()):
+        names = [p.name for p in self.path.iterdir()] if self.path.is_dir() else []
+        if resume and any(not n.startswith(".") for n in names) and not self.recipe.exists():
+            raise StillhouseError(
+                "is not a run folder: it holds other files", where=str(self.path), hint="name another with --out"
+            )
+        if not resume and not all(map(is_leftover, names)):
             hint = "go on with --resume, or name another folder with --out"
             if not self.recipe.exists() and not self.lock.exists():
                 hint = "it is not a run folder: name another with --out"
@@ -201,21 +189,6 @@ class RunFolder:
         if lock["device"] != before["device"]:
             notes.append(f"the device was {before['device']} and is {lock['device']}")
         return notes
-
-    def check_resumable(self) -> None:
-        """Refuse to go on in a folder that is not a run folder, or that cannot be written.
-
-        Raises:
-            StillhouseError: with what to do instead.
-        """
-        if self.path.exists() and not self.path.is_dir():
-            raise StillhouseError("must be a folder, got a file", where=str(self.path), hint="name another with --out")
-        names = [p.name for p in self.path.iterdir()] if self.path.is_dir() else []
-        if any(not n.startswith(".") for n in names) and not self.recipe.exists():
-            raise StillhouseError(
-                "is not a run folder: it holds other files", where=str(self.path), hint="name another with --out"
-            )
-        self._check_writable()
 
     def read_summary(self) -> dict[str, Any] | None:
         """The summary of a run that was trained to its last step, or to where early stopping ended it; None for any other."""

@@ -27,6 +27,7 @@ from stillhouse.teachers.sources import build_option, load_trained
 from stillhouse.teachers.store import get_or_make, naming_disk_errors
 from stillhouse.training.checks import check_options
 from stillhouse.training.folder import RunFolder, flat
+from stillhouse.training.folder_lock import FolderLock
 from stillhouse.training.parts import Parts, gather, resolve, spread
 from stillhouse.training.progress import Progress
 from stillhouse.training.session import Result, Training
@@ -73,10 +74,8 @@ def prepare(
     folder = None
     if write:
         folder = Path(out) if out is not None else Path("runs") / recipe.run.name
-        if resume:
-            RunFolder(folder).check_resumable()
-        else:
-            RunFolder(folder).check_free()
+        FolderLock(folder).check()
+        RunFolder(folder).check(resume=resume)
     device = parallel.join(find_device(recipe.run.device))
     parallel.check_same(_facts(recipe, actives))
     if recipe.run.threads is not None:

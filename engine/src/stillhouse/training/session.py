@@ -26,12 +26,14 @@ from stillhouse.data.batch_transforms import BatchTransforms, transform_batches
 from stillhouse.data.batches import Data
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError, StillhouseWarning
+from stillhouse.files import clear_temporaries, write_json
 from stillhouse.loop.engines import build_run
 from stillhouse.loop.stepper import Stepper, split
 from stillhouse.registry.order import Active
 from stillhouse.training.compilation import compile_models, plain
 from stillhouse.training.explanation import describe, render_text
-from stillhouse.training.folder import RunFolder, make_lock, write_json
+from stillhouse.training.folder import RunFolder, make_lock
+from stillhouse.training.folder_lock import FolderLock
 from stillhouse.training.observers import build_observers
 from stillhouse.training.optimizers import build_optimizer, build_scheduler
 from stillhouse.training.progress import Progress
@@ -122,16 +124,23 @@ class Training:
         """Train to the end, or on from the last checkpoint, and write the run's folder.
 
         Raises:
-            StillhouseError: a loss or weight that is not finite, a damaged checkpoint, a folder that cannot be written.
+            StillhouseError: a loss or weight that is not finite, a damaged checkpoint, a folder that cannot be written, or in
+            which somebody else trains.
         """
+        folder = self.run.folder
+        lock = None if folder is None else FolderLock(folder)
         try:
+            if lock is not None:
+                lock.acquire()
             with explained(self.run):
                 return self._fit()
         except StillhouseError:
-            if self._made_folder and self.run.folder is not None:
-                RunFolder(self.run.folder).discard()
+            if self._made_folder and folder is not None:
+                RunFolder(folder).discard()
             raise
         finally:
+            if lock is not None:
+                lock.release()
             self.close()
 
     def export(self, *, averaged: bool | None = None) -> nn.Module:
@@ -191,9 +200,7 @@ class Training:
         metrics = self.observers.evaluation.final(run)
         summary = self._summary(metrics, time.perf_counter() - started, done)
         if folder is not None:
-            if parallel.is_first():
-                write_json(folder.summary, summary)
-            parallel.barrier()
+            parallel.in_first(lambda: write_json(folder.summary, summary))
         return Result(self.export(), metrics, self._history, summary, run.folder)
 
     def _train(self, done: int) -> None:
@@ -212,15 +219,18 @@ class Training:
         if self.run.folder is None:
             return None
         folder = RunFolder(self.run.folder)
+        # Once more, now that nobody else can write there: somebody may have trained since it was looked at.
+        parallel.in_first(lambda: folder.check(resume=self._resume))
+        if parallel.is_first():
+            clear_temporaries(folder.path)
         lock = make_lock(self.recipe, self.actives, self.run.device, self.run.data)
         if self._resume:
             for note in folder.compare(self.recipe, lock):
                 warnings.warn(f"{folder.path}: {note}", StillhouseWarning, stacklevel=2)
         parallel.barrier()  # every process has looked at the folder before one of them writes into it
-        if parallel.is_first() and not folder.lock.exists():
-            folder.create(self.recipe, lock, render_text(describe(self)))
-            self._made_folder = True
-        parallel.barrier()
+        if not parallel.broadcast_object(folder.lock.exists()):
+            self._made_folder = parallel.is_first()
+            parallel.in_first(lambda: folder.create(self.recipe, lock, render_text(describe(self))))
         return folder
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ class TensorBoard:
     def __init__(self, hooks: Hooks) -> None:
         self._hooks = hooks
         self._writer: SummaryWriter | None = None
+        self._excepthook = threading.excepthook
 
     @hookimpl
     def started(self, run: Run) -> None:
@@ -43,6 +45,8 @@ class TensorBoard:
         with self._guarded():
             from torch.utils.tensorboard import SummaryWriter
 
+            # The thread that writes keeps its error for who calls next, which is told of here, and raises it besides.
+            self._excepthook, threading.excepthook = threading.excepthook, self._pass_over
             self._writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=done + 1)
             if done == 0:
                 self._writer.add_text("recipe", _as_it_is(run.recipe.to_toml()))
@@ -88,6 +92,12 @@ class TensorBoard:
             with self._guarded():
                 self._writer.close()
         self._writer = None
+        if threading.excepthook == self._pass_over:
+            threading.excepthook = self._excepthook
+
+    def _pass_over(self, failed: threading.ExceptHookArgs) -> None:
+        if not type(failed.thread).__module__.startswith("tensorboard."):
+            self._excepthook(failed)
 
     def _add_scalars(self, scalars: Mapping[str, float], iteration: int) -> None:
         if self._writer is None:
