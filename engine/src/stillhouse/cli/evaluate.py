@@ -56,6 +56,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         overrides=collect_overrides(arguments),
         weights=arguments.weights,
         averaged=arguments.averaged,
+        trust=arguments.trust,
         batch_size=arguments.batch_size,
         device=arguments.device,
     )

@@ -62,6 +62,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         own_size=arguments.size == "own",
         weights=arguments.weights,
         averaged=arguments.averaged,
+        trust=arguments.trust,
         device=arguments.device,
         force=arguments.force,
     )

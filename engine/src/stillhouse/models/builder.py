@@ -73,7 +73,7 @@ def _call_named(request: ModelRequest) -> Any:
             f"no installed model is called {text!r}", where=where, hint=f"{near} {_FORMS}" if near else _FORMS
         )
     if named is None:
-        return _call(import_object(text, where, request.base), request)
+        return _call(import_object(text, where, request.base, MODELS), request)
     found, name = named
     model = load_model(found, where)
     if isinstance(model, ModelFamily):

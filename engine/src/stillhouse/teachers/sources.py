@@ -13,6 +13,7 @@ from stillhouse import seeds as rng
 from stillhouse.config.model import ModelSpec
 from stillhouse.config.recipe import Recipe
 from stillhouse.config.teacher import TeacherSpec
+from stillhouse.config.trust import reading_stored
 from stillhouse.contract.batch import DataInfo
 from stillhouse.errors import StillhouseError
 from stillhouse.models.builder import build_model
@@ -116,6 +117,11 @@ def _build_of_run(folder: Path, info: DataInfo) -> nn.Module:
         raise StillhouseError(
             f"{folder} is no run's folder, which would say what model its weights are of", hint='add model = "..."'
         )
+    with reading_stored(folder):
+        return _build_stored(folder, info)
+
+
+def _build_stored(folder: Path, info: DataInfo) -> nn.Module:
     own = Recipe.load(folder / "recipe.toml")
     if own.student.given:
         raise StillhouseError(
