@@ -10,10 +10,12 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
 
-__all__ = ["Terminal", "printable"]
+__all__ = ["Terminal", "make_table", "printable"]
 
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and newline
@@ -48,3 +50,16 @@ class Terminal(Console):
         if text.isascii():
             return text
         return text.encode(self.encoding, "backslashreplace").decode(self.encoding)
+
+
+def make_table(*columns: str, title: str | None = None) -> Table:
+    """Make a table with a line under its head and no other lines."""
+    return Table(
+        *columns,
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )

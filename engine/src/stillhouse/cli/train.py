@@ -12,7 +12,7 @@ from rich.text import Text
 
 from stillhouse.cli.common import Commands, add_recipe, load_recipe_of, make_console
 from stillhouse.errors import StillhouseWarning
-from stillhouse.tables import make_table
+from stillhouse.terminal import make_table
 
 __all__ = ["add"]
 

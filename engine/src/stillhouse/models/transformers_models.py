@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stillhouse.config.home import find_path
 from stillhouse.config.model import ModelSpec
 from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
 from stillhouse.models.family import ModelFamily, ModelRequest
@@ -125,7 +126,7 @@ def _read_cached_first(read: Callable[..., Any], source: str, **keys: Any) -> An
 
 def _find_source(given: str, base: Path | None) -> str:
     """Return the folder beside the recipe of that name, where there is one; else the name, for the hub."""
-    folder = (base or Path()) / Path(given).expanduser()
+    folder = find_path(given, base)
     return str(folder) if folder.is_dir() else given
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from packaging.utils import canonicalize_name
 from torch import nn
 
+from stillhouse.config.home import expand_home
 from stillhouse.config.model import ModelSpec
 from stillhouse.config.structure import structure
 from stillhouse.contract.batch import DataInfo
@@ -72,7 +73,7 @@ def rebuild_student(path: Path, own_code: bool = False, base: Path | None = None
     try:
         about = json.loads(told)
         model, outputs = about["model"], int(about["outputs"])
-        args: dict[str, Any] = structure(about["args"], dict[str, Any], "args")
+        args: dict[str, Any] = structure(expand_home(about["args"]), dict[str, Any], "args")
         known = {key: about[key] for key in ("classes", "class_names", "input_shape")}
         info: DataInfo = structure({**known, "sizes": {}, "fingerprint": ""}, DataInfo)
     except (ValueError, KeyError, TypeError, RecursionError, StillhouseError) as error:

@@ -10,6 +10,7 @@ import attrs
 from torch import nn
 
 from stillhouse import seeds as rng
+from stillhouse.config.home import find_path
 from stillhouse.config.model import ModelSpec
 from stillhouse.config.recipe import Recipe
 from stillhouse.config.teacher import TeacherSpec
@@ -96,7 +97,7 @@ def _build(
     spec: TeacherSpec, where: str, base: Path, info: DataInfo, outputs: int, seed: int, *, fill: bool
 ) -> nn.Module:
     """The model of a ``spec`` that is given by no recipe."""
-    path = None if spec.checkpoint is None else base / Path(spec.checkpoint).expanduser()
+    path = None if spec.checkpoint is None else find_path(spec.checkpoint, base)
     if spec.model is not None:
         made = ModelSpec(model=spec.model, args=spec.args, pretrained=spec.pretrained and fill)
         model = build_model(made, info, seed=seed, where=where, base=base, outputs=outputs)

@@ -20,6 +20,7 @@ from stillhouse.assembly.export import fold
 from stillhouse.assembly.failures import explained
 from stillhouse.assembly.walk import Walk
 from stillhouse.assembly.watch import watch_first_steps
+from stillhouse.config.home import shorten_home
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.batch import Batch
 from stillhouse.data.batch_transforms import BatchTransforms, transform_batches
@@ -218,7 +219,7 @@ class Training:
                 warnings.warn(f"{folder.path}: {note}", StillhouseWarning, stacklevel=2)
         parallel.barrier()  # every process has looked at the folder before one of them writes into it
         if parallel.is_first() and not folder.lock.exists():
-            folder.create(self.recipe, lock, render_text(describe(self)))
+            folder.create(self.recipe, lock, render_text(shorten_home(describe(self))))
             self._made_folder = True
         parallel.barrier()
         return folder
