@@ -163,7 +163,7 @@ def test_preprocessing_can_be_part_of_the_program(file: str, trained: Path, tmp_
         run_file(tmp_path / file, raw[:3])
 
 
-def test_safetensors_hold_the_weights_and_say_whose(trained: Path, tmp_path: Path):
+def test_safetensors_hold_the_weights_and_say_whose(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from safetensors.torch import load_file
 
     done = export(trained, tmp_path / "s.safetensors", weights="last")
@@ -173,11 +173,12 @@ def test_safetensors_hold_the_weights_and_say_whose(trained: Path, tmp_path: Pat
     assert (told["model"], told["args"], told["classes"]) == ("support:TinyNet", {"width": 4}, 3)
     assert told["task"]["name"] == "classification"
     assert (tmp_path / "s.safetensors").stat().st_mode & 0o044 == 0o044  # others may read it as any other file
-    # A file may name any code: what is not known is handed over.
-    with pytest.raises(StillhouseError, match=r"other code is not run.*student=module"):
+    # A file may name any code: what is not known is handed over, or trusted.
+    monkeypatch.delenv("STILLHOUSE_TRUST")
+    with pytest.raises(StillhouseError, match=r"code is not run.*student=module"):
         load_student(tmp_path / "s.safetensors")
     again = load_student(tmp_path / "s.safetensors", student=TinyNet(width=4))
-    assert same_state(again.state_dict(), load_student(trained, weights="last").state_dict())
+    assert same_state(again.state_dict(), load_student(trained, weights="last", trust=True).state_dict())
 
 
 @pytest.mark.parametrize("model", ["stillhouse.models:mlp", "mlp"])
@@ -192,12 +193,15 @@ def test_our_own_models_are_built_again_from_the_file_alone(model: str, tmp_path
 
 
 @pytest.mark.parametrize("model", ["lines:biased", "line", "lines-dist:lines:biased", "transformers:AutoModel"])
-def test_a_file_makes_no_other_distribution_run(model: str, trained: Path, tmp_path: Path, fake_distribution: Any):
+def test_a_file_makes_no_other_distribution_run(
+    model: str, trained: Path, tmp_path: Path, fake_distribution: Any, monkeypatch: pytest.MonkeyPatch
+):
     from safetensors.torch import load_file, save_file
 
     points = {"lines": "lines_b:LINES", "line": "lines_b:line"}
     fake_distribution("lines-dist", points, "raise SystemExit", group="stillhouse.models")
     export(trained, tmp_path / "s.safetensors")
+    monkeypatch.delenv("STILLHOUSE_TRUST")
     told = json.dumps({**about(tmp_path / "s.safetensors"), "model": model})
     save_file(load_file(tmp_path / "s.safetensors"), tmp_path / "t.safetensors", {"stillhouse": told})
     with pytest.raises(StillhouseError, match="other code is not run"):

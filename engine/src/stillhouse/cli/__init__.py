@@ -6,17 +6,19 @@ Public: common.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from rich.console import Console
 from rich.text import Text
 
+from stillhouse.cli.common import trust_as_told
 from stillhouse.cli.parser import parse
 from stillhouse.errors import StillhouseError, StillhouseWarning
+from stillhouse.terminal import Terminal
 
 __all__ = ["command", "main"]
 
@@ -33,7 +35,7 @@ def command() -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 0, 1 where ``plugins --check`` finds a broken one, 2 for bad input, 130 after an interruption."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    errors = Console(stderr=True)
+    errors = Terminal(stderr=True)
     rank = os.environ.get("RANK", "0")
     said_by = "" if rank == "0" else f"rank {rank}: "
     with warnings.catch_warnings():
@@ -50,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = None
         try:
             parsed = parse(given)
-            code = int(parsed.function(parsed))
+            with trust_as_told(parsed):
+                code = _run(parsed)
             return code
         except StillhouseError as error:
             for fault in error.faults:
@@ -69,3 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             joined = sys.modules.get("stillhouse.distributed.processes")  # imported by a command that trains, if at all
             if joined is not None:
                 joined.leave(done=code == 0)
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    """Run the command; code that it calls and that ends the process is an error, and no silent success."""
+    try:
+        return int(parsed.function(parsed))
+    except SystemExit as error:
+        raise StillhouseError(
+            f"code that the command called has ended the process: SystemExit: {error}", where=str(parsed.command)
+        ) from error

@@ -7,10 +7,10 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.text import Text
 
 from stillhouse.cli.common import Commands, add_recipe, load_recipe_of, make_console
+from stillhouse.terminal import Terminal
 
 if TYPE_CHECKING:
     from stillhouse.experiments.comparison import Comparison
@@ -74,15 +74,15 @@ def _ablate(arguments: argparse.Namespace) -> int:
     try:
         found = ablate(recipe, **what, jobs=arguments.jobs, metric=arguments.metric, progress=not arguments.quiet)
     except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; the same command goes on", soft_wrap=True)
+        Terminal(stderr=True).print("interrupted; the same command goes on", soft_wrap=True)
         return 130
     folder = arguments.out or f"runs/{recipe.run.name}-ablation"
     print_comparison(found, as_json=arguments.json, as_markdown=arguments.markdown)
     if not (arguments.json or arguments.markdown):
-        console = Console()
+        console = Terminal()
         console.print(f"runs and table  {folder}", highlight=False, markup=False, soft_wrap=True)
         console.print(f"TensorBoard     tensorboard --logdir {folder}", highlight=False, markup=False, soft_wrap=True)
-    errors = Console(file=sys.stderr)
+    errors = Terminal(file=sys.stderr)
     for item in found.missing:
         text = f"{item['arm']}, seed {item['seed']}: {item['error']}"
         errors.print(Text.assemble(("missing: ", "bold red"), text), soft_wrap=True)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from stillhouse.config.overrides import parse_value
+from stillhouse.config.trust import lies_in_run, reading_stored, trusting
+from stillhouse.terminal import Terminal
 
 if TYPE_CHECKING:
     from stillhouse.config.recipe import Recipe
@@ -19,6 +23,7 @@ __all__ = [
     "collect_overrides",
     "load_recipe_of",
     "make_console",
+    "trust_as_told",
 ]
 
 Commands = Any
@@ -45,6 +50,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         help="run these plugins instead: features,projector=linear (an empty list: none)",
     )
     add_skip_bad(parser)
+    _add_trust(parser)
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -55,9 +61,35 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         choices=("best", "last"),
         help="of the best epoch on the validation split, or the last (default: best, where the run has kept it)",
     )
+    _add_trust(parser)
     parser.add_argument(
         "--averaged", action="store_true", help="the averaged weights of a run with [ema], whatever it measured itself"
     )
+
+
+def _add_trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="import what a run's folder names by package.module:attribute too, which is code (default: only what is "
+        "installed under a name)",
+    )
+
+
+def trust_as_told(arguments: argparse.Namespace) -> AbstractContextManager[None]:
+    """Let runs name any code with ``--trust``; a RECIPE that lies in a run's folder is as little trusted as the run.
+
+    What ``--set`` and ``--plugins`` name, the person has named herself.
+    """
+    recipe = getattr(arguments, "recipe", None)
+    if getattr(arguments, "trust", False) is True:
+        return trusting()
+    if not isinstance(recipe, str) or not lies_in_run(recipe):
+        return nullcontext()
+    values = [text.partition("=")[2].strip() for text in getattr(arguments, "overrides", ())]
+    plugins = (getattr(arguments, "plugins", None) or "").split(",")
+    named = [*map(parse_value, values), *(plugin.strip().partition("=")[0] for plugin in plugins)]
+    return reading_stored(Path(recipe).parent, named=[name for name in named if isinstance(name, str)])
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -84,7 +116,7 @@ def load_recipe_of(arguments: argparse.Namespace) -> Recipe:
     return load_recipe(arguments.recipe, overrides=collect_overrides(arguments), plugins=arguments.plugins)
 
 
-def make_console() -> Console:
+def make_console() -> Terminal:
     """Make the console of standard output; without a terminal its lines have any length, so that logs lose nothing."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_NO_LIMIT)
+    console = Terminal()
+    return console if console.is_terminal else Terminal(width=_NO_LIMIT)

@@ -14,7 +14,7 @@ from rich.text import Text
 from stillhouse.config.structure import describe_type, unstructure
 from stillhouse.contract.hookspecs import hook_arguments
 from stillhouse.registry.plugins import load
-from stillhouse.tables import make_table
+from stillhouse.terminal import make_table
 
 __all__ = ["describe_plugin", "print_description"]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from stillhouse.cli.common import Commands, add_device, add_run, add_skip_bad, collect_overrides, make_console
-from stillhouse.tables import make_table
+from stillhouse.terminal import make_table
 
 if TYPE_CHECKING:
     from stillhouse.students.evaluation import Measured
@@ -56,6 +56,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         overrides=collect_overrides(arguments),
         weights=arguments.weights,
         averaged=arguments.averaged,
+        trust=arguments.trust,
         batch_size=arguments.batch_size,
         device=arguments.device,
     )

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from rich.console import Console
-
 from stillhouse.cli.common import Commands, add_recipe, load_recipe_of
+from stillhouse.terminal import Terminal
 
 __all__ = ["add"]
 
@@ -32,5 +31,5 @@ def _explain(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(description, indent=2))
     else:
-        render(description, Console())
+        render(description, Terminal())
     return 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 
-from rich.console import Console
 from rich.text import Text
 
 from stillhouse.cli.common import Commands, add_run
+from stillhouse.terminal import Terminal
 
 __all__ = ["add"]
 
@@ -55,6 +55,7 @@ def _export(arguments: argparse.Namespace) -> int:
         format=arguments.format,
         weights=arguments.weights,
         averaged=arguments.averaged,
+        trust=arguments.trust,
         batch=arguments.batch,
         with_preprocessing=arguments.with_preprocessing,
         force=arguments.force,
@@ -63,7 +64,7 @@ def _export(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({**attrs.asdict(done), "path": str(done.path), "batch": done.batch or "any"}, indent=2))
         return 0
-    console = Console()
+    console = Terminal()
     size = done.path.stat().st_size / 2**20
     batch = "any number of samples" if not done.batch else f"{done.batch} samples"
     takes = "" if done.format == "safetensors" else f"; takes {batch}, {done.metadata['input']}"

@@ -8,12 +8,16 @@ command that is asked for is imported; the help imports all.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
+
+from rich.text import Text
 
 from stillhouse.cli.common import Commands
 from stillhouse.entries import COMMANDS, Installed, error_text, find, installed, load_entry
 from stillhouse.errors import StillhouseError
+from stillhouse.terminal import Terminal
 from stillhouse.version import __version__
 
 __all__ = ["add_command", "check_command", "make_parser", "parse"]
@@ -26,8 +30,11 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments ``words``; ``function`` among them runs the command.
 
     Raises:
-        StillhouseError: no such command, or one that is broken.
+        StillhouseError: no such command, or one that is broken; a NUL character, which no file's name has.
     """
+    for word in words:
+        if "\0" in word:
+            raise StillhouseError(f"an argument cannot have a NUL character, got {word[:60]!r}")
     if words and not words[0].startswith("-"):
         parser, commands = _make_bare_parser()
         add_command(commands, find(COMMANDS, words[0]), words[0])
@@ -51,8 +58,18 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse's, whose messages show what was typed as it is, whatever characters are in it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the error, and exit with code 2."""
+        self.print_usage(sys.stderr)
+        Terminal(stderr=True).print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+        self.exit(2)
+
+
 def _make_bare_parser() -> tuple[argparse.ArgumentParser, Commands]:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="stillhouse", description="Train a student network by distillation; a list of plugins is the method."
     )
     parser.add_argument("--version", action="version", version=f"stillhouse {__version__}")

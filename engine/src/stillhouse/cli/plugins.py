@@ -26,7 +26,7 @@ from stillhouse.entries import (
     misplaced,
 )
 from stillhouse.errors import StillhouseError, did_you_mean
-from stillhouse.tables import make_table
+from stillhouse.terminal import make_table
 
 __all__ = ["add"]
 

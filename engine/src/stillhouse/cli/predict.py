@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from stillhouse.cli.common import Commands, add_device, add_run, make_console
-from stillhouse.tables import make_table
+from stillhouse.terminal import make_table
 
 if TYPE_CHECKING:
     from stillhouse.students.prediction import Predicted
@@ -62,6 +62,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         own_size=arguments.size == "own",
         weights=arguments.weights,
         averaged=arguments.averaged,
+        trust=arguments.trust,
         device=arguments.device,
         force=arguments.force,
     )

@@ -8,9 +8,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from stillhouse.cli.common import Commands, add_recipe, load_recipe_of, make_console
 from stillhouse.errors import StillhouseWarning
-from stillhouse.tables import make_table
+from stillhouse.terminal import make_table
 
 __all__ = ["add"]
 
@@ -47,7 +49,7 @@ def _train(arguments: argparse.Namespace) -> int:
 def _print_summary(summary: dict[str, Any], folder: str) -> None:
     console = make_console()
     plugins = ", ".join(summary["plugins"]) or "no plugins"
-    console.print(f"[bold]{summary['name']}[/]  {plugins}  ({summary['seconds']:.1f} s)", highlight=False)
+    console.print(Text.assemble((summary["name"], "bold"), f"  {plugins}  ({summary['seconds']:.1f} s)"))
     splits = list(summary["metrics"])
     if splits:
         table = make_table("metric", *splits)

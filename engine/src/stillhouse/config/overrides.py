@@ -17,7 +17,7 @@ def parse_value(text: str) -> Any:
     """A value in TOML, or else the text itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # what is wrong with it is said where it is used
         return text
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import tomllib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import attrs
 import tomli_w
 
 from stillhouse.config.data import DataSpec
+from stillhouse.config.home import expand_home, find_path, shorten_home
 from stillhouse.config.model import ModelSpec
 from stillhouse.config.overrides import apply_override
 from stillhouse.config.run import CheckpointSpec, DistributedSpec, OptimizerSpec, RunSpec
@@ -21,7 +22,8 @@ from stillhouse.config.run_options import EarlyStoppingSpec, EmaSpec, SpeedSpec
 from stillhouse.config.structure import structure, unstructure
 from stillhouse.config.task import TaskSpec
 from stillhouse.config.teacher import TeacherSpec, check_teacher_names
-from stillhouse.errors import Fault, StillhouseError, did_you_mean
+from stillhouse.config.toml import check_tables, read_tables
+from stillhouse.errors import Fault, StillhouseError
 from stillhouse.schedule import Schedule
 
 __all__ = ["BESIDE_THE_RESULT", "Recipe", "find_nested"]
@@ -29,6 +31,9 @@ __all__ = ["BESIDE_THE_RESULT", "Recipe", "find_nested"]
 
 BESIDE_THE_RESULT = ("name", "base", "device", "log_every", "figures", "threads")
 """The keys of ``[run]`` that do not change a run's result."""
+
+_LONGEST = 16
+"""Recipes that ask for each other, one after the other."""
 
 
 @attrs.frozen(kw_only=True)
@@ -108,8 +113,8 @@ class Recipe:
         return tables
 
     def to_toml(self) -> str:
-        """Return the recipe as TOML, every default written out; it loads again as the same recipe."""
-        return tomli_w.dumps(self.to_dict())
+        """Return the recipe as TOML, every default written out, the home folder as ``~``; it loads as the same recipe."""
+        return tomli_w.dumps(shorten_home(self.to_dict()))
 
     def digest(self) -> str:
         """Hash everything that decides the result: all but the run's name, folder, device and logging."""
@@ -122,7 +127,7 @@ class Recipe:
         tables.pop("checkpoints", None)
         for _, model in find_nested(tables):
             model["recipe"] = Recipe.from_dict(model["recipe"]).digest()
-        return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(shorten_home(tables), sort_keys=True).encode()).hexdigest()
 
     @property
     def base(self) -> Path:
@@ -135,38 +140,26 @@ class Recipe:
         return {} if self.teacher is None else {"teacher": self.teacher, **self.teachers}
 
 
-def read_tables(path: Path) -> dict[str, Any]:
-    """A recipe's file as plain tables.
-
-    Raises:
-        StillhouseError: no such file, or no TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        near = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
-        raise StillhouseError("file not found", where=str(path), hint=did_you_mean(path.name, near)) from None
-    except IsADirectoryError:
-        raise StillhouseError("must be a file, got a folder", where=str(path), hint="RECIPE.toml") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise StillhouseError(f"cannot be read: {error}", where=str(path)) from None
-    except tomllib.TOMLDecodeError as error:
-        raise StillhouseError(f"is not valid TOML: {error}", where=str(path)) from None
-
-
 def _structured(data: Mapping[str, Any], base: Path | None, file: str, asked_by: Sequence[Path] = ()) -> Recipe:
     """:meth:`Recipe.from_dict`; ``asked_by`` are the files that lead here, each of which names the next."""
-    tables = copy.deepcopy(dict(data))
+    try:
+        check_tables(data)
+    except StillhouseError as error:
+        raise (error.within(file) if file else error) from None
+    tables = expand_home(copy.deepcopy(dict(data)))
     faults: list[Fault] = []
     run = tables.setdefault("run", {})
-    if isinstance(run, dict) and not run.get("base"):
-        run["base"] = str((base or Path()).resolve())
-    chain = [*asked_by, Path(file).resolve()] if file else asked_by
+    start = (base or Path()).resolve()
+    if isinstance(run, dict) and run.get("base") in (None, ""):
+        run["base"] = str(start)
+    named = run.get("base") if isinstance(run, dict) else None
+    start = Path(named) if isinstance(named, str) else start
+    chain = [*asked_by, _real(Path(file))] if file else asked_by
     for key in ("student", "teacher"):
         _read_older(tables.get(key))
     for where, model in find_nested(tables):
         try:
-            model["recipe"] = _load_nested(model["recipe"], Path(run["base"]), chain)
+            model["recipe"] = _load_nested(model["recipe"], start, chain)
         except StillhouseError as error:
             faults += error.within(f"{where}.recipe").faults
             model["recipe"] = {}
@@ -202,15 +195,23 @@ def _read_older(model: Any) -> None:
         model.pop("random", None)
 
 
+def _real(path: Path) -> Path:
+    """Where a file really lies; links that lead in a circle stay as they are."""
+    return Path(os.path.realpath(path))
+
+
 def _load_nested(value: Any, base: Path, asked_by: Sequence[Path]) -> dict[str, Any]:
     if isinstance(value, str):
-        path = base / Path(value).expanduser()
-        if path.resolve() in asked_by:
-            names = [p.name for p in (*asked_by[asked_by.index(path.resolve()) :], path)]
+        path = find_path(value, base)
+        real = _real(path)
+        if real in asked_by:
+            names = [p.name for p in (*asked_by[asked_by.index(real) :], path)]
             raise StillhouseError(
                 f"{value!r} would have to be trained before itself: {' needs '.join(names)}",
                 hint="another recipe, or a checkpoint",
             )
+        if len(asked_by) >= _LONGEST:
+            raise StillhouseError(f"{value!r} is asked for by more than {_LONGEST} recipes, one after the other")
         return _structured(read_tables(path), path.parent, str(path), asked_by).to_dict()
     if not isinstance(value, Mapping):
         raise StillhouseError(f"must be a recipe's file or table, got {value!r}")

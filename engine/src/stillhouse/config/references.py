@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from stillhouse.config.trust import check_import
+from stillhouse.entries import Group
 from stillhouse.errors import StillhouseError, did_you_mean
 
 __all__ = ["import_object"]
@@ -17,7 +19,7 @@ _added: set[str] = set()
 """The folders that :func:`import_object` has put on ``sys.path``."""
 
 
-def import_object(path: str, where: str, base: Path | None = None) -> Any:
+def import_object(path: str, where: str, base: Path | None = None, group: Group | None = None) -> Any:
     """Import ``package.module:attribute``; the attribute may be dotted (``module:Class.method``).
 
     Installed modules come first, then the current folder, then ``base``; a folder is appended to ``sys.path`` only
@@ -27,15 +29,18 @@ def import_object(path: str, where: str, base: Path | None = None) -> Any:
         path: the object's path.
         where: the recipe's key, for the fault.
         base: the recipe's folder.
+        group: what it is to be one of.
 
     Raises:
         StillhouseError: the path has another form, the module or the attribute is missing (with the nearest names),
-            importing the module raises, or another file of the same name is imported already.
+            importing the module raises, another file of the same name is imported already, or a stored run names it
+            and nobody registers it (:mod:`stillhouse.config.trust`).
     """
     module_name, colon, attribute = path.partition(":")
     names = [*module_name.split("."), *attribute.split(".")]
     if not colon or not all(name.isidentifier() for name in names):
         raise StillhouseError(f"must be package.module:attribute, got {path!r}", where=where)
+    check_import(path, where, group)
     found = _import_module(module_name, where, base)
     for depth, name in enumerate(attribute.split(".")):
         try:

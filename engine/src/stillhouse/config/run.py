@@ -7,8 +7,12 @@ from typing import Any, Literal
 import attrs
 
 from stillhouse.errors import StillhouseError
+from stillhouse.terminal import printable
 
-__all__ = ["CheckpointSpec", "DistributedSpec", "OptimizerSpec", "RunSpec"]
+__all__ = ["LONGEST_NAME", "CheckpointSpec", "DistributedSpec", "OptimizerSpec", "RunSpec"]
+
+LONGEST_NAME = 200
+"""Bytes of a folder's name that leave room for what is added to it; file systems take 255."""
 
 
 def _check_positive(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -19,6 +23,16 @@ def _check_positive(_instance: Any, attribute: attrs.Attribute[Any], value: Any)
 def _check_not_negative(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if value < 0:
         raise StillhouseError(f"must be >= 0, got {value}", where=attribute.name)
+
+
+def _check_name(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    parts = value.split("/")
+    if not value.strip() or "\\" in value or any(part in ("", ".", "..") for part in parts):
+        what = f"must name a folder inside runs, got {value!r:.80}"
+        raise StillhouseError(what, where=attribute.name, hint="another folder is named with --out")
+    if any(len(part.encode(errors="replace")) > LONGEST_NAME for part in parts) or printable(value) != value:
+        what = f"must be at most {LONGEST_NAME} characters that can be shown, got {value!r:.80}"
+        raise StillhouseError(what, where=attribute.name)
 
 
 @attrs.frozen(kw_only=True)
@@ -44,7 +58,7 @@ class RunSpec:
         base: folder that relative paths and modules of this recipe are found from; the recipe file's own by default.
     """
 
-    name: str = "run"
+    name: str = attrs.field(default="run", validator=_check_name)
     epochs: int = attrs.field(default=20, validator=_check_positive)
     seed: int = attrs.field(default=0, validator=_check_not_negative)
     device: str = "auto"

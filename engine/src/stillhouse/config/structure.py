@@ -6,6 +6,7 @@ exception group that turns it into faults.
 
 from __future__ import annotations
 
+import collections.abc
 import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -49,7 +50,7 @@ def describe_type(kind: Any) -> str:
         if get_origin(kind) is tuple and inner and Ellipsis not in get_args(kind):
             return "a list of " + str(len(inner)) + " (" + ", ".join(describe_type(a) for a in inner) + ")"
         return "a list of " + (describe_type(inner[0]) if inner else "anything")
-    if get_origin(kind) in (dict, Mapping):
+    if get_origin(kind) in (dict, collections.abc.Mapping):
         return "a table"
     if attrs.has(kind):
         return "a table with " + ", ".join(a.name for a in attrs.fields(kind) if a.init)
@@ -171,6 +172,19 @@ def _structure_sequence(value: Any, kind: Any) -> Any:
     return get_origin(kind)(out)
 
 
+def _make_table_hook(kind: Any) -> Callable[[Any, Any], Any]:
+    from cattrs.gen import make_mapping_structure_fn
+
+    inner: Callable[[Any, Any], Any] = make_mapping_structure_fn(kind, _converter, detailed_validation=True)
+
+    def hook(value: Any, wanted: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise _make_type_error(value, wanted)
+        return inner(value, wanted)
+
+    return hook
+
+
 def _origin(kind: Any) -> Any:
     return get_origin(kind)
 
@@ -182,6 +196,7 @@ _converter.register_structure_hook_func(lambda k: _origin(k) is Literal, _struct
 _converter.register_structure_hook_func(lambda k: _origin(k) in (Union, types.UnionType), _structure_union)
 _converter.register_structure_hook_func(lambda k: _origin(k) in (list, tuple), _structure_sequence)
 _converter.register_structure_hook_factory(attrs.has, _make_attrs_hook)
+_converter.register_structure_hook_factory(lambda k: _origin(k) in (dict, collections.abc.Mapping), _make_table_hook)
 
 
 def structure(value: Any, kind: type[T] | Any, where: str = "") -> T:

@@ -51,7 +51,7 @@ def open_source(
         hint = f"{near} a data set is {forms} or package.module:callable".strip()
         raise StillhouseError(f"no installed data set is called {name!r}", where=where, hint=hint)
     try:
-        function = import_object(name, where, base)
+        function = import_object(name, where, base, DATA)
     except StillhouseError as error:
         if not near:
             raise

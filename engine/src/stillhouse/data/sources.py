@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stillhouse.config.home import find_path
 from stillhouse.data.splits import hold_out
 from stillhouse.data.targets import Kind, TargetSpec
 from stillhouse.errors import Fault, raise_faults
@@ -43,7 +44,7 @@ class SourceRequest:
 
     def path(self, text: str) -> Path:
         """A path of the recipe's, from its folder on."""
-        return (self.base or Path()) / Path(text).expanduser()
+        return find_path(text, self.base)
 
 
 class Source(ABC):

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from stillhouse.config.recipe import Recipe
+from stillhouse.config.trust import is_trusting, trusting
 from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.experiments.plan import PlannedRun, read_finished_summary
 from stillhouse.files import write_text
@@ -30,6 +31,7 @@ class Job:
         seed: the run's seed.
         folder: the run's folder.
         recipe: the recipe's tables.
+        trust: whether runs that the recipe names may name any code: see :mod:`stillhouse.config.trust`.
     """
 
     index: int
@@ -37,6 +39,7 @@ class Job:
     seed: int
     folder: str
     recipe: dict[str, Any]
+    trust: bool = False
 
     @classmethod
     def of(cls, run: PlannedRun, device: str = "") -> Job:
@@ -44,7 +47,7 @@ class Job:
         recipe = run.recipe
         if device:
             recipe = attrs.evolve(recipe, run=attrs.evolve(recipe.run, device=device))
-        return cls(run.index, run.arm, run.seed, str(run.folder), recipe.to_dict())
+        return cls(run.index, run.arm, run.seed, str(run.folder), recipe.to_dict(), is_trusting())
 
 
 @attrs.frozen
@@ -74,7 +77,7 @@ def run_job(job: Job) -> Outcome:
     report = folder.with_name(f"{folder.name}.error.txt")
     told: list[str] = []
     try:
-        with collect_warnings(told):
+        with collect_warnings(told), trusting(job.trust):
             recipe = Recipe.from_dict(job.recipe)
             summary = get_or_make(
                 folder, lambda: read_finished_summary(folder, recipe), lambda: _trained(recipe, folder)

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from stillhouse.experiments.comparison import Comparison
 from stillhouse.experiments.plan import Plan
 from stillhouse.files import write_text
+from stillhouse.tasks.pictures import plain
 
 __all__ = ["draw_ablation", "write_picture"]
 
@@ -99,5 +100,5 @@ def _draw_differences(axes: Axes, comparison: Comparison, labels: Mapping[str, s
             axes.plot((difference.low, difference.high), (place, place), color=colour, linewidth=1.6)
         axes.plot(mean, place, "o", color=colour, markersize=6)
         axes.annotate(f"{mean:+.2g}", (mean, place), (0, 6), textcoords="offset points", ha="center", fontsize=8)
-    axes.set_yticks(range(len(found)), [labels.get(name, name) for _, name, _ in found], fontsize=8)
-    axes.set(ylim=(-0.5, len(found)), xlabel=f"{comparison.metric} less {reference}, 95% interval")
+    axes.set_yticks(range(len(found)), [plain(labels.get(name, name)) for _, name, _ in found], fontsize=8)
+    axes.set(ylim=(-0.5, len(found)), xlabel=plain(f"{comparison.metric} less {reference}, 95% interval"))

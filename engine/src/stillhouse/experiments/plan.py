@@ -11,7 +11,9 @@ from typing import Any
 
 import attrs
 
+from stillhouse.config.home import shorten_home
 from stillhouse.config.recipe import Recipe
+from stillhouse.config.run import LONGEST_NAME
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.experiments.arms import Arm, hash_arm
 from stillhouse.files import write_json
@@ -73,7 +75,7 @@ class Plan:
                 run = attrs.evolve(
                     arm.recipe.run,
                     seed=seed,
-                    name=f"{self.recipe.run.name} {arm.name}",
+                    name=_name_run(self.recipe.run.name, folders[arm.name]),
                     # One thread for every run, so that results don't depend on how many run at once.
                     threads=arm.recipe.run.threads or 1,
                     figures=self.figures,
@@ -121,7 +123,7 @@ class Plan:
         folders = _name_folders([arm.name for arm in self.arms])
         return {
             "name": self.recipe.run.name,
-            "recipe": self.recipe.to_dict(),
+            "recipe": shorten_home(self.recipe.to_dict()),
             "seeds": list(self.seeds),
             "arms": [
                 {
@@ -198,6 +200,11 @@ def read_finished_summary(folder: Path, recipe: Recipe | None = None) -> dict[st
     except (OSError, ValueError):
         return None
     return summary if lock.get("recipe") == recipe.digest() else None
+
+
+def _name_run(ablated: str, folder: str) -> str:
+    name = f"{ablated} {folder}"
+    return name if len(name.encode()) <= LONGEST_NAME else folder
 
 
 def _name_folders(names: Sequence[str]) -> dict[str, str]:

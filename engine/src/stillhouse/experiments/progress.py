@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
 from stillhouse.experiments.job import Outcome
+from stillhouse.terminal import Terminal
 
 __all__ = ["Counter"]
 
@@ -25,13 +25,13 @@ class Counter:
     """
 
     def __init__(self, name: str, total: int, done: int, *, enabled: bool) -> None:
-        self._console = Console(stderr=True)
+        self._console = Terminal(stderr=True)
         self._name, self._total, self._done, self._failed = name, total, done, 0
         self._enabled = enabled
         self._bar: Bar | None = None
         if enabled and self._console.is_terminal:
             self._bar = Bar(
-                TextColumn("[bold]{task.description}"),
+                TextColumn("{task.description}", style="bold", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[status]}", markup=False),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from stillhouse.config.recipe import Recipe
+from stillhouse.config.trust import reading_stored
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, raise_faults
 from stillhouse.experiments.arms import hash_arm
 from stillhouse.experiments.comparison import Comparison, Group, compare_groups
@@ -37,7 +39,8 @@ def compare(
     groups: dict[str, list[FinishedRun]] = {}
     for run in [first, *(run for run in runs if run is not first)]:
         groups.setdefault(hash_arm(run.recipe), []).append(run)
-    metric = metric or choose_metric(runs)
+    with reading_stored(runs[0].folder):
+        metric = metric or choose_metric(runs)
     check_comparable(runs, metric)
     settings = {key: flatten_settings(members[0].recipe) for key, members in groups.items()}
     columns = find_differing(list(settings.values()))
@@ -126,11 +129,20 @@ def choose_metric(runs: Sequence[FinishedRun]) -> str:
     from stillhouse.tasks.builder import build_task
 
     recipe, metrics = runs[0].recipe, runs[0].summary["metrics"]
-    score = build_task(recipe.task, recipe.base).score
+    score = _read_score(runs[0].summary)
+    if score is None:
+        score = build_task(recipe.task, recipe.base).score
     split = next((s for s in ("test", "val") if score in metrics.get(s, {})), None)
     if split is None:
         raise StillhouseError(f"{runs[0].folder} has no {score!r}", hint="name another metric with --metric")
     return f"{split}/{score}"
+
+
+def _read_score(summary: Mapping[str, Any]) -> str | None:
+    """The name of the task's score, as a run notes it beside its best epoch; so that no task of others is imported."""
+    best = summary.get("best")
+    names = [key.removeprefix("val/") for key in best if key.startswith("val/")] if isinstance(best, Mapping) else []
+    return names[0] if names else None
 
 
 def read_metric(runs: Sequence[FinishedRun], metric: str, name: str) -> dict[int, float]:

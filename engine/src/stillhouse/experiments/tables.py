@@ -11,7 +11,7 @@ from rich.text import Text
 
 from stillhouse.experiments.comparison import Comparison, Row
 from stillhouse.experiments.statistics import Difference
-from stillhouse.tables import make_table
+from stillhouse.terminal import make_table
 
 __all__ = ["show", "to_markdown"]
 

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 from torch import nn
 
+from stillhouse.config.home import find_path
 from stillhouse.config.model import ModelSpec
 from stillhouse.config.references import import_object
 from stillhouse.config.signatures import call, read_parameters
@@ -57,7 +58,7 @@ def build_model(
         )
     if spec.checkpoint is not None:
         try:
-            load_but_heads(model, (base or Path()) / Path(spec.checkpoint).expanduser(), spec.replace_head)
+            load_but_heads(model, find_path(spec.checkpoint, base), spec.replace_head)
         except StillhouseError as error:
             raise error.within(f"{where}.checkpoint") from None
     return model
@@ -73,7 +74,7 @@ def _call_named(request: ModelRequest) -> Any:
             f"no installed model is called {text!r}", where=where, hint=f"{near} {_FORMS}" if near else _FORMS
         )
     if named is None:
-        return _call(import_object(text, where, request.base), request)
+        return _call(import_object(text, where, request.base, MODELS), request)
     found, name = named
     model = load_model(found, where)
     if isinstance(model, ModelFamily):

@@ -10,12 +10,16 @@ from typing import Any
 
 from stillhouse.config.model import ModelSpec
 from stillhouse.config.signatures import call
+from stillhouse.config.trust import refuse_stored
 from stillhouse.contract.batch import DataInfo
 from stillhouse.errors import StillhouseError, StillhouseWarning, did_you_mean
 from stillhouse.models.arguments import fetch, fill_arguments
 from stillhouse.models.family import ModelFamily, ModelRequest
 
 __all__ = ["TIMM", "build_timm"]
+
+_ELSEWHERE = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+"""Arguments by which timm reads files of somebody's choice; its older versions unpickle them."""
 
 _SIZES = ("img_size", "dynamic_img_size", "strict_img_size")
 """Arguments that set the size of a model's images: where one is given, none is chosen."""
@@ -38,6 +42,7 @@ def build_timm(name: str, request: ModelRequest) -> Any:
         raise StillhouseError(
             f"{spec.model!r} needs timm: {error}", where=f"{where}.model", hint="pip install stillhouse[timm]"
         ) from None
+    _refuse_elsewhere(name, spec, where)
     known = timm.list_models()
     plain = name.partition(".")[0]  # `vit_tiny_patch16_224.augreg_in21k` names weights of a model
     if plain not in known and not name.startswith("hf-hub:"):
@@ -62,6 +67,15 @@ def build_timm(name: str, request: ModelRequest) -> Any:
         if size and error.faults[0].where == f"{where}.args.img_size":  # it has no such argument
             return create()
         raise
+
+
+def _refuse_elsewhere(name: str, spec: ModelSpec, where: str) -> None:
+    """Refuse what timm would read from elsewhere than its own register, where a stored run asks for it."""
+    if name.startswith("hf-hub:"):
+        refuse_stored(f"{spec.model!r} lies on somebody's host", f"{where}.model")
+    for key in _ELSEWHERE:
+        if key in spec.args:
+            refuse_stored(f"{key!r} names a file of weights, which may be code", f"{where}.args.{key}")
 
 
 TIMM = ModelFamily(build_timm)

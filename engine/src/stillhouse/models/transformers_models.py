@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stillhouse.config.home import find_path
 from stillhouse.config.model import ModelSpec
 from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
 from stillhouse.models.family import ModelFamily, ModelRequest
@@ -44,11 +45,17 @@ def build_transformers(name: str, request: ModelRequest) -> Any:
         kind = getattr(transformers, name)
     except (ImportError, RuntimeError) as error:  # RuntimeError: a model's file that needs some further package
         raise StillhouseError(f"{spec.model!r} cannot be imported: {error}", where=f"{where}.model") from None
+    if not hasattr(kind, "from_config") and not _is_model(kind, transformers):
+        raise StillhouseError(
+            f"transformers' {name!r} is no model", where=f"{where}.model", hint="ViTForImageClassification, ..."
+        )
     config = _build_config(transformers, kind, request)
     try:
         if spec.pretrained:
             source = _find_source(spec.args["source"], base)
-            return _read_cached_first(kind.from_pretrained, source, config=config, ignore_mismatched_sizes=True)
+            return _read_cached_first(
+                kind.from_pretrained, source, config=config, ignore_mismatched_sizes=True, trust_remote_code=False
+            )
         return kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
     except OSError as error:
         raise _make_source_error(spec, where, error) from error
@@ -57,6 +64,10 @@ def build_transformers(name: str, request: ModelRequest) -> Any:
 
 
 TRANSFORMERS = ModelFamily(build_transformers)
+
+
+def _is_model(kind: Any, transformers: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
 
 
 def _build_config(transformers: Any, kind: Any, request: ModelRequest) -> Any:
@@ -80,7 +91,9 @@ def _build_config(transformers: Any, kind: Any, request: ModelRequest) -> Any:
     def make(**keys: Any) -> Any:
         try:
             if source is not None:
-                return _read_cached_first(transformers.AutoConfig.from_pretrained, _find_source(source, base), **keys)
+                return _read_cached_first(
+                    transformers.AutoConfig.from_pretrained, _find_source(source, base), trust_remote_code=False, **keys
+                )
             return own(**keys) if own is not None else transformers.AutoConfig.for_model(model_type, **keys)
         except OSError as error:
             raise _make_source_error(spec, where, error) from error
@@ -113,7 +126,7 @@ def _read_cached_first(read: Callable[..., Any], source: str, **keys: Any) -> An
 
 def _find_source(given: str, base: Path | None) -> str:
     """Return the folder beside the recipe of that name, where there is one; else the name, for the hub."""
-    folder = (base or Path()) / Path(given).expanduser()
+    folder = find_path(given, base)
     return str(folder) if folder.is_dir() else given
 
 

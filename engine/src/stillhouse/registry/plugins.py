@@ -49,7 +49,7 @@ def load(use: str, where: str = "", base: Path | None = None) -> tuple[type[Plug
     if ":" not in use or find_named(PLUGINS, use) is not None:
         found = find(PLUGINS, use, where)
         return load_installed(found, where), found
-    cls = import_object(use, where, base)
+    cls = import_object(use, where, base, PLUGINS)
     found = Installed(use, use, "", _source_version(cls), "", None)
     _check_class(cls, found, where)
     return cls, found

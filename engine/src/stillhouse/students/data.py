@@ -15,6 +15,7 @@ from stillhouse.config.data import DataSpec
 from stillhouse.config.overrides import apply_override
 from stillhouse.config.recipe import Recipe
 from stillhouse.config.structure import structure, unstructure
+from stillhouse.config.trust import lies_in_run, reading_stored
 from stillhouse.contract.batch import Batch, DataInfo
 from stillhouse.data.batches import Data
 from stillhouse.data.loader import load_data
@@ -65,7 +66,9 @@ def open_data(
     spec, base = recipe.data, recipe.base
     if other is not None:
         spec, base = _choose_other(spec, other, overrides)
-    elif saved.own_data:
+        with reading_stored(saved.folder, named=[] if lies_in_run(other) else [spec.name]):
+            return _open_plain(saved, spec, base, pin=pin)
+    if saved.own_data:
         data = load_data(spec, saved.task, seed=recipe.run.seed, base=base, pin=pin)
         if data.info.fingerprint == saved.info.fingerprint:
             return data
@@ -73,9 +76,13 @@ def open_data(
         warnings.warn(
             f"{saved.folder}: the data have changed since the run was trained", StillhouseWarning, stacklevel=2
         )
+    return _open_plain(saved, spec, base, pin=pin)
+
+
+def _open_plain(saved: SavedRun, spec: DataSpec, base: Path, *, pin: bool) -> MeasuredData:
     # The student knows inputs on the scale of its training, whatever these data's own mean would be.
     plain = attrs.evolve(spec, normalize="none", transforms=(), batch_transforms=())
-    data = load_data(plain, saved.task, seed=recipe.run.seed, base=base, pin=pin)
+    data = load_data(plain, saved.task, seed=saved.recipe.run.seed, base=base, pin=pin)
     try:
         return _normalise_as_trained(data, saved.info)
     except BaseException:

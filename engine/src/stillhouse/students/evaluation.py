@@ -18,7 +18,7 @@ from stillhouse.errors import StillhouseError, StillhouseWarning, did_you_mean
 from stillhouse.registry.order import Active
 from stillhouse.students.data import open_data
 from stillhouse.students.loader import rebuild, select_plugins
-from stillhouse.students.saved_run import SavedRun, Weights, open_run
+from stillhouse.students.saved_run import SavedRun, Weights, guarded, open_run
 from stillhouse.training.preparation import find_device
 
 __all__ = ["Measured", "evaluate"]
@@ -51,6 +51,7 @@ class Measured:
     per_class: dict[str, dict[str, list[float]]]
 
 
+@guarded
 def evaluate(
     run: str | Path,
     *,
@@ -65,6 +66,7 @@ def evaluate(
     teacher: nn.Module | None = None,
     teachers: Mapping[str, nn.Module] | None = None,
     plugins: Sequence[Plugin] | None = None,
+    trust: bool = False,
 ) -> Measured:
     """Measure a run's student, as its training measured it: the same metrics, and on the same data the same numbers.
 
@@ -82,6 +84,7 @@ def evaluate(
         teacher: one of the right shapes, for a run that was given its teacher and whose plugins give metrics.
         teachers: further ones likewise, by name.
         plugins: for a run that was given its plugins from Python: the same again.
+        trust: import what the run names by ``package.module:attribute`` as well; else only what is registered is built.
 
     Raises:
         StillhouseError: no run, no such weights, split or data, or data of other classes.
@@ -144,7 +147,7 @@ def _choose_plugins(saved: SavedRun, given: Sequence[Plugin] | None, teachers: s
         if actives and missing:
             raise StillhouseError(f"the run's {missing[0]} came from Python, and plugins need its shapes")
     except StillhouseError as error:
-        warnings.warn(f"evaluated without the plugins' own metrics: {error}", StillhouseWarning, stacklevel=3)
+        warnings.warn(f"evaluated without the plugins' own metrics: {error}", StillhouseWarning, stacklevel=4)
         return []
     return actives
 

@@ -19,7 +19,7 @@ from stillhouse.students.formats import FORMATS, TOLERANCES, check_installed, wr
 from stillhouse.students.loader import fold_student
 from stillhouse.students.metadata import describe_export
 from stillhouse.students.modules import Output, Preprocessing
-from stillhouse.students.saved_run import Weights, open_run
+from stillhouse.students.saved_run import Weights, guarded, open_run
 from stillhouse.students.verification import compare_outputs, compute_output, read_export
 
 __all__ = ["Exported", "export"]
@@ -56,6 +56,7 @@ class Exported:
     metadata: dict[str, Any]
 
 
+@guarded
 def export(
     run: str | Path,
     to: str | Path,
@@ -71,6 +72,7 @@ def export(
     teacher: nn.Module | None = None,
     teachers: Mapping[str, nn.Module] | None = None,
     plugins: Sequence[Plugin] | None = None,
+    trust: bool = False,
 ) -> Exported:
     """Write a run's student to a file, as the plugins' ``export`` leaves it, and check the file on real inputs.
 
@@ -88,6 +90,7 @@ def export(
         teacher: likewise.
         teachers: likewise.
         plugins: likewise.
+        trust: import what the run names by ``package.module:attribute`` as well; else only what is registered is built.
 
     Raises:
         StillhouseError: no run, no such format, an existing file, a model that this format cannot hold, or one whose

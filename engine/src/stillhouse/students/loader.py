@@ -22,6 +22,7 @@ from stillhouse.assembly.export import fold
 from stillhouse.assembly.walk import Walk, assemble
 from stillhouse.config.model import ModelSpec
 from stillhouse.config.teacher import TeacherSpec
+from stillhouse.config.trust import is_trusting
 from stillhouse.contract.assembly import Assembly, Rows
 from stillhouse.contract.plugin import Plugin
 from stillhouse.contract.task import Task
@@ -32,7 +33,7 @@ from stillhouse.registry.hooks import Hooks
 from stillhouse.registry.order import Active
 from stillhouse.registry.plugins import activate, from_instances, plugins_in_use
 from stillhouse.students.data import MeasuredData, open_data
-from stillhouse.students.saved_run import SavedRun, Weights, open_run
+from stillhouse.students.saved_run import SavedRun, Weights, guarded, open_run
 from stillhouse.teachers.prerequisites import find_prerequisite, get_role
 from stillhouse.teachers.sources import build_option, build_teacher
 
@@ -202,6 +203,7 @@ def _build_option_stand_in(saved: SavedRun, task: Task, plugin: str, option: str
     return build_option(saved.recipe, needs, saved.info, outputs, plugin, option, spec, fill=False)
 
 
+@guarded
 def load_student(
     run: str | Path,
     *,
@@ -212,12 +214,13 @@ def load_student(
     teachers: Mapping[str, nn.Module] | None = None,
     plugins: Sequence[Plugin] | None = None,
     fold_plugins: bool = True,
+    trust: bool = False,
 ) -> nn.Module:
     """A run's trained student, as :func:`stillhouse.train` gave it: plugins' ``export`` done, in eval mode, on the CPU.
 
     Args:
         run: the run's folder; or a .safetensors file that ``stillhouse export`` wrote, of which only models of
-            torchvision, timm and our own are built by name, and any other is given as ``student``.
+            torchvision, timm and our own are built by name, and any other is given as ``student`` (or trusted).
         weights: ``best`` or ``last``; None: the best where the run has kept them, else the last.
         averaged: the averaged weights of a run with ``[ema]``, whatever it measured itself.
         student: a module to fill, for a run that was given its student from Python.
@@ -226,6 +229,7 @@ def load_student(
         teachers: further ones likewise, by name.
         plugins: for a run that was given its plugins from Python: the same again.
         fold_plugins: False leaves the plugins out: the student alone, as it was trained.
+        trust: import what the run names by ``package.module:attribute`` as well; else only what is registered is built.
 
     Raises:
         StillhouseError: no run, no checkpoint, a plugin or model that is not there any more.
@@ -233,7 +237,8 @@ def load_student(
     if Path(run).suffix == ".safetensors":
         from stillhouse.students.reconstruction import fill_student, rebuild_student
 
-        return rebuild_student(Path(run)) if student is None else fill_student(Path(run), student)
+        own_code = trust or is_trusting()
+        return rebuild_student(Path(run), own_code) if student is None else fill_student(Path(run), student)
     saved = open_run(run, weights=weights, averaged=averaged)
     return fold_student(
         saved, student=student, teacher=teacher, teachers=teachers, plugins=plugins, fold_plugins=fold_plugins

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stillhouse.config.home import shorten_home
 from stillhouse.config.model import ModelSpec
 from stillhouse.config.structure import unstructure
 from stillhouse.contract.batch import DataInfo
@@ -43,7 +44,7 @@ def describe_export(
         "step": saved.step,
         # Whether the recipe's model is exported, or one that a plugin has made of it.
         "model": spec.model if _is_built_by(module, spec, info, saved, outputs) else None,
-        "args": unstructure(spec.args),
+        "args": shorten_home(unstructure(spec.args)),
         "outputs": outputs,
         "task": {"name": recipe.task.name, "args": unstructure(saved.task)},
         "output": saved.task.output_text(),

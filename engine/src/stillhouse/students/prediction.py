@@ -20,7 +20,7 @@ from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.loop.tapped_model import TappedModel
 from stillhouse.nested import map_tensors, slice_rows
 from stillhouse.students.loader import fold_student
-from stillhouse.students.saved_run import SavedRun, Weights, open_run
+from stillhouse.students.saved_run import SavedRun, Weights, guarded, open_run
 from stillhouse.training.preparation import find_device
 
 __all__ = ["Predicted", "predict"]
@@ -44,6 +44,7 @@ class Predicted:
     picture: str | None
 
 
+@guarded
 def predict(
     run: str | Path,
     images: Sequence[str | Path],
@@ -59,6 +60,7 @@ def predict(
     teacher: nn.Module | None = None,
     teachers: Mapping[str, nn.Module] | None = None,
     plugins: Sequence[Plugin] | None = None,
+    trust: bool = False,
 ) -> list[Predicted]:
     """Predict images by a run's student. All are read before the first prediction, and all predicted before a picture is written.
 
@@ -77,6 +79,7 @@ def predict(
         teacher: likewise.
         teachers: likewise.
         plugins: likewise.
+        trust: import what the run names by ``package.module:attribute`` as well; else only what is registered is built.
 
     Raises:
         StillhouseError: no run; images that cannot be read, or that the student does not take, all named; pictures

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+from packaging.utils import canonicalize_name
 from torch import nn
 
+from stillhouse.config.home import expand_home
 from stillhouse.config.model import ModelSpec
+from stillhouse.config.structure import structure
 from stillhouse.contract.batch import DataInfo
 from stillhouse.entries import MODELS, find_scheme
 from stillhouse.errors import StillhouseError
@@ -19,17 +23,21 @@ from stillhouse.students.formats import METADATA
 __all__ = ["fill_student", "rebuild_student"]
 
 
-_OURS = ("stillhouse.models:", "stillhouse.models.nets:")
-_FROM_ANYWHERE = ("transformers",)
-"""Families whose models may bring code or a config from elsewhere."""
+_NETS = ("convnet", "dense_vit", "detector", "mlp", "unet", "vit")
+_LIBRARIES = ("timm", "torchvision")
+"""Ours, and the libraries that build a model by a name in their own register, from their own code. The families of others
+may bring code, or a config, from elsewhere."""
 
 
-def _is_safe(model: str) -> bool:
-    """Whether building ``model`` runs the engine's own code and its requirements' alone."""
+def _is_known(model: str) -> bool:
+    """Whether ``model`` is exactly one that is built without the code of others: it is compared with a list, and nothing is imported."""
+    if model in {f"{module}:{net}" for module in ("stillhouse.models", "stillhouse.models.nets") for net in _NETS}:
+        return True
     named = find_scheme(MODELS, model)
-    if named is None:
-        return model.startswith(_OURS)
-    return named[0].distribution == "stillhouse" and named[0].use not in _FROM_ANYWHERE
+    if named is None or canonicalize_name(named[0].distribution) != "stillhouse":
+        return False
+    found, rest = named
+    return (found.use in _NETS and not rest) or (found.use in _LIBRARIES and bool(re.fullmatch(r"[\w.]+", rest)))
 
 
 def build_exported(model: str, args: dict[str, Any], info: DataInfo, outputs: int, base: Path | None) -> nn.Module:
@@ -64,19 +72,15 @@ def rebuild_student(path: Path, own_code: bool = False, base: Path | None = None
         )
     try:
         about = json.loads(told)
-        model, args, outputs = about["model"], about["args"], int(about["outputs"])
-        info = DataInfo(
-            classes=int(about["classes"]),
-            class_names=tuple(about["class_names"]),
-            input_shape=tuple(about["input_shape"]),
-            sizes={},
-            fingerprint="",
-        )
-    except (ValueError, KeyError, TypeError) as error:
+        model, outputs = about["model"], int(about["outputs"])
+        args: dict[str, Any] = structure(expand_home(about["args"]), dict[str, Any], "args")
+        known = {key: about[key] for key in ("classes", "class_names", "input_shape")}
+        info: DataInfo = structure({**known, "sizes": {}, "fingerprint": ""}, DataInfo)
+    except (ValueError, KeyError, TypeError, RecursionError, StillhouseError) as error:
         raise StillhouseError(f"its metadata are damaged: {error!r}", where=str(path), hint=handed) from None
     if not isinstance(model, str):
         raise StillhouseError("a recipe cannot build its model", where=str(path), hint=handed)
-    if not own_code and not _is_safe(model):
+    if not own_code and not _is_known(model):
         raise StillhouseError(
             f"its model must be one of torchvision, timm or Stillhouse, got {model!r}: other code is not run",
             where=str(path),

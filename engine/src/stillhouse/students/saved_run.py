@@ -2,23 +2,48 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import attrs
 
+from stillhouse.config.overrides import parse_value
 from stillhouse.config.recipe import Recipe
+from stillhouse.config.trust import reading_stored
 from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Task
 from stillhouse.errors import Fault, StillhouseError, did_you_mean
 from stillhouse.tasks.builder import build_task
 from stillhouse.teachers.saved_folder import read_info, read_lock
 
-__all__ = ["SavedRun", "Weights", "open_run"]
+__all__ = ["SavedRun", "Weights", "guarded", "open_run"]
 
 Weights = Literal["best", "last"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def guarded(function: Callable[P, T]) -> Callable[P, T]:
+    """Make a function of a run, its first argument, look up what the run names among what is registered alone.
+
+    The function has an argument ``trust``; names in its ``data`` and ``overrides`` are the caller's own.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> T:
+        given = signature.bind(*args, **kwargs).arguments
+        own = [parse_value(text.partition("=")[2].strip()) for text in given.get("overrides", ())]
+        named = [name for name in (given.get("data"), *own) if isinstance(name, str)]
+        with reading_stored(given["run"], trust=given.get("trust", False), named=named):
+            return function(*args, **kwargs)
+
+    return inner
 
 
 @attrs.frozen(eq=False)

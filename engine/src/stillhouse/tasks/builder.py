@@ -25,7 +25,7 @@ def build_task(spec: TaskSpec, base: Path | None = None) -> Task:
     if ":" not in spec.name or find_named(TASKS, spec.name) is not None:
         kind = load_task(find(TASKS, spec.name, where), where)
     else:
-        kind = _check(import_object(spec.name, where, base), spec.name, where)
+        kind = _check(import_object(spec.name, where, base, TASKS), spec.name, where)
     task: Task = structure(spec.args, kind, "task.args")
     return task
 

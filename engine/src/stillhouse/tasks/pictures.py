@@ -19,8 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from stillhouse.contract.batch import DataInfo
+from stillhouse.terminal import printable
 
-__all__ = ["Panel", "draw", "draw_bars", "is_picture", "make_palette", "to_picture", "unnormalise"]
+__all__ = ["Panel", "draw", "draw_bars", "is_picture", "make_palette", "plain", "to_picture", "unnormalise"]
 
 _MOST_IN_LEGEND = 24
 _PANEL_WIDTH = 3.2  # inches
@@ -103,7 +104,7 @@ def draw(rows: Sequence[Sequence[Panel]]) -> Figure:
             places[-1].axis("off")
     if used:
         colours = make_palette(len(names))
-        patches = [Patch(facecolor=colours[i], edgecolor="0.3", linewidth=0.5, label=names[i]) for i in used]
+        patches = [Patch(facecolor=colours[i], edgecolor="0.3", linewidth=0.5, label=plain(names[i])) for i in used]
         figure.legend(handles=patches, loc="outside lower center", ncols=2 * columns, fontsize=8, frameon=False)
     return figure
 
@@ -118,14 +119,19 @@ def draw_bars(image: Tensor, values: Sequence[tuple[str, float]], label: str, gr
     places = np.arange(len(values))
     bars = right.barh(places, [value for _, value in values], color=make_palette(1)[0])
     right.bar_label(bars, [f"{value:.3g}" for _, value in values], padding=3, fontsize=8)
-    right.set_yticks(places, [name for name, _ in values], fontsize=8)
+    right.set_yticks(places, [plain(name) for name, _ in values], fontsize=8)
     right.set_ylim(max(len(values), 4) - 0.5, -0.5)  # few bars do not become thick
     right.margins(x=0.15)
     if greatest is not None:
         right.set_xlim(0, greatest * 1.15)
-    right.set_xlabel(label, fontsize=8)
+    right.set_xlabel(plain(label), fontsize=8)
     right.tick_params(axis="x", labelsize=8)
     return figure
+
+
+def plain(text: str) -> str:
+    """Return ``text`` as matplotlib shows it unchanged: no formula between dollars, no label that is left out."""
+    return printable(text if not text.startswith("_") else f" {text}").replace("$", r"\$")
 
 
 def to_picture(figure: Figure) -> Image.Image:
@@ -158,7 +164,7 @@ def _scale(row: Sequence[Panel]) -> Normalize | None:
 
 
 def _show(place: Any, panel: Panel, names: Sequence[str], scale: Normalize | None) -> None:
-    place.set_title(panel.title, fontsize=9)
+    place.set_title("\n".join(map(plain, panel.title.split("\n"))), fontsize=9)
     values = panel.values
     # Blocks stay blocks where pixels are drawn larger; where they are drawn smaller they are averaged.
     style = {"interpolation": "nearest" if panel.classes else "auto"}

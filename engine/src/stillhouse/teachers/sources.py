@@ -10,9 +10,11 @@ import attrs
 from torch import nn
 
 from stillhouse import seeds as rng
+from stillhouse.config.home import find_path
 from stillhouse.config.model import ModelSpec
 from stillhouse.config.recipe import Recipe
 from stillhouse.config.teacher import TeacherSpec
+from stillhouse.config.trust import reading_stored
 from stillhouse.contract.batch import DataInfo
 from stillhouse.errors import StillhouseError
 from stillhouse.models.builder import build_model
@@ -95,7 +97,7 @@ def _build(
     spec: TeacherSpec, where: str, base: Path, info: DataInfo, outputs: int, seed: int, *, fill: bool
 ) -> nn.Module:
     """The model of a ``spec`` that is given by no recipe."""
-    path = None if spec.checkpoint is None else base / Path(spec.checkpoint).expanduser()
+    path = None if spec.checkpoint is None else find_path(spec.checkpoint, base)
     if spec.model is not None:
         made = ModelSpec(model=spec.model, args=spec.args, pretrained=spec.pretrained and fill)
         model = build_model(made, info, seed=seed, where=where, base=base, outputs=outputs)
@@ -116,6 +118,11 @@ def _build_of_run(folder: Path, info: DataInfo) -> nn.Module:
         raise StillhouseError(
             f"needs the model, which only a run's folder says, got weights in {folder}", hint='add model = "..."'
         )
+    with reading_stored(folder):
+        return _build_stored(folder, info)
+
+
+def _build_stored(folder: Path, info: DataInfo) -> nn.Module:
     own = Recipe.load(folder / "recipe.toml")
     if own.student.given:
         raise StillhouseError(

@@ -9,6 +9,7 @@ import attrs
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import nn
 from torch.optim import Optimizer
 
@@ -20,6 +21,7 @@ from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.run import Run
 from stillhouse.registry.order import Active
 from stillhouse.schedule import Schedule, value_at
+from stillhouse.terminal import Terminal
 
 __all__ = ["describe", "render", "render_text"]
 
@@ -159,9 +161,11 @@ def render(description: dict[str, Any], console: Console) -> None:
     """Print a description as tables."""
     data = description["data"]
     console.print(
-        f"[bold]{description['run']}[/]: {description['epochs']} epochs, {description['steps']} steps on "
-        f"{description['device']}, {description['precision']}, seed {description['seed']}",
-        highlight=False,
+        Text.assemble(
+            (description["run"], "bold"),
+            f": {description['epochs']} epochs, {description['steps']} steps on "
+            f"{description['device']}, {description['precision']}, seed {description['seed']}",
+        )
     )
     sizes = ", ".join(f"{n} {size}" for n, size in data["sizes"].items())
     console.print(
@@ -276,5 +280,5 @@ def _optimizer_table(description: dict[str, Any]) -> Table:
 def render_text(description: dict[str, Any]) -> str:
     """:func:`render` as plain text, 110 columns wide."""
     buffer = io.StringIO()
-    render(description, Console(file=buffer, width=110, color_system=None, legacy_windows=False))
+    render(description, Terminal(file=buffer, width=110, color_system=None, legacy_windows=False))
     return buffer.getvalue()

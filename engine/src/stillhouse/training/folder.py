@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from stillhouse.config.home import shorten_home
 from stillhouse.config.recipe import Recipe
 from stillhouse.config.structure import unstructure
 from stillhouse.contract.batch import DataInfo
@@ -38,7 +39,7 @@ def make_lock(recipe: Recipe, actives: Sequence[Active], device: torch.device, d
                 "use": a.use,
                 "distribution": a.distribution,
                 "version": a.version,
-                "options": unstructure(a.plugin),
+                "options": shorten_home(unstructure(a.plugin)),
                 "order": a.reason,
             }
             for a in actives

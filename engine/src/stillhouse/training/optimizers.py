@@ -41,7 +41,7 @@ def find_optimizer(spec: OptimizerSpec, assembly: Assembly) -> type[Optimizer]:
     why_not = _UNFIT.get(spec.name.lower())
     if why_not is not None:
         raise StillhouseError(f"{spec.name} {why_not}", where="optimizer.name", hint="adamw, sgd, ...")
-    cls: Any = _KNOWN.get(spec.name.lower())
+    cls: Any = _KNOWN.get(spec.name.removeprefix("torch.optim:").lower())
     if cls is None and ":" in spec.name:
         cls = import_object(spec.name, "optimizer.name", assembly.recipe.base)
     if cls is None:

@@ -14,6 +14,7 @@ from stillhouse.assembly.failures import explained
 from stillhouse.assembly.walk import assemble
 from stillhouse.config.recipe import Recipe
 from stillhouse.config.teacher import check_teacher_names
+from stillhouse.config.trust import trusting
 from stillhouse.contract.assembly import Assembly, Rows
 from stillhouse.contract.plugin import Plugin
 from stillhouse.data.batch_transforms import build_batch_transforms
@@ -48,6 +49,7 @@ def prepare(
     resume: bool = False,
     progress: bool = False,
     train_teacher: bool = True,
+    trust: bool = False,
 ) -> Training:
     """Check everything and build the run; nothing is written, except a teacher's training in the cache.
 
@@ -62,6 +64,7 @@ def prepare(
         resume: go on in a folder that exists; start there if nothing was saved yet.
         progress: show progress bars and a summary on the terminal.
         train_teacher: False leaves what another recipe gives, a teacher or a start, untrained (to explain a run before it is trained).
+        trust: import what a run's folder that gives a teacher names by ``package.module:attribute`` as well.
 
     Raises:
         StillhouseError: all faults of the first stage that has any: plugins, folder, data, layers, shapes.
@@ -81,7 +84,7 @@ def prepare(
     if recipe.run.threads is not None:
         torch.set_num_threads(recipe.run.threads)
     shown = Progress(enabled=progress and parallel.is_first())
-    with share_memo():  # what this run and those before it have in common is read once
+    with share_memo(), trusting(trust):  # what this run and those before it have in common is read once
         parts = gather(recipe, actives, device, shown, student=student, teachers=handed_over)
         if train_teacher:
             for need in _list_missing(parts):
@@ -234,6 +237,7 @@ def train(
     write: bool = True,
     resume: bool = False,
     progress: bool = False,
+    trust: bool = False,
 ) -> Result:
     """Train a recipe's student: :func:`prepare`, then :meth:`Training.fit`.
 
@@ -247,6 +251,7 @@ def train(
         write: False writes nothing.
         resume: go on in a folder that exists; a run that is complete gives its result again.
         progress: show progress on the terminal.
+        trust: import what a run's folder that gives a teacher names by ``package.module:attribute`` as well.
 
     Raises:
         StillhouseError: bad input, named by file, key, layer or shape.
@@ -261,4 +266,5 @@ def train(
         write=write,
         resume=resume,
         progress=progress,
+        trust=trust,
     ).fit()

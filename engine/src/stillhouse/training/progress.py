@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from stillhouse.contract.hookspecs import hookimpl
+from stillhouse.terminal import Terminal
 
 if TYPE_CHECKING:
     from stillhouse.contract.run import Run
@@ -33,7 +33,7 @@ class Progress:
 
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled
-        self._console = Console(stderr=True)
+        self._console = Terminal(stderr=True)
         self._bar: Bar | None = None
         self._updated = 0.0
         self._loss: float | None = None
@@ -50,7 +50,12 @@ class Progress:
             self.say(f"{name}: {total:,} samples")
             yield lambda _more: None
             return
-        columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}", style="bold", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         with Bar(*columns, console=self._console, transient=True) as bar:
             task = bar.add_task(name, total=total)
             yield lambda more: bar.advance(task, more)
@@ -64,10 +69,10 @@ class Progress:
         if not self._console.is_terminal:
             return
         self._bar = Bar(
-            TextColumn("[bold]{task.fields[name]}"),
+            TextColumn("{task.fields[name]}", style="bold", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
+            TextColumn("{task.fields[status]}", markup=False),
             TimeRemainingColumn(),
             console=self._console,
             transient=True,

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.config.overrides import apply_override, list_names, parse_value
-from stillhouse.config.recipe import Recipe, read_tables
+from stillhouse.config.recipe import Recipe
+from stillhouse.config.toml import read_tables
 from stillhouse.contract.plugin import option_names
 from stillhouse.errors import StillhouseError
 from stillhouse.registry.plugins import load

@@ -20,6 +20,7 @@ from stillhouse.assembly.export import fold
 from stillhouse.assembly.failures import explained
 from stillhouse.assembly.walk import Walk
 from stillhouse.assembly.watch import watch_first_steps
+from stillhouse.config.home import shorten_home
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.batch import Batch
 from stillhouse.data.batch_transforms import BatchTransforms, transform_batches
@@ -230,7 +231,7 @@ class Training:
         parallel.barrier()  # every process has looked at the folder before one of them writes into it
         if not parallel.broadcast_object(folder.lock.exists()):
             self._made_folder = parallel.is_first()
-            parallel.in_first(lambda: folder.create(self.recipe, lock, render_text(describe(self))))
+            parallel.in_first(lambda: folder.create(self.recipe, lock, render_text(shorten_home(describe(self)))))
         return folder
 
     @property

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 from warnings import warn
 
+from stillhouse.config.home import shorten_home
 from stillhouse.config.structure import unstructure
 from stillhouse.contract.hookspecs import hookimpl
 from stillhouse.contract.run import Run
@@ -145,4 +146,5 @@ def _settings(run: Run) -> dict[str, bool | int | float | str]:
         for option, value in unstructure(plugin).items():
             if isinstance(value, bool | int | float | str) and option != "name":
                 settings[f"{plugin.name}.{option}"] = value
-    return settings
+    shortened: dict[str, bool | int | float | str] = shorten_home(settings)
+    return shortened
