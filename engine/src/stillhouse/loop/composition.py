@@ -53,7 +53,7 @@ class Composition(Composed):
         teachers: further frozen models by name, beside ``teacher``.
 
     Raises:
-        StillhouseError: teacher and student share a module or a tensor, or the student is compiled already.
+        StillhouseError: two models share a module, or teacher and student a tensor, or the student is compiled already.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class Composition(Composed):
     ) -> None:
         super().__init__()
         frozen = {} if teacher is None else {"teacher": teacher, **(teachers or {})}
-        for name, model in frozen.items():
-            refuse_shared(student, model, name)
+        refuse_shared({"student": student, **frozen})
+        for model in frozen.values():
             model.requires_grad_(False).eval()
         if channels_last:
             for model in (student, *frozen.values()):

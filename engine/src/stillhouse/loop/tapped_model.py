@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,8 +24,8 @@ __all__ = ["TappedModel", "refuse_shared"]
 class TappedModel:
     """A model that answers a batch with a :class:`stillhouse.contract.step.Side`.
 
-    The first call settles how the output of interest is got from what the model returns. As a context manager it takes
-    its taps off the model at the end.
+    The first call in each mode, train and eval, settles how the output of interest is got from what the model returns. As
+    a context manager it takes its taps off the model at the end.
 
     Args:
         model: on ``device``.
@@ -61,8 +61,7 @@ class TappedModel:
         self._call = task.call
         self._device_type = torch.device(device).type
         self._autocast = precision is not torch.float32
-        self._read: Callable[[Any], Any] | None = None
-        self._settled = False
+        self._reads: dict[bool, Callable[[Any], Any] | None] = {}
         self._gone: list[str] = []
         self.taps = Taps(model, name, layers)
 
@@ -92,14 +91,16 @@ class TappedModel:
                 output = self._call(model, inputs, targets)
         else:
             output = self._call(model, inputs, targets)
-        if not self._settled:
-            self._read, self._settled = find_reader(output, self.name), True
-        return output if self._read is None else self._read(output)
+        mode = model.training
+        if mode not in self._reads:
+            self._reads[mode] = find_reader(output, self.name)
+        read = self._reads[mode]
+        return output if read is None else read(output)
 
     def with_model(self, model: nn.Module) -> TappedModel:
         """The way to call ``model`` as this one is called, its output read alike, without taps."""
         made = copy.copy(self)
-        made.model, made.taps = model, Taps(model, self.name, ())
+        made.model, made.taps, made._reads = model, Taps(model, self.name, ()), dict(self._reads)
         return made
 
     def match(self, pattern: str) -> list[str]:
@@ -133,30 +134,38 @@ class TappedModel:
         self.taps.remove()
 
 
-def refuse_shared(student: nn.Module, teacher: nn.Module, name: Which = "teacher") -> None:
-    """Refuse a teacher ``name`` that shares a module or a tensor with the student: freezing it would freeze the student.
+def refuse_shared(models: Mapping[Which, nn.Module]) -> None:
+    """Refuse models that share a module, or a teacher that shares a tensor with the student.
+
+    Freezing that teacher would freeze the student; and the taps of a module that two models call read both.
+
+    Args:
+        models: by name, ``student`` first.
 
     Raises:
         StillhouseError: it names the first place shared.
     """
-    modules = {id(m): name for name, m in student.named_modules()}
-    for path, module in teacher.named_modules():
-        if id(module) in modules:
-            raise _shared("module", modules[id(module)], path, name)
-    tensors = {}
-    for name, tensor in (*student.named_parameters(), *student.named_buffers()):
-        tensor = to_local(tensor)
-        if tensor.numel():
-            tensors[tensor.untyped_storage().data_ptr()] = name
-    for path, tensor in (*teacher.named_parameters(), *teacher.named_buffers()):
-        tensor = to_local(tensor)
-        if tensor.numel() and tensor.untyped_storage().data_ptr() in tensors:
-            raise _shared("tensor", tensors[tensor.untyped_storage().data_ptr()], path, name)
+    modules: dict[int, tuple[Which, str]] = {}
+    tensors: dict[int, str] = {}
+    for which, model in models.items():
+        for path, module in model.named_modules():
+            if id(module) in modules:
+                raise _shared("module", *modules[id(module)], path, which)
+        modules |= {id(module): (which, path) for path, module in model.named_modules()}
+        for path, tensor in (*model.named_parameters(), *model.named_buffers()):
+            tensor = to_local(tensor)
+            if not tensor.numel():
+                continue
+            place = tensor.untyped_storage().data_ptr()
+            if which == "student":
+                tensors[place] = path
+            elif place in tensors:
+                raise _shared("tensor", "student", tensors[place], path, which)
 
 
-def _shared(what: str, student: str, teacher: str, name: str) -> StillhouseError:
+def _shared(what: str, first: str, path: str, second_path: str, second: str) -> StillhouseError:
     return StillhouseError(
-        f"student and {name} share the {what} {student or 'itself'!r} ({name}: {teacher or 'itself'!r})",
-        where=name,
+        f"{first} and {second} share the {what} {path or 'itself'!r} ({second}: {second_path or 'itself'!r})",
+        where=second,
         hint="give the teacher a copy: copy.deepcopy(module)",
     )
