@@ -89,7 +89,8 @@ class Combination:
 
     def _list_tensors(self, gradients: Gradients) -> list[tuple[str, Tensor, int]]:
         names = [name for name, _ in self._composition.trained]
-        found = [(f"the parameter {name}", p, p._version) for name, p in self._composition.trained]
+        found: list[tuple[str, Tensor, int]] = []
+        found += [(f"the parameter {name}", p, p._version) for name, p in self._composition.trained]
         for term, own in gradients.items():
             found += [
                 (f"the gradient of the term {term!r} for {name}", gradient, gradient._version)

@@ -114,6 +114,8 @@ class _HeardSide(Side):
     """A sealed side that tells when its output is read."""
 
     __slots__ = ("_side", "_tell")
+    _side: Side
+    _tell: Callable[[], Any]
 
     def __init__(self, side: Side, tell: Callable[[], Any]) -> None:
         for name, value in (("_side", side), ("_tell", tell), ("features", side.features)):
