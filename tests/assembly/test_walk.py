@@ -11,7 +11,7 @@ import torch
 from support import FEATURES, TinyNet, recipe, same_state
 from torch import nn
 
-from stillhouse import LinkSpec, Plugin, StillhouseError, Tap, Weight, hookimpl, plugin, prepare
+from stillhouse import LinkSpec, Plugin, StillhouseError, StillhouseWarning, Tap, Weight, hookimpl, plugin, prepare
 from stillhouse.seeds import capture
 
 
@@ -84,7 +84,8 @@ def test_the_walk_changes_no_buffer_mode_or_generator():
     parameters = {n: p.detach().clone() for n, p in student.named_parameters()}
     modes = {n: m.training for n, m in student.named_modules()}
     generators = capture()
-    training = prepare(recipe(), student=student, teacher=teacher, plugins=[Links(), Widen()], write=False)
+    with pytest.warns(StillhouseWarning, match="student: training changes 'hidden', which no checkpoint holds"):
+        training = prepare(recipe(), student=student, teacher=teacher, plugins=[Links(), Widen()], write=False)
     assert same_state(before, dict(student.named_buffers()))
     assert same_state(parameters, dict(student.named_parameters()))
     assert modes == {n: m.training for n, m in student.named_modules()}

@@ -70,13 +70,13 @@ def test_the_sum_of_the_terms_is_the_ordinary_run():
     ordinary = train(recipe(*FIVE.values(), **changes), write=False)
     summed = trained(tables(plugins=list(FIVE.values()), **changes), Total())
     check_weights(summed.student, ordinary.student.state_dict(), rtol=1e-5)
-    assert len(Total.seen) == 6
+    assert len(Total.seen) == 1 + 6  # the rehearsed step, and six of training
 
 
 def test_a_single_term_is_the_ordinary_run_bit_for_bit():
     ordinary = train(recipe(run__accumulate=2), write=False)
     combined = trained(tables(run__accumulate=2), Total())
-    assert len(Total.seen) == 6
+    assert len(Total.seen) == 1 + 6
     assert same_state(ordinary.student.state_dict(), combined.student.state_dict())
 
 
@@ -93,14 +93,15 @@ def test_gradients_are_aligned_with_the_parameters_of_student_and_plugins():
 
 def test_a_term_comes_weighted_and_a_term_that_is_off_is_absent():
     trained(conflicting(), Total())
-    (whole, *_) = [entry["terms"] for entry in Total.seen]
+    (_, whole, *_) = [entry["terms"] for entry in Total.seen]
     Total.seen.clear()
     settings = conflicting()
     settings["plugins"] = [{**OPPOSED, "weight": {"peak": 0.25, "until": 0.5}}]
     trained(settings, Total())
-    assert [set(entry["terms"]) for entry in Total.seen] == [set(TERMS)] * 3 + [{"task"}] * 3
+    _rehearsed, *seen = Total.seen
+    assert [set(entry["terms"]) for entry in seen] == [set(TERMS)] * 3 + [{"task"}] * 3
     for term, factor in (("task", 1.0), ("opposed/shifted", 0.25)):
-        for own, full in zip(Total.seen[0]["terms"][term], whole[term], strict=True):
+        for own, full in zip(seen[0]["terms"][term], whole[term], strict=True):
             torch.testing.assert_close(own, factor * full)
 
 
@@ -146,6 +147,7 @@ def test_a_step_in_which_a_term_overflows_is_left_out_whatever_the_plugin_makes_
     )
     run, weights = training.run, []
     run.optimizer.register_step_post_hook(lambda *_: weights.append(run.trainer.state.iteration))
+    Overflows.given.clear()  # the rehearsed step's
     training.fit()
     assert weights == [1, 2, 4, 5, 6]
     assert [value == 0.0 for value in Overflows.given] == [False, False, True, False, False, False]
@@ -225,7 +227,10 @@ def test_what_is_no_gradient_by_parameter_is_refused(monkeypatch, answer: Any, s
 def test_an_error_of_the_hook_says_where_it_came_from(monkeypatch):
     with pytest.raises(ZeroDivisionError) as caught:
         with_answer(monkeypatch, lambda g: 1 / 0)
-    assert caught.value.__notes__ == ["in plugin 'answers', hook 'combine_gradients', epoch 1, step 1"]
+    assert caught.value.__notes__ == [
+        "in plugin 'answers', hook 'combine_gradients', epoch 1, step 1",
+        "before training, in the rehearsed step; links: {}",
+    ]
 
 
 def test_none_leaves_a_parameter_alone_and_one_tensor_may_be_given_twice(monkeypatch):
@@ -283,7 +288,8 @@ def test_a_function_that_can_go_backward_once_is_told_from_the_methods_faults():
     with pytest.raises(AttributeError) as caught:
         trained(settings)
     assert caught.value.__notes__ == [
-        "in the backward pass of the term 'opposed/shifted' by itself, which 'pcgrad' asks for by combine_gradients"
+        "in the backward pass of the term 'opposed/shifted' by itself, which 'pcgrad' asks for by combine_gradients",
+        "before training, in the rehearsed step; links: {}",
     ]
 
 

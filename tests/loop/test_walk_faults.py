@@ -308,7 +308,7 @@ def test_buffers_that_a_step_makes_or_resizes_and_gradients_are_as_before():
 
     def build(_self: Any, _assembly: Any) -> nn.Module:
         module = nn.Module()
-        module.register_buffer("bank", torch.zeros(2))
+        module.register_buffer("bank", torch.zeros(2), persistent=False)
         return module
 
     student = TinyNet()

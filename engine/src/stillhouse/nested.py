@@ -1,13 +1,14 @@
-"""Tensors in nested tuples, lists and dicts: a batch's inputs and targets, a model's output, a state dict."""
+"""Tensors in what is nested: tuples, lists and dicts of them (a batch, a model's output, a state dict), and modules."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
-__all__ = ["list_tensors", "map_tensors", "slice_rows"]
+__all__ = ["can_be_made", "can_be_resized", "list_tensors", "map_tensors", "slice_rows"]
 
 
 def map_tensors(function: Callable[[Any], Any], tree: Any, kind: type = Tensor) -> Any:
@@ -46,3 +47,35 @@ def list_tensors(tree: Any) -> list[Tensor]:
 def _rebuild_like(tree: Any, values: Iterable[Any]) -> Any:
     """Return ``values`` as a list or tuple of ``tree``'s type."""
     return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)
+
+
+def can_be_made(root: nn.Module, key: str) -> bool:
+    """Whether the buffer ``key`` may be missing in ``root`` before a state that has it is loaded.
+
+    A module on the way to it has ``fit_to``: see the hook ``adapt``.
+    """
+    return any(callable(getattr(module, "fit_to", None)) for module in _list_owners(root, key))
+
+
+def can_be_resized(root: nn.Module, key: str) -> bool:
+    """Whether the buffer ``key`` of ``root`` may have another shape than in the state that is loaded.
+
+    Its module then loads it in a way of its own, as observers of torch's quantization do, or one on the way to it has
+    ``fit_to`` or a hook before loading.
+    """
+    owners = list(_list_owners(root, key))
+    last = owners[-1]
+    plain = isinstance(last, _NormBase) or type(last)._load_from_state_dict is nn.Module._load_from_state_dict
+    return not plain or can_be_made(root, key) or any(module._load_state_dict_pre_hooks for module in owners)
+
+
+def _list_owners(root: nn.Module, key: str) -> Iterator[nn.Module]:
+    """The modules on the way from ``root`` to the tensor ``key``, both ends included."""
+    module: nn.Module = root
+    yield module
+    for name in key.split(".")[:-1]:
+        found = module._modules.get(name)
+        if found is None:
+            return
+        module = found
+        yield module

@@ -16,11 +16,10 @@ _KEYS = ("out", "logits", "predicted_depth", "reconstruction", "last_hidden_stat
 
 
 def find_reader(output: Any, which: str) -> Callable[[Any], Any] | None:
-    """How to get the output of interest from what ``which`` model returned, found once at assembly.
+    """How to get the output of interest from what ``which`` model returned, found once for train mode and once for eval mode.
 
     Of a dict it is the tensor under a known name, of a tuple the first one. What comes besides is left alone: the
-    further heads of some models in training (``aux``) have no loss here. Some of them return the plain tensor in eval
-    mode, which the reader lets through. Depths (B, H, W) of Hugging Face's models get their channel. A dict of nothing but scalars is a detector's losses, and a list of dicts its
+    further heads of some models in training (``aux``) have no loss here. A plain tensor is let through. Depths (B, H, W) of Hugging Face's models get their channel. A dict of nothing but scalars is a detector's losses, and a list of dicts its
     boxes: they are for the task as they are. So is what cannot be told of a teacher, of which most methods read layers
     only; one that reads its output says what it misses.
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from ignite.metrics import Metric
 from torch import Tensor
 
 from stillhouse import seeds as rng
+from stillhouse.assembly.shape_pass import UNFIT, model_error
+from stillhouse.assembly.snapshot import unchanged
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.batch import Batch
 from stillhouse.contract.modes import keep_modes
@@ -19,13 +22,14 @@ from stillhouse.contract.protocols import Composed
 from stillhouse.distributed import processes as parallel
 from stillhouse.distributed.fsdp import reshard
 from stillhouse.errors import StillhouseError
+from stillhouse.layout import format_shape
 from stillhouse.loop.composition import Composition
 from stillhouse.loop.engines import LeanEngine
 from stillhouse.loop.step import new_step
 from stillhouse.nested import slice_rows
 from stillhouse.registry.hooks import Hooks, named_values
 
-__all__ = ["build_evaluator", "evaluate"]
+__all__ = ["build_evaluator", "evaluate", "try_out"]
 
 
 def build_evaluator(assembly: Assembly, composition: Composition, hooks: Hooks) -> Engine:
@@ -112,6 +116,43 @@ def evaluate(
     finally:
         reshard(composition.student)
     return found
+
+
+def try_out(evaluator: Engine, assembly: Assembly, composition: Composition, batch: Batch, split: str) -> None:
+    """Have the student answer two samples of ``split`` in eval mode and the metrics take that in, and forget it all.
+
+    What cannot be measured would otherwise show after an epoch.
+
+    Raises:
+        StillhouseError: the task or the student cannot take these samples, or a metric says what is wrong.
+    """
+    state: Any = evaluator.state
+    state.split, state.rows_left = split, sys.maxsize
+    models = (composition.student, *composition.modules_of.values())
+    try:
+        with ExitStack() as stack:
+            for model in models:
+                stack.enter_context(unchanged(model))
+            stack.enter_context(keep_modes(composition, training=False))
+            stack.enter_context(rng.preserve_state())
+            stack.enter_context(torch.no_grad())
+            try:
+                state.output = evaluator._process_function(evaluator, batch)
+            except UNFIT as error:
+                raise model_error("student", format_shape(batch.input), error, " in eval mode") from error
+            if assembly.task.one_output:
+                assembly.task.check(state.output["output"], state.output["target"], assembly.data)
+            evaluator.fire_event(Events.EPOCH_STARTED)  # where metrics begin anew
+            evaluator.fire_event(Events.ITERATION_COMPLETED)  # where they take in a batch
+            evaluator.fire_event(Events.EPOCH_STARTED)
+    except StillhouseError as error:
+        raise error.within(f"split {split!r}") from error.__cause__
+    except Exception as error:
+        error.add_note(f"before training, when the metrics were given two samples of the split {split!r}")
+        raise
+    finally:
+        state.output = None
+        reshard(composition.student)
 
 
 def _single_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from stillhouse.contract.assembly import Assembly
+from stillhouse.contract.layers import Which
+from stillhouse.distributed.fsdp import to_local
 from stillhouse.errors import Fault, StillhouseError
 from stillhouse.loop.composition import Composition
 
@@ -94,3 +96,40 @@ def find_late_parameters(before: dict[str, set[str]], composition: Composition) 
         for owner, names in list_parameters(composition).items()
         for name in sorted(names - before[owner])
     ]
+
+
+def refuse_shared(models: Mapping[Which, nn.Module]) -> None:
+    """Refuse models that share a module, or a teacher that shares a tensor with the student.
+
+    Freezing that teacher would freeze the student; and the taps of a module that two models call read both.
+
+    Args:
+        models: by name, ``student`` first.
+
+    Raises:
+        StillhouseError: it names the first place shared.
+    """
+    modules: dict[int, tuple[Which, str]] = {}
+    tensors: dict[int, str] = {}
+    for which, model in models.items():
+        for path, module in model.named_modules():
+            if id(module) in modules:
+                raise _shared("module", *modules[id(module)], path, which)
+        modules |= {id(module): (which, path) for path, module in model.named_modules()}
+        for path, tensor in (*model.named_parameters(), *model.named_buffers()):
+            tensor = to_local(tensor)
+            if not tensor.numel():
+                continue
+            place = tensor.untyped_storage().data_ptr()
+            if which == "student":
+                tensors[place] = path
+            elif place in tensors:
+                raise _shared("tensor", "student", tensors[place], path, which)
+
+
+def _shared(what: str, first: str, path: str, second_path: str, second: str) -> StillhouseError:
+    return StillhouseError(
+        f"{first} and {second} share the {what} {path or 'itself'!r} ({second}: {second_path or 'itself'!r})",
+        where=second,
+        hint="give the teacher a copy: copy.deepcopy(module)",
+    )

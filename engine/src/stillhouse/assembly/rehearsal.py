@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
-from torch.autograd.function import BackwardCFunction
 
 from stillhouse import seeds as rng
+from stillhouse.assembly.combination import Combination
 from stillhouse.assembly.ownership import find_late_parameters, list_parameters
 from stillhouse.assembly.shape_pass import shapes_of
+from stillhouse.assembly.soundness import (
+    find_leaves,
+    find_leaves_of_measured,
+    list_names,
+    note_model,
+    tell_probabilities,
+)
 from stillhouse.assembly.watch import Watch
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.batch import Batch
@@ -38,11 +45,13 @@ class Rehearsed:
 
     Attributes:
         terms: by plugin, its loss terms with their values.
-        notes: what is worth knowing of the student, and no fault.
+        notes: what is worth knowing of the models, and no fault.
+        outputs_read: the teachers whose output a plugin's hook has read, with the first such plugin.
     """
 
     terms: Terms
     notes: list[str]
+    outputs_read: dict[str, str]
 
 
 def rehearse(
@@ -65,7 +74,9 @@ def rehearse(
     composition.train()
     faults: list[Fault] = []
     plain = composition.hooks
-    composition.hooks = _everything_on(plain).wrapped(_gathering(composition, faults))
+    watch = Watch(composition)
+    composition.hooks = _everything_on(plain).wrapped(_gathering(watch, faults))
+    combination = None if composition.combiner is None else Combination(assembly, composition, composition.combiner)
     step = new_step(batch, composition)
     try:
         # The caller may be in no_grad, and a run trains all the same.
@@ -73,8 +84,14 @@ def rehearse(
             composition.prepare([step])
             total = composition.forward(step)
             raise_faults([*faults, *_wrong_targets(actives, step), *find_late_parameters(before, composition)])
-            if total.requires_grad:
+            if combination is not None:
+                combination.backward(step)
+            elif total.requires_grad:
                 total.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
+            raise_faults([*find_late_parameters(before, composition), *_unreached(assembly, composition, hooks, step)])
+            notes = _notes_on_models(assembly, composition, step, watch.read)
+            if combination is not None:
+                combination.combine(step)
     except StillhouseError:
         raise
     except Exception as error:
@@ -82,14 +99,12 @@ def rehearse(
         raise
     finally:
         composition.hooks = plain
-    raise_faults([*find_late_parameters(before, composition), *_unreached(assembly, composition, hooks, step)])
     _note_terms(assembly, composition, step)
     terms: Terms = {}
     for name, value in step.losses.items():
         terms.setdefault(name.split("/")[0], {})[name] = float(value.detach())
-    notes = _notes_on_student(composition)
     step.clear()
-    return Rehearsed(terms, notes)
+    return Rehearsed(terms, notes, dict(watch.read))
 
 
 def _everything_on(hooks: StepHooks) -> StepHooks:
@@ -101,9 +116,8 @@ def _everything_on(hooks: StepHooks) -> StepHooks:
     return attrs.evolve(hooks, terms=[(p, name, function, on(weight)) for p, name, function, weight in hooks.terms])
 
 
-def _gathering(composition: Composition, faults: list[Fault]) -> Callable[..., Callable[[Step], Any]]:
+def _gathering(watch: Watch, faults: list[Fault]) -> Callable[..., Callable[[Step], Any]]:
     """Watched hooks; what is wrong in ``losses`` goes to ``faults``, so that every plugin's is told at once."""
-    watch = Watch(composition)
 
     def around(plugin: Named, hook: str, function: Callable[[Step], Any]) -> Callable[[Step], Any]:
         watched = watch.around(plugin, hook, function)
@@ -151,7 +165,7 @@ def _unreached(assembly: Assembly, composition: Composition, hooks: Hooks, step:
         without = [name for name, p in trained.items() if p.grad is None]
         if not without:
             continue
-        what = f"no loss term reaches {_listed(without)} of its module"
+        what = f"no loss term reaches {list_names(without)} of its module"
         if len(without) == len(trained) and owner not in excused:
             hint = "use it in transform or losses; requires_grad_(False) for what is not trained by the optimizer"
             faults.append(Fault(f"plugin {owner!r}", f"{what}, which build gave", hint))
@@ -172,45 +186,43 @@ def _note_terms(assembly: Assembly, composition: Composition, step: Step) -> Non
         return  # a forward pass sees other tensors than these
     for term, value in step.losses.items():
         owner = term.split("/")[0]
-        leaves, is_whole = _leaves(value)
+        leaves, is_whole = find_leaves(value)
         if owner in plugins and is_whole and not leaves & students:
             assembly.note(plugins[owner], f"the loss term {term!r} reaches plugins' modules only, not the student")
 
 
-def _leaves(value: Tensor) -> tuple[set[int], bool]:
-    """The ids of the leaves that ``value`` was computed from, and whether they are all.
-
-    A function written in Python, as reentrant checkpointing is, may have used others without showing them.
-    """
-    leaves: set[int] = set()
-    seen: set[Any] = set()
-    left = [value.grad_fn]
-    while left:
-        node: Any = left.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if isinstance(node, BackwardCFunction):
-            return leaves, False
-        if hasattr(node, "variable"):
-            leaves.add(id(node.variable))
-        left += [function for function, _ in node.next_functions]
-    return leaves, True
-
-
-def _notes_on_student(composition: Composition) -> list[str]:
-    notes = []
+def _notes_on_models(
+    assembly: Assembly, composition: Composition, step: Step, outputs_read: Mapping[str, str]
+) -> list[str]:
+    notes: list[str] = []
     student = composition.student
-    names = [name for name, p in student.named_parameters() if p.requires_grad and p.grad is None]
-    if names:
-        notes.append(f"no loss term reaches {_listed(names)}: these parameters stay as they start")
+    without = {name: p for name, p in student.named_parameters() if p.requires_grad and p.grad is None}
+    if without:
+        notes.append(f"no loss term reaches {list_names(list(without))}: these parameters stay as they start")
+        leaves = find_leaves_of_measured(composition, step)
+        measured = [name for name, p in without.items() if id(p) in leaves]
+        if measured:
+            what = f"student: no loss term reaches {list_names(measured)}, and its output in eval mode is computed from them"
+            note_model(assembly, notes, f"{what}: what is measured is not what is trained")
     kept = {id(part) for part in composition.kept_in_eval}
     names = [name or "all of it" for name, part in student.named_modules() if id(part) in kept]
     if names:
-        notes.append(f"stays in eval mode, as it was given: {_listed(names)}")
+        notes.append(f"stays in eval mode, as it was given: {list_names(names)}")
+    if assembly.task.takes_logits:
+        told = tell_probabilities(step.student.output)
+        if told:
+            note_model(
+                assembly,
+                notes,
+                f"student: {told}; {type(assembly.task).__name__} takes logits: leave the last softmax or sigmoid out",
+            )
+        for name, plugin in outputs_read.items():
+            side = step.side(name)
+            told = "" if side is None else tell_probabilities(side.output)
+            if told:
+                note_model(
+                    assembly,
+                    notes,
+                    f"{name}: {told}; plugin {plugin!r} reads them: give it logits, leave the last softmax or sigmoid out",
+                )
     return notes
-
-
-def _listed(names: Sequence[str], most: int = 4) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more

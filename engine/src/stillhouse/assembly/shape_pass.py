@@ -14,9 +14,9 @@ from stillhouse import seeds as rng
 from stillhouse.assembly.failures import is_out_of_memory
 from stillhouse.assembly.ownership import check_module, find_late_parameters, keeping_facts, list_parameters
 from stillhouse.assembly.snapshot import Snapshot
+from stillhouse.assembly.soundness import check_answers, compare_modes
 from stillhouse.assembly.watch import Watch
 from stillhouse.contract.assembly import Assembly
-from stillhouse.contract.modes import keep_modes
 from stillhouse.contract.step import LinkSpec, Side, Step
 from stillhouse.contract.turns import enter
 from stillhouse.errors import Fault, StillhouseError, first_line, raise_faults
@@ -25,9 +25,9 @@ from stillhouse.loop.composition import Composition
 from stillhouse.registry.hooks import Hooks
 from stillhouse.registry.order import Active
 
-__all__ = ["Shapes", "ShapesSeen", "pass_shapes", "shapes_of"]
+__all__ = ["UNFIT", "Shapes", "ShapesSeen", "model_error", "pass_shapes", "shapes_of"]
 
-_UNFIT = (RuntimeError, ValueError, TypeError, AssertionError)
+UNFIT = (RuntimeError, ValueError, TypeError, AssertionError)
 """What models raise on inputs that do not suit them; torch and timm assert."""
 
 Shapes = dict[str, tuple[str, str]]
@@ -76,7 +76,10 @@ def pass_shapes(
         features |= {name: dict(side.features) for name, side in _teachers_of(step)}
         taps = {model: {layer: format_shape(x) for layer, x in tapped.items()} for model, tapped in features.items()}
         if assembly.batches is not None and assembly.task.one_output:
-            _compare_modes(composition, step)
+            try:
+                compare_modes(composition, step)
+            except UNFIT as error:
+                raise model_error("student", format_shape(step.inputs), error, " in eval mode") from error
         shapes = _build(assembly, composition, hooks, actives, step, features, snapshot)
     composition.links.complete()
     return ShapesSeen(taps, shapes, task_loss)
@@ -88,17 +91,18 @@ def _first_forward(assembly: Assembly, composition: Composition, step: Step) -> 
         model.taps.watch()
     try:
         composition.run_student(step)
-    except _UNFIT as error:
-        raise _model_error("student", shape, error) from error
+    except UNFIT as error:
+        raise model_error("student", shape, error) from error
     assembly.task.check(step.student.output, step.targets, assembly.data)
     try:
         composition.run_teacher(step)
-    except _UNFIT as error:
-        raise _model_error("teacher", shape, error) from error
+    except UNFIT as error:
+        raise model_error("teacher", shape, error) from error
     faults = composition.models["student"].taps.check(step.student.features)
     for name, side in _teachers_of(step):
         faults += composition.models[name].taps.check(side.features)
     raise_faults(faults)
+    check_answers(step)
     composition.terms.require_sample_losses(step)
     loss = float(assembly.task.loss(step.student.output, step.targets))
     if not math.isfinite(loss):
@@ -122,7 +126,8 @@ def _not_finite(assembly: Assembly, step: Step, loss: float) -> StillhouseError:
     return StillhouseError(f"the task's loss on the first samples is {loss}", where="task")
 
 
-def _model_error(which: str, shape: str, error: Exception, mode: str = "") -> StillhouseError:
+def model_error(which: str, shape: str, error: Exception, mode: str = "") -> StillhouseError:
+    """What an ``error`` in the forward pass of the model ``which`` says of inputs of ``shape``; memory is another matter."""
     if isinstance(error, StillhouseError):
         return error
     if is_out_of_memory(error):
@@ -132,34 +137,6 @@ def _model_error(which: str, shape: str, error: Exception, mode: str = "") -> St
         where=which,
         hint="see [data] channels and size, and the model's args",
     )
-
-
-def _compare_modes(composition: Composition, step: Step) -> None:
-    """Refuse a student whose output has another form in eval mode: what is measured would not be what is trained."""
-    student = composition.models["student"]
-    with keep_modes(composition.student, training=False):
-        try:
-            measured = student(step.inputs, step.targets).output
-        except _UNFIT as error:
-            raise _model_error("student", format_shape(step.inputs), error, " in eval mode") from error
-    trained = _form(step.student.output)
-    if _form(measured) != trained:
-        raise StillhouseError(
-            f"its output is {trained} in train mode and {_form(measured)} in eval mode",
-            where="student",
-            hint="give one output in both modes; a task that takes two forms has one_output = False",
-        )
-
-
-def _form(tree: Any) -> str:
-    """The kind and shapes of an output, without the number of samples."""
-    if isinstance(tree, Tensor):
-        return f"{str(tree.dtype).removeprefix('torch.')} ({', '.join(['B', *map(str, tree.shape[1:])])})"
-    if isinstance(tree, Mapping):
-        return "{" + ", ".join(f"{key}: {_form(value)}" for key, value in tree.items()) + "}"
-    if isinstance(tree, tuple | list):
-        return "[" + ", ".join(map(_form, tree)) + "]"
-    return type(tree).__name__
 
 
 def _build(
@@ -219,7 +196,7 @@ def _build_one(assembly: Assembly, composition: Composition, active: Active, bui
     module = check_module(module, assembly).to(assembly.device)
     assembly.modules[plugin.name] = module
     composition.add_module_of(plugin, module)
-    snapshot.add(module)
+    snapshot.add(module, plugin.name)
     composition.train()
 
 

@@ -15,10 +15,11 @@ import torch
 
 from stillhouse import seeds as rng
 from stillhouse.assembly.adaptation import adapt_student, release
-from stillhouse.assembly.ownership import keeping_facts
+from stillhouse.assembly.ownership import keeping_facts, refuse_shared
 from stillhouse.assembly.rehearsal import Rehearsed, rehearse
 from stillhouse.assembly.shape_pass import Shapes, pass_shapes
-from stillhouse.assembly.snapshot import unchanged
+from stillhouse.assembly.snapshot import Snapshot, unchanged
+from stillhouse.assembly.soundness import check_weights, list_names, note_model
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.batch import Batch
 from stillhouse.contract.layers import Which, split_layer
@@ -60,7 +61,8 @@ class Walk:
         taps: ``{"student": {layer: shape}, "teacher": {layer: shape}}``, and further teachers' by their names.
         stages: one for each plugin, in order.
         task_loss: the task's loss on the walk's batch.
-        notes: what is worth knowing of the student.
+        notes: what is worth knowing of the models.
+        outputs_read: the teachers whose output a plugin reads, with the first such plugin.
         teacher_parameters: how many numbers each teacher has, by name.
         teacher_gone: whether the one called ``teacher`` has left memory: see :meth:`stillhouse.contract.assembly.Assembly.release_teacher`.
     """
@@ -73,6 +75,7 @@ class Walk:
     notes: list[str]
     teacher_parameters: dict[str, int] = attrs.field(factory=dict)
     teacher_gone: bool = False
+    outputs_read: dict[str, str] = attrs.field(factory=dict)
 
 
 def assemble(
@@ -91,6 +94,8 @@ def assemble(
     """
     hooks = Hooks(actives)
     adapt_student(assembly, hooks)
+    frozen = {} if assembly.teacher is None else {"teacher": assembly.teacher, **assembly.teachers}
+    refuse_shared({"student": assembly.student, **frozen})
     speed = assembly.recipe.speed
     composition = Composition(
         assembly.student,
@@ -119,8 +124,9 @@ def _walk_over(
 ) -> Walk:
     """The walk itself; the taps are on the models."""
     step = new_step(batch, composition)
-    rehearsed = Rehearsed({}, [])
+    rehearsed = Rehearsed({}, [], {})
     teachers = assembly.all_teachers
+    check_weights(assembly.student, teachers)
     with rng.preserve_state(), unchanged(assembly.student, *teachers.values()) as snapshot:
         rng.seed_everything(rng.derive(assembly.seed, "assembly"))
         seen = pass_shapes(assembly, composition, hooks, actives, step, snapshot)
@@ -128,6 +134,8 @@ def _walk_over(
         step.clear()
         if assembly.batches is not None:  # a run that is loaded does not train again
             rehearsed = rehearse(assembly, composition, hooks, actives, batch)
+            raise_faults(snapshot.find_unsavable())
+            _note_unsaved(assembly, snapshot, rehearsed.notes)
     sizes = {name: sum(p.numel() for p in model.parameters()) for name, model in teachers.items()}
     for model in (assembly.student, *teachers.values()):
         reshard(model)
@@ -136,7 +144,20 @@ def _walk_over(
     stages = [
         Stage(a.name, seen.links[a.name], _trainable(composition, a.name), terms.get(a.name, {})) for a in actives
     ]
-    return Walk(composition, hooks, seen.taps, stages, seen.task_loss, rehearsed.notes, sizes, gone)
+    return Walk(
+        composition, hooks, seen.taps, stages, seen.task_loss, rehearsed.notes, sizes, gone, rehearsed.outputs_read
+    )
+
+
+def _note_unsaved(assembly: Assembly, snapshot: Snapshot, notes: list[str]) -> None:
+    """Tell of buffers that training changes and no checkpoint holds."""
+    plugins = {plugin.name: plugin for plugin in assembly.plugins}
+    for owner, names in snapshot.find_unsaved().items():
+        what = f"training changes {list_names(names)}, which no checkpoint holds (persistent=False)"
+        if owner in plugins:
+            assembly.note(plugins[owner], f"{what}: a run that goes on starts them anew")
+        else:
+            note_model(assembly, notes, f"student: {what}: one that is loaded answers otherwise")
 
 
 def _find_taps(assembly: Assembly, hooks: Hooks) -> dict[Which, list[str]]:

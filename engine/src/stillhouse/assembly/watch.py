@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import attrs
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 
 from stillhouse.contract.protocols import Named
-from stillhouse.contract.step import Step
+from stillhouse.contract.sealed import put, refuse
+from stillhouse.contract.step import Side, Step
 from stillhouse.errors import Fault, StillhouseError
 from stillhouse.layout import format_shape
 from stillhouse.loop.composition import Composition
@@ -31,10 +33,14 @@ class Watch:
 
     Args:
         composition: whose parameters' gradients, links and layers are looked at.
+
+    Attributes:
+        read: the teachers whose output some hook has asked for, with the plugin that did so first.
     """
 
     def __init__(self, composition: Composition) -> None:
         self._composition = composition
+        self.read: dict[str, str] = {}
 
     def around(self, plugin: Named, hook: str, function: Hook) -> Hook:
         """``function``, which is ``plugin``'s ``hook``, with a look at the step before and after.
@@ -48,7 +54,8 @@ class Watch:
             versions, rows = _versions(step), _rows(step)
             without = [p for p in self._composition.parameters() if p.grad is None]
             try:
-                found = function(step)
+                with self._heard(step, plugin.name):
+                    found = function(step)
             except StillhouseError as error:
                 raise _placed(error, hook).within(where) from error.__cause__
             except (AttributeError, KeyError) as error:
@@ -69,6 +76,24 @@ class Watch:
 
         return watched
 
+    @contextmanager
+    def _heard(self, step: Step, plugin: str) -> Iterator[None]:
+        """Inside, note whether ``plugin`` asks for what a teacher returned, in the sides that it reads."""
+        teacher, further = step.teacher, dict(step.teachers)
+        if teacher is None:
+            yield
+            return
+        put(step, "teacher", _HeardSide(teacher, partial(self.read.setdefault, "teacher", plugin)))
+        for name, side in further.items():
+            heard = _HeardSide(side, partial(self.read.setdefault, name, plugin))
+            dict.__setitem__(step.teachers, name, heard)  # the engine's own way past the seal
+        try:
+            yield
+        finally:
+            put(step, "teacher", teacher)
+            for name, side in further.items():
+                dict.__setitem__(step.teachers, name, side)
+
     def _missing(self, error: AttributeError | KeyError, plugin: Named, hook: str, step: Step) -> Fault | None:
         """What a hook has asked for that is not there, where the error says so."""
         where = f"plugin {plugin.name!r}"
@@ -83,6 +108,26 @@ class Watch:
         if any(key == name for model in self._composition.models.values() for name in model.names()):
             return Fault(where, f"{hook} reads the layer {key!r}, which no tap reads", "name it in add_taps")
         return None
+
+
+class _HeardSide(Side):
+    """A sealed side that tells when its output is read."""
+
+    __slots__ = ("_side", "_tell")
+    _side: Side
+    _tell: Callable[[], Any]
+
+    def __init__(self, side: Side, tell: Callable[[], Any]) -> None:
+        for name, value in (("_side", side), ("_tell", tell), ("features", side.features)):
+            put(self, name, value)
+
+    @property
+    def output(self) -> Any:
+        self._tell()
+        return self._side.output
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        refuse(f"side.{name}")
 
 
 def _placed(error: StillhouseError, hook: str) -> StillhouseError:

@@ -184,7 +184,7 @@ class MeasuringHooks:
 
     @hookspec
     def metrics(self, assembly: Assembly) -> Mapping[str, Metric]:
-        """ignite metrics for the evaluator, whose output is ``{"output": ..., "target": ..., "input": ...}``. Called again where the run is loaded to be measured; ``assembly.module`` gives what the plugin built."""
+        """ignite metrics for the evaluator, whose output is ``{"output": ..., "target": ..., "input": ..., "features": {layer: ...}}``: of the student, in eval mode, ``features`` of its tapped layers. Called again where the run is loaded to be measured; ``assembly.module`` gives what the plugin built."""
         raise AssertionError("a specification")
 
     @hookspec

@@ -62,6 +62,8 @@ class Task:
     a detector's losses and its boxes do."""
     takes: ClassVar[tuple[str, ...]] = ("class",)
     """The kinds of targets that it takes: see :attr:`stillhouse.data.DataInfo.target`."""
+    takes_logits: ClassVar[bool] = False
+    """Outputs are logits along dimension 1: a run warns of a model whose outputs are probabilities already."""
 
     def sample(self, image: Tensor, target: Any) -> tuple[Tensor, Any]:
         """One sample's input and target, made of what the data gives; called on the CPU, after augmentation.
@@ -129,7 +131,7 @@ class Task:
         return None
 
     def metrics(self, data: DataInfo) -> dict[str, Metric]:
-        """ignite metrics by name, fed with ``{"output": ..., "target": ..., "input": ...}``.
+        """ignite metrics by name, fed with ``{"output": ..., "target": ..., "input": ..., "features": ...}``.
 
         A metric whose value is a vector, a number for each of :meth:`class_names`, is shown by class.
         """

@@ -77,15 +77,16 @@ class Data:
             world=idist.get_world_size(),
         )
 
-    def example(self, n: int = 2) -> Batch:
-        """Return ``n`` training samples, evenly spaced over the split; repeated when there are fewer.
+    def example(self, n: int = 2, split: str = "train") -> Batch:
+        """Return ``n`` samples of ``split``, evenly spaced; repeated when there are fewer.
 
         They are not augmented, unless augmentation gives training another size than evaluation.
         """
-        train = self._splits["train"]
-        rows = np.linspace(0, len(train) - 1, min(n, len(train))).astype(np.int64)
-        samples = self._plain if self.info.input_shape == self.info.eval_shape else self._samples
-        return samples.batch(Key(0, train[np.resize(rows, n)]))
+        ids = self._splits[split]
+        rows = np.linspace(0, len(ids) - 1, min(n, len(ids))).astype(np.int64)
+        plain = split != "train" or self.info.input_shape == self.info.eval_shape
+        samples = self._plain if plain else self._samples
+        return samples.batch(Key(0, ids[np.resize(rows, n)]))
 
     def training(self, start_step: int = 0) -> Iterator[Batch]:
         """Stream training batches without end, from global step ``start_step`` on, as if the earlier ones had been taken.

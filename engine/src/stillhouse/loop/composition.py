@@ -22,7 +22,7 @@ from stillhouse.loop.links import Links
 from stillhouse.loop.phases import Emitter, place_of
 from stillhouse.loop.second_pass import SecondPass
 from stillhouse.loop.step_hooks import StepHooks, resolve
-from stillhouse.loop.tapped_model import TappedModel, refuse_shared
+from stillhouse.loop.tapped_model import TappedModel
 from stillhouse.loop.terms import Terms
 from stillhouse.nested import map_tensors
 from stillhouse.registry.hooks import Hooks, emit
@@ -53,7 +53,7 @@ class Composition(Composed):
         teachers: further frozen models by name, beside ``teacher``.
 
     Raises:
-        StillhouseError: teacher and student share a module or a tensor, or the student is compiled already.
+        StillhouseError: a model whose layers are read is compiled already.
     """
 
     def __init__(
@@ -75,8 +75,7 @@ class Composition(Composed):
     ) -> None:
         super().__init__()
         frozen = {} if teacher is None else {"teacher": teacher, **(teachers or {})}
-        for name, model in frozen.items():
-            refuse_shared(student, model, name)
+        for model in frozen.values():
             model.requires_grad_(False).eval()
         if channels_last:
             for model in (student, *frozen.values()):

@@ -71,6 +71,11 @@ class TermGradients:
                     before = sums[place]
                     sums[place] = gradient if before is None else before + gradient
 
+    def mark_reached(self) -> None:
+        """Put a gradient into ``.grad`` wherever some term has one: what the rehearsal tells reached parameters by."""
+        for place, parameter in enumerate(self._parameters):
+            parameter.grad = next((sums[place] for sums in self._sums.values() if sums[place] is not None), None)
+
     def combine(self, step: Step) -> None:
         """Put what the plugin makes of the gradients into ``.grad``; scaled, as after any backward pass in float16.
 

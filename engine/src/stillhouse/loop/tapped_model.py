@@ -14,19 +14,18 @@ from stillhouse.contract.layers import Which, match_layers
 from stillhouse.contract.sealed import Features
 from stillhouse.contract.step import SealedSide, Side
 from stillhouse.contract.task import Task
-from stillhouse.distributed.fsdp import to_local
 from stillhouse.errors import StillhouseError
 from stillhouse.loop.taps import Taps
 from stillhouse.outputs import find_reader
 
-__all__ = ["TappedModel", "refuse_shared"]
+__all__ = ["TappedModel"]
 
 
 class TappedModel:
     """A model that answers a batch with a :class:`stillhouse.contract.step.Side`.
 
-    The first call settles how the output of interest is got from what the model returns. As a context manager it takes
-    its taps off the model at the end.
+    The first call in each mode, train and eval, settles how the output of interest is got from what the model returns. As
+    a context manager it takes its taps off the model at the end.
 
     Args:
         model: on ``device``.
@@ -63,8 +62,7 @@ class TappedModel:
         self._is_called_plainly = type(task).call is Task.call
         self._device_type = torch.device(device).type
         self._autocast = precision is not torch.float32
-        self._read: Callable[[Any], Any] | None = None
-        self._settled = False
+        self._reads: dict[bool, Callable[[Any], Any] | None] = {}
         self._gone: list[str] = []
         self.taps = Taps(model, name, layers)
 
@@ -103,14 +101,16 @@ class TappedModel:
             output = model(inputs)
         else:
             output = self._call(model, inputs, targets)
-        if not self._settled:
-            self._read, self._settled = find_reader(output, self.name), True
-        return output if self._read is None else self._read(output)
+        mode = model.training
+        if mode not in self._reads:
+            self._reads[mode] = find_reader(output, self.name)
+        read = self._reads[mode]
+        return output if read is None else read(output)
 
     def with_model(self, model: nn.Module) -> TappedModel:
         """The way to call ``model`` as this one is called, its output read alike, without taps."""
         made = copy.copy(self)
-        made.model, made.taps = model, Taps(model, self.name, ())
+        made.model, made.taps, made._reads = model, Taps(model, self.name, ()), dict(self._reads)
         return made
 
     def match(self, pattern: str) -> list[str]:
@@ -142,32 +142,3 @@ class TappedModel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.taps.remove()
-
-
-def refuse_shared(student: nn.Module, teacher: nn.Module, name: Which = "teacher") -> None:
-    """Refuse a teacher ``name`` that shares a module or a tensor with the student: freezing it would freeze the student.
-
-    Raises:
-        StillhouseError: it names the first place shared.
-    """
-    modules = {id(m): name for name, m in student.named_modules()}
-    for path, module in teacher.named_modules():
-        if id(module) in modules:
-            raise _shared("module", modules[id(module)], path, name)
-    tensors = {}
-    for name, tensor in (*student.named_parameters(), *student.named_buffers()):
-        tensor = to_local(tensor)
-        if tensor.numel():
-            tensors[tensor.untyped_storage().data_ptr()] = name
-    for path, tensor in (*teacher.named_parameters(), *teacher.named_buffers()):
-        tensor = to_local(tensor)
-        if tensor.numel() and tensor.untyped_storage().data_ptr() in tensors:
-            raise _shared("tensor", tensors[tensor.untyped_storage().data_ptr()], path, name)
-
-
-def _shared(what: str, student: str, teacher: str, name: str) -> StillhouseError:
-    return StillhouseError(
-        f"student and {name} share the {what} {student or 'itself'!r} ({name}: {teacher or 'itself'!r})",
-        where=name,
-        hint="give the teacher a copy: copy.deepcopy(module)",
-    )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import torch
 from torch import nn
 
 from stillhouse.config.home import find_path
@@ -19,6 +20,7 @@ from stillhouse.errors import StillhouseError
 from stillhouse.models.arguments import fill_arguments
 from stillhouse.models.family import ModelFamily, ModelRequest
 from stillhouse.models.heads import load_but_heads
+from stillhouse.models.lazy import materialise
 from stillhouse.seeds import OwnRandomness
 
 __all__ = ["build_model", "load_model"]
@@ -44,7 +46,7 @@ def build_model(
 
     Raises:
         StillhouseError: no such model (with the nearest names), an argument it does not take, weights that cannot be
-            fetched or are another model's, or something that is no nn.Module.
+            fetched or are another model's, lazy layers that take no such input, or something that is no nn.Module.
     """
     if outputs is not None:
         info = attrs.evolve(info, classes=outputs)  # to a model, a class is one of its outputs
@@ -56,6 +58,7 @@ def build_model(
         raise StillhouseError(
             f"{spec.model!r} must return an nn.Module, got {type(model).__name__}", where=f"{where}.model"
         )
+    materialise(model, lambda: torch.zeros(2, *info.input_shape), seed, where)
     if spec.checkpoint is not None:
         try:
             load_but_heads(model, find_path(spec.checkpoint, base), spec.replace_head)

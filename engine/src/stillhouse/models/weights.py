@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from stillhouse.distributed.fsdp import fit_state
-from stillhouse.errors import Fault, StillhouseError, raise_faults
+from stillhouse.errors import Fault, StillhouseError, first_line, raise_faults
 from stillhouse.models.checkpoint_file import read_checkpoint
+from stillhouse.nested import can_be_resized
 
 __all__ = [
     "find_last_checkpoint",
@@ -23,6 +26,8 @@ __all__ = [
     "select_model_state",
 ]
 
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 _EXPECTED = "a state dict (torch.save(model.state_dict(), ...)), a .safetensors file, or a run's folder or checkpoint"
 
@@ -86,27 +91,45 @@ def load_state(module: nn.Module, state: Mapping[str, Any], where: str) -> None:
     """Load a state dict strictly.
 
     Raises:
-        StillhouseError: it does not fit; names missing keys, unexpected keys and other shapes.
+        StillhouseError: it does not fit, or holds NaN; names missing keys, unexpected keys and other shapes. Nothing is
+            loaded then.
     """
     for name, part in module.named_modules():
         if callable(fit_to := getattr(part, "fit_to", None)):  # shapes that follow from the data: see the hook `adapt`
             prefix = f"{name}." if name else ""
             fit_to({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
     own = module.state_dict()
+    buffers = {name for name, _ in module.named_buffers()}
     faults = []
     missing = [key for key in own if key not in state]
     extra = [key for key in state if key not in own]
     shapes = [
         f"{key}: {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} here"
         for key in own
-        if isinstance(state.get(key), Tensor) and isinstance(own[key], Tensor) and state[key].shape != own[key].shape
+        if isinstance(state.get(key), Tensor)
+        and isinstance(own[key], Tensor)
+        and not is_lazy(own[key])  # takes the file's shape
+        and state[key].shape != own[key].shape
+        and not (key in buffers and can_be_resized(module, key))
     ]
     for title, keys in (("missing keys", missing), ("unexpected keys", extra), ("other shapes", shapes)):
         if keys:
             more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
             faults.append(Fault(where, f"does not fit the model: {title}: {', '.join(keys[:4])}{more}"))
+    broken = [key for key, value in state.items() if _has_nan(value)]
+    if broken:
+        more = f" and {len(broken) - 4} more" if len(broken) > 4 else ""
+        what = f"holds NaN in {', '.join(broken[:4])}{more}"
+        faults.append(Fault(where, what, "it is damaged, or of a training that diverged"))
     raise_faults(faults)
-    module.load_state_dict(fit_state(state, own))
+    try:
+        module.load_state_dict(fit_state(state, own))
+    except RuntimeError as error:  # what a module loads in a way of its own
+        raise StillhouseError(f"does not fit the model: {first_line(error)}", where=where) from error
+
+
+def _has_nan(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype in _FLOATS and bool(value.isnan().any())
 
 
 def read_averaged_state(checkpoint: Mapping[str, Any], where: str = "") -> dict[str, Tensor]:

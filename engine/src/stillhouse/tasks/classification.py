@@ -37,6 +37,7 @@ class Classification(Task):
     """
 
     score: ClassVar[str] = "accuracy"
+    takes_logits: ClassVar[bool] = True
 
     label_smoothing: float = 0.0
 

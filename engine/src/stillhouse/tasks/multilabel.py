@@ -40,6 +40,7 @@ class MultiLabel(Task):
 
     score: ClassVar[str] = "map"
     takes: ClassVar[tuple[str, ...]] = ("mask", "vector")
+    takes_logits: ClassVar[bool] = True
 
     min_share: float = 0.0
     ignore_index: int = 255

@@ -38,6 +38,7 @@ class Segmentation(Task):
 
     score: ClassVar[str] = "miou"
     takes: ClassVar[tuple[str, ...]] = ("mask",)
+    takes_logits: ClassVar[bool] = True
 
     ignore_index: int = 255
     label_smoothing: float = 0.0

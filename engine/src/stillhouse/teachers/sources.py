@@ -85,7 +85,9 @@ def build_option(
         return _build(spec, option, recipe.base, info, outputs, seed, fill=fill)
     need = next((need for need in needs if need.role == role), None)
     if need is None:
-        raise StillhouseError("must be an option that the recipe names: models of options are trained before the run", where=option)
+        raise StillhouseError(
+            "must be an option that the recipe names: models of options are trained before the run", where=option
+        )
     model = copy.deepcopy(need.model)
     fit_inputs(model, need.info, info, f"{option}.recipe")
     if fill and need.is_trained():

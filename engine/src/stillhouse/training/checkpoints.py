@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
-import torch
 from ignite.engine import Events
 from ignite.handlers import Checkpoint
 from ignite.handlers.checkpoint import BaseSaveHandler
@@ -23,7 +22,8 @@ from stillhouse.config.run import CheckpointSpec
 from stillhouse.contract.hookspecs import hookimpl
 from stillhouse.contract.run import Run
 from stillhouse.distributed import processes as parallel
-from stillhouse.distributed.fsdp import fit_state, gather_tensors, spread_optimizer_state, to_local
+from stillhouse.distributed.finite import find_non_finite
+from stillhouse.distributed.fsdp import fit_state, gather_tensors, spread_optimizer_state
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.files import clear_temporaries
 from stillhouse.models.checkpoint_file import find_unreadable, read_checkpoint, write_checkpoint
@@ -257,14 +257,7 @@ def refuse_non_finite(module: nn.Module) -> None:
     Raises:
         StillhouseError: it names the tensors.
     """
-    with torch.no_grad():
-        looks = [(n, torch.isfinite(to_local(p)).all()) for n, p in module.named_parameters() if p.is_floating_point()]
-        looks += [(n, ~torch.isnan(b).any()) for n, b in module.named_buffers() if b.is_floating_point()]
-        if not looks:
-            return
-        # A sharded parameter's look is this process's share of it: all of them look together.
-        fine = parallel.sum_over_processes(torch.stack([~look for _, look in looks]).float()).eq(0).tolist()
-    bad = [name for (name, _), ok in zip(looks, fine, strict=True) if not ok]
+    bad = find_non_finite(module)
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise StillhouseError(

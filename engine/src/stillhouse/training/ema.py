@@ -12,6 +12,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from stillhouse.config.run_options import EmaSpec
 from stillhouse.contract.hookspecs import hookimpl
+from stillhouse.nested import can_be_resized
 
 __all__ = ["AveragedWeights"]
 
@@ -73,7 +74,9 @@ class AveragedWeights:
         kinds: dict[tuple[torch.dtype, torch.device], tuple[list[Tensor], list[Tensor]]] = {}
         for name, live in self._live().items():
             own = self.weights[name]
-            if own.is_floating_point() or own.is_complex():
+            if own.shape != live.shape:  # of an observer of ranges, which its first batches resize
+                self.weights[name] = live.clone()
+            elif own.is_floating_point() or own.is_complex():
                 mine, theirs = kinds.setdefault((own.dtype, own.device), ([], []))
                 mine.append(own)
                 theirs.append(live)
@@ -123,9 +126,11 @@ class AveragedWeights:
         """
         saved = state["weights"]
         wrong = [k for k in {**self.weights, **saved} if k not in saved or k not in self.weights]
-        wrong += [k for k in self.weights if k in saved and saved[k].shape != self.weights[k].shape]
+        resized = [k for k in self.weights if k in saved and saved[k].shape != self.weights[k].shape]
+        wrong += [k for k in resized if not can_be_resized(self._student, k)]
         if wrong:
             raise ValueError(f"the average is of another model: {', '.join(sorted(wrong)[:4])}")
+        self.weights |= {name: torch.empty_like(self.weights[name]).resize_(saved[name].shape) for name in resized}
         with torch.no_grad():
             for name, tensor in self.weights.items():
                 tensor.copy_(saved[name])

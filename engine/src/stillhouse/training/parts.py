@@ -9,6 +9,7 @@ import attrs
 import torch
 from torch import nn
 
+from stillhouse import seeds as rng
 from stillhouse.config.model import ModelSpec
 from stillhouse.config.recipe import Recipe
 from stillhouse.config.teacher import TeacherSpec
@@ -17,6 +18,7 @@ from stillhouse.data.batches import Data
 from stillhouse.data.loader import load_data
 from stillhouse.distributed.fsdp import shard
 from stillhouse.errors import StillhouseError
+from stillhouse.models.lazy import materialise
 from stillhouse.registry.order import Active
 from stillhouse.registry.plugins import activate, plugins_in_use
 from stillhouse.tasks.builder import build_task
@@ -105,6 +107,11 @@ def gather(
         name: there[name] if name in there else build_teacher(recipe, name, data.info, outputs, by_name.get(name))
         for name in recipe.all_teachers
     }
+    for name, model in {
+        "student": student,
+        **made,
+    }.items():  # those from Python; others are given their shapes where they are built
+        materialise(model, lambda: data.example().input, rng.derive(recipe.run.seed, "lazy", name), name)
     return Parts(recipe, actives, device, shown, task, data, needs, student, made)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stillhouse.assembly.evaluator import try_out
 from stillhouse.assembly.failures import explained
 from stillhouse.assembly.walk import assemble
 from stillhouse.config.recipe import Recipe
@@ -180,7 +181,7 @@ def _build(parts: Parts, *, folder: Path | None, resume: bool, inspect_only: boo
                 model.to(parts.device)
             walk = assemble(assembly, actives, example, precision)
         try:
-            return Training(
+            training = Training(
                 assembly,
                 walk,
                 actives,
@@ -191,6 +192,11 @@ def _build(parts: Parts, *, folder: Path | None, resume: bool, inspect_only: boo
                 progress=parts.shown,
                 teacher_is_trained=trained,
             )
+            with explained(assembly):
+                for split in data.splits:
+                    if split == "val" or (split != "train" and recipe.run.test):
+                        try_out(training.run.evaluator, assembly, walk.composition, data.example(split=split), split)
+            return training
         except BaseException:
             walk.composition.remove_taps()  # the models may be the caller's
             raise

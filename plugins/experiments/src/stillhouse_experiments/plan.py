@@ -154,9 +154,7 @@ def read_tables(path: Path) -> PlanTables:
     names = [arm.name for arm in tables.arms]
     named = [("reference", tables.reference), *(("pairs", side) for pair in tables.pairs for side in pair)]
     faults = [
-        Fault(where, f"unknown arm {name!r}", did_you_mean(name, names))
-        for where, name in named
-        if name not in names
+        Fault(where, f"unknown arm {name!r}", did_you_mean(name, names)) for where, name in named if name not in names
     ]
     faults += [Fault("arms", f"two are named {name!r}") for name in dict.fromkeys(names) if names.count(name) > 1]
     settings = [setting.name for setting in tables.settings]

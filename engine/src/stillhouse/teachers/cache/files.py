@@ -137,7 +137,9 @@ def read_index(folder: Path) -> dict[str, Any]:
             raise ValueError("no table of arrays")
     except FileNotFoundError:
         raise StillhouseError(
-            "must be a folder with a teacher cache, and has no index.json", where=str(folder), hint="name another folder"
+            "must be a folder with a teacher cache, and has no index.json",
+            where=str(folder),
+            hint="name another folder",
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StillhouseError(f"the cache's index is damaged: {error}", where=str(folder), hint=_DELETE) from None
