@@ -43,8 +43,8 @@ class TeacherSpec:
 
     Attributes:
         recipe: another recipe, by its file (or as a table): trained once, then found again by its content.
-        checkpoint: a file of weights for ``model``: a state dict (.pt, .safetensors) or a run's checkpoint. A run's
-            folder brings its own model: its student.
+        checkpoint: a file of weights for ``model``: a state dict (.pt, .safetensors), an export, a run's checkpoint or
+            folder. The last two bring their own model, the run's student, where ``model`` is left out.
         pretrained: the weights that ``model``'s source offers.
         random: ``model`` as it is initialised: a control.
         same_labels: with ``recipe``: the recipe is trained on the samples that the student is trained on, so that it

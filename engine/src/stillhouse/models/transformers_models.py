@@ -75,8 +75,18 @@ def describe_transformers(_name: str, request: ModelRequest) -> Published | None
         channels=getattr(config, "num_channels", None),
         outputs=len(labels) or None,
         class_names=tuple(labels[i] for i in sorted(labels)) if named else (),
-        **_read_processor(place),
+        **{"size": _pair(getattr(config, "image_size", None)), **_read_processor(place)},
     )
+
+
+def _pair(size: Any) -> tuple[int, int] | None:
+    """Height and width by the forms that configurations have them in."""
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, dict):
+        size = [size.get("height"), size.get("width")]
+    fits = isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(side, int) for side in size)
+    return (size[0], size[1]) if fits else None
 
 
 def _read_processor(place: str) -> dict[str, Any]:
@@ -93,11 +103,7 @@ def _read_processor(place: str) -> dict[str, Any]:
     elif told.get("do_normalize") is False:
         made = {"mean": (), "std": ()}
     size = told.get("crop_size") if told.get("do_center_crop") else told.get("size")
-    if isinstance(size, int):
-        size = {"height": size, "width": size}
-    if isinstance(size, dict) and {"height", "width"} <= size.keys():
-        made["size"] = (int(size["height"]), int(size["width"]))
-    return made
+    return {**made, "size": _pair(size)} if _pair(size) else made
 
 
 TRANSFORMERS = ModelFamily(build_transformers, describe_transformers)

@@ -67,11 +67,10 @@ def fit_inputs(teacher: nn.Module, own: DataInfo, info: DataInfo, where: str = "
 
 def _find_size(own: DataInfo, info: DataInfo) -> tuple[int, int] | None:
     """The size to bring images to; None where both were made alike, or the model resizes by itself."""
-    known = [tuple(each.input_shape[1:]) + tuple((each.eval_shape or each.input_shape)[1:]) for each in (own, info)]
-    if known[0] == known[1] or info.target == "boxes":
-        return None
-    height, width = (own.eval_shape or own.input_shape)[1:]
-    return height, width
+    known = [(each.input_shape[1:], (each.eval_shape or each.input_shape)[1:]) for each in (own, info)]
+    height, width = known[0][1]
+    fits = known[0] == known[1] or set(known[1]) == {(height, width)}
+    return None if fits or info.target == "boxes" else (height, width)
 
 
 def _words(info: DataInfo) -> str:
