@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from stillhouse import Recipe, prepare
 from stillhouse.data import Batch
 
-__all__ = ["LOOPS", "STILLHOUSE", "Case", "make_case"]
+__all__ = ["LOOPS", "STILLHOUSE", "Case", "Made", "make_case"]
 
 T = 4.0
 FOREVER = 10**9
@@ -84,9 +84,7 @@ class Made:
     def prepare(self) -> Any:
         """Stillhouse's run of this case."""
         case = self.case
-        links = [
-            {"student": "stage3", "teacher": "stage3", "pool": "mean", "name": f"l{k}"} for k in range(case.links)
-        ]
+        links = [{"student": "stage3", "teacher": "stage3", "pool": "mean", "name": f"l{k}"} for k in range(case.links)]
         tables = {
             "run": {"epochs": 1, "threads": 1, "device": "cpu", "log_every": FOREVER},
             "data": {"name": "sklearn:digits", "size": case.size, "channels": 3, "batch_size": case.batch},

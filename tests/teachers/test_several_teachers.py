@@ -170,7 +170,7 @@ def test_a_runs_folder_brings_its_own_model(tmp_path: Path):
     assert same_state(run.student.state_dict(), found.state_dict())
     assert hasattr(found, "_stillhouse_scale")
     torch.save(run.student.state_dict(), tmp_path / "weights.pt")
-    for path, says in (("weights.pt", "no run's folder"), ("gone", "no run's folder")):
+    for path, says in (("weights.pt", "only a run's folder says"), ("gone", "only a run's folder says")):
         with pytest.raises(StillhouseError, match=rf"teachers\.assistant\.checkpoint: .*{says}.*model = "):
             prepare(two(assistant={"checkpoint": str(tmp_path / path)}))
     train(recipe(teacher=None), student=TinyNet(), out=tmp_path / "given")

@@ -13,18 +13,7 @@ from stillhouse.contract.protocols import Composed, Named
 from stillhouse.contract.sealed import Features, Links, Losses, Teachers, put, refuse
 from stillhouse.errors import StillhouseError, did_you_mean
 
-__all__ = [
-    "FORWARD_PHASES",
-    "Asked",
-    "Link",
-    "LinkSpec",
-    "SealedLink",
-    "SealedSide",
-    "Side",
-    "Step",
-    "Tap",
-    "seal_side",
-]
+__all__ = ["FORWARD_PHASES", "Link", "LinkSpec", "SealedLink", "SealedSide", "Side", "Step", "Tap", "seal_side"]
 
 FORWARD_PHASES = ("transform", "sample_weights", "losses")
 """The hooks in which :meth:`Step.forward` may be called."""
@@ -113,20 +102,8 @@ def seal_side(side: Side) -> Side:
     """Let nobody write into ``side`` from now on; the same object."""
     if type(side) is Side:
         side.features = Features(side.features)
-        side.__class__ = _AskedSide if type(side.output) is Asked else SealedSide
+        side.__class__ = SealedSide
     return side
-
-
-class Asked:
-    """An output that is got when somebody reads it, and not before: the read may be refused. ``get`` gives it."""
-
-    def __init__(self, get: Callable[[], Any]) -> None:
-        self.get = get
-
-
-class _AskedSide(SealedSide):
-    __slots__ = ()
-    output = property(lambda self: Side.__dict__["output"].__get__(self).get())
 
 
 _EMPTY = seal_side(Side())

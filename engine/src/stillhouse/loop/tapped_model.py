@@ -19,10 +19,7 @@ from stillhouse.errors import StillhouseError
 from stillhouse.loop.taps import Taps
 from stillhouse.outputs import find_reader
 
-__all__ = ["CONVERT_OUTPUT", "TappedModel", "refuse_shared"]
-
-CONVERT_OUTPUT = "_stillhouse_convert_output"
-"""The attribute of a model that was trained for other classes: what makes the student's output of its own."""
+__all__ = ["TappedModel", "refuse_shared"]
 
 
 class TappedModel:
@@ -67,7 +64,7 @@ class TappedModel:
         self._device_type = torch.device(device).type
         self._autocast = precision is not torch.float32
         self._read: Callable[[Any], Any] | None = None
-        self._convert: Callable[[Any], Any] | None = getattr(model, CONVERT_OUTPUT, None)
+        self._convert: Callable[[Side], Side] | None = getattr(model, "stillhouse_convert", None)
         self._settled = False
         self._gone: list[str] = []
         self.taps = Taps(model, name, layers)
@@ -81,7 +78,7 @@ class TappedModel:
             output = self._output(inputs, targets)
         side = Side(output, Features(self.taps.take()))
         side.__class__ = SealedSide
-        return side
+        return side if self._convert is None else self._convert(side)
 
     def output(self, inputs: Any, targets: Any = None) -> Any:
         """The output of interest alone; what the taps read stays with them.
@@ -109,14 +106,13 @@ class TappedModel:
             output = self._call(model, inputs, targets)
         if not self._settled:
             self._read, self._settled = find_reader(output, self.name), True
-        output = output if self._read is None else self._read(output)
-        return output if self._convert is None else self._convert(output)
+        return output if self._read is None else self._read(output)
 
     def with_model(self, model: nn.Module) -> TappedModel:
         """The way to call ``model`` as this one is called, its output read alike, without taps."""
         made = copy.copy(self)
         made.model, made.taps = model, Taps(model, self.name, ())
-        made._convert = getattr(model, CONVERT_OUTPUT, None)
+        made._convert = getattr(model, "stillhouse_convert", None)
         return made
 
     def match(self, pattern: str) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from stillhouse.contract.batch import DataInfo
-from stillhouse.contract.step import Asked
+from stillhouse.contract.sealed import put
+from stillhouse.contract.step import SealedSide, Side
 from stillhouse.contract.task import Task
 from stillhouse.errors import StillhouseError, StillhouseWarning
-from stillhouse.loop.tapped_model import CONVERT_OUTPUT
 from stillhouse.teachers.inputs import InputConversion
 
 __all__ = ["OutputConversion", "fit_outputs", "name_outputs"]
@@ -73,7 +74,8 @@ def fit_outputs(
     if order is not None or refusal or unsaid or (conversion is not None and conversion.size is not None):
         error = StillhouseError(refusal, where=where, hint=_ADVICE) if refusal else None
         count = len(own) if order is not None and own else None
-        setattr(teacher, CONVERT_OUTPUT, OutputConversion(where, order, count, error, unsaid=unsaid, inputs=conversion))
+        made: Any = OutputConversion(where, order, count, error, unsaid=unsaid, inputs=conversion)
+        teacher.stillhouse_convert = made  # what calls the model asks for it
         teacher._stillhouse_order = order  # type: ignore[assignment]  # plain data, so that a cache's key has it
     return told
 
@@ -97,8 +99,15 @@ def _list(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:_SHOWN])) + more
 
 
+class _AskedSide(SealedSide):
+    """A side whose output is got when somebody reads it, by the function that stands in its place."""
+
+    __slots__ = ()
+    output = property(lambda self: Side.__dict__["output"].__get__(self)())
+
+
 class OutputConversion:
-    """From a teacher's output to that of the student's classes; called with each output.
+    """From a teacher's output to that of the student's classes; called with each side that the teacher gives.
 
     Args:
         where: the recipe's key that names the teacher.
@@ -123,18 +132,19 @@ class OutputConversion:
         self._unsaid, self._inputs = unsaid, inputs
         self._index: Tensor | None = None
 
-    def __call__(self, output: Any) -> Any:
-        """What stands in the place of ``output``; an :class:`Asked` where its reader has to be told something."""
+    def __call__(self, side: Side) -> Side:
+        """The same side with its output converted; who reads it is told what has to be said, and who does not is not."""
         if self._error is not None:
-            return Asked(self._refuse)
-        output = self._restore_size(output)
+            return _ask(side, partial(_refuse, self._error))
+        output = self._restore_size(side.output)
         if self._unsaid:
-            return Asked(lambda: self._warn(output))
-        return output if self._order is None else self._reorder(output)
-
-    def _refuse(self) -> Any:
-        assert self._error is not None  # it is only called then
-        raise StillhouseError(faults=self._error.faults)
+            return _ask(side, partial(self._warn, output))
+        if self._order is not None and not self._fits(output):
+            got = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+            what = f"its outputs must be {self._count} classes, to be brought into the student's order, got {got}"
+            return _ask(side, partial(_refuse, StillhouseError(what, where=self._where)))
+        put(side, "output", output if self._order is None else self._reorder(output))
+        return side
 
     def _warn(self, output: Any) -> Any:
         if self._unsaid:
@@ -153,16 +163,20 @@ class OutputConversion:
         size = [max(1, round(n * by)) for n, by in zip(output.shape[-2:], stretch, strict=True)]
         return interpolate(output.float(), size, mode="bilinear", align_corners=False)
 
-    def _reorder(self, output: Any) -> Any:
-        if not isinstance(output, Tensor) or output.ndim < 2 or output.shape[1] != self._count:
-            got = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-            what = f"its outputs must be {self._count} classes, to be brought into the student's order, got {got}"
-            error = StillhouseError(what, where=self._where)
-            return Asked(lambda: _raise(error))
+    def _fits(self, output: Any) -> bool:
+        return isinstance(output, Tensor) and output.ndim > 1 and output.shape[1] == self._count
+
+    def _reorder(self, output: Tensor) -> Tensor:
         if self._index is None or self._index.device != output.device:
             self._index = torch.tensor(self._order, device=output.device)
         return output.index_select(1, self._index)
 
 
-def _raise(error: StillhouseError) -> Any:
-    raise error
+def _ask(side: Side, get: Callable[[], Any]) -> Side:
+    put(side, "output", get)
+    put(side, "__class__", _AskedSide)
+    return side
+
+
+def _refuse(error: StillhouseError) -> Any:
+    raise StillhouseError(faults=error.faults)
