@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.errors import Fault, StillhouseError, raise_faults
+from stillhouse.teachers.origins import METADATA
 
 __all__ = ["FORMATS", "TOLERANCES", "check_installed", "read_onnx", "read_torch", "write_format"]
 
@@ -25,9 +26,6 @@ TOLERANCES = {"safetensors": 1e-6, "torch": 1e-4, "onnx": 1e-4}
 weights, or the same function in other operations in float32."""
 
 _NEEDS = {"safetensors": ("safetensors",), "torch": (), "onnx": ("onnx", "onnxscript", "onnxruntime")}
-
-METADATA = "stillhouse"
-"""The key, or file, of the metadata in an export: JSON."""
 
 
 def check_installed(form: str) -> None:
