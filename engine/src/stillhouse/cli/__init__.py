@@ -64,6 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # whoever read our output has had enough: `stillhouse ... --json | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
+        except OSError as error:  # a name that is too long, a folder that may not be read, a disk that is full
+            named = f"{str(error.filename)[:200]}: " if error.filename else ""
+            text = f"{named}{error.strerror or error}"
+            errors.print(Text.assemble(said_by, ("error: ", "bold red"), text), soft_wrap=True)
+            return 2
         except KeyboardInterrupt:
             hint = "; go on with --resume" if given[:1] == ["train"] else ""
             errors.print(f"interrupted{hint}", soft_wrap=True)
