@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from stillhouse.cli import main
+from stillhouse.students.loader import load_student
 from support.fuzzed_commands import RECIPE, run_line
 from support.fuzzed_tables import ODD
 from support.fuzzing import Failure, attempt
-
-from stillhouse.cli import main
-from stillhouse.students.loader import load_student
 
 STORED = ("recipe.toml", "lock.json", "summary.json", "composition.txt")
 CONTENTS = [

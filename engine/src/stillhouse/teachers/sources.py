@@ -13,6 +13,7 @@ from stillhouse import seeds as rng
 from stillhouse.config.home import find_path
 from stillhouse.config.model import ModelSpec
 from stillhouse.config.recipe import Recipe
+from stillhouse.config.stored import read_lock
 from stillhouse.config.teacher import TeacherSpec
 from stillhouse.config.trust import reading_stored
 from stillhouse.contract.batch import DataInfo
@@ -23,7 +24,7 @@ from stillhouse.models.weights import load_weights
 from stillhouse.tasks.builder import build_task
 from stillhouse.teachers.inputs import fit_inputs
 from stillhouse.teachers.prerequisites import Prerequisite, build_untrained, find_prerequisite, get_role, get_teacher
-from stillhouse.teachers.saved_folder import read_info, read_lock
+from stillhouse.teachers.saved_folder import read_info
 
 __all__ = ["build_option", "build_teacher", "load_trained", "teachers_run"]
 
