@@ -74,13 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # whoever read our output has had enough: `stillhouse ... --json | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            where = f"{error.filename}: " if error.filename else ""
-            errors.print(Text.assemble(said_by, ("error: ", "bold red"), f"{where}{error.strerror}"), soft_wrap=True)
-            with suppress(OSError):  # what is buffered would be tried again at the end, and end in a traceback
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:  # a name that is too long, a folder that may not be read, a disk that is full
+            where = f"{str(error.filename)[:200]}: " if error.filename else ""
+            text = f"{where}{error.strerror or error}"
+            errors.print(Text.assemble(said_by, ("error: ", "bold red"), text), soft_wrap=True)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                with suppress(OSError):  # what is buffered would be tried again at the end, and end in a traceback
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 2
         except (KeyboardInterrupt, Terminated) as ended:
             text = f"{said_by}{ended if isinstance(ended, Terminated) else 'interrupted'}{_how_to_go_on(given)}"

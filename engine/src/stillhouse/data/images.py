@@ -21,7 +21,7 @@ from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms.v2 import functional as F
 
 from stillhouse.data.files import show_name
-from stillhouse.errors import StillhouseError
+from stillhouse.errors import StillhouseError, first_line
 from stillhouse.layout import format_shape
 
 __all__ = ["SUFFIXES", "WHITE", "Look", "Shaping", "decode", "look_at", "open_image", "to_tensor"]
@@ -287,5 +287,14 @@ class Shaping:
                 )
             x = F.rgb_to_grayscale(x) if self.channels == 1 else x.expand(3, -1, -1).contiguous()
         if self.size is not None and tuple(x.shape[1:]) != self.size:
-            x = F.resize(x, list(self.size), antialias=True)
+            x = _resize(x, self.size)
         return x
+
+
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    try:
+        resized: Tensor = F.resize(x, list(size), antialias=True)
+    except RuntimeError as error:  # too little memory, or a size that torch's kernel does not have
+        what = f"cannot be resized from {format_shape(x)} to {size}: {first_line(error)}"
+        raise StillhouseError(what, where="data.size") from error
+    return resized

@@ -12,7 +12,9 @@ import attrs
 from torch import nn
 
 from stillhouse.config.recipe import Recipe
+from stillhouse.config.stored import read_lock
 from stillhouse.config.teacher import Normalization, TeacherSpec
+from stillhouse.config.trust import reading_stored
 from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Task
 from stillhouse.errors import StillhouseWarning
@@ -20,7 +22,7 @@ from stillhouse.models.family import Published
 from stillhouse.tasks.builder import build_task
 from stillhouse.teachers.inputs import fit_inputs
 from stillhouse.teachers.outputs import fit_outputs, name_outputs
-from stillhouse.teachers.saved_folder import read_info, read_lock
+from stillhouse.teachers.saved_folder import read_info
 
 __all__ = ["METADATA", "Origin", "describe_teacher", "find_run", "fit_teacher"]
 
@@ -68,7 +70,9 @@ class Origin:
             StillhouseError: its recipe or lock cannot be read.
         """
         recipe = Recipe.load(folder / "recipe.toml")
-        return cls.of_recipe(recipe, read_info(read_lock(folder / "lock.json"), recipe), f"the run in {folder}")
+        known = read_info(read_lock(folder / "lock.json"), recipe)
+        with reading_stored(folder):
+            return cls.of_recipe(recipe, known, f"the run in {folder}")
 
     @classmethod
     def of_export(cls, path: Path, info: DataInfo) -> Origin | None:
