@@ -29,7 +29,7 @@ from stillhouse.teachers.origins import describe_teacher
 from stillhouse.teachers.prerequisites import Prerequisite, get_teacher
 from stillhouse.teachers.sources import build_option, load_trained
 from stillhouse.teachers.store import get_or_make, naming_disk_errors
-from stillhouse.training.checks import check_options
+from stillhouse.training.checks import check_options, check_scaling
 from stillhouse.training.folder import RunFolder, flat
 from stillhouse.training.folder_lock import FolderLock
 from stillhouse.training.parts import Parts, gather, resolve, spread
@@ -186,6 +186,7 @@ def _build(parts: Parts, *, folder: Path | None, resume: bool, inspect_only: boo
                 model.to(parts.device)
             walk = assemble(assembly, actives, example, precision)
         try:
+            check_scaling(assembly, walk.composition.modules_of)
             training = Training(
                 assembly,
                 walk,
