@@ -154,3 +154,13 @@ class DataSpec:
     def crop_height_and_width(self) -> tuple[int, int] | None:
         """``crop`` as a pair."""
         return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
+
+    @property
+    def placeless(self) -> DataSpec:
+        """The same without the place of its files, where their content is hashed: a copy is the same data."""
+        scheme, colon, _ = self.name.partition(":")
+        if colon and scheme in ("folder", "pairs", "photos"):
+            return attrs.evolve(self, name=f"{scheme}:")
+        if colon and scheme == "torchvision":
+            return attrs.evolve(self, args={k: v for k, v in self.args.items() if k not in ("root", "download")})
+        return self

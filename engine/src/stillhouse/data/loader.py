@@ -113,10 +113,12 @@ def _load(
             f"transforms must keep the number of channels: training inputs are {trained}, evaluation's {made}",
             where="data.transforms",
         )
-    choices = {key: getattr(spec, key) for key in ("args", "normalize", "transforms")}
+    choices = {key: getattr(spec.placeless, key) for key in ("args", "normalize", "transforms")}
     choices |= {key: getattr(spec, key) for key in ("crop",) if getattr(spec, key) is not None}
     if source.stamp is None:  # a folder is known by its content, wherever it lies
         choices["name"] = spec.name
+    if spec.cache == "memory" and not source.pure:  # what it reads at random is read once
+        choices["cache"] = spec.cache
     if maker is not None:
         choices["task"] = repr(maker) if attrs.has(type(maker)) else type(maker).__qualname__
     described = source.spec
