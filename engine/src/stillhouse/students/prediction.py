@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from stillhouse.contract.plugin import Plugin
 from stillhouse.contract.task import Task
-from stillhouse.data.images import Shaping, decode
+from stillhouse.data.images import decode
+from stillhouse.data.shaping import Shaping
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.loop.tapped_model import TappedModel
 from stillhouse.nested import map_tensors, slice_rows
