@@ -72,7 +72,7 @@ class DataSpec:
             returns a map-style data set of (input, target) or a mapping from split to such data sets.
         args: for ``folder:`` ``levels``, folders down to a class (1); for ``pairs:`` the patterns ``images`` and ``labels``, the ``target`` kind and what describes it; for
             ``photos:`` the pattern ``images``; else the callable's arguments, and what describes its targets: ``target``,
-            ``classes``, ``ignore``, ``scale``, ``holes``.
+            ``classes``, ``ignore``, ``values``, ``scale``, ``holes``.
         batch_size: samples in a training batch, of all processes together.
         eval_batch_size: samples in an evaluation batch; None: as many as in a training batch.
         drop_last: leave out an epoch's last training batch when it is smaller than the others. One of a single sample
