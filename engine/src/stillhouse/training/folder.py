@@ -11,10 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 
 from stillhouse.config.home import shorten_home
-from stillhouse.config.recipe import Recipe
+from stillhouse.config.recipe import BESIDE_THE_RESULT, Recipe
 from stillhouse.config.stored import read_lock, read_summary
 from stillhouse.config.structure import unstructure
 from stillhouse.contract.batch import DataInfo
@@ -47,6 +48,7 @@ def make_lock(recipe: Recipe, actives: Sequence[Active], device: torch.device, d
         "versions": {name: _version(name) for name in dict.fromkeys((*_VERSIONS, *_brought(recipe)))},
         "python": platform.python_version(),
         "seed": recipe.run.seed,
+        "threads": torch.get_num_threads(),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "data": data.fingerprint,
@@ -159,7 +161,8 @@ class RunFolder:
             return []  # killed while the folder was being made: nothing has been trained yet
         before = read_lock(self.lock)
         own, other = ([(p["name"], p["use"]) for p in side["plugins"]] for side in (lock, before))
-        faults = [f for f in self._differences(recipe) if own == other or not f.what.startswith("plugins[")]
+        same_data = lock["data"] == before.get("data")
+        faults = [f for f in self._differences(recipe, same_data) if own == other or not f.what.startswith("plugins[")]
         if own != other:
             faults.insert(
                 0,
@@ -170,7 +173,7 @@ class RunFolder:
                     "a run keeps its plugins: start another with --out",
                 ),
             )
-        if lock["data"] != before.get("data"):
+        if not same_data:
             faults.append(Fault(str(self.lock), "the data has changed since the run began", "start another with --out"))
         raise_faults(faults)
         notes = [
@@ -184,6 +187,8 @@ class RunFolder:
             for p in lock["plugins"]
             if versions.get(p["name"]) != p["version"]
         ]
+        if lock["threads"] != before.get("threads", lock["threads"]):
+            notes.append(f"torch's threads were {before['threads']} and are {lock['threads']}")
         if lock["device"] != before["device"]:
             notes.append(f"the device was {before['device']} and is {lock['device']}")
         return notes
@@ -196,18 +201,20 @@ class RunFolder:
             return None
         return summary if summary.get("steps_done") == summary.get("steps") or summary.get("stopped") else None
 
-    def _differences(self, recipe: Recipe) -> list[Fault]:
+    def _differences(self, recipe: Recipe, same_data: bool) -> list[Fault]:
         if not self.recipe.exists():
             return []
         before = Recipe.load(self.recipe)
+        if same_data:  # wherever it lies
+            before, recipe = (attrs.evolve(r, data=r.data.placeless) for r in (before, recipe))
         if before.digest() == recipe.digest():
             return []
         old, new = flat(before.to_dict()), flat(recipe.to_dict())
+        beside = {f"{table}.{key}" for table, keys in BESIDE_THE_RESULT.items() for key in keys}
         changed = [
             f"{key} was {old.get(key, 'absent')!r} and is {new.get(key, 'absent')!r}"
             for key in dict.fromkeys([*old, *new])
-            if old.get(key) != new.get(key)
-            and not key.startswith(("run.name", "run.base", "run.log_every", "run.figures"))
+            if old.get(key) != new.get(key) and key not in beside
         ]
         return [
             Fault(str(self.recipe), text, "a resumed run keeps its recipe: start another with --out")
