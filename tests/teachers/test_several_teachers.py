@@ -402,7 +402,8 @@ def test_options_that_are_no_recipes_give_models_of_their_own(tmp_path: Path):
     assert same_state(one.state_dict(), again.run.module(again.actives[0].plugin).state_dict())
     weights = TinyNet(width=5)
     torch.save(weights.state_dict(), tmp_path / "weights.pt")
-    filled = prepare(recipe(peers(**net, checkpoint=str(tmp_path / "weights.pt")), teacher=None))
+    told = {**net, "normalize": "same", "classes": "same"}
+    filled = prepare(recipe(peers(**told, checkpoint=str(tmp_path / "weights.pt")), teacher=None))
     assert same_state(filled.run.module(filled.actives[0].plugin).state_dict(), weights.state_dict())
     with pytest.raises(StillhouseError, match=r"plugin 'peer': peer\.checkpoint: .*file not found"):
         prepare(recipe(peers(**net, checkpoint="gone.pt"), teacher=None))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.errors import StillhouseError
+from stillhouse.plain_json import to_json
 
 __all__ = ["append_lines", "clear_temporaries", "read_table", "replacing", "sync_folder", "write_json", "write_text"]
 
@@ -71,8 +72,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON, indented, whole or not at all; raises as :func:`write_text`."""
-    write_text(path, json.dumps(data, indent=2, sort_keys=False) + "\n")
+    """Write JSON, indented, whole or not at all, what is not finite as null; raises as :func:`write_text`."""
+    write_text(path, to_json(data) + "\n")
 
 
 def append_lines(path: Path, lines: list[str]) -> None:

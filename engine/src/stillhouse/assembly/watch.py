@@ -149,7 +149,8 @@ def _versions(step: Step) -> list[tuple[str, Tensor, int]]:
     found += [("step.inputs", step.inputs), ("step.targets", step.targets)]
     for model, side in (("student", step.student), ("teacher", step.teacher)):
         if side is not None:
-            found.append((f"step.{model}.output", side.output))
+            # The slot itself: a side may refuse to be read, and nobody reads it here.
+            found.append((f"step.{model}.output", Side.__dict__["output"].__get__(side)))
             found += [(f"the {model}'s layer {layer!r}", x) for layer, x in side.features.items()]
     # A tensor made in inference mode counts no versions, and autograd refuses to save it.
     return [(what, x, x._version) for what, tree in found for x in list_tensors(tree) if not x.is_inference()]

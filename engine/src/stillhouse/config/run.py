@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import attrs
 
+from stillhouse.config.fields import strict_fields
 from stillhouse.errors import StillhouseError
 from stillhouse.terminal import printable
 
@@ -35,7 +36,7 @@ def _check_name(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> 
         raise StillhouseError(what, where=attribute.name)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict_fields)
 class RunSpec:
     """The recipe's ``[run]``.
 
@@ -72,7 +73,7 @@ class RunSpec:
     base: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict_fields)
 class OptimizerSpec:
     """The recipe's ``[optimizer]``.
 
@@ -91,7 +92,7 @@ class OptimizerSpec:
     args: dict[str, Any] = attrs.field(factory=dict)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict_fields)
 class DistributedSpec:
     """The recipe's ``[distributed]``, for runs of several processes; one process takes no notice.
 
@@ -109,7 +110,7 @@ class DistributedSpec:
     sync_batchnorm: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict_fields)
 class CheckpointSpec:
     """The recipe's ``[checkpoints]``. The last one is written at the end of every epoch.
 

@@ -63,6 +63,7 @@ class TappedModel:
         self._device_type = torch.device(device).type
         self._autocast = precision is not torch.float32
         self._reads: dict[bool, Callable[[Any], Any] | None] = {}
+        self._convert: Callable[[Side], Side] | None = getattr(model, "stillhouse_convert", None)
         self._gone: list[str] = []
         self.taps = Taps(model, name, layers)
 
@@ -75,7 +76,7 @@ class TappedModel:
             output = self._output(inputs, targets)
         side = Side(output, Features(self.taps.take()))
         side.__class__ = SealedSide
-        return side
+        return side if self._convert is None else self._convert(side)
 
     def output(self, inputs: Any, targets: Any = None) -> Any:
         """The output of interest alone; what the taps read stays with them.
@@ -111,6 +112,7 @@ class TappedModel:
         """The way to call ``model`` as this one is called, its output read alike, without taps."""
         made = copy.copy(self)
         made.model, made.taps, made._reads = model, Taps(model, self.name, ()), dict(self._reads)
+        made._convert = getattr(model, "stillhouse_convert", None)
         return made
 
     def match(self, pattern: str) -> list[str]:

@@ -18,12 +18,12 @@ from stillhouse.contract.batch import DataInfo
 from stillhouse.entries import MODELS, Installed, error_text, find_scheme, load_entry, nearest
 from stillhouse.errors import StillhouseError
 from stillhouse.models.arguments import fill_arguments
-from stillhouse.models.family import ModelFamily, ModelRequest
+from stillhouse.models.family import ModelFamily, ModelRequest, Published
 from stillhouse.models.heads import load_but_heads
 from stillhouse.models.lazy import materialise
 from stillhouse.seeds import OwnRandomness
 
-__all__ = ["build_model", "load_model"]
+__all__ = ["build_model", "describe_published", "load_model"]
 
 
 _FORMS = "a model is FAMILY:NAME, such as torchvision:resnet18, or package.module:callable"
@@ -65,6 +65,19 @@ def build_model(
         except StillhouseError as error:
             raise error.within(f"{where}.checkpoint") from None
     return model
+
+
+def describe_published(request: ModelRequest) -> Published | None:
+    """What the source of the model says of its published weights; None where it says nothing.
+
+    Raises:
+        StillhouseError: the family cannot be imported.
+    """
+    named = find_scheme(MODELS, request.spec.model, f"{request.where}.model")
+    if named is None or not named[1]:
+        return None
+    family = load_model(named[0], f"{request.where}.model")
+    return family.describe(named[1], request) if isinstance(family, ModelFamily) and family.describe else None
 
 
 def _call_named(request: ModelRequest) -> Any:

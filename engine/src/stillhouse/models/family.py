@@ -11,7 +11,7 @@ from torch import nn
 from stillhouse.config.model import ModelSpec
 from stillhouse.contract.batch import DataInfo
 
-__all__ = ["ModelFamily", "ModelRequest"]
+__all__ = ["ModelFamily", "ModelRequest", "Published"]
 
 
 @attrs.frozen(eq=False)
@@ -32,6 +32,29 @@ class ModelRequest:
     base: Path | None = None
 
 
+@attrs.frozen
+class Published:
+    """What a model's source says of the data that its published weights were trained on.
+
+    Attributes:
+        source: who says so, for messages: ``timm's configuration``.
+        mean: what was subtracted, by channel, of images of 0 to 1; empty: nothing; None: it does not say.
+        std: what was divided by.
+        channels: of an image; None: any, or it does not say.
+        size: height and width of an image; None: any, or it does not say.
+        outputs: how many outputs the published last layers have; None: it does not say.
+        class_names: of the outputs, in order; empty: it does not say.
+    """
+
+    source: str
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] = ()
+    channels: int | None = None
+    size: tuple[int, int] | None = None
+    outputs: int | None = None
+    class_names: tuple[str, ...] = ()
+
+
 @attrs.frozen(eq=False)
 class ModelFamily:
     """A family of models, to which an entry point of the group ``stillhouse.models`` leads.
@@ -41,6 +64,9 @@ class ModelFamily:
     Attributes:
         build: called with the name in the family and what the model is for; returns the module, on the CPU. The global
             random generators are seeded by then. It raises StillhouseError where there is no such model.
+        describe: called likewise, before ``build``: what the source says of the published weights, without fetching
+            them; None where it says nothing. A family without it says nothing.
     """
 
     build: Callable[[str, ModelRequest], nn.Module]
+    describe: Callable[[str, ModelRequest], Published | None] | None = None

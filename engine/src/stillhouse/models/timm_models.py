@@ -14,9 +14,9 @@ from stillhouse.config.trust import refuse_stored
 from stillhouse.contract.batch import DataInfo
 from stillhouse.errors import StillhouseError, StillhouseWarning, did_you_mean
 from stillhouse.models.arguments import fetch, fill_arguments
-from stillhouse.models.family import ModelFamily, ModelRequest
+from stillhouse.models.family import ModelFamily, ModelRequest, Published
 
-__all__ = ["TIMM", "build_timm"]
+__all__ = ["TIMM", "build_timm", "describe_timm"]
 
 _ELSEWHERE = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 """Arguments by which timm reads files of somebody's choice; its older versions unpickle them."""
@@ -78,7 +78,31 @@ def _refuse_elsewhere(name: str, spec: ModelSpec, where: str) -> None:
             refuse_stored(f"{key!r} names a file of weights, which may be code", f"{where}.args.{key}")
 
 
-TIMM = ModelFamily(build_timm)
+def describe_timm(name: str, _request: ModelRequest) -> Published | None:
+    """What timm's default configuration says of the weights ``name``; of those on the hub, what lies there."""
+    try:
+        timm: Any = importlib.import_module("timm")
+    except ImportError:  # building it says so
+        return None
+    if name.startswith("hf-hub:"):
+        default: Mapping[str, Any] | None = _read_hub_config(name.removeprefix("hf-hub:"))
+    else:
+        default = _read_default(timm, name)
+    if not default or not default.get("mean"):
+        return None
+    channels, *size = default["input_size"]
+    return Published(
+        source="timm's configuration",
+        mean=tuple(map(float, default["mean"])),
+        std=tuple(map(float, default["std"])),
+        channels=int(channels),
+        size=(int(size[0]), int(size[1])),
+        outputs=default.get("num_classes"),
+        class_names=tuple(map(str, default.get("label_names") or ())),
+    )
+
+
+TIMM = ModelFamily(build_timm, describe_timm)
 
 
 def _read_default(timm: Any, name: str) -> Mapping[str, Any] | None:
@@ -88,6 +112,14 @@ def _read_default(timm: Any, name: str) -> Mapping[str, Any] | None:
     except RuntimeError:  # no such weights: building it says so
         return None
     return None if found is None else found.to_dict()
+
+
+def _read_hub_config(name: str) -> Mapping[str, Any] | None:
+    try:
+        found: Mapping[str, Any] = importlib.import_module("timm.models").load_model_config_from_hf(name)[0]
+    except Exception:  # noqa: BLE001 - no connection, no such model: building it says so
+        return None
+    return found
 
 
 def _choose_size(default: Mapping[str, Any] | None, spec: ModelSpec, info: DataInfo) -> dict[str, Any]:

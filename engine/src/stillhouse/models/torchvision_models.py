@@ -7,10 +7,10 @@ from typing import Any, get_type_hints
 from stillhouse.config.signatures import call, read_parameters
 from stillhouse.errors import StillhouseError, did_you_mean
 from stillhouse.models.arguments import fetch, fill_arguments
-from stillhouse.models.family import ModelFamily, ModelRequest
+from stillhouse.models.family import ModelFamily, ModelRequest, Published
 from stillhouse.models.heads import put_new_heads
 
-__all__ = ["TORCHVISION", "build_torchvision"]
+__all__ = ["TORCHVISION", "build_torchvision", "describe_torchvision"]
 
 
 def build_torchvision(name: str, request: ModelRequest) -> Any:
@@ -64,4 +64,26 @@ def build_torchvision(name: str, request: ModelRequest) -> Any:
     return fetch(build, spec, where) if args.get("weights_backbone") else build()
 
 
-TORCHVISION = ModelFamily(build_torchvision)
+def describe_torchvision(name: str, _request: ModelRequest) -> Published | None:
+    """What torchvision says of the default weights of its model ``name``."""
+    from torchvision import models
+
+    try:
+        weights: Any = models.get_model_weights(name).DEFAULT
+    except (ValueError, AttributeError):  # building it says so
+        return None
+    transforms, names = weights.transforms(), tuple(weights.meta.get("categories") or ())
+    crop = getattr(transforms, "crop_size", None)
+    return Published(
+        source="torchvision's weights",
+        # Detectors normalise by themselves, and have no such transform.
+        mean=tuple(getattr(transforms, "mean", ())),
+        std=tuple(getattr(transforms, "std", ())),
+        channels=3,
+        size=None if not crop else (crop[0], crop[-1]),
+        outputs=len(names) or None,
+        class_names=names,
+    )
+
+
+TORCHVISION = ModelFamily(build_torchvision, describe_torchvision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 from stillhouse.config.home import find_path
 from stillhouse.config.model import ModelSpec
 from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
-from stillhouse.models.family import ModelFamily, ModelRequest
+from stillhouse.models.family import ModelFamily, ModelRequest, Published
 
-__all__ = ["TRANSFORMERS", "build_transformers"]
+__all__ = ["TRANSFORMERS", "build_transformers", "describe_transformers"]
 
 
 def build_transformers(name: str, request: ModelRequest) -> Any:
@@ -63,7 +64,56 @@ def build_transformers(name: str, request: ModelRequest) -> Any:
         raise StillhouseError(f"{name} cannot be built: {_join_lines(error)}", where=f"{where}.args") from error
 
 
-TRANSFORMERS = ModelFamily(build_transformers)
+def describe_transformers(_name: str, request: ModelRequest) -> Published | None:
+    """What the source's own configuration and that of its image processor say of its weights."""
+    source = request.spec.args.get("source")
+    try:
+        transformers: Any = importlib.import_module("transformers")
+        if source is None:
+            return None
+        place = _find_source(str(source), request.base)
+        config = _read_cached_first(transformers.AutoConfig.from_pretrained, place)
+    except (ImportError, OSError, ValueError):  # building it says so
+        return None
+    labels = {int(i): str(name) for i, name in (getattr(config, "id2label", None) or {}).items()}
+    named = any(name != f"LABEL_{i}" for i, name in labels.items())
+    return Published(
+        source="its own configuration",
+        channels=getattr(config, "num_channels", None),
+        outputs=len(labels) or None,
+        class_names=tuple(labels[i] for i in sorted(labels)) if named else (),
+        **{"size": _pair(getattr(config, "image_size", None)), **_read_processor(place)},
+    )
+
+
+def _pair(size: Any) -> tuple[int, int] | None:
+    """Height and width by the forms that configurations have them in."""
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, dict):
+        size = [size.get("height"), size.get("width")]
+    fits = isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(side, int) for side in size)
+    return (size[0], size[1]) if fits else None
+
+
+def _read_processor(place: str) -> dict[str, Any]:
+    """Normalisation and size by the image processor's file; read as data, since a processor's class may be anybody's."""
+    cached_file = importlib.import_module("transformers.utils").cached_file
+    try:
+        found = _read_cached_first(lambda path, **keys: cached_file(path, "preprocessor_config.json", **keys), place)
+        told = json.loads(Path(found).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):  # TypeError: no such file, which is None
+        return {}
+    made: dict[str, Any] = {}
+    if told.get("do_normalize", True) and told.get("image_mean") and told.get("image_std"):
+        made = {"mean": tuple(map(float, told["image_mean"])), "std": tuple(map(float, told["image_std"]))}
+    elif told.get("do_normalize") is False:
+        made = {"mean": (), "std": ()}
+    size = told.get("crop_size") if told.get("do_center_crop") else told.get("size")
+    return {**made, "size": _pair(size)} if _pair(size) else made
+
+
+TRANSFORMERS = ModelFamily(build_transformers, describe_transformers)
 
 
 def _is_model(kind: Any, transformers: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.errors import Fault, StillhouseError, raise_faults
+from stillhouse.plain_json import to_json
+from stillhouse.teachers.origins import METADATA
 
 __all__ = ["FORMATS", "TOLERANCES", "check_installed", "read_onnx", "read_torch", "write_format"]
 
@@ -25,9 +26,6 @@ TOLERANCES = {"safetensors": 1e-6, "torch": 1e-4, "onnx": 1e-4}
 weights, or the same function in other operations in float32."""
 
 _NEEDS = {"safetensors": ("safetensors",), "torch": (), "onnx": ("onnx", "onnxscript", "onnxruntime")}
-
-METADATA = "stillhouse"
-"""The key, or file, of the metadata in an export: JSON."""
 
 
 def check_installed(form: str) -> None:
@@ -71,7 +69,7 @@ def write_format(
     Raises:
         StillhouseError: the format cannot hold the model, or the file cannot be written.
     """
-    text = json.dumps(dict(metadata))
+    text = to_json(metadata, indent=None)
     try:
         if form == "safetensors":
             _write_safetensors(student, text, to)

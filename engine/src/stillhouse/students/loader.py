@@ -193,14 +193,13 @@ def _build_stand_in(saved: SavedRun, name: str, task: Task) -> nn.Module:
             hint=f"from Python again: stillhouse.load_student({str(saved.folder)!r}, {how})",
         )
     given = find_prerequisite(recipe, get_role(name))
-    return build_teacher(recipe, name, saved.info, task.outputs(saved.info), given, fill=False)
+    return build_teacher(recipe, name, saved.info, task, given, fill=False)
 
 
 def _build_option_stand_in(saved: SavedRun, task: Task, plugin: str, option: str, spec: TeacherSpec) -> nn.Module:
     """A model of the shapes of that which a plugin's option names; the checkpoint has the plugin's own."""
     needs = [need for need in [find_prerequisite(saved.recipe, f"plugins.{plugin}.{option}")] if need is not None]
-    outputs = task.outputs(saved.info)
-    return build_option(saved.recipe, needs, saved.info, outputs, plugin, option, spec, fill=False)
+    return build_option(saved.recipe, needs, saved.info, task, plugin, option, spec, fill=False)
 
 
 @guarded

@@ -18,7 +18,7 @@ from stillhouse.entries import MODELS, find_scheme
 from stillhouse.errors import StillhouseError
 from stillhouse.models.builder import build_model
 from stillhouse.models.weights import load_weights
-from stillhouse.students.formats import METADATA
+from stillhouse.teachers.origins import METADATA
 
 __all__ = ["fill_student", "rebuild_student"]
 

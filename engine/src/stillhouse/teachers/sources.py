@@ -16,12 +16,15 @@ from stillhouse.config.recipe import Recipe
 from stillhouse.config.teacher import TeacherSpec
 from stillhouse.config.trust import reading_stored
 from stillhouse.contract.batch import DataInfo
+from stillhouse.contract.task import Task
 from stillhouse.errors import StillhouseError
-from stillhouse.models.builder import build_model
+from stillhouse.models.builder import build_model, describe_published
+from stillhouse.models.family import ModelRequest
 from stillhouse.models.heads import load_but_heads
 from stillhouse.models.weights import load_weights
 from stillhouse.tasks.builder import build_task
-from stillhouse.teachers.inputs import fit_inputs
+from stillhouse.teachers.origins import Origin, find_run, fit_teacher
+from stillhouse.teachers.outputs import name_outputs
 from stillhouse.teachers.prerequisites import Prerequisite, build_untrained, find_prerequisite, get_role, get_teacher
 from stillhouse.teachers.saved_folder import read_info, read_lock
 
@@ -29,35 +32,34 @@ __all__ = ["build_option", "build_teacher", "load_trained", "teachers_run"]
 
 
 def build_teacher(
-    recipe: Recipe, name: str, info: DataInfo, outputs: int, given: Prerequisite | None, *, fill: bool = True
+    recipe: Recipe, name: str, info: DataInfo, task: Task, given: Prerequisite | None, *, fill: bool = True
 ) -> nn.Module:
-    """The teacher of ``recipe`` that is called ``name``, on the CPU.
+    """The teacher of ``recipe`` that is called ``name``, on the CPU, fitted to the student's inputs and classes.
 
     Args:
         recipe: the student's recipe.
         name: ``teacher``, or a further one's.
         info: the student's data.
-        outputs: how many numbers or channels the student's task wants of a model; a teacher that another recipe or run
-            gives has its own task's.
+        task: the student's; a teacher that another recipe or run gives has its own.
         given: the recipe that gives the teacher, where one does. Its model becomes the teacher, untrained: see
             :func:`load_trained`.
         fill: False leaves out weights from files and published ones: a model of its shapes.
 
     Raises:
-        StillhouseError: a file or model that cannot be had.
+        StillhouseError: a file or model that cannot be had, inputs that cannot be converted.
     """
     seed = rng.derive(recipe.run.seed, "teacher", *([] if name == "teacher" else [name]))
+    spec, where = recipe.all_teachers[name], get_role(name)
     if given is not None:
-        fit_inputs(given.model, given.info, info, f"{given.role}.recipe")
-        return given.model
-    return _build(recipe.all_teachers[name], get_role(name), recipe.base, info, outputs, seed, fill=fill)
+        return _fit_given(given, given.model, spec, info, task, where)
+    return _build(spec, where, recipe.base, info, task, seed, fill=fill)
 
 
 def build_option(
     recipe: Recipe,
     needs: Sequence[Prerequisite],
     info: DataInfo,
-    outputs: int,
+    task: Task,
     plugin: str,
     option: str,
     spec: TeacherSpec,
@@ -70,7 +72,7 @@ def build_option(
         recipe: the run's, resolved.
         needs: what it names, that of the option among it; a recipe that was not trained gives its model as it starts.
         info: the run's data.
-        outputs: as for :func:`build_teacher`.
+        task: the run's.
         plugin: its name.
         option: the option's.
         spec: its value.
@@ -82,43 +84,76 @@ def build_option(
     role = f"plugins.{plugin}.{option}"
     if spec.recipe is None:
         seed = rng.derive(recipe.run.seed, "option", plugin, option)
-        return _build(spec, option, recipe.base, info, outputs, seed, fill=fill)
+        return _build(spec, option, recipe.base, info, task, seed, fill=fill)
     need = next((need for need in needs if need.role == role), None)
     if need is None:
         raise StillhouseError(
             "must be an option that the recipe names: models of options are trained before the run", where=option
         )
-    model = copy.deepcopy(need.model)
-    fit_inputs(model, need.info, info, f"{option}.recipe")
+    model = _fit_given(need, copy.deepcopy(need.model), spec, info, task, option)
     if fill and need.is_trained():
         load_weights(model, need.checkpoint())
     return model
 
 
+def _fit_given(
+    need: Prerequisite, model: nn.Module, spec: TeacherSpec, info: DataInfo, task: Task, where: str
+) -> nn.Module:
+    """``model``, which a recipe gives, fitted to the student's data."""
+    origin = Origin.of_recipe(need.recipe, need.info, f"the recipe {need.recipe.run.name!r}")
+    fit_teacher(model, origin.corrected(spec, info, name_outputs(task, info)), info, task, where, "recipe")
+    return model
+
+
 def _build(
-    spec: TeacherSpec, where: str, base: Path, info: DataInfo, outputs: int, seed: int, *, fill: bool
+    spec: TeacherSpec, where: str, base: Path, info: DataInfo, task: Task, seed: int, *, fill: bool
 ) -> nn.Module:
     """The model of a ``spec`` that is given by no recipe."""
     path = None if spec.checkpoint is None else find_path(spec.checkpoint, base)
-    if spec.model is not None:
-        made = ModelSpec(model=spec.model, args=spec.args, pretrained=spec.pretrained and fill)
-        model = build_model(made, info, seed=seed, where=where, base=base, outputs=outputs)
+    key = "checkpoint" if path is not None else "pretrained" if spec.pretrained else "random"
+    run = find_run(path)
     try:
+        origin = _find_origin(spec, where, base, info, task, path, run)
         if spec.model is None:
             assert path is not None  # TeacherSpec sees to it
-            model = _build_of_run(path, info)
+            model = _build_of_run(run, path)
+    except StillhouseError as error:
+        raise error.within(f"{where}.{key}") from None
+    origin = origin.corrected(spec, info, name_outputs(task, info))
+    if spec.model is not None:
+        made = ModelSpec(model=spec.model, args=spec.args, pretrained=spec.pretrained and fill)
+        outputs = task.outputs(info) if origin.outputs is None else origin.outputs
+        model = build_model(made, origin.info, seed=seed, where=where, base=base, outputs=outputs)
+    try:
         if fill and path is not None:
             load_weights(model, path)
     except StillhouseError as error:
         raise error.within(f"{where}.checkpoint") from None
+    # A random teacher knows no data.
+    fit_teacher(model, origin, info, task, where, key, told=fill and not spec.random)
     return model
 
 
-def _build_of_run(folder: Path, info: DataInfo) -> nn.Module:
-    """The student of the run in ``folder``, as it starts, with inputs as those of ``info`` converted to its own."""
-    if not (folder / "recipe.toml").is_file():
+def _find_origin(
+    spec: TeacherSpec, where: str, base: Path, info: DataInfo, task: Task, path: Path | None, run: Path | None
+) -> Origin:
+    if run is not None:
+        return Origin.of_run(run)
+    found = None if path is None else Origin.of_export(path, info)
+    if spec.pretrained and spec.model is not None:
+        asked = ModelSpec(model=spec.model, args=spec.args, pretrained=True)
+        told = describe_published(ModelRequest(asked, info, where, base))
+        found = None if told is None else Origin.of_published(told, info, spec.args, task.outputs(info))
+    if found is not None:
+        return found
+    return Origin(info, names=name_outputs(task, info) if spec.random else None)
+
+
+def _build_of_run(folder: Path | None, path: Path) -> nn.Module:
+    """The student of the run in ``folder``, as it starts."""
+    if folder is None:
         raise StillhouseError(
-            f"needs the model, which only a run's folder says, got weights in {folder}", hint='add model = "..."'
+            f"needs the model, which only a run's folder says, got weights in {path}", hint='add model = "..."'
         )
     with reading_stored(folder):
         return _build_stored(folder, info)
@@ -134,9 +169,7 @@ def _build_stored(folder: Path, info: DataInfo) -> nn.Module:
     # Weights that it started from would be written over at once.
     start = attrs.evolve(own.student, checkpoint=None, recipe=None, replace_head=False)
     outputs = build_task(own.task, own.base).outputs(known)
-    model = build_untrained(attrs.evolve(own, student=start), known, outputs)
-    fit_inputs(model, known, info, "inputs")
-    return model
+    return build_untrained(attrs.evolve(own, student=start), known, outputs)
 
 
 def load_trained(

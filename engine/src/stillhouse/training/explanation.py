@@ -74,6 +74,7 @@ def describe(training: Explained) -> dict[str, Any]:
                 "parameters": walk.teacher_parameters[name],
                 "in_memory": name in run.teachers,
                 "runs": walk.composition.runs_teacher,
+                "notes": training.assembly.notes.get(f"model {name}", []),
             }
             for name in recipe.teachers
         },
@@ -99,6 +100,7 @@ def describe(training: Explained) -> dict[str, Any]:
             "in_memory": not walk.teacher_gone,
             "runs": walk.composition.runs_teacher,
             "trained": training.teacher_is_trained,
+            "notes": training.assembly.notes.get("model teacher", []),
         }
     stages = {stage.plugin: stage for stage in walk.stages}
     for active in training.actives:
@@ -193,6 +195,8 @@ def render(description: dict[str, Any], console: Console) -> None:
             highlight=False,
             markup=False,
         )
+        for note in teacher["notes"]:
+            console.print(f"         {note}", highlight=False, markup=False)
     for name, further in description["teachers"].items():
         idle = "" if further["runs"] else "; no plugin reads it, so it is not run"
         if not further["in_memory"]:
@@ -202,6 +206,8 @@ def render(description: dict[str, Any], console: Console) -> None:
             highlight=False,
             markup=False,
         )
+        for note in further["notes"]:
+            console.print(f"         {note}", highlight=False, markup=False)
     if description["plugins"]:
         console.print(_plugin_table(description))
         for plugin in description["plugins"]:

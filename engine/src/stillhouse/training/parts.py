@@ -104,7 +104,7 @@ def gather(
     by_name = {get_teacher(need.role): need for need in needs}
     there = teachers or {}
     made = {
-        name: there[name] if name in there else build_teacher(recipe, name, data.info, outputs, by_name.get(name))
+        name: there[name] if name in there else build_teacher(recipe, name, data.info, task, by_name.get(name))
         for name in recipe.all_teachers
     }
     for name, model in {

@@ -24,6 +24,7 @@ from stillhouse.errors import StillhouseError
 from stillhouse.memo import share_memo
 from stillhouse.registry.order import Active
 from stillhouse.registry.plugins import activate, from_instances, plugins_in_use
+from stillhouse.teachers.origins import describe_teacher
 from stillhouse.teachers.prerequisites import Prerequisite, get_teacher
 from stillhouse.teachers.sources import build_option, load_trained
 from stillhouse.teachers.store import get_or_make, naming_disk_errors
@@ -168,8 +169,9 @@ def _build(parts: Parts, *, folder: Path | None, resume: bool, inspect_only: boo
             batches=data,
             inspect_only=inspect_only,
             progress=parts.shown,
-            find_model=partial(build_option, recipe, parts.needs, data.info, parts.task.outputs(data.info)),
+            find_model=partial(build_option, recipe, parts.needs, data.info, parts.task),
         )
+        assembly.notes.update({f"model {name}": describe_teacher(model) for name, model in parts.teachers.items()})
         check_options(assembly, actives)
         transforms = build_batch_transforms(recipe.data.batch_transforms, data.info, recipe.run.seed, data.example)
         example = data.example()

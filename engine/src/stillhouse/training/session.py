@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.files import clear_temporaries, write_json
 from stillhouse.loop.engines import build_run
 from stillhouse.loop.stepper import Stepper, split
+from stillhouse.plain_json import replace_nonfinite
 from stillhouse.registry.order import Active
 from stillhouse.training.compilation import compile_models, plain
 from stillhouse.training.explanation import describe, render_text
@@ -187,9 +189,9 @@ class Training:
         done = 0
         if folder is not None and checkpoints is not None and self._resume:
             done = checkpoints.resume(run)
-            summary = folder.read_summary()
-            if summary is not None and (done == run.total_steps or self._stopped):
-                return Result(self.export(), summary["metrics"], self._history, summary, run.folder)
+            finished = folder.read_summary()
+            if finished is not None and (done == run.total_steps or self._stopped):
+                return Result(self.export(), _with_nans(finished["metrics"]), self._history, finished, run.folder)
         started = time.perf_counter()
         try:
             # Whoever calls this under no_grad wants the run all the same: a teacher's training is started from anywhere.
@@ -199,7 +201,7 @@ class Training:
             self.observers.close()
         # Measured when the run completed; one that was interrupted did not.
         metrics = self.observers.evaluation.final(run)
-        summary = self._summary(metrics, time.perf_counter() - started, done)
+        summary: dict[str, Any] = replace_nonfinite(self._summary(metrics, time.perf_counter() - started, done))
         if folder is not None:
             parallel.in_first(lambda: write_json(folder.summary, summary))
         return Result(self.export(), metrics, self._history, summary, run.folder)
@@ -263,3 +265,11 @@ class Training:
             "seconds": round(seconds, 3),
             "history": self._history,
         }
+
+
+def _with_nans(metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, dict[str, float]]:
+    """A summary's metrics as a run gives them: null stands for what is not finite."""
+    return {
+        split: {name: math.nan if value is None else value for name, value in values.items()}
+        for split, values in metrics.items()
+    }
