@@ -25,8 +25,7 @@ from stillhouse.layout import format_shape
 from stillhouse.loop.composition import Composition
 from stillhouse.loop.engines import LeanEngine
 from stillhouse.loop.step import new_step
-from stillhouse.nested import slice_rows
-from stillhouse.plain_json import to_number
+from stillhouse.nested import slice_rows, to_number
 from stillhouse.registry.hooks import Hooks, named_values
 
 __all__ = ["build_evaluator", "evaluate", "try_out"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from stillhouse.cli.common import Commands, add_recipe, load_recipe_of, make_console
-from stillhouse.plain_json import to_json
+from stillhouse.files import to_json
 from stillhouse.terminal import Terminal
 
 if TYPE_CHECKING:

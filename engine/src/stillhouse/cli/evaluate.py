@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from stillhouse.cli.common import Commands, add_device, add_run, add_skip_bad, collect_overrides, make_console
-from stillhouse.plain_json import to_json
+from stillhouse.files import to_json
 from stillhouse.terminal import make_table
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from stillhouse.cli.common import Commands, add_recipe, load_recipe_of
-from stillhouse.plain_json import to_json
+from stillhouse.files import to_json
 from stillhouse.terminal import Terminal
 
 __all__ = ["add"]

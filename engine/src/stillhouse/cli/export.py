@@ -7,7 +7,7 @@ import argparse
 from rich.text import Text
 
 from stillhouse.cli.common import Commands, add_run
-from stillhouse.plain_json import to_json
+from stillhouse.files import to_json
 from stillhouse.terminal import Terminal
 
 __all__ = ["add"]

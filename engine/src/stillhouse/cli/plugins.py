@@ -25,7 +25,7 @@ from stillhouse.entries import (
     misplaced,
 )
 from stillhouse.errors import StillhouseError, did_you_mean
-from stillhouse.plain_json import to_json
+from stillhouse.files import to_json
 from stillhouse.terminal import make_table
 
 __all__ = ["add"]

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from stillhouse.cli.common import Commands, add_recipe, load_recipe_of, make_console
 from stillhouse.errors import StillhouseWarning
-from stillhouse.plain_json import to_json
+from stillhouse.files import to_json
 from stillhouse.terminal import make_table
 
 __all__ = ["add"]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.errors import Fault, StillhouseError, raise_faults
-from stillhouse.plain_json import to_json
+from stillhouse.files import to_json
 from stillhouse.teachers.origins import METADATA
 
 __all__ = ["FORMATS", "TOLERANCES", "check_installed", "read_onnx", "read_torch", "write_format"]

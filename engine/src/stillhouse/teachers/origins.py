@@ -89,7 +89,7 @@ class Origin:
             told = lock.get("outputs")
             if not isinstance(told, Mapping):  # an older run's
                 return cls.of_recipe(recipe, known, source)
-            outputs = structure(dict(told), Outputs, "lock.json: outputs")
+            outputs: Outputs = structure(dict(told), Outputs, "lock.json: outputs")
             return cls(known, outputs.count, outputs.names, source, scaled=True)
 
     @classmethod

@@ -156,10 +156,10 @@ def _build_of_run(folder: Path | None, path: Path) -> nn.Module:
             f"needs the model, which only a run's folder says, got weights in {path}", hint='add model = "..."'
         )
     with reading_stored(folder):
-        return _build_stored(folder, info)
+        return _build_stored(folder)
 
 
-def _build_stored(folder: Path, info: DataInfo) -> nn.Module:
+def _build_stored(folder: Path) -> nn.Module:
     own = Recipe.load(folder / "recipe.toml")
     if own.student.given:
         raise StillhouseError(

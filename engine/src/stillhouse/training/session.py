@@ -28,10 +28,9 @@ from stillhouse.data.batch_transforms import BatchTransforms, transform_batches
 from stillhouse.data.batches import Data
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError, StillhouseWarning
-from stillhouse.files import clear_temporaries, write_json
+from stillhouse.files import clear_temporaries, replace_nonfinite, write_json
 from stillhouse.loop.engines import build_run
 from stillhouse.loop.stepper import Stepper, split
-from stillhouse.plain_json import replace_nonfinite
 from stillhouse.registry.order import Active
 from stillhouse.training.compilation import compile_models, plain
 from stillhouse.training.explanation import describe, render_text

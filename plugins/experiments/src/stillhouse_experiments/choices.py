@@ -137,7 +137,9 @@ def _chosen(
     if any(run.summary() is None for run in plan.runs()):
         raise UnfinishedError
     # A candidate that has no score under some seed is none: the others' seeds would not be the same.
-    means = {row.group.name: None if row.group.failed else row.mean for row in make_comparison(plan, metric=metric).rows}
+    means = {
+        row.group.name: None if row.group.failed else row.mean for row in make_comparison(plan, metric=metric).rows
+    }
     sign = 1 if task.score_mode == "max" else -1
     choices = []
     for name, cells in candidates.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import attrs
@@ -11,7 +12,6 @@ from stillhouse.experiments.plan import Plan
 from stillhouse.experiments.plan_table import make_comparison
 from stillhouse.experiments.statistics import Difference, holm, paired_difference
 from stillhouse.experiments.tables import to_markdown
-from stillhouse.plain_json import to_json
 from stillhouse_experiments.choices import Choice
 from stillhouse_experiments.drawing import draw_differences
 from stillhouse_experiments.experiment import Experiment
@@ -131,7 +131,7 @@ def write(
     tables: dict[str, Any] = comparison.to_dict()
     tables["pairs"] = [{"arm": a, "less": b, **attrs.asdict(d), "p_adjusted": p} for a, b, d, p in pairs]
     tables["chosen"] = [attrs.asdict(choice) for choice in choices]
-    (home.results / f"{experiment.name}.json").write_text(to_json(tables, indent=1), encoding="utf-8")
+    (home.results / f"{experiment.name}.json").write_text(json.dumps(tables, indent=1), encoding="utf-8")
     draw_differences(experiment, comparison, home.results / f"{experiment.name}.png")
     return text
 

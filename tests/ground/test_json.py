@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from stillhouse.plain_json import replace_nonfinite, to_json, to_number
+from stillhouse.files import replace_nonfinite, to_json
+from stillhouse.nested import to_number
 
 
 def test_what_is_not_finite_is_null_wherever_it_lies():
