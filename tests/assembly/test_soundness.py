@@ -13,7 +13,6 @@ from support import FEATURES, TinyNet, recipe
 from torch import nn
 
 from stillhouse import (
-from stillhouse.models.checkpoint_file import read_checkpoint, write_checkpoint
     Plugin,
     StillhouseError,
     StillhouseWarning,
@@ -25,6 +24,7 @@ from stillhouse.models.checkpoint_file import read_checkpoint, write_checkpoint
     train,
 )
 from stillhouse.contract.step import Side
+from stillhouse.models.checkpoint_file import read_checkpoint, write_checkpoint
 
 
 class TupleMeasured(TinyNet):

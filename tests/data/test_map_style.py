@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 from stillhouse.data import Data, DataSpec, load_data
 from stillhouse.data.sources import Digits
-from stillhouse.errors import StillhouseError
+from stillhouse.errors import StillhouseError, StillhouseWarning
 
 DIGITS = "sklearn:digits"
 
@@ -169,7 +169,8 @@ def test_a_folder_with_splits(tmp_path: Path) -> None:
     root = folder(tmp_path / "set", ("Train", "VALID", "test"))
     image(root / "Train" / "ant" / "deep" / "er.JPG")
     (root / "Train" / "ant" / "notes.txt").write_text("not an image")
-    data = load("folder:set", base=tmp_path, batch_size=3, normalize="none")
+    with pytest.warns(StillhouseWarning, match=r"left out by their suffix: 1 \.txt"):
+        data = load("folder:set", base=tmp_path, batch_size=3, normalize="none")
     assert data.info.class_names == ("ant", "bee")
     assert data.info.sizes == {"train": 9, "val": 8, "test": 8}
     assert data.info.input_shape == (3, 4, 6)
@@ -240,6 +241,9 @@ def test_the_fingerprint_follows_the_content(tmp_path: Path) -> None:
     path = tmp_path / "b" / "test" / "ant" / "3.png"
     stat = path.stat()
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert load(moved).info.fingerprint == first  # a copy has other times
+    image(path, seed=99)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert load(moved).info.fingerprint != first
 
 
@@ -269,10 +273,12 @@ def test_faults_of_folders(tmp_path: Path) -> None:
 def test_a_bad_image_is_named(tmp_path: Path, workers: int, content: bytes | None) -> None:
     root = folder(tmp_path, n=5, size=(64, 64), mode="L")
     bad = root / "test" / "bee" / "2.png"
-    bad.write_bytes(bad.read_bytes()[:1500] if content is None else content)
-    text = fault_of(f"folder:{root}", workers=workers)
-    assert text.startswith(f"{bad}: this image cannot be read: ")
+    whole = bad.read_bytes()
     data = load(f"folder:{root}", workers=workers, cache="none")
+    bad.write_bytes(whole[:1500] if content is None else content)
+    for cache in ("auto", "none"):
+        text = fault_of(f"folder:{root}", workers=workers, cache=cache)
+        assert text.startswith(f"{bad}: this image cannot be read: ")
     with pytest.raises(StillhouseError, match="this image cannot be read") as caught:
         list(data.evaluation("test"))
     assert caught.value.faults[0].where == str(bad)

@@ -305,7 +305,10 @@ def test_the_fingerprint_follows_labels_and_options(tmp_path: Path) -> None:
     path = tmp_path / "b" / "valannot" / "003.png"
     stat = path.stat()
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    assert load(moved, args=MASKS).info.fingerprint != first
+    assert load(moved, args=MASKS).info.fingerprint == first  # a copy has other times
+    save(path, scene(0)[1])
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert load(moved, args=MASKS).info.fingerprint != first  # a mask belongs to the content
 
 
 # --- what is wrong -------------------------------------------------------------------------------------------------
@@ -387,11 +390,8 @@ def test_bad_samples_are_named_and_counted(tmp_path: Path, workers: int) -> None
 
 def test_a_bad_sample_that_is_met_in_a_run_says_how_to_go_on_without_it(tmp_path: Path) -> None:
     name = masked(tmp_path)
-    whole = {path: path.read_bytes() for path in (tmp_path / "train").glob("*.png")}
-    said = spoil(tmp_path)[2:]
-    for path, content in whole.items():
-        path.write_bytes(content)
     data = load(name, args=MASKS, cache="none", workers=0)
+    said = spoil(tmp_path)[2:]
     for split, start in zip(("val", "test"), said, strict=True):
         with pytest.raises(StillhouseError) as caught:
             ids_of(data, split)

@@ -180,11 +180,11 @@ def test_a_workers_error_arrives_with_its_faults(tmp_path: Path, workers: int) -
         path = tmp_path / "train" / f"class{k % 2}" / f"{k}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(k).integers(0, 256, (64, 64), dtype=np.uint8)).save(path)
-    bad = tmp_path / "train" / "class1" / "7.png"
-    bad.write_bytes(bad.read_bytes()[:2000])
     options = {"batch_size": 4, "cache": "none", "normalize": "none", "val_fraction": 0.0}
     spec = DataSpec(name=f"folder:{tmp_path}", workers=workers, **options)  # type: ignore[arg-type]
     data = load_data(spec, seed=0)
+    bad = tmp_path / "train" / "class1" / "7.png"
+    bad.write_bytes(bad.read_bytes()[:2000])
     with pytest.raises(StillhouseError) as caught:
         take(data, 20)
     (fault,) = caught.value.faults

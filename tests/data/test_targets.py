@@ -98,7 +98,7 @@ def test_vectors_images_and_nothing(given: Given) -> None:
     images = load(given(items(lambda k: torch.full((3, 4, 6), k, dtype=torch.uint8))), batch_size=16)
     batch = next(images.training())
     assert torch.equal(batch.target[:, 2, 0, 0], batch.id / 255)
-    nothing = load(given([torch.zeros(1, 4, 6)] * 20), args={"target": "none"}, batch_size=16)
+    nothing = load(given([torch.full((1, 4, 6), k / 20) for k in range(20)]), args={"target": "none"}, batch_size=16)
     assert next(nothing.training()).target is None
     said = load(given(items(lambda k: float(k))), args={"target": "vector"}, batch_size=16)
     assert next(said.training()).target.shape == (16, 1)
@@ -127,10 +127,10 @@ def test_boxes_differ_in_number_and_travel(given: Given, workers: int) -> None:
     [
         (torch.zeros(4, 6).long(), {}, "data.args.classes: mask targets need classes"),
         (torch.zeros(4, 5).long(), {"classes": 2}, "the mask must have its image's size, 6x4 (width x height), got 5x4"),
-        (torch.full((4, 6), 2), {"classes": 2}, "mask values must be class indices; 24 pixels are not: 2 (classes are 0 to 1; `ignore`"),
+        (torch.full((4, 6), 2), {"classes": 2}, "mask values must be class indices; 24 pixels are not: 2 (classes are 0 to 1; `values` lists the value that is stored for each class; `ignore`"),
         (torch.zeros(4, 6), {"target": "mask", "classes": 2}, "the mask must hold whole numbers (class indices), got float32"),
         ({"boxes": [[0, 0, 1, 1]], "labels": [2]}, {"classes": 2}, "labels of boxes must be 0 to 1, got [2]"),
-        ({"boxes": [[3, 0, 1, 1]], "labels": [0]}, {"classes": 2}, "boxes must be finite with x1 < x2 and y1 < y2"),
+        ({"boxes": [[3, 0, 1, 1]], "labels": [0]}, {"classes": 2}, "boxes must lie in their image, with x1 < x2 and y1 < y2: 20 of 20 do not"),
         ({"boxes": [[0, 0, 1, 1]], "labels": []}, {"classes": 2}, "each box must have one label, got 1 boxes and 0 labels"),
         ({"box": []}, {"classes": 2}, "the target must have boxes and labels, got a dict of box"),
         ([0.5, float("nan")], {}, "the target's numbers must be finite"),

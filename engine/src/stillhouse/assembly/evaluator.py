@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -84,7 +83,9 @@ def evaluate(
     split: str,
     then: Callable[[dict[str, float]], None] | None = None,
 ) -> dict[str, float]:
-    """Run ``evaluator`` over ``batches``; modes and generators are afterwards as they were.
+    """Run ``evaluator`` over ``batches``; modes, generators and the student's buffers are afterwards as they were.
+
+    Some buffers move in eval mode too: what is measured on must not go into the student.
 
     The evaluator's handlers find the split's name in its ``state.split``.
 
@@ -106,7 +107,8 @@ def evaluate(
     try:
         with keep_modes(composition, training=False), rng.preserve_state(), torch.no_grad():
             try:
-                ended = evaluator.run(batches, max_epochs=1)
+                with unchanged(composition.student):
+                    ended = evaluator.run(batches, max_epochs=1)
             except StillhouseError as error:
                 raise error.within(f"split {split!r}") from error
             found = _single_numbers(ended.metrics)
@@ -127,14 +129,8 @@ def try_out(evaluator: Engine, assembly: Assembly, composition: Composition, bat
     """
     state: Any = evaluator.state
     state.split, state.rows_left = split, sys.maxsize
-    models = (composition.student, *composition.modules_of.values())
     try:
-        with ExitStack() as stack:
-            for model in models:
-                stack.enter_context(unchanged(model))
-            stack.enter_context(keep_modes(composition, training=False))
-            stack.enter_context(rng.preserve_state())
-            stack.enter_context(torch.no_grad())
+        with unchanged(composition), keep_modes(composition, training=False), rng.preserve_state(), torch.no_grad():
             try:
                 state.output = evaluator._process_function(evaluator, batch)
             except UNFIT as error:

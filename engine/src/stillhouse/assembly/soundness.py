@@ -12,7 +12,7 @@ from torch.autograd.function import BackwardCFunction
 
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.modes import keep_modes
-from stillhouse.contract.step import Step
+from stillhouse.contract.step import SealedSide, Side, Step
 from stillhouse.distributed.finite import find_non_finite
 from stillhouse.distributed.fsdp import is_sharded
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, raise_faults
@@ -27,6 +27,7 @@ __all__ = [
     "find_leaves_of_measured",
     "list_names",
     "note_model",
+    "read_output",
     "tell_probabilities",
 ]
 
@@ -67,12 +68,20 @@ def check_answers(step: Step) -> None:
         return  # inputs that are not finite have an error of their own
     faults = []
     for name, side in {"teacher": step.teacher, **step.teachers}.items():
-        answers = {"its output": side.output, **{f"its layer {layer!r}": x for layer, x in side.features.items()}}
+        answers = {"its output": read_output(side), **{f"its layer {layer!r}": x for layer, x in side.features.items()}}
         bad = [what for what, x in answers.items() if any(bool(y.isnan().any()) for y in _list_floats(x))]
         if bad:
             what = f"{bad[0]} for the first samples is NaN"
             faults.append(Fault(name, what, "[speed] teacher_precision, or a teacher whose numbers stay within it"))
     raise_faults(faults)
+
+
+def read_output(side: Side) -> Any:
+    """A teacher's output; None where reading it says something, such as that its classes are not the student's.
+
+    That is for the plugins that read it.
+    """
+    return side.output if type(side) is SealedSide else None
 
 
 def _list_floats(tree: Any) -> list[Tensor]:

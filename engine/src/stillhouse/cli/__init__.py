@@ -7,16 +7,20 @@ Public: common.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from rich.text import Text
 
 from stillhouse.cli.common import trust_as_told
 from stillhouse.cli.parser import parse
+from stillhouse.distributed.signals import Terminated, raising
 from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.terminal import Terminal
 
@@ -33,7 +37,11 @@ def command() -> NoReturn:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 0, 1 where ``plugins --check`` finds a broken one, 2 for bad input, 130 after an interruption."""
+    """Run the command line.
+
+    The exit code is 0, 1 where ``plugins --check`` finds a broken one, 2 for bad input or a full disk, 130 after Ctrl-C, and
+    128 and the signal's number after SIGTERM and SIGHUP.
+    """
     given = sys.argv[1:] if arguments is None else list(arguments)
     errors = Terminal(stderr=True)
     rank = os.environ.get("RANK", "0")
@@ -51,9 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.showwarning = show
         code = None
         try:
-            parsed = parse(given)
-            with trust_as_told(parsed):
-                code = _run(parsed)
+            with raising():
+                parsed = parse(given)
+                with trust_as_told(parsed):
+                    code = _run(parsed)
+                sys.stdout.flush()
             return code
         except StillhouseError as error:
             for fault in error.faults:
@@ -64,10 +74,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # whoever read our output has had enough: `stillhouse ... --json | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
-        except KeyboardInterrupt:
-            hint = "; go on with --resume" if given[:1] == ["train"] else ""
-            errors.print(f"interrupted{hint}", soft_wrap=True)
-            return 130
+        except OSError as error:  # a name that is too long, a folder that may not be read, a disk that is full
+            where = f"{str(error.filename)[:200]}: " if error.filename else ""
+            text = f"{where}{error.strerror or error}"
+            errors.print(Text.assemble(said_by, ("error: ", "bold red"), text), soft_wrap=True)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                with suppress(OSError):  # what is buffered would be tried again at the end, and end in a traceback
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 2
+        except (KeyboardInterrupt, Terminated) as ended:
+            text = f"{said_by}{ended if isinstance(ended, Terminated) else 'interrupted'}{_how_to_go_on(given)}"
+            errors.print(Text(text), soft_wrap=True)
+            return ended.exit_code if isinstance(ended, Terminated) else 130
         finally:
             joined = sys.modules.get("stillhouse.distributed.processes")  # imported by a command that trains, if at all
             if joined is not None:
@@ -82,3 +100,10 @@ def _run(parsed: argparse.Namespace) -> int:
         raise StillhouseError(
             f"code that the command called has ended the process: SystemExit: {error}", where=str(parsed.command)
         ) from error
+
+
+def _how_to_go_on(given: Sequence[str]) -> str:
+    if given[:1] == ["train"]:
+        words = ["stillhouse", *given, *(() if "--resume" in given else ("--resume",))]
+        return f"; go on with: {shlex.join(words)}"
+    return "; the same command goes on" if given[:1] in (["ablate"], ["experiment"]) else ""

@@ -71,11 +71,7 @@ def _ablate(arguments: argparse.Namespace) -> int:
             return 0
         failed = run_plan(plan, progress=not arguments.quiet, only=[arguments.only])
         return 2 if failed else 0
-    try:
-        found = ablate(recipe, **what, jobs=arguments.jobs, metric=arguments.metric, progress=not arguments.quiet)
-    except KeyboardInterrupt:
-        Terminal(stderr=True).print("interrupted; the same command goes on", soft_wrap=True)
-        return 130
+    found = ablate(recipe, **what, jobs=arguments.jobs, metric=arguments.metric, progress=not arguments.quiet)
     folder = arguments.out or f"runs/{recipe.run.name}-ablation"
     print_comparison(found, as_json=arguments.json, as_markdown=arguments.markdown)
     if not (arguments.json or arguments.markdown):

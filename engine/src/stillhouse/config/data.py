@@ -89,6 +89,7 @@ class DataSpec:
         crop: height and width that images, which may differ in size, are cut to after that: at random in training, the
             middle in evaluation; one number for a square.
         channels: 1 or 3: convert images; None: as they are (folders: 1 if they look grey throughout, else 3).
+        background: the level of grey, 0 to 255, that transparent pixels of images are laid on; 255 is white.
         normalize: ``data``: by mean and standard deviation of the training split's channels (up to 4,096 samples,
             before ``per_class``); ``imagenet``: by ImageNet's; ``none``: images are 0 to 1.
         transforms: augmentation of training samples: tables such as ``{ use = "RandomCrop", size = 32, padding = 4 }``
@@ -120,6 +121,7 @@ class DataSpec:
     size: int | tuple[int, int] | None = None
     crop: int | tuple[int, int] | None = None
     channels: int | None = None
+    background: int = 255
     normalize: Literal["none", "imagenet", "data"] = "data"
     transforms: tuple[dict[str, Any], ...] = ()
     batch_transforms: tuple[dict[str, Any], ...] = ()
@@ -137,6 +139,8 @@ class DataSpec:
             faults.append(Fault("val_fraction", f"must be in [0, 0.5), got {self.val_fraction}"))
         if self.per_class is not None and self.limit is not None:
             faults.append(Fault("limit", "cannot be combined with `per_class`", "set one of the two"))
+        if not 0 <= self.background <= 255:
+            faults.append(Fault("background", f"must be in [0, 255], got {self.background}", "255 is white, 0 black"))
         if self.channels not in (None, 1, 3):
             faults.append(Fault("channels", f"must be 1 or 3, got {self.channels}"))
         raise_faults(faults)

@@ -12,6 +12,8 @@ from stillhouse.terminal import printable
 
 __all__ = ["LONGEST_NAME", "CheckpointSpec", "DistributedSpec", "OptimizerSpec", "RunSpec"]
 
+_MOST_THREADS = 4096
+
 LONGEST_NAME = 200
 """Bytes of a folder's name that leave room for what is added to it; file systems take 255."""
 
@@ -24,6 +26,11 @@ def _check_positive(_instance: Any, attribute: attrs.Attribute[Any], value: Any)
 def _check_not_negative(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if value < 0:
         raise StillhouseError(f"must be >= 0, got {value}", where=attribute.name)
+
+
+def _check_threads(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and value > _MOST_THREADS:
+        raise StillhouseError(f"must be at most {_MOST_THREADS:,}, got {value}", where=attribute.name)
 
 
 def _check_name(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -68,7 +75,7 @@ class RunSpec:
     log_every: int = attrs.field(default=50, validator=_check_positive)
     validate_every: int = attrs.field(default=1, validator=_check_positive)
     figures: bool = True
-    threads: int | None = attrs.field(default=None, validator=_check_positive)
+    threads: int | None = attrs.field(default=None, validator=[_check_positive, _check_threads])
     test: bool = True
     base: str = ""
 

@@ -84,7 +84,9 @@ def _structure_literal(value: Any, kind: Any) -> Any:
             return value
     if isinstance(value, str):
         names = [a for a in get_args(kind) if isinstance(a, str)]
-        raise _WrongError(f"must be one of {', '.join(map(repr, names))}, got {value!r}", did_you_mean(value, names, 1))
+        near = did_you_mean(value, names, 1)
+        what = f"must be one of {', '.join(map(repr, names))}, got {_shorten(value)}"
+        raise _WrongError(what, near if near.startswith("did you mean") else "")
     raise _make_type_error(value, kind)
 
 

@@ -21,6 +21,7 @@ _DEEPEST = 64
 """Tables and lists in each other. A recipe needs two for each recipe that it asks for."""
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _WHOLE = 2**63
 
 
@@ -106,7 +107,7 @@ def _find_faults(tables: Mapping[Any, Any], where: str) -> Iterator[Fault]:
             for key, inner in value.items():
                 if not isinstance(key, str):
                     yield Fault(place, f"a key must be text, got {key!r}")
-                elif _CONTROL.search(key):
+                elif _CONTROL.search(key) or _SURROGATE.search(key):
                     yield Fault(place, f"a key must not have a control character, got {key[:40]!r}")
                 else:
                     waiting.append((f"{place}.{key}" if place else key, inner, depth + 1))
@@ -115,6 +116,8 @@ def _find_faults(tables: Mapping[Any, Any], where: str) -> Iterator[Fault]:
         elif isinstance(value, str):
             if _CONTROL.search(value):
                 yield Fault(place, f"must not have a control character, got {value[:40]!r}")
+            elif not value.isascii() and _SURROGATE.search(value):
+                yield Fault(place, f"must be text in UTF-8, got {value[:40]!r}")
         elif isinstance(value, int):
             if not -_WHOLE <= value < _WHOLE:
                 yield Fault(place, f"must be a whole number of at most 64 bits, got one of {value.bit_length()}")

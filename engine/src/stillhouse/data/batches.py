@@ -25,10 +25,19 @@ class Data:
 
     Attributes:
         info: classes, shapes and statistics of the data.
+        notes: what a run on them should be told of, a sentence each: classes that are missing.
     """
 
-    def __init__(self, spec: DataSpec, info: DataInfo, samples: Samples, splits: dict[str, Ids], pin: bool) -> None:
-        self.info = info
+    def __init__(
+        self,
+        spec: DataSpec,
+        info: DataInfo,
+        samples: Samples,
+        splits: dict[str, Ids],
+        pin: bool,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self.info, self.notes = info, notes
         self._spec, self._samples, self._splits, self._pin = spec, samples, splits, pin
         self._plain = samples.plain
         self._streams: weakref.WeakSet[Generator[Batch]] = weakref.WeakSet()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 from stillhouse.config.references import import_object
 from stillhouse.config.signatures import call
@@ -20,16 +18,13 @@ Opener = Callable[[str, SourceRequest], Source]
 """The type of an entry point's object in the group ``stillhouse.data``: opens a data set by the name after the colon."""
 
 
-def open_source(
-    name: str, args: Mapping[str, Any], val_fraction: float, base: Path | None, skip_bad: bool = False
-) -> Source:
-    """Open the source of a recipe's ``name`` and ``args``: see :class:`SourceRequest`.
+def open_source(name: str, request: SourceRequest) -> Source:
+    """Open the source of a recipe's ``name``, as is asked of it.
 
     Raises:
         StillhouseError: no such data set, or one that cannot be used; what, where, what would be right.
     """
     where = "data.name"
-    request = SourceRequest(args, val_fraction, base, skip_bad)
     named = find_scheme(DATA, name, where)
     if named is not None:
         found, rest = named
@@ -51,7 +46,7 @@ def open_source(
         hint = f"{near} a data set is {forms} or package.module:callable".strip()
         raise StillhouseError(f"no installed data set is called {name!r}", where=where, hint=hint)
     try:
-        function = import_object(name, where, base, DATA)
+        function = import_object(name, where, request.base, DATA)
     except StillhouseError as error:
         if not near:
             raise
@@ -60,8 +55,15 @@ def open_source(
         ) from None
     if not callable(function):
         raise StillhouseError(f"{name!r} must be callable, got {type(function).__name__}", where=where)
-    own, described = divide_arguments(function, args)
-    return DatasetSource(call(function, own, "data.args"), name, val_fraction, described=described, skip_bad=skip_bad)
+    own, described = divide_arguments(function, request.args)
+    return DatasetSource(
+        call(function, own, "data.args"),
+        name,
+        request.val_fraction,
+        described=described,
+        skip_bad=request.skip_bad,
+        background=request.background,
+    )
 
 
 def load_opener(found: Installed, where: str = "") -> Opener:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
-from stillhouse.data.images import are_gray, decode
-from stillhouse.data.sources import ALIASES, Source
+from stillhouse.data.file_source import FileSource, check_folder, find_empty
+from stillhouse.data.files import FoundFile, Walk, hash_files, show_name
+from stillhouse.data.images import SUFFIXES, WHITE
+from stillhouse.data.sources import ALIASES
 from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
 
 __all__ = ["ImageFolder"]
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _SPLITS = {"train": "train", "val": "val", "test": "test", **ALIASES}
 
 
-def _refuse_split_names(root: Path) -> None:
+def _refuse_split_names(root: Path, walk: Walk) -> None:
     """Refuse split folders without class folders in them: they are not classes themselves."""
-    named = [p.name for p in _list_folders(root) if p.name.lower() in ("train", "val", "valid", "validation", "test")]
+    named = [folder.name for folder in walk.list_folders(root) if folder.name.lower() in _SPLITS]
     if len(named) > 1:  # a single one may be a class: of vehicles, say
         raise StillhouseError(
             f"the split folders {named[0]!r} and {named[1]!r} in {root} hold no class folders",
@@ -29,7 +28,7 @@ def _refuse_split_names(root: Path) -> None:
         )
 
 
-class ImageFolder(Source):
+class ImageFolder(FileSource):
     """``PATH/{train,val,test}/CLASS/*.jpg``, or ``PATH/CLASS/*.jpg``, which is then split by class.
 
     Names of splits and suffixes may be upper case; ``valid`` and ``validation`` mean ``val``. Class folders are
@@ -40,26 +39,25 @@ class ImageFolder(Source):
         root: the folder.
         val_fraction: share of each class held out where there is no val split; the same for test without splits.
         levels: folders down to a class: 2 makes ``PATH/Greek/character01/*.png`` the class ``Greek/character01``.
+        background: the level of grey, 0 to 255, that transparent pixels are laid on.
 
     Raises:
-        StillhouseError: no such folder, no class folders, no images, or a class that ``train`` does not have.
+        StillhouseError: no such folder, no class folders, no images, a class that ``train`` does not have, or whose
+            name is not UTF-8.
     """
 
-    def __init__(self, root: Path, val_fraction: float, levels: int = 1) -> None:
-        self.root = root
-        if not root.is_dir():
-            near = did_you_mean(root.name, [p.name for p in root.parent.iterdir()] if root.parent.is_dir() else [])
-            hint = near if near.startswith("did you mean") else ""
-            raise StillhouseError(f"folder not found: {root}", where="data.name", hint=hint)
-        tops = _find_split_folders(root)
+    def __init__(self, root: Path, val_fraction: float, levels: int = 1, background: int = WHITE) -> None:
+        self.root, self.background = root, background
+        check_folder(root)
+        walk = Walk(root)
+        tops = _find_split_folders(root, walk)
         if not tops:
-            _refuse_split_names(root)
+            _refuse_split_names(root, walk)
         whole = not tops
-        files: list[str] = []
-        stats: list[str] = []
+        files: list[FoundFile] = []
         labels: list[int] = []
         self.splits = {}
-        self.class_names = tuple(sorted(_list_classes(tops.get("train", root), levels)))
+        self.class_names = tuple(sorted(_list_classes(tops.get("train", root), levels, walk)))
         if not self.class_names:
             raise StillhouseError(
                 f"{tops.get('train', root)} has no class folders", where="data.name", hint="PATH/train/CLASS/image.jpg"
@@ -67,72 +65,51 @@ class ImageFolder(Source):
         faults: list[Fault] = []
         for split, top in (tops or {"train": root}).items():
             begin = len(files)
-            for name, folder in sorted(_list_classes(top, levels).items()):
+            for name, folder in sorted(_list_classes(top, levels, walk).items()):
                 if name not in self.class_names:
                     near = did_you_mean(name, self.class_names)
-                    faults.append(Fault(str(folder), "this class is not in the training split", near))
+                    faults.append(Fault(show_name(folder), "this class is not in the training split", near))
                     continue
-                images = _list_images(folder, root)
+                if show_name(name) != name:
+                    faults.append(Fault(show_name(folder), "a class's name must be UTF-8", "rename its folder"))
+                images = walk.list_files(folder, SUFFIXES)
                 if not images and split == "train":
-                    suffixes = ", ".join(s[1:] for s in _SUFFIXES)
-                    faults.append(Fault(str(folder), "this class folder holds no images", f"{suffixes} are read"))
-                for path, size, mtime in images:
-                    files.append(path)
-                    stats.append(f"{path}\0{size}\0{mtime}")
-                    labels.append(self.class_names.index(name))
+                    suffixes = ", ".join(s[1:] for s in SUFFIXES)
+                    faults.append(Fault(show_name(folder), "this class folder holds no images", f"{suffixes} are read"))
+                files += images
+                labels += [self.class_names.index(name)] * len(images)
             self.splits[split] = np.arange(begin, len(files), dtype=np.int64)
             if begin == len(files) and not faults:
                 faults.append(Fault("data.name", f"the split {split!r} is empty: no images in {top}"))
         raise_faults(faults)
-        self.files = np.asarray(files)
+        walk.warn(files, "images are " + ", ".join(s[1:] for s in SUFFIXES))
+        self.images = np.asarray([file.path for file in files])  # an array: workers share its memory
         self.labels = np.asarray(labels, dtype=np.int64)
-        self.stamp = "\n".join(stats).encode(errors="surrogateescape")
+        self.doubtful = find_empty(files)
+        self.stamp = hash_files(root, files)
         self.split_up(val_fraction, whole)
 
-    def read(self, i: int) -> Tensor:
-        """See :meth:`Source.read`."""
-        return decode(self.root / self.files[i])
 
-    def read_stored(self, i: int) -> bytes | None:
-        """See :meth:`Source.read_stored`: the file's bytes."""
-        try:
-            content: bytes = (self.root / self.files[i]).read_bytes()
-            return content
-        except OSError as error:
-            raise StillhouseError(f"this image cannot be read: {error.strerror}", where=self.place(i)) from None
-
-    def place(self, i: int) -> str:
-        """See :meth:`Source.place`."""
-        return str(self.root / self.files[i])
-
-    def channels(self) -> int:
-        """Return 1 when 32 training images, evenly spaced, are all greyscale; else 3.
-
-        Photographs in colour are often mixed with a few in grey, which are then read as RGB.
-        """
-        train = self.splits["train"]
-        some = train[np.linspace(0, len(train) - 1, min(32, len(train))).astype(np.int64)]
-        return 1 if are_gray(self.root / self.files[i] for i in some) else 3
-
-
-def _list_folders(top: Path) -> list[Path]:
-    return [p for p in top.iterdir() if p.is_dir() and not p.name.startswith(".")]
-
-
-def _list_classes(top: Path, levels: int) -> dict[str, Path]:
-    """List the class folders ``levels`` below ``top``, by their path from there."""
+def _list_classes(top: Path, levels: int, walk: Walk) -> dict[str, Path]:
+    """List the class folders ``levels`` below ``top``, by their path from there; images above them are left out."""
     found = [top]
     for _ in range(levels):
-        found = [inner for folder in found for inner in _list_folders(folder)]
+        for folder in found:
+            loose = [file.path for file in walk.list_own(folder) if file.suffix in SUFFIXES]
+            if loose:
+                walk.leave_out("images beside the class folders", *loose)
+        found = [inner for folder in found for inner in walk.list_folders(folder)]
     return {folder.relative_to(top).as_posix(): folder for folder in found}
 
 
-def _find_split_folders(root: Path) -> dict[str, Path]:
+def _find_split_folders(root: Path, walk: Walk) -> dict[str, Path]:
     """Find the split folders, train first; none when the folders at the top are the classes."""
     found: dict[str, Path] = {}
-    for folder in sorted(_list_folders(root)):
+    others: list[str] = []
+    for folder in walk.list_folders(root):
         split = _SPLITS.get(folder.name.lower())
-        if split is None or not _list_folders(folder):
+        if split is None or not walk.list_folders(folder):
+            others.append(folder.name)
             continue  # without folders in it, a folder named `train` is a class: of vehicles, say
         if split in found:
             raise StillhouseError(
@@ -142,17 +119,6 @@ def _find_split_folders(root: Path) -> dict[str, Path]:
     if found and "train" not in found:
         names = ", ".join(p.name for p in found.values())
         raise StillhouseError(f"needs a train folder beside {names}", where=str(root))
+    if found and others:
+        walk.leave_out("folders that are no splits", *others)
     return {name: found[name] for name in ("train", "val", "test") if name in found}
-
-
-def _list_images(folder: Path, root: Path) -> list[tuple[str, int, int]]:
-    """List (path below ``root``, bytes, time of change in ns) of every image under ``folder``, sorted by path."""
-    found = []
-    above = len(str(root)) + 1
-    for here, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            if name.lower().endswith(_SUFFIXES) and not name.startswith("."):
-                path = Path(here, name)
-                stat = path.stat()
-                found.append((str(path)[above:], stat.st_size, stat.st_mtime_ns))
-    return sorted(found)

@@ -1,103 +1,195 @@
-"""Conversion of files, PIL images, arrays and tensors to tensors of one shape."""
+"""Conversion of files, PIL images, arrays and tensors to tensors of one shape.
+
+An image is read as it is seen: turned by its EXIF orientation, laid on a background where it is transparent, and whole,
+with 16 bits where it has them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
+from PIL.Image import Transpose
 from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms.v2 import functional as F
 
-from stillhouse.errors import StillhouseError
+from stillhouse.data.files import show_name
+from stillhouse.errors import StillhouseError, first_line
 from stillhouse.layout import format_shape
 
-__all__ = ["Shaping", "are_gray", "decode", "is_gray", "open_image", "to_tensor"]
+__all__ = ["SUFFIXES", "WHITE", "Look", "Shaping", "decode", "look_at", "open_image", "to_tensor"]
 
-_GRAY = ("1", "L", "LA", "I;16", "I;16L", "I;16B")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".pbm", ".pgm", ".ppm")
+"""Of the image files that are read."""
+WHITE = 255
+
+_GRAY = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N")
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+_DEEPEST = 65535
 
 
-def is_gray(path: Path) -> bool:
-    """Whether the image file holds one channel; reads the header only.
+class Look(NamedTuple):
+    """What the headers of some image files say.
 
-    Raises:
-        StillhouseError: the file is not an image.
+    Attributes:
+        gray: all of them hold one channel.
+        deep: some hold 16 bits a channel.
+        frames: how many of them hold several pictures.
     """
+
+    gray: bool
+    deep: bool
+    frames: int
+
+
+def look_at(paths: Iterable[Path]) -> Look:
+    """Read the headers of image files; unreadable ones don't count."""
+    found = [header for header in map(_read_header, paths) if header is not None]
+    return Look(
+        gray=bool(found) and all(gray for gray, _, _ in found),
+        deep=any(deep for _, deep, _ in found),
+        frames=sum(frames > 1 for _, _, frames in found),
+    )
+
+
+def _read_header(path: Path) -> tuple[bool, bool, int] | None:
+    """Read whether a file is grey, whether it is deep, and its number of pictures; None: it is unreadable."""
     try:
         with Image.open(path) as image:
-            return image.mode in _GRAY
-    except Exception as error:  # noqa: BLE001 - PIL raises whatever its decoders raise
-        raise _make_unreadable_error(path, error) from None
-
-
-def are_gray(paths: Iterable[Path]) -> bool:
-    """Whether all image files hold one channel; unreadable ones don't count."""
-    found = []
-    for path in paths:
-        try:
-            found.append(is_gray(path))
-        except StillhouseError:
-            continue  # whoever reads it says so
-    return bool(found) and all(found)
-
-
-def _load(path: Path) -> Image.Image:
-    image = Image.open(path)
-    try:
-        image.load()
-    except BaseException:
-        image.close()
-        raise
-    return image
+            raw = _read_raw_mode(image)
+            gray = image.mode in _GRAY or raw.startswith("LA")
+            return gray, _is_deep(image, raw), getattr(image, "n_frames", 1)
+    except Exception:  # noqa: BLE001 - PIL raises whatever its decoders raise; who reads the image says so
+        return None
 
 
 @contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
-    """Open and decode an image file, in its own mode.
+    """Open and decode an image file, in its own mode, turned by its EXIF orientation.
 
     Raises:
         StillhouseError: the file is missing, truncated or not an image; it is named.
     """
     try:
-        image = _load(path)
+        image = Image.open(path)
+        try:
+            image.load()
+            turned = _turn(image)
+        except BaseException:
+            image.close()
+            raise
     except Exception as error:  # noqa: BLE001 - PIL raises OSError, SyntaxError, struct.error, ... for bad files
         raise _make_unreadable_error(path, error) from None
     with image:
-        yield image
+        yield turned
 
 
-def decode(path: Path) -> Tensor:
-    """Decode an image file to uint8 (C, H, W): C = 1 for greyscale, else 3 (palette, alpha and CMYK become RGB).
+def decode(path: Path, background: int = WHITE, deep: bool = False) -> Tensor:
+    """Decode an image file to (C, H, W): C = 1 for greyscale, else 3 (palette, CMYK and the like become RGB).
+
+    Args:
+        path: the file.
+        background: the level of grey, 0 to 255, that transparent pixels are laid on.
+        deep: give float32 for images of 8 bits, too.
+
+    Returns:
+        uint8; of images with 16 bits a channel float32, 0 to 1.
 
     Raises:
-        StillhouseError: the file is missing, truncated or not an image; it is named.
+        StillhouseError: the file is missing, truncated, not an image or not to be read whole; it is named.
     """
-    with open_image(path) as image:
-        try:
-            return to_tensor(image)
-        except Exception as error:  # noqa: BLE001 - conversions raise whatever they raise
-            raise _make_unreadable_error(path, error) from None
+    try:
+        with Image.open(path) as image:
+            raw = _read_raw_mode(image)
+            if _is_deep(image, raw) and image.mode not in _GRAY:
+                tensor = _decode_deep_colour(path, image, background)
+            else:
+                image.load()
+                tensor = _convert_pil(_turn(image), background, raw)
+    except Exception as error:  # noqa: BLE001 - PIL raises OSError, SyntaxError, struct.error, ... for bad files
+        raise _make_unreadable_error(path, error) from None
+    return tensor.float().div_(255) if deep and tensor.dtype == torch.uint8 else tensor
 
 
 def _make_unreadable_error(path: Path, error: Exception) -> StillhouseError:
+    what = str(error)
+    if isinstance(error, StillhouseError):
+        what = error.faults[0].what
+    elif path.is_symlink() and not path.exists():
+        what = f"it is a link to {show_name(path.readlink())}, which is not there"
+    elif isinstance(error, OSError) and error.strerror:
+        what = error.strerror
     return StillhouseError(
-        f"this image cannot be read: {error}",
-        where=str(path),
+        f"this image cannot be read: {what}",
+        where=show_name(path),
         hint="replace the file, or leave such files out with --skip-bad",
     )
 
 
-def to_tensor(value: Any) -> Tensor:
+def _read_raw_mode(image: Image.Image) -> str:
+    """Read how an image's pixels are stored, ``RGB;16B`` say; its mode does not tell, and loading forgets it."""
+    tiles = getattr(image, "tile", None) or [()]
+    args = tiles[0][-1] if tiles[0] else ""
+    if isinstance(args, tuple) and len(args) == 2 and isinstance(args[1], int) and image.format == "PPM":
+        return f"{args[0]};16" if args[1] > 255 else str(args[0])  # (mode, greatest value)
+    first = args[0] if isinstance(args, tuple) and args else args
+    return first if isinstance(first, str) else ""
+
+
+def _is_deep(image: Image.Image, raw: str) -> bool:
+    """Whether the image holds more than 8 bits a channel, in whole numbers from 0."""
+    if image.mode.startswith("I;16"):
+        return True
+    return ";16" in raw and not raw.endswith("S")  # I;16S has a sign
+
+
+def _decode_deep_colour(path: Path, image: Image.Image, background: int) -> Tensor:
+    """Decode 16 bits a channel of colour, or with alpha, of which PIL keeps 8."""
+    if image.format != "PNG":
+        raise StillhouseError("of images in colour with 16 bits a channel, only PNG files can be read whole")
+    tensor: Tensor = decode_image(read_file(str(path)), ImageReadMode.UNCHANGED, apply_exif_orientation=True)
+    if tensor.dtype != torch.uint16:
+        raise StillhouseError("its 16 bits a channel cannot be read whole")
+    values = tensor.float().div_(_DEEPEST)
+    if values.shape[0] in (1, 3):
+        return values
+    colour, alpha = values[:-1], values[-1:]
+    return colour * alpha + (1 - alpha) * (background / 255)
+
+
+def _turn(image: Image.Image) -> Image.Image:
+    """Turn an image by its EXIF orientation, which cameras write in place of turning the pixels."""
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - the picture may be whole where its metadata are not
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def to_tensor(value: Any, background: int = WHITE) -> Tensor:
     """Convert a sample's input to a tensor of uint8, or of float32 that counts as scaled already.
 
     Args:
-        value: a PIL image; a numpy array (H, W), (H, W, C) or (C, H, W) of uint8 or floats, where C is 1, 3 or 4; a
-            tensor, taken as (C, H, W), as (H, W) or as a vector (D,), of uint8 or floats.
+        value: a PIL image, of which one as it was opened is turned by its EXIF orientation; a numpy array (H, W),
+            (H, W, C) or (C, H, W), where C is 1, 3 or 4; a tensor, taken as (C, H, W), as (H, W) or as a vector (D,).
+            Arrays and tensors are of uint8, of uint16, which becomes 0 to 1, or of floats.
+        background: the level of grey, 0 to 255, that transparent pixels of PIL images are laid on.
 
     Returns:
         (C, H, W) for images; a tensor of another number of dimensions as it is.
@@ -106,7 +198,11 @@ def to_tensor(value: Any) -> Tensor:
         StillhouseError: another type, dtype or shape.
     """
     if isinstance(value, Image.Image):
-        value = _convert_pil(value)
+        raw = _read_raw_mode(value)
+        if ";16" in raw and value.mode not in _GRAY:
+            raise StillhouseError("PIL keeps 8 of this image's 16 bits a channel", hint="give it as an array of uint16")
+        # A copy keeps the metadata, whether or not its pixels were turned: only what comes from a file is certain.
+        value = _convert_pil(_turn(value) if isinstance(value, ImageFile.ImageFile) else value, background, raw)
     elif isinstance(value, np.ndarray):
         value = _convert_numpy(value)
     elif not isinstance(value, Tensor):
@@ -118,18 +214,30 @@ def to_tensor(value: Any) -> Tensor:
         tensor = tensor[None]
     if tensor.is_floating_point():
         return tensor.float()
+    if tensor.dtype == torch.uint16:
+        return tensor.float().div_(_DEEPEST)
     if tensor.dtype != torch.uint8:
         kind = str(tensor.dtype).removeprefix("torch.")
         raise StillhouseError(f"the input must be uint8 (0 to 255) or floats, got {kind}")
     return tensor
 
 
-def _convert_pil(image: Image.Image) -> Tensor:
-    if image.mode.startswith("I;16"):
-        return torch.from_numpy((np.asarray(image) >> 8).astype(np.uint8))[None]
+def _convert_pil(image: Image.Image, background: int, raw: str) -> Tensor:
+    if image.mode.startswith("I;16") or (image.mode == "I" and _is_deep(image, raw)):
+        values = np.asarray(image).astype(np.float32)
+        key = image.info.get("transparency")
+        if isinstance(key, int):  # one level stands for no paint
+            values[values == key] = background / 255 * _DEEPEST
+        return torch.from_numpy(values / np.float32(_DEEPEST))[None]
     if image.mode in ("I", "F"):
-        raise StillhouseError(f"images of mode {image.mode!r} have no defined range", hint="save them with 8 bits")
-    array = np.array(image.convert("L" if image.mode in _GRAY else "RGB"))
+        raise StillhouseError(
+            f"images of mode {image.mode!r} have no defined range", hint="save them with 8 or 16 bits"
+        )
+    gray = image.mode in _GRAY
+    if image.has_transparency_data:
+        below = Image.new("RGBA", image.size, (background, background, background, 255))
+        image = Image.alpha_composite(below, image.convert("RGBA"))
+    array = np.array(image.convert("L" if gray else "RGB"))
     tensor = torch.from_numpy(array)
     return tensor[None] if array.ndim == 2 else tensor.permute(2, 0, 1).contiguous()
 
@@ -179,5 +287,14 @@ class Shaping:
                 )
             x = F.rgb_to_grayscale(x) if self.channels == 1 else x.expand(3, -1, -1).contiguous()
         if self.size is not None and tuple(x.shape[1:]) != self.size:
-            x = F.resize(x, list(self.size), antialias=True)
+            x = _resize(x, self.size)
         return x
+
+
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    try:
+        resized: Tensor = F.resize(x, list(size), antialias=True)
+    except RuntimeError as error:  # too little memory, or a size that torch's kernel does not have
+        what = f"cannot be resized from {format_shape(x)} to {size}: {first_line(error)}"
+        raise StillhouseError(what, where="data.size") from error
+    return resized

@@ -19,11 +19,12 @@ from stillhouse.data.batches import Data
 from stillhouse.data.catalogue import open_source
 from stillhouse.data.imagefolder import ImageFolder
 from stillhouse.data.images import Shaping
+from stillhouse.data.inspection import inspect
 from stillhouse.data.memory import fits_in_memory, read_once, refuse_bad_samples, warn_of_left_out
 from stillhouse.data.sampler import Ids, Key
 from stillhouse.data.samples import Samples, read_shaped
 from stillhouse.data.shared import KEPT, keep_memory, make_data_key, make_source_key, recall_memory
-from stillhouse.data.sources import Source
+from stillhouse.data.sources import Source, SourceRequest
 from stillhouse.data.splits import choose, choose_per_class, split_by_blocks
 from stillhouse.data.statistics import fingerprint, measure_normalisation
 from stillhouse.errors import Fault, StillhouseError, raise_faults
@@ -71,15 +72,15 @@ def load_data(
     Raises:
         StillhouseError: data that cannot be found, read, split or transformed.
     """
-    info, samples, splits = remember(
+    info, samples, splits, notes = remember(
         lambda: make_data_key(spec, task, seed, base), lambda: _load(spec, task, seed, base), among=KEPT
     )
-    return Data(spec, info, attrs.evolve(samples, seed=seed), dict(splits), pin)
+    return Data(spec, info, attrs.evolve(samples, seed=seed), dict(splits), pin, notes)
 
 
 def _load(
     spec: DataSpec, task: SampleMaker | None, seed: int, base: Path | None
-) -> tuple[DataInfo, Samples, dict[str, Ids]]:
+) -> tuple[DataInfo, Samples, dict[str, Ids], tuple[str, ...]]:
     source, (transforms, for_evaluation) = remember(
         lambda: make_source_key(spec, base), lambda: _open(spec, base), among=KEPT
     )
@@ -102,6 +103,7 @@ def _load(
         for_evaluation=for_evaluation,
     )
     samples, splits = _examine(samples, spec, seed, pair)
+    notes = inspect(samples, splits, spec.eval_batch_size or spec.batch_size)
     made = read_shape if maker is None else _measure_shape(samples.plain, splits["train"])
     mean, std = measure_normalisation(spec.normalize, samples, made) or (None, None)
     samples = attrs.evolve(samples, mean=mean, std=std, transforms=transforms)
@@ -128,10 +130,10 @@ def _load(
         std=() if std is None else tuple(std.flatten().tolist()),
         target=source.target,
         target_shape=tuple(pair[1].shape) if isinstance(pair[1], Tensor) else (),
-        ignore=None if described is None else described.ignore,
+        ignore=None if described is None else described.ignored,
         eval_shape=made,
     )
-    return info, samples, splits
+    return info, samples, splits, notes
 
 
 def _open(spec: DataSpec, base: Path | None) -> tuple[Source, tuple[Transform, Transform]]:
@@ -144,7 +146,9 @@ def _open(spec: DataSpec, base: Path | None) -> tuple[Source, tuple[Transform, T
         faults += error.faults
     try:
         fraction = spec.val_fraction if spec.split is None else 0.0
-        source = open_source(spec.name, spec.args, fraction, base, spec.skip_bad)
+        source = open_source(
+            spec.name, SourceRequest(spec.args, fraction, base, spec.skip_bad, background=spec.background)
+        )
     except StillhouseError as error:
         if not faults:
             raise
@@ -158,7 +162,7 @@ def _open(spec: DataSpec, base: Path | None) -> tuple[Source, tuple[Transform, T
             )
         source.splits = split_by_blocks(source.splits, spec.split, spec.val_fraction)
     own = build_transforms(
-        spec.transforms, kind=source.target, ignore=None if source.spec is None else source.spec.ignore
+        spec.transforms, kind=source.target, ignore=None if source.spec is None else source.spec.ignored
     )
     size = spec.crop_height_and_width
     if size is None:

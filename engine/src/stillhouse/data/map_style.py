@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.config.structure import structure
-from stillhouse.data.images import to_tensor
+from stillhouse.data.images import WHITE, to_tensor
 from stillhouse.data.memory import Errors, refuse_bad_samples
 from stillhouse.data.sampler import Ids, shuffle_epoch
 from stillhouse.data.sources import ALIASES, Source
@@ -37,6 +37,7 @@ class DatasetSource(Source):
         described: keys of :class:`stillhouse.data.targets.TargetSpec`. Without a kind it is guessed from the first
             training sample.
         skip_bad: go on where a sample is unreadable or its label is not a class; reading it raises again.
+        background: the level of grey, 0 to 255, that transparent pixels of PIL images are laid on.
 
     Raises:
         StillhouseError: not map-style data sets, an empty split, or labels that are not classes.
@@ -50,8 +51,9 @@ class DatasetSource(Source):
         pure: bool | None = None,
         described: Mapping[str, Any] | None = None,
         skip_bad: bool = False,
+        background: int = WHITE,
     ) -> None:
-        self.origin, self._skip_bad = origin, skip_bad
+        self.origin, self._skip_bad, self._background = origin, skip_bad, background
         whole = not isinstance(given, Mapping)
         self.datasets = _check_splits({"train": given} if whole else given, origin)
         sizes = [len(dataset) for dataset in self.datasets.values()]
@@ -83,7 +85,7 @@ class DatasetSource(Source):
         if self.spec is not None:
             value, target = self._read_item(i)
             try:
-                return to_tensor(value), self.spec.read(target)
+                return to_tensor(value, self._background), self.spec.read(target)
             except StillhouseError as error:
                 raise error.within(self.place(i)) from None
         value, label = self._read_labelled(i)
@@ -96,7 +98,7 @@ class DatasetSource(Source):
                 hint="give a sample the same target every time, and list it so in `targets`",
             )
         try:
-            return to_tensor(value), label
+            return to_tensor(value, self._background), label
         except StillhouseError as error:
             raise error.within(self.place(i)) from None
 

@@ -39,7 +39,7 @@ def open_folder(path: str, request: SourceRequest) -> Source:
     levels = request.args.get("levels", 1)
     if not isinstance(levels, int) or isinstance(levels, bool) or levels < 1:
         raise StillhouseError(f"must be >= 1, got {levels!r}", where="data.args.levels")
-    return ImageFolder(request.path(path), request.val_fraction, levels)
+    return ImageFolder(request.path(path), request.val_fraction, levels, request.background)
 
 
 def open_pairs(path: str, request: SourceRequest) -> Source:
@@ -55,7 +55,12 @@ def open_photos(path: str, request: SourceRequest) -> Source:
 def _open_pairs(path: str, request: SourceRequest, kind: str) -> Source:
     _need_path(path, kind)
     return PairFolder(
-        request.path(path), request.args, request.val_fraction, alone=kind == "photos", skip_bad=request.skip_bad
+        request.path(path),
+        request.args,
+        request.val_fraction,
+        alone=kind == "photos",
+        skip_bad=request.skip_bad,
+        background=request.background,
     )
 
 
@@ -113,4 +118,12 @@ def open_torchvision(name: str, request: SourceRequest) -> Source:
 
 def _wrap_data_sets(given: Any, name: str, described: Mapping[str, Any], request: SourceRequest) -> Source:
     origin = f"torchvision:{name}"
-    return DatasetSource(given, origin, request.val_fraction, pure=True, described=described, skip_bad=request.skip_bad)
+    return DatasetSource(
+        given,
+        origin,
+        request.val_fraction,
+        pure=True,
+        described=described,
+        skip_bad=request.skip_bad,
+        background=request.background,
+    )

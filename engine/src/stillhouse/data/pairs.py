@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,10 @@ import numpy as np
 from torch import Tensor
 
 from stillhouse.config.structure import structure
-from stillhouse.data.images import Shaping, are_gray, decode, open_image
-from stillhouse.data.sources import ALIASES, Source
+from stillhouse.data.file_source import FileSource, check_folder, find_empty
+from stillhouse.data.files import FoundFile, Walk, hash_files, show_name
+from stillhouse.data.images import SUFFIXES, WHITE, Shaping, decode, open_image
+from stillhouse.data.sources import ALIASES
 from stillhouse.data.targets import TargetSpec
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, raise_faults
 
@@ -25,11 +26,11 @@ _SPLIT = "{split}"
 _NAMES = ("train", "val", *ALIASES, "test")
 _SHOWN = 4
 
-Found = dict[str, tuple[str, str]]
-"""Files by the text that pairs them: {key: (path below the root, path with size and time)}."""
+Found = dict[str, FoundFile]
+"""Files by the text that pairs them."""
 
 
-class PairFolder(Source):
+class PairFolder(FileSource):
     """Images below a folder, each with a file for its target; without ``labels``, images alone.
 
     An image and a label belong together when the wildcards of the two patterns match the same text. Ids number the
@@ -43,53 +44,60 @@ class PairFolder(Source):
         val_fraction: share held out where there is no val split; the same for test without splits.
         alone: whether these are images without targets.
         skip_bad: leave out images without label and labels without image.
+        background: the level of grey, 0 to 255, that transparent pixels are laid on.
 
     Raises:
         StillhouseError: no such folder, patterns that match nothing, images or labels without a partner.
     """
 
-    def __init__(self, root: Path, args: Mapping[str, Any], val_fraction: float, alone: bool, skip_bad: bool) -> None:
-        self.root = root
-        if not root.is_dir():
-            near = did_you_mean(root.name, [p.name for p in root.parent.iterdir()] if root.parent.is_dir() else [])
-            hint = near if near.startswith("did you mean") else ""
-            raise StillhouseError(f"folder not found: {root}", where="data.name", hint=hint)
+    def __init__(
+        self,
+        root: Path,
+        args: Mapping[str, Any],
+        val_fraction: float,
+        alone: bool,
+        skip_bad: bool,
+        background: int = WHITE,
+    ) -> None:
+        self.root, self.background = root, background
+        check_folder(root)
         patterns, self.spec = _check_patterns(args, alone)
         self.target = self.spec.target
-        listed = _list_files(root)
+        walk = Walk(root)
+        listed = walk.list_files(root)
         splits = _match_splits(patterns, listed, root)
-        self.images: list[str] = []
-        self.targets: list[str] = []
+        files: list[FoundFile] = []
+        targets: list[FoundFile] = []
         self.splits = {}
-        stats: list[str] = []
         faults: list[Fault] = []
         for split, found in splits.items():
-            begin = len(self.images)
+            begin = len(files)
             images = found["images"]
             labels = images if alone else found["labels"]
             own = _SPLIT in patterns.get("labels", "") or len(splits) == 1
             faults += _find_missing(images, labels, split, own)
-            for key in sorted(images.keys() & labels.keys(), key=lambda k: images[k][0]):
-                self.images.append(images[key][0])
-                self.targets.append(labels[key][0])
-                stats += [images[key][1], "" if alone else labels[key][1]]
-            self.splits[split] = np.arange(begin, len(self.images), dtype=np.int64)
-        if not self.images and faults:
+            for key in sorted(images.keys() & labels.keys(), key=lambda k: images[k].path):
+                files.append(images[key])
+                targets.append(labels[key])
+            self.splits[split] = np.arange(begin, len(files), dtype=np.int64)
+        if not files and faults:
             hint = "the wildcards of `images` and `labels` must match the same text for an image and its label"
             raise StillhouseError(faults=[*faults, Fault("data.args", "no image has a label", hint)])
         if faults and skip_bad:
             warnings.warn("; ".join(f"left out: {fault.what}" for fault in faults), StillhouseWarning, stacklevel=2)
         else:
             raise_faults(faults)
-        self.labels = np.zeros(len(self.images), dtype=np.int64)
+        walk.count_others(_find_other_images(listed, files, targets))
+        walk.warn(files, "no pattern matches them")
+        self.images, self.targets = (np.asarray([file.path for file in found]) for found in (files, targets))
+        self.labels = np.zeros(len(files), dtype=np.int64)
         self.class_names = self.spec.class_names
-        self.stamp = "\n".join(stats).encode(errors="surrogateescape")
+        self.doubtful = (*find_empty(files), *find_empty(targets))
+        self.stamp = hash_files(
+            root, files if alone else [f for pair in zip(files, targets, strict=True) for f in pair]
+        )
         self.split_up(val_fraction, whole=_SPLIT not in patterns["images"])
-        self._target_shape = Shaping(channels=self._count_channels(self.targets)) if self.target == "image" else None
-
-    def read(self, i: int) -> Tensor:
-        """See :meth:`Source.read`."""
-        return decode(self.root / self.images[i])
+        self._target_look = self.look_at_some(self.targets) if self.target == "image" else None
 
     def pair(self, i: int) -> tuple[Tensor, Any]:
         """See :meth:`Source.pair`."""
@@ -98,38 +106,18 @@ class PairFolder(Source):
         if self.target == "none":
             return image, None
         path = self.root / self.targets[i]
-        if self._target_shape is not None:
-            return image, self._target_shape(decode(path))
+        if self._target_look is not None:
+            shape = Shaping(channels=1 if self._target_look.gray else 3)
+            return image, shape(decode(path, self.background, self._target_look.deep))
         with open_image(path) as label:
             try:
                 return image, self.spec.read(label)
             except StillhouseError as error:
-                raise error.within(str(path)) from None
-
-    def place(self, i: int) -> str:
-        """See :meth:`Source.place`."""
-        return str(self.root / self.images[i])
+                raise error.within(show_name(path)) from None
 
     def target_place(self, i: int) -> str:
         """See :meth:`Source.target_place`."""
-        return f"{self.root / self.targets[i]} "
-
-    def channels(self) -> int:
-        """Return 1 when 32 training images, evenly spaced, are all greyscale; else 3."""
-        return self._count_channels(self.images)
-
-    def read_stored(self, i: int) -> bytes | None:
-        """See :meth:`Source.read_stored`: the image file's bytes."""
-        try:
-            content: bytes = (self.root / self.images[i]).read_bytes()
-            return content
-        except OSError as error:
-            raise StillhouseError(f"this image cannot be read: {error.strerror}", where=self.place(i)) from None
-
-    def _count_channels(self, files: list[str]) -> int:
-        train = self.splits["train"]
-        some = train[np.linspace(0, len(train) - 1, min(32, len(train))).astype(np.int64)]
-        return 1 if are_gray(self.root / files[i] for i in some) else 3
+        return f"{show_name(self.root / self.targets[i])} "
 
 
 def _check_patterns(args: Mapping[str, Any], alone: bool) -> tuple[dict[str, str], TargetSpec]:
@@ -159,32 +147,32 @@ def _check_patterns(args: Mapping[str, Any], alone: bool) -> tuple[dict[str, str
     return patterns, spec
 
 
-def _list_files(root: Path) -> list[tuple[str, str]]:
-    """List (path below ``root``, path with size and time of change) of every file, hidden ones left out."""
-    found = []
-    above = len(str(root)) + 1
-    for here, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if not name.startswith("."):
-                path = Path(here, name)
-                stat = path.stat()
-                below = str(path)[above:].replace(os.sep, "/")
-                found.append((below, f"{below}\0{stat.st_size}\0{stat.st_mtime_ns}"))
-    return sorted(found)
+def _find_other_images(
+    listed: Sequence[FoundFile], files: Sequence[FoundFile], targets: Sequence[FoundFile]
+) -> list[FoundFile]:
+    """Find images with another suffix that lie beside those that were matched: more of the same, it seems."""
+    used = {file.path for file in (*files, *targets)}
+    suffixes = {file.suffix for file in (*files, *targets)}
+    folders = {file.path.rpartition("/")[0] for file in files}
+    return [
+        file
+        for file in listed
+        if file.suffix in SUFFIXES
+        and file.suffix not in suffixes
+        and file.path not in used
+        and file.path.rpartition("/")[0] in folders
+    ]
 
 
-def _match_files(pattern: str, listed: list[tuple[str, str]]) -> Found:
+def _match_files(pattern: str, listed: Sequence[FoundFile]) -> Found:
     """Match files with the glob; keys are the texts of its wildcards."""
     parts = re.split(r"(\*\*/|\*|\?)", pattern.removeprefix("./"))
     wild = {"**/": "((?:[^/]+/)*)", "*": "([^/]*)", "?": "([^/])"}
     expression = re.compile("".join(wild.get(part) or re.escape(part) for part in parts))
-    return {"\0".join(m.groups()): (path, stat) for path, stat in listed if (m := expression.fullmatch(path))}
+    return {"\0".join(m.groups()): file for file in listed if (m := expression.fullmatch(file.path))}
 
 
-def _match_splits(
-    patterns: Mapping[str, str], listed: list[tuple[str, str]], root: Path
-) -> dict[str, dict[str, Found]]:
+def _match_splits(patterns: Mapping[str, str], listed: Sequence[FoundFile], root: Path) -> dict[str, dict[str, Found]]:
     """Match files with each pattern, by split; a single split ``train`` where the patterns name none."""
     found: dict[str, dict[str, Found]] = {}
     names: dict[str, str] = {}
@@ -202,7 +190,7 @@ def _match_splits(
                 )
             found[split], names[split] = matched, name
     if not any(split["images"] for split in found.values()):
-        some = ", ".join(path for path, _ in listed[:3])
+        some = ", ".join(show_name(file.path) for file in listed[:3])
         raise StillhouseError(
             f"{patterns['images']!r} matches no file below {root}",
             where="data.args.images",
@@ -224,7 +212,7 @@ def _find_missing(images: Found, labels: Found, split: str, own: bool) -> list[F
         ("labels", images, labels, "images", "label"),
         ("images", labels, images, "labels", "image"),
     ):
-        lone = sorted(ours[k][0] for k in ours.keys() - theirs.keys())
+        lone = sorted(show_name(ours[k].path) for k in ours.keys() - theirs.keys())
         if lone and (key == "labels" or own):
             shown = ", ".join(lone[:_SHOWN]) + (", ..." if len(lone) > _SHOWN else "")
             text = f"{len(lone)} of {len(ours)} {split} {what} have no {other}: {shown}"

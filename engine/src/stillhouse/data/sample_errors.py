@@ -9,7 +9,7 @@ from torch import Tensor
 from stillhouse.errors import StillhouseError
 from stillhouse.layout import format_shape
 
-__all__ = ["Form", "MisfitError", "find_form", "make_misfit_error", "suggest_skipping"]
+__all__ = ["Form", "MisfitError", "check_finite", "find_form", "make_misfit_error", "suggest_skipping"]
 
 Form = tuple[tuple[int, ...], torch.dtype]
 """Shape, with -1 for any number, and dtype that samples share."""
@@ -27,6 +27,17 @@ def find_form(x: Tensor, shape: tuple[int, ...]) -> Form:
     if x.ndim != len(shape):
         return tuple(x.shape), x.dtype
     return tuple(-1 if n == -1 else m for n, m in zip(shape, x.shape, strict=True)), x.dtype
+
+
+def check_finite(x: Tensor, place: str) -> None:
+    """Refuse an input with NaN or infinity, which would spread through a mean, a batch and the weights.
+
+    Raises:
+        StillhouseError: with its place.
+    """
+    if x.is_floating_point() and not bool(x.isfinite().all()):
+        kind, n = ("NaN", int(x.isnan().sum())) if bool(x.isnan().any()) else ("infinite", int(x.isinf().sum()))
+        raise StillhouseError(f"the input must be finite: {n} of {x.numel()} values are {kind}", where=place)
 
 
 def make_misfit_error(x: Tensor, form: Form, place: str, wanted: Form, other: str) -> MisfitError:

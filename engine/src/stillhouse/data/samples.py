@@ -12,9 +12,10 @@ from torch import Tensor
 from stillhouse.contract.batch import Batch
 from stillhouse.contract.task import SampleMaker
 from stillhouse.data.augmentation import TransformError
+from stillhouse.data.boxes import fit_boxes
 from stillhouse.data.geometry import Geometry
 from stillhouse.data.images import Shaping
-from stillhouse.data.sample_errors import MisfitError, find_form, make_misfit_error, suggest_skipping
+from stillhouse.data.sample_errors import MisfitError, check_finite, find_form, make_misfit_error, suggest_skipping
 from stillhouse.data.sampler import Ids, Key
 from stillhouse.data.sources import Source
 from stillhouse.data.targets import convert_target, find_size, resize_target
@@ -122,6 +123,8 @@ class Samples:
                 where=self.source.place(i),
                 hint="a smaller `crop`, or `size` to resize images first",
             )
+        if self.maker is None:  # or the task may have made something of what is not finite
+            check_finite(x, self.source.place(i))
         return x, target
 
     def read(self, i: int) -> tuple[Tensor, Any]:
@@ -229,6 +232,7 @@ class Samples:
                 f"transforms must keep evaluation's {self.mean.shape[0]} channels, got an input {format_shape(x)}",
                 where="data.transforms",
             )
+        check_finite(x, self.source.place(i))
         return x, target
 
     def _make_error(self, method: str, i: int, error: Exception) -> StillhouseError:
@@ -258,7 +262,7 @@ def read_shaped(source: Source, shaping: Shaping, i: int) -> tuple[Tensor, Any]:
         if source.target == "vector":
             _check_length(source, target)
         if source.target == "boxes":
-            _check_inside(target["boxes"], x)
+            target = fit_boxes(target, x.shape[-2], x.shape[-1])
         whole = find_size(source.target, target)
         if whole is not None and whole != tuple(x.shape[-2:]):
             raise StillhouseError(
@@ -271,18 +275,6 @@ def read_shaped(source: Source, shaping: Shaping, i: int) -> tuple[Tensor, Any]:
     if source.target != "class" and out.shape[-2:] != x.shape[-2:]:
         target = resize_target(source.target, target, (x.shape[-2], x.shape[-1]), (out.shape[-2], out.shape[-1]))
     return out, target
-
-
-def _check_inside(boxes: Tensor, x: Tensor) -> None:
-    """Refuse boxes that leave the image by more than a pixel of rounding: wrong units, or another image's."""
-    height, width = x.shape[-2:]
-    outside = (boxes < -1).any(1) | (boxes[:, 2] > width + 1) | (boxes[:, 3] > height + 1)
-    if bool(outside.any()):
-        shown = ", ".join(f"{value:g}" for value in boxes[outside][0].tolist())
-        raise StillhouseError(
-            f"boxes must lie in the image, {width}x{height} (width x height): {int(outside.sum())} of {len(boxes)} do not, such as {shown}",
-            hint="x1, y1, x2, y2 in pixels of this image",
-        )
 
 
 def _check_length(source: Source, target: Tensor) -> None:

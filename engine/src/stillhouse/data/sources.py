@@ -35,12 +35,14 @@ class SourceRequest:
         val_fraction: share of each class to hold out where the source has no validation split.
         base: the recipe's folder, which relative paths and modules are looked up in.
         skip_bad: leave out files whose partner is missing, and go on where samples cannot be read.
+        background: the level of grey, 0 to 255, that transparent pixels of images are laid on.
     """
 
     args: Mapping[str, Any] = attrs.field(factory=dict)
     val_fraction: float = 0.1
     base: Path | None = None
     skip_bad: bool = False
+    background: int = 255
 
     def path(self, text: str) -> Path:
         """A path of the recipe's, from its folder on."""
@@ -56,7 +58,8 @@ class Source(ABC):
         splits: the ids of each split, sorted; ``train`` is among them.
         pure: reading a sample gives the same every time, so that it may be kept in memory.
         vector_length: how many numbers each target of kind ``vector`` has, once the first one was read.
-        stamp: bytes that change when the content changes, for the fingerprint; None: samples are looked at.
+        stamp: a hash of the content, as files are stored, for the fingerprint; None: samples are looked at.
+        doubtful: ids that are looked at before training in any case, such as those of empty files.
         target: the targets' kind: see :attr:`stillhouse.data.DataInfo.target`.
         spec: how targets are read; None: they are class indices.
     """
@@ -66,6 +69,7 @@ class Source(ABC):
     splits: dict[str, Ids]
     pure: bool = True
     stamp: bytes | None = None
+    doubtful: tuple[int, ...] = ()
     vector_length: int | None = None
     target: Kind = "class"
     spec: TargetSpec | None = None

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stillhouse.data.memory import Errors, refuse_bad_samples
 from stillhouse.data.sampler import Ids, Key
 from stillhouse.data.samples import Samples
 from stillhouse.errors import StillhouseError
@@ -19,6 +20,8 @@ from stillhouse.seeds import OwnRandomness, mix
 __all__ = ["fingerprint", "measure_normalisation"]
 
 _MEASURED = 4096
+_HASHED = 1024
+_HASHED_BYTES = 32 << 20
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -36,7 +39,7 @@ def measure_normalisation(
         shape: of an input.
 
     Raises:
-        StillhouseError: ``imagenet`` on inputs without three channels.
+        StillhouseError: ``imagenet`` on inputs without three channels; samples that cannot be used, all of them named.
     """
     like = (shape[0], *[1] * (len(shape) - 1))
     if kind == "none":
@@ -55,14 +58,20 @@ def measure_normalisation(
     # In float64 the sums over uint8 are exact, and so don't depend on their order or on threads.
     first, second, count = np.zeros(shape[0]), np.zeros(shape[0]), 0
     plain, made = samples.plain, samples.maker is not None
+    errors: Errors = {}
     with OwnRandomness() as randomness:
         for i in map(int, some):
             randomness.seed(mix(i))
-            x = plain.make_pairs(Key(0, np.array([i])))[0][0] if made else samples.read_input(i)
+            try:
+                x = plain.make_pairs(Key(0, np.array([i])))[0][0] if made else samples.read_input(i)
+            except StillhouseError as error:
+                errors[i] = error
+                continue
             values = x.numpy().astype(np.float64).reshape(shape[0], -1)
             first += values.sum(1)
             second += np.square(values).sum(1)
             count += values.shape[1]
+    refuse_bad_samples(errors, len(some), skip_bad=False)
     average = first / count
     deviation = np.sqrt(np.maximum(second / count - np.square(average), 0))
     scale = 255.0 if samples.dtype == torch.uint8 and not made else 1.0
@@ -71,7 +80,10 @@ def measure_normalisation(
 
 
 def fingerprint(choices: Mapping[str, Any], samples: Samples, splits: Mapping[str, Ids]) -> str:
-    """Hash the content: labels, splits, normalisation, and the files' names, sizes and times or 32 samples' bytes.
+    """Hash the content: labels, splits, normalisation, and the files' stamp or the values of samples.
+
+    Neither times nor places count: a copy is the same data. Of samples that are no files, as many as make 32 MiB are
+    hashed, 32 to 1,024, evenly spaced.
 
     Args:
         choices: the recipe's keys that change how samples are read, as plain data.
@@ -92,12 +104,22 @@ def fingerprint(choices: Mapping[str, Any], samples: Samples, splits: Mapping[st
         digest.update(source.stamp)
         return digest.hexdigest()
     with OwnRandomness() as randomness:
-        ids = np.sort(np.concatenate(list(source.splits.values())))
-        for i in ids[np.linspace(0, len(ids) - 1, min(32, len(ids))).astype(np.int64)]:
-            randomness.seed(mix(int(i)))
-            x, target = samples.read(int(i))
+        for i in _choose_hashed(samples):
+            randomness.seed(mix(i))
+            x, target = samples.read(i)
             digest.update(x.numpy().tobytes())
             for part in target.values() if isinstance(target, Mapping) else [target]:
                 if isinstance(part, Tensor):
                     digest.update(part.numpy().tobytes())
     return digest.hexdigest()
+
+
+def _choose_hashed(samples: Samples) -> list[int]:
+    ids = np.sort(np.concatenate(list(samples.source.splits.values())))
+    with OwnRandomness() as randomness:
+        randomness.seed(mix(samples.first))
+        pair = samples.read(samples.first)
+    size = sum(part.numel() * part.itemsize for part in pair if isinstance(part, Tensor))
+    n = min(len(ids), _HASHED, max(32, _HASHED_BYTES // max(1, size)))
+    chosen: list[int] = ids[np.linspace(0, len(ids) - 1, n).astype(np.int64)].tolist()
+    return chosen

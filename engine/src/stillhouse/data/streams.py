@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, TypeVar
 
 import attrs
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from stillhouse.contract.batch import Batch
+from stillhouse.data.readers import explain_dead_reader, prepare_reader
 from stillhouse.data.sampler import Key
 from stillhouse.data.samples import Samples
 from stillhouse.errors import StillhouseError
@@ -57,12 +58,27 @@ def map_in_workers(make: Callable[[Key], T], keys: Iterable[Key], workers: int, 
         num_workers=workers,
         prefetch_factor=prefetch,
         collate_fn=_pass_on,
+        worker_init_fn=prepare_reader,
         generator=torch.Generator(),  # its own: without one, DataLoader draws a seed from the global generator
     )
-    for made in loader:
-        if isinstance(made, StillhouseError):
-            raise made
-        yield map_tensors(_restore_tensor, made, _ByValue)
+    made = iter(loader)
+    while (item := _next_of(made)) is not _END:
+        if isinstance(item, StillhouseError):
+            raise item
+        yield map_tensors(_restore_tensor, item, _ByValue)
+
+
+_END = object()
+
+
+def _next_of(made: Iterator[Any]) -> Any:
+    try:
+        return next(made, _END)
+    except RuntimeError as error:
+        found = explain_dead_reader(error)
+        if found is None:
+            raise
+        raise found from error
 
 
 @attrs.frozen(eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import attrs
@@ -15,6 +15,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from stillhouse.config.fields import strict_fields
+from stillhouse.data.boxes import read_boxes
 from stillhouse.data.images import to_tensor
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 
@@ -31,6 +32,7 @@ class TargetSpec:
         target: their kind: ``class``, ``mask``, ``depth``, ``image``, ``vector``, ``boxes`` or ``none``.
         classes: of classes, masks and boxes: the names by index, or how many there are.
         ignore: of masks: a value beside the classes that marks pixels without a label.
+        values: of masks: the value that is stored for each class, such as ``[0, 255]``; None: 0, 1, 2, ...
         scale: of depths: metres per unit; None: 0.001 for whole numbers (millimetres), 1 for floats.
         holes: of depths: stored values that mean that nothing was measured; they become 0, as does what is not finite.
     """
@@ -38,6 +40,7 @@ class TargetSpec:
     target: Kind
     classes: int | tuple[str, ...] | None = None
     ignore: int | None = None
+    values: tuple[int, ...] | None = None
     scale: float | None = None
     holes: tuple[float, ...] = (0.0,)
 
@@ -48,7 +51,7 @@ class TargetSpec:
             faults.append(Fault("classes", what, 'classes = ["sky", "road"], or their number'))
         elif isinstance(self.classes, int) and self.classes < 0:
             faults.append(Fault("classes", f"must be >= 1, got {self.classes}"))
-        of = {"classes": ("mask", "boxes", "class"), "ignore": ("mask",), "scale": ("depth",)}
+        of = {"classes": ("mask", "boxes", "class"), "ignore": ("mask",), "values": ("mask",), "scale": ("depth",)}
         faults += [
             Fault(key, f"needs a target of kind {' or '.join(kinds)}, got {self.target}")
             for key, kinds in of.items()
@@ -60,8 +63,13 @@ class TargetSpec:
         if len(set(names)) < len(names):
             twice = sorted({name for name in names if names.count(name) > 1})
             faults.append(Fault("classes", f"must be distinct, got twice: {', '.join(twice)}"))
-        if self.ignore is not None and self.ignore in range(len(self.class_names)):
-            faults.append(Fault("ignore", f"must not be a class index, got {self.ignore}", "such as 255"))
+        stored = range(len(names)) if self.values is None else self.values
+        if len(set(stored)) != len(names) and self.target == "mask" and names:
+            what = f"must be a value for each of {len(names)} classes, all of them distinct, got {list(stored)}"
+            faults.append(Fault("values", what))
+        if self.ignore is not None and self.ignore in stored:
+            what = "a class index" if self.values is None else "one of `values`"
+            faults.append(Fault("ignore", f"must not be {what}, got {self.ignore}", "such as 255"))
         raise_faults(faults)
 
     @property
@@ -69,6 +77,13 @@ class TargetSpec:
         """Names by class index; numbers where only their count is known."""
         given = self.classes or ()
         return tuple(str(n) for n in range(given)) if isinstance(given, int) else given
+
+    @property
+    def ignored(self) -> int | None:
+        """What stands for pixels without a label once a mask is read: ``ignore``, or 255 where ``values`` are mapped."""
+        if self.ignore is None or self.values is None:
+            return self.ignore
+        return 255 if len(self.class_names) <= 255 else -1
 
     def read(self, value: Any) -> Any:
         """Convert one target to the form it is kept in.
@@ -83,12 +98,12 @@ class TargetSpec:
         Raises:
             StillhouseError: it is not of that kind, or has values out of range.
         """
-        reader = {
+        reader: dict[str, Callable[[Any], Any]] = {
             "mask": self._read_mask,
             "depth": self._read_depth,
             "image": to_tensor,
             "vector": _read_vector,
-            "boxes": self._read_boxes,
+            "boxes": lambda value: read_boxes(value, len(self.class_names)),
         }
         return None if self.target == "none" else reader[self.target](value)
 
@@ -96,21 +111,46 @@ class TargetSpec:
         array = _read_plane(value, "mask", "index images (mode L or P), one class number a pixel")
         if array.dtype.kind not in "iub":
             raise StillhouseError(f"the mask must hold whole numbers (class indices), got {array.dtype}")
-        indices = torch.from_numpy(array.astype(np.int32))
-        wrong = (indices < 0) | (indices >= len(self.class_names))
-        if self.ignore is not None:
-            wrong &= indices != self.ignore
-        if bool(wrong.any()):
-            values = np.unique(indices[wrong].numpy()).tolist()
-            shown = ", ".join(map(str, values[:6])) + (", ..." if len(values) > 6 else "")
-            left_out = "" if self.ignore is None else f" and {self.ignore} is ignored"
-            raise StillhouseError(
-                f"mask values must be class indices; {int(wrong.sum())} pixels are not: {shown}",
-                hint=f"classes are 0 to {len(self.class_names) - 1}{left_out}"
-                + ("; `ignore` names a value to leave out" if self.ignore is None else ""),
+        stored = array.astype(np.int32)
+        indices, known = self._find_classes(stored)
+        labelled = known if self.ignore is None else known | (stored == self.ignore)
+        if not labelled.all():
+            raise self._make_mask_error(stored, ~labelled)
+        if self.ignored is not None:
+            indices = np.where(known, indices, np.int32(self.ignored))
+        small = len(self.class_names) <= 256 and (self.ignored is None or 0 <= self.ignored <= 255)
+        return torch.from_numpy(indices.astype(np.uint8 if small else np.int32))
+
+    def _find_classes(self, stored: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Return the class of each pixel, and whether it has one."""
+        if self.values is None:
+            return stored, (stored >= 0) & (stored < len(self.class_names))
+        order = np.argsort(self.values)
+        values = np.asarray(self.values, dtype=np.int32)[order]
+        at = np.searchsorted(values, stored).clip(max=len(values) - 1)
+        return order[at].astype(np.int32), values[at] == stored
+
+    def _make_mask_error(self, stored: NDArray[np.int32], wrong: NDArray[np.bool_]) -> StillhouseError:
+        classes = len(self.class_names)
+        strange = np.unique(stored[wrong]).tolist()
+        shown = ", ".join(map(str, strange[:6])) + (", ..." if len(strange) > 6 else "")
+        what = f"mask values must be class indices; {int(wrong.sum())} pixels are not: {shown}"
+        if self.values is not None:
+            return StillhouseError(
+                f"mask values must be among `values`; {int(wrong.sum())} pixels are not: {shown}",
+                hint=f"values = {list(self.values)}" + ("" if self.ignore is None else f", ignore = {self.ignore}"),
             )
-        small = len(self.class_names) <= 256 and (self.ignore is None or 0 <= self.ignore <= 255)
-        return indices.to(torch.uint8) if small else indices
+        left_out = "" if self.ignore is None else f" and {self.ignore} is ignored"
+        hint = f"classes are 0 to {classes - 1}{left_out}"
+        found = np.unique(stored).tolist()
+        if classes == 2 and set(found) <= {0, 255}:
+            found = [0, 255]
+        if len(found) == classes:
+            example = f"values = {found}, say, if the classes are stored as these, in this order"
+        else:
+            example = "`values` lists the value that is stored for each class"
+        more = "; `ignore` names a value of pixels without a label" if self.ignore is None else ""
+        return StillhouseError(what, hint=f"{hint}; {example}{more}")
 
     def _read_depth(self, value: Any) -> Tensor:
         array = _read_plane(value, "depth", "one channel: 16-bit PNG or floats (H, W)")
@@ -120,25 +160,6 @@ class TargetSpec:
         if metres.min(initial=0.0) < 0:
             raise StillhouseError(f"depths must be >= 0 (0: nothing measured), got {metres.min():g} m")
         return torch.from_numpy(metres)[None]
-
-    def _read_boxes(self, value: Any) -> dict[str, Tensor]:
-        if not (isinstance(value, Mapping) and "boxes" in value and "labels" in value):
-            what = f"a dict of {', '.join(map(str, value))}" if isinstance(value, Mapping) else type(value).__name__
-            raise StillhouseError(
-                f"the target must have boxes and labels, got {what}",
-                hint="{ boxes: (N, 4) x1, y1, x2, y2 in pixels, labels: (N,) }",
-            )
-        boxes = torch.as_tensor(value["boxes"], dtype=torch.float32).reshape(-1, 4).as_subclass(Tensor).clone()
-        labels = torch.as_tensor(value["labels"], dtype=torch.int64).reshape(-1).clone()
-        if len(boxes) != len(labels):
-            raise StillhouseError(f"each box must have one label, got {len(boxes)} boxes and {len(labels)} labels")
-        if not bool(torch.isfinite(boxes).all() & (boxes[:, 2:] > boxes[:, :2]).all()):
-            raise StillhouseError("boxes must be finite with x1 < x2 and y1 < y2, in pixels")
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.class_names):
-            raise StillhouseError(
-                f"labels of boxes must be 0 to {len(self.class_names) - 1}, got {sorted(set(labels.tolist()))}"
-            )
-        return {"boxes": boxes, "labels": labels}
 
 
 def _to_array(value: Any, kind: str) -> NDArray[Any]:
@@ -227,7 +248,7 @@ def convert_target(kind: str, target: Any) -> Any:
     if kind == "image":
         return target.float().div_(255) if target.dtype == torch.uint8 else target.clone()
     if kind == "boxes":
-        return {key: value.clone() for key, value in target.items()}
+        return {key: target[key].clone() for key in ("boxes", "labels")}
     return target.clone() if isinstance(target, Tensor) else target
 
 

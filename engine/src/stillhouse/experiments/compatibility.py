@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stillhouse.config.stored import read_lock
 from stillhouse.entries import TASKS, installed
 from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.experiments.finished_run import FinishedRun
@@ -64,8 +65,13 @@ def _describe_data(run: FinishedRun, metric: str) -> dict[str, str]:
         "data.name": repr(spec.name),
         "data.args": json.dumps(spec.args, sort_keys=True, default=str),
         "the number of classes": str(info.get("classes", "unknown")),
-        f"the number of samples of the split {split!r}": str(info.get("sizes", {}).get(split, "unknown")),
+        f"the number of samples of the split {split!r}": str(_sizes(info).get(split, "unknown")),
     }
+
+
+def _sizes(info: Mapping[str, Any]) -> Mapping[str, Any]:
+    sizes = info.get("sizes")
+    return sizes if isinstance(sizes, Mapping) else {}
 
 
 def _join_folders(found: Mapping[str, Sequence[Path]]) -> str:
@@ -95,7 +101,6 @@ def warn_of_versions(folders: Sequence[Path]) -> None:
 def _read_lock(folder: Path) -> dict[str, Any]:
     """Read a run's lock; empty where it cannot be read."""
     try:
-        lock = json.loads(RunFolder(folder).lock.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_lock(RunFolder(folder).lock)
+    except StillhouseError:
         return {}
-    return lock if isinstance(lock, dict) else {}

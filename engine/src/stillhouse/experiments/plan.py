@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from hashlib import sha256
@@ -14,6 +13,7 @@ import attrs
 from stillhouse.config.home import shorten_home
 from stillhouse.config.recipe import Recipe
 from stillhouse.config.run import LONGEST_NAME
+from stillhouse.config.stored import read_lock, read_plan_tables
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.experiments.arms import Arm, hash_arm
 from stillhouse.files import write_json
@@ -180,13 +180,7 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
                 "is not an ablation's folder: it holds other files", where=str(folder), hint="name another with --out"
             )
         return None
-    try:
-        tables: dict[str, Any] = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StillhouseError(f"cannot be read: {error}", where=str(folder / PLAN)) from None
-    if not isinstance(tables, dict) or not {"recipe", "arms", "seeds", "name"} <= tables.keys():
-        raise StillhouseError("is not an ablation's plan", where=str(folder / PLAN), hint="name another with --out")
-    return tables
+    return read_plan_tables(folder / PLAN)
 
 
 def read_finished_summary(folder: Path, recipe: Recipe | None = None) -> dict[str, Any] | None:
@@ -196,8 +190,8 @@ def read_finished_summary(folder: Path, recipe: Recipe | None = None) -> dict[st
     if summary is None or recipe is None:
         return summary
     try:
-        lock = json.loads(files.lock.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        lock = read_lock(files.lock)
+    except StillhouseError:
         return None
     return summary if lock.get("recipe") == recipe.digest() else None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.config.recipe import Recipe
+from stillhouse.config.stored import read_summary
 from stillhouse.config.trust import reading_stored
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, raise_faults
 from stillhouse.experiments.arms import hash_arm
@@ -71,33 +72,43 @@ def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
         named = RunFolder(folder).recipe.exists()
         found = 0
         for place, arm in [(folder, "")] if named else _find_runs(folder):
-            run = _read(place, arm, faults)
+            run = _read(place, arm)
             if run is not None:
                 found += 1
                 runs.setdefault(place.resolve(), run)
             elif named:
-                faults.append(Fault(str(place), "the run must be finished", "stillhouse train ... --resume"))
+                faults += _explain(place)
             else:
-                left.append(str(place))
+                left += [str(fault) for fault in _explain(place)]
         if not found and not named:
             faults.append(
                 Fault(str(folder), "must hold a finished run", "name the folder of a run, or one with runs in it")
             )
     raise_faults(faults)
     if left:
-        warnings.warn(f"not finished, and left out: {', '.join(left)}", StillhouseWarning, stacklevel=3)
+        warnings.warn(f"left out: {'; '.join(left)}", StillhouseWarning, stacklevel=3)
     return list(runs.values())
 
 
-def _read(folder: Path, arm: str, faults: list[Fault]) -> FinishedRun | None:
+def _read(folder: Path, arm: str) -> FinishedRun | None:
+    """Read a finished run; None where it is not finished, or cannot be read."""
     summary = read_finished_summary(folder)
-    if summary is None:
-        return None
     try:
-        return FinishedRun(folder, Recipe.load(RunFolder(folder).recipe), summary, arm)
-    except StillhouseError as error:
-        faults += error.faults
+        return None if summary is None else FinishedRun(folder, Recipe.load(RunFolder(folder).recipe), summary, arm)
+    except StillhouseError:
         return None
+
+
+def _explain(folder: Path) -> Sequence[Fault]:
+    """Why there is no finished run in ``folder``."""
+    files = RunFolder(folder)
+    try:
+        if files.summary.exists():
+            read_summary(files.summary)
+            Recipe.load(files.recipe)
+    except StillhouseError as error:
+        return error.faults
+    return [Fault(str(folder), "the run must be finished", "stillhouse train ... --resume")]
 
 
 def _find_runs(folder: Path) -> list[tuple[Path, str]]:

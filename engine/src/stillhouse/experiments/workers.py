@@ -13,9 +13,13 @@ from typing import Any
 
 import attrs
 
+from stillhouse.distributed.signals import Terminated, raising
 from stillhouse.experiments.job import Job, Outcome, run_job
 
 __all__ = ["run_here", "run_in_workers"]
+
+_LAST_STEP = 15
+"""Seconds for a run that is to end to finish its step and to write its checkpoint."""
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -61,6 +65,8 @@ def run_in_workers(jobs: Iterable[Job], count: int) -> Generator[Outcome]:
                     yield outcome
     finally:
         for worker in workers:
+            worker.ask_to_end()
+        for worker in workers:
             worker.end()
 
 
@@ -101,11 +107,13 @@ class _Worker:
             return Outcome(job, None, f"the worker process died ({how}){more}")
         return outcome
 
-    def end(self) -> None:
+    def ask_to_end(self) -> None:
         self.connection.close()
         if self.job is not None:
-            self.process.terminate()
-        self.process.join(5)
+            self.process.terminate()  # its run writes a checkpoint first
+
+    def end(self) -> None:
+        self.process.join(_LAST_STEP)
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
@@ -119,13 +127,9 @@ def _serve(connection: Connection) -> None:
     from stillhouse.memo import share_memo
 
     torch.set_num_threads(1)
-    with share_memo():
+    with suppress(EOFError, Terminated), raising(), share_memo():
         while True:
-            try:
-                job = connection.recv()
-            except EOFError:
-                return
-            connection.send(run_job(job))
+            connection.send(run_job(connection.recv()))
 
 
 def _end_with_parent() -> None:

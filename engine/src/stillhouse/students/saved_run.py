@@ -13,12 +13,13 @@ import attrs
 
 from stillhouse.config.overrides import parse_value
 from stillhouse.config.recipe import Recipe
+from stillhouse.config.stored import read_lock
 from stillhouse.config.trust import reading_stored
 from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Task
 from stillhouse.errors import Fault, StillhouseError, did_you_mean
 from stillhouse.tasks.builder import build_task
-from stillhouse.teachers.saved_folder import read_info, read_lock
+from stillhouse.teachers.saved_folder import read_info
 
 __all__ = ["SavedRun", "Weights", "guarded", "open_run"]
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from stillhouse.config.fields import strict_fields
 from stillhouse.config.recipe import Recipe
+from stillhouse.config.stored import read_lock
 from stillhouse.config.structure import structure
 from stillhouse.config.teacher import Normalization, TeacherSpec
 from stillhouse.config.trust import reading_stored
@@ -23,7 +24,7 @@ from stillhouse.models.family import Published
 from stillhouse.tasks.builder import build_task
 from stillhouse.teachers.inputs import fit_inputs
 from stillhouse.teachers.outputs import fit_outputs, name_outputs
-from stillhouse.teachers.saved_folder import read_info, read_lock
+from stillhouse.teachers.saved_folder import read_info
 
 __all__ = ["METADATA", "Origin", "Outputs", "describe_teacher", "find_run", "fit_teacher"]
 

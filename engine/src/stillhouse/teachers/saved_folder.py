@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -13,25 +11,9 @@ from stillhouse.config.recipe import Recipe
 from stillhouse.config.structure import structure
 from stillhouse.contract.batch import DataInfo
 from stillhouse.data.loader import load_data
-from stillhouse.errors import StillhouseError
 from stillhouse.tasks.builder import build_task
 
-__all__ = ["read_info", "read_lock"]
-
-
-def read_lock(path: Path) -> dict[str, Any]:
-    """What a run's ``lock.json`` holds.
-
-    Raises:
-        StillhouseError: it cannot be read.
-    """
-    try:
-        lock = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StillhouseError(f"cannot be read: {error}", where=str(path)) from None
-    if not isinstance(lock, dict):
-        raise StillhouseError("is not a run's lock: it must hold a table", where=str(path))
-    return lock
+__all__ = ["read_info"]
 
 
 def read_info(lock: Mapping[str, Any], recipe: Recipe) -> DataInfo:

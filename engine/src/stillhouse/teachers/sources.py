@@ -13,6 +13,7 @@ from stillhouse import seeds as rng
 from stillhouse.config.home import find_path
 from stillhouse.config.model import ModelSpec
 from stillhouse.config.recipe import Recipe
+from stillhouse.config.stored import read_lock
 from stillhouse.config.teacher import TeacherSpec
 from stillhouse.config.trust import reading_stored
 from stillhouse.contract.batch import DataInfo
@@ -26,7 +27,7 @@ from stillhouse.tasks.builder import build_task
 from stillhouse.teachers.origins import Origin, find_run, fit_teacher
 from stillhouse.teachers.outputs import name_outputs
 from stillhouse.teachers.prerequisites import Prerequisite, build_untrained, find_prerequisite, get_role, get_teacher
-from stillhouse.teachers.saved_folder import read_info, read_lock
+from stillhouse.teachers.saved_folder import read_info
 
 __all__ = ["build_option", "build_teacher", "load_trained", "teachers_run"]
 

@@ -207,6 +207,15 @@ class Checkpoints:
                 hint=f"{kept}; make room and use --resume",
             ) from error
 
+    def write_last(self, run: Run) -> None:
+        """Write the last checkpoint now, in mid-epoch, unless this step's is there.
+
+        Raises:
+            StillhouseError: it cannot be written; the one before stays.
+        """
+        if not (self.folder / f"last_{run.trainer.state.iteration}.pt").exists():
+            self._write(run, "last")
+
     def resume(self, run: Run) -> int:
         """Bring models, optimizer, schedule, generators and step count back; tidy away what a killed run left.
 

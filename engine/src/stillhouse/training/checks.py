@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import nn
 
 from stillhouse.contract.assembly import Facts
 from stillhouse.errors import Fault, StillhouseError, raise_faults
@@ -10,7 +12,7 @@ from stillhouse.registry.order import CACHES_TEACHER, Active
 from stillhouse.training.compilation import check_compile
 from stillhouse.training.early_stopping import check_stopping
 
-__all__ = ["check_options"]
+__all__ = ["check_options", "check_scaling"]
 
 
 def check_options(facts: Facts, actives: Sequence[Active]) -> None:
@@ -35,6 +37,31 @@ def check_options(facts: Facts, actives: Sequence[Active]) -> None:
         except StillhouseError as error:
             faults += error.faults
     raise_faults(faults)
+
+
+def check_scaling(facts: Facts, modules: Mapping[str, nn.Module]) -> None:
+    """Refuse float16 where the student is spread over the processes and a plugin's module is trained beside it, whole.
+
+    torch's GradScaler unscales all gradients of a device at once, and cannot take both kinds.
+
+    Args:
+        facts: of the run.
+        modules: what plugins built, by plugin.
+
+    Raises:
+        StillhouseError: it names the plugins.
+    """
+    recipe = facts.recipe
+    if recipe.run.precision != "float16" or recipe.distributed.shard not in ("student", "both"):
+        return
+    names = [name for name, module in modules.items() if any(p.requires_grad for p in module.parameters())]
+    if names:
+        raise StillhouseError(
+            f"float16 needs its losses scaled, which torch cannot do for a student that is spread over the processes and "
+            f"the modules of {', '.join(map(repr, names))}, which are not",
+            where="run.precision",
+            hint='precision = "bfloat16"; or [distributed] shard = "none" or "teacher"',
+        )
 
 
 def _check_channels_last(facts: Facts) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -16,6 +15,7 @@ import torch
 
 from stillhouse.config.home import shorten_home
 from stillhouse.config.recipe import Recipe
+from stillhouse.config.stored import read_lock, read_summary
 from stillhouse.config.structure import unstructure
 from stillhouse.contract.batch import DataInfo
 from stillhouse.entries import DATA, MODELS, TASKS, find_scheme
@@ -157,10 +157,7 @@ class RunFolder:
         """
         if not self.lock.exists():
             return []  # killed while the folder was being made: nothing has been trained yet
-        try:
-            before = json.loads(self.lock.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise StillhouseError(f"cannot be read: {error}", where=str(self.lock)) from error
+        before = read_lock(self.lock)
         own, other = ([(p["name"], p["use"]) for p in side["plugins"]] for side in (lock, before))
         faults = [f for f in self._differences(recipe) if own == other or not f.what.startswith("plugins[")]
         if own != other:
@@ -194,8 +191,8 @@ class RunFolder:
     def read_summary(self) -> dict[str, Any] | None:
         """The summary of a run that was trained to its last step, or to where early stopping ended it; None for any other."""
         try:
-            summary = json.loads(self.summary.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            summary = read_summary(self.summary)
+        except StillhouseError:
             return None
         return summary if summary.get("steps_done") == summary.get("steps") or summary.get("stopped") else None
 

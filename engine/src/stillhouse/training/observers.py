@@ -21,6 +21,7 @@ from stillhouse.training.checkpoints import Checkpoints
 from stillhouse.training.early_stopping import EarlyStopping
 from stillhouse.training.ema import AveragedWeights
 from stillhouse.training.evaluation import Evaluation
+from stillhouse.training.interruption import Interruption
 from stillhouse.training.learning_rate import LearningRate
 from stillhouse.training.preview import Preview
 from stillhouse.training.progress import Progress
@@ -40,6 +41,7 @@ class Observers:
         ema: averages the weights as the plugins' ``optimizer_stepped`` have left them.
         scalars: reads what is logged of a step; its clock starts with the epoch.
         learning_rate: moves the schedule on, once the step is logged with the rate that it had.
+        interruption: hears of a signal that ends the process, before what is left at the end is measured.
         evaluation: measures an ended epoch after the plugins have had their last word on the student; the test split
             before they hear that the run is done.
         early_stopping: looks at what has just been measured.
@@ -52,6 +54,7 @@ class Observers:
     ema: AveragedWeights | None
     scalars: StepScalars
     learning_rate: LearningRate | None
+    interruption: Interruption | None
     evaluation: Evaluation
     early_stopping: EarlyStopping | None
     preview: Preview | None
@@ -64,8 +67,8 @@ class Observers:
         return (observer for observer in attrs.asdict(self, recurse=False).values() if observer is not None)
 
     def close(self) -> None:
-        """Close what holds a file or the terminal, however the run has ended."""
-        for observer in (self.progress, self.tensorboard):
+        """Close what holds a file, the terminal or a signal, however the run has ended."""
+        for observer in (self.interruption, self.progress, self.tensorboard):
             if observer is not None:
                 observer.close()
 
@@ -92,14 +95,16 @@ def build_observers(
         parts["scaler"] = stepper.scaler
     parts = {name: part for name, part in parts.items() if part is not None}
     shows = folder is not None and parallel.is_first()
+    checkpoints = None if folder is None else Checkpoints(folder, recipe.checkpoints, evaluation, parts)
     return Observers(
         ema=ema,
         scalars=StepScalars(recipe, data.steps_per_epoch, optimizer, hooks, stepper),
         learning_rate=None if scheduler is None else LearningRate(scheduler),
+        interruption=None if checkpoints is None else Interruption(checkpoints),
         evaluation=evaluation,
         early_stopping=stopping,
         preview=Preview() if shows and recipe.run.figures else None,
         tensorboard=TensorBoard(hooks) if shows else None,
         progress=progress if progress.enabled else None,
-        checkpoints=None if folder is None else Checkpoints(folder, recipe.checkpoints, evaluation, parts),
+        checkpoints=checkpoints,
     )

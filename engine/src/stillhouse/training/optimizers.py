@@ -48,13 +48,20 @@ def find_optimizer(spec: OptimizerSpec, assembly: Assembly) -> type[Optimizer]:
         raise StillhouseError(
             f"unknown optimizer {spec.name!r}", where="optimizer.name", hint=did_you_mean(spec.name, _KNOWN)
         )
+    if not (isinstance(cls, type) and issubclass(cls, Optimizer)) or cls is Optimizer:
+        what = f"{spec.name!r} must be a class of optimizers, got {type(cls).__name__} {_get_name(cls)}"
+        raise StillhouseError(what, where="optimizer.name", hint="a subclass of torch.optim.Optimizer")
     takes = [p for p in inspect.signature(cls).parameters if p not in ("params", "lr")]
     given = {**spec.args, **({} if spec.weight_decay is None else {"weight_decay": spec.weight_decay})}
     for key in given:
         if key not in takes:
             place = "optimizer.weight_decay" if key == "weight_decay" else f"optimizer.args.{key}"
             raise StillhouseError(f"{spec.name} has no argument {key!r}", where=place, hint=did_you_mean(key, takes))
-    return cls  # type: ignore[no-any-return]  # a class imported by name
+    return cls
+
+
+def _get_name(value: Any) -> str:
+    return str(getattr(value, "__qualname__", ""))
 
 
 def build_optimizer(spec: OptimizerSpec, assembly: Assembly, composition: Composition, hooks: Hooks) -> Optimizer:
@@ -89,7 +96,7 @@ def build_optimizer(spec: OptimizerSpec, assembly: Assembly, composition: Compos
     groups[0]["params"] = list(student.values())
     try:
         return cls(groups, **args)
-    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: what `fused` or `foreach` cannot do
+    except (Exception, SystemExit) as error:  # its arguments may be anything, and it somebody's own
         given = ", ".join(f"{key} = {value!r}" for key, value in args.items())
         raise StillhouseError(f"{cls.__name__} with {given}: {first_line(error)}", where="optimizer") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from stillhouse.contract.assembly import Assembly, Rows
 from stillhouse.contract.plugin import Plugin
 from stillhouse.data.batch_transforms import build_batch_transforms
 from stillhouse.distributed import processes as parallel
-from stillhouse.errors import StillhouseError
+from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.memo import share_memo
 from stillhouse.registry.order import Active
 from stillhouse.registry.plugins import activate, from_instances, plugins_in_use
@@ -28,7 +29,7 @@ from stillhouse.teachers.origins import describe_teacher
 from stillhouse.teachers.prerequisites import Prerequisite, get_teacher
 from stillhouse.teachers.sources import build_option, load_trained
 from stillhouse.teachers.store import get_or_make, naming_disk_errors
-from stillhouse.training.checks import check_options
+from stillhouse.training.checks import check_options, check_scaling
 from stillhouse.training.folder import RunFolder, flat
 from stillhouse.training.folder_lock import FolderLock
 from stillhouse.training.parts import Parts, gather, resolve, spread
@@ -88,6 +89,8 @@ def prepare(
     shown = Progress(enabled=progress and parallel.is_first())
     with share_memo(), trusting(trust):  # what this run and those before it have in common is read once
         parts = gather(recipe, actives, device, shown, student=student, teachers=handed_over)
+        for note in parts.data.notes:
+            warnings.warn(note, StillhouseWarning, stacklevel=2)
         if train_teacher:
             for need in _list_missing(parts):
                 _train_first(need, shown)
@@ -183,6 +186,7 @@ def _build(parts: Parts, *, folder: Path | None, resume: bool, inspect_only: boo
                 model.to(parts.device)
             walk = assemble(assembly, actives, example, precision)
         try:
+            check_scaling(assembly, walk.composition.modules_of)
             training = Training(
                 assembly,
                 walk,

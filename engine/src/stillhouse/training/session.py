@@ -36,6 +36,7 @@ from stillhouse.training.compilation import compile_models, plain
 from stillhouse.training.explanation import describe, render_text
 from stillhouse.training.folder import RunFolder, make_lock
 from stillhouse.training.folder_lock import FolderLock
+from stillhouse.training.lost_processes import naming_lost_processes
 from stillhouse.training.observers import build_observers
 from stillhouse.training.optimizers import build_optimizer, build_scheduler
 from stillhouse.training.progress import Progress
@@ -134,7 +135,7 @@ class Training:
         try:
             if lock is not None:
                 lock.acquire()
-            with explained(self.run):
+            with naming_lost_processes(self.recipe), explained(self.run):
                 return self._fit()
         except StillhouseError:
             if self._made_folder and folder is not None:

@@ -1,0 +1,92 @@
+"""Base of the sources whose samples are image files below a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stillhouse.data.files import FoundFile, show_name
+from stillhouse.data.images import WHITE, Look, decode, look_at
+from stillhouse.data.sources import Source
+from stillhouse.errors import StillhouseError, did_you_mean
+
+__all__ = ["FileSource", "check_folder", "find_empty"]
+
+_LOOKED_AT = 32
+
+
+def check_folder(root: Path) -> None:
+    """Refuse a folder that is not there.
+
+    Raises:
+        StillhouseError: with the nearest name.
+    """
+    if not root.is_dir():
+        near = did_you_mean(root.name, [p.name for p in root.parent.iterdir()] if root.parent.is_dir() else [])
+        hint = near if near.startswith("did you mean") else ""
+        raise StillhouseError(f"folder not found: {show_name(root)}", where="data.name", hint=hint)
+
+
+def find_empty(files: Sequence[FoundFile]) -> tuple[int, ...]:
+    """Find the files that hold nothing, or are links that lead nowhere."""
+    return tuple(i for i, file in enumerate(files) if file.size == 0)
+
+
+class FileSource(Source):
+    """A source of image files.
+
+    Attributes:
+        root: the folder.
+        images: each sample's file below it.
+        background: the level of grey, 0 to 255, that transparent pixels are laid on.
+    """
+
+    root: Path
+    images: NDArray[np.str_]
+    background: int = WHITE
+
+    @cached_property
+    def look(self) -> Look:
+        """What the headers of 32 training images, evenly spaced, say."""
+        return self.look_at_some(self.images)
+
+    def look_at_some(self, files: NDArray[np.str_]) -> Look:
+        """Look at the headers of ``files``, those of up to 32 training samples."""
+        train = self.splits["train"]
+        some = train[np.linspace(0, len(train) - 1, min(_LOOKED_AT, len(train))).astype(np.int64)]
+        return look_at(self.root / files[i] for i in some)
+
+    def read(self, i: int) -> Tensor:
+        """See :meth:`Source.read`; float32 for all where the look has found 16 bits."""
+        x = decode(self.root / self.images[i], self.background, self.look.deep)
+        if x.is_floating_point() and not self.look.deep:
+            raise StillhouseError(
+                "this image has 16 bits a channel, and those that were looked at have 8",
+                where=self.place(i),
+                hint="save all with 8 bits, or all with 16",
+            )
+        return x
+
+    def read_stored(self, i: int) -> bytes | None:
+        """See :meth:`Source.read_stored`: the file's bytes."""
+        try:
+            content: bytes = (self.root / self.images[i]).read_bytes()
+            return content
+        except OSError as error:
+            raise StillhouseError(f"this image cannot be read: {error.strerror}", where=self.place(i)) from None
+
+    def place(self, i: int) -> str:
+        """See :meth:`Source.place`."""
+        return show_name(self.root / self.images[i])
+
+    def channels(self) -> int:
+        """Return 1 when all that the look has found is greyscale; else 3.
+
+        Photographs in colour are often mixed with a few in grey, which are then read as RGB.
+        """
+        return 1 if self.look.gray else 3

@@ -1,0 +1,42 @@
+"""The processes that read samples ahead: quiet when the run is interrupted, and named when the system has killed one."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+from stillhouse.config.data import DataSpec
+from stillhouse.distributed.signals import stay_until_the_parent_ends
+from stillhouse.errors import StillhouseError
+
+__all__ = ["explain_dead_reader", "prepare_reader"]
+
+
+def prepare_reader(_number: int) -> None:
+    """Prepare a new reader: the terminal and a scheduler signal it as well, and the run is to decide what then."""
+    stay_until_the_parent_ends()
+
+
+def explain_dead_reader(error: BaseException, spec: DataSpec | None = None) -> StillhouseError | None:
+    """The message for torch's error that a reader is gone; None for any other error.
+
+    Args:
+        error: what was raised; torch raises it wherever the run just is.
+        spec: the recipe's ``[data]``, for the numbers to lower.
+    """
+    text = str(error)
+    if not isinstance(error, RuntimeError) or not re.search(r"DataLoader worker \(pid\(?s?\)? ", text):
+        return None
+    # torch names the signal in the system's words, or none where it has found the process gone.
+    by = re.search(r"killed by signal: (.+?)\.", text)
+    killed = by is None or by[1] == signal.strsignal(signal.SIGKILL)
+    what = f"was ended by a signal ({by[1]})" if by else "ended without a word"
+    likely = ", as by the system where memory runs out" if killed else ""
+    ways = "fewer workers, data.prefetch or batch_size take less memory"
+    if spec is not None:
+        ways = f"lower workers = {spec.workers}, prefetch = {spec.prefetch} or batch_size = {spec.batch_size}"
+    return StillhouseError(
+        f"a process that reads the data {what}{likely}",
+        where="data.workers",
+        hint=f"{ways}; workers = 0 reads in the run's own process, and shows what goes wrong there",
+    )

@@ -1,0 +1,96 @@
+"""Signals that end a process: a scheduler's SIGTERM, the SIGHUP of a terminal that is gone.
+
+Where :func:`raising` is on, they raise :class:`Terminated`, as Ctrl-C raises KeyboardInterrupt; who has something to put in
+order first asks for it with :func:`defer`. A second signal is not put off.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+__all__ = ["Terminated", "defer", "raising", "stay_until_the_parent_ends"]
+
+_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
+
+
+class Terminated(BaseException):
+    """A signal has ended what was going on.
+
+    Args:
+        number: the signal's.
+        kept: what was put in order, in a few words.
+
+    Attributes:
+        exit_code: what a shell expects of a process that a signal has ended: 128 and its number.
+    """
+
+    def __init__(self, number: int, kept: str = "") -> None:
+        self.number, self.kept = number, kept
+        self.exit_code = 128 + number
+        super().__init__(f"ended by {signal.Signals(number).name}" + (f": {kept}" if kept else ""))
+
+
+_listeners: list[Callable[[int], None]] = []
+"""Who has asked for the signal, the innermost last."""
+
+
+@contextmanager
+def raising() -> Iterator[None]:
+    """Context in which signals that end a process raise :class:`Terminated`; one that is ignored, as by nohup, stays ignored.
+
+    Anywhere but in the main thread it does nothing.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in _ENDING:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, _hear)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _hear(number: int, _frame: FrameType | None) -> None:
+    if not _listeners:
+        raise Terminated(number)
+    _listeners.pop()(number)  # no longer in the way of a second one
+
+
+def defer(listener: Callable[[int], None]) -> Callable[[], None]:
+    """Have ``listener`` called with the next signal's number in place of the error; it is to raise that later.
+
+    Returns:
+        A function that takes it back.
+    """
+    _listeners.append(listener)
+
+    def undo() -> None:
+        if listener in _listeners:
+            _listeners.remove(listener)
+
+    return undo
+
+
+def stay_until_the_parent_ends() -> None:
+    """Leave signals that a whole group of processes gets to the parent; a second SIGTERM ends this process all the same.
+
+    For processes that work for another one: that one decides, and ends them.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    heard: list[int] = []
+
+    def hear(number: int, _frame: FrameType | None) -> None:
+        if heard:
+            os._exit(128 + number)
+        heard.append(number)
+
+    signal.signal(signal.SIGTERM, hear)
