@@ -29,7 +29,7 @@ from stillhouse.schedule import Schedule
 __all__ = ["BESIDE_THE_RESULT", "Recipe", "find_nested"]
 
 
-BESIDE_THE_RESULT = ("name", "base", "device", "log_every", "figures", "threads")
+BESIDE_THE_RESULT = ("name", "base", "device", "log_every", "figures")
 """The keys of ``[run]`` that do not change a run's result."""
 
 _LONGEST = 16

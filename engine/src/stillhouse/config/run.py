@@ -61,7 +61,8 @@ class RunSpec:
         validate_every: epochs between two measurements of the validation split, for epochs that are short beside it; it
             is measured after the last epoch in any case. Only epochs that are measured can be the best one.
         figures: draw the pictures of task and plugins for TensorBoard; a picture can take longer than a short epoch.
-        threads: torch's CPU threads; None leaves torch's own choice.
+        threads: torch's CPU threads; None leaves torch's own choice, which the lock records. Sums in another order have
+            other last digits, so that another number is another run.
         test: measure the test split at the end; false for runs that choose a setting, which must not see it.
         base: folder that relative paths and modules of this recipe are found from; the recipe file's own by default.
     """

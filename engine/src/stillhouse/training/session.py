@@ -34,8 +34,9 @@ from stillhouse.loop.stepper import Stepper, split
 from stillhouse.registry.order import Active
 from stillhouse.training.compilation import compile_models, plain
 from stillhouse.training.explanation import describe, render_text
-from stillhouse.training.folder import RunFolder, make_lock
+from stillhouse.training.folder import RunFolder
 from stillhouse.training.folder_lock import FolderLock
+from stillhouse.training.lock import make_lock
 from stillhouse.training.lost_processes import naming_lost_processes
 from stillhouse.training.observers import build_observers
 from stillhouse.training.optimizers import build_optimizer, build_scheduler
@@ -94,9 +95,11 @@ class Training:
         folder: Path | None,
         resume: bool,
         progress: Progress,
+        sources: Mapping[str, str],
         teacher_is_trained: bool = True,
     ) -> None:
         self.recipe = recipe = assembly.recipe
+        self._sources = sources
         self.actives = list(actives)
         self.assembly, self.walk = assembly, walk
         self.data = data
@@ -218,6 +221,11 @@ class Training:
             stream = transform_batches(stream, self._batch_transforms, run.device, done, run.steps_per_epoch)
         run.trainer.run(stream, max_epochs=run.epochs, epoch_length=run.steps_per_epoch)
 
+    def make_lock(self) -> dict[str, Any]:
+        """The run's lock: see :mod:`stillhouse.training.lock`."""
+        run = self.run
+        return make_lock(self.recipe, self.actives, run.device, run.data, run.task, self._sources)
+
     def _open_folder(self) -> RunFolder | None:
         if self.run.folder is None:
             return None
@@ -226,7 +234,7 @@ class Training:
         parallel.in_first(lambda: folder.check(resume=self._resume))
         if parallel.is_first():
             clear_temporaries(folder.path)
-        lock = make_lock(self.recipe, self.actives, self.run.device, self.run.data)
+        lock = self.make_lock()
         if self._resume:
             for note in folder.compare(self.recipe, lock):
                 warnings.warn(f"{folder.path}: {note}", StillhouseWarning, stacklevel=2)
