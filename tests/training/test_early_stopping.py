@@ -20,6 +20,7 @@ def stopped_after(scores: list[float], **spec: Any) -> int:
     return training.fit().summary["steps_done"] // 3
 
 
+@pytest.mark.filterwarnings("ignore:tiny. val/accuracy not finite")
 @pytest.mark.parametrize(
     ("scores", "spec", "epochs"),
     [

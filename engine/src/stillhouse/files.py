@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 from stillhouse.errors import StillhouseError
 
-__all__ = ["append_lines", "clear_temporaries", "read_table", "replacing", "sync_folder", "write_json", "write_text"]
+__all__ = [
+    "append_lines",
+    "clear_temporaries",
+    "read_table",
+    "replace_nonfinite",
+    "replacing",
+    "sync_folder",
+    "to_json",
+    "write_json",
+    "write_text",
+]
 
 _TEMPORARY = ".tmp-"
 """How a file's name begins while it is written."""
@@ -71,8 +83,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON, indented, whole or not at all; raises as :func:`write_text`."""
-    write_text(path, json.dumps(data, indent=2, sort_keys=False) + "\n")
+    """Write JSON, indented, whole or not at all, what is not finite as null; raises as :func:`write_text`."""
+    write_text(path, to_json(data) + "\n")
 
 
 def append_lines(path: Path, lines: list[str]) -> None:
@@ -91,6 +103,24 @@ def append_lines(path: Path, lines: list[str]) -> None:
         with suppress(OSError):
             os.truncate(path, before)
         raise
+
+
+def replace_nonfinite(value: Any) -> Any:
+    """Plain data with None in the place of each number that is not finite, and numbers of other libraries as Python's."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {key: replace_nonfinite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [replace_nonfinite(inner) for inner in value]
+    if isinstance(value, Real) and not isinstance(value, Integral):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def to_json(value: Any, indent: int | None = 2) -> str:
+    """JSON of plain data; what is not finite is null."""
+    return json.dumps(replace_nonfinite(value), indent=indent, allow_nan=False)
 
 
 def read_table(path: Path, what: str) -> dict[str, Any]:

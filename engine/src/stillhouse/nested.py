@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Real
 from typing import Any
 
 from torch import Tensor, nn
@@ -42,6 +43,14 @@ def list_tensors(tree: Any) -> list[Tensor]:
     if isinstance(tree, list | tuple):
         return [tensor for value in tree for tensor in list_tensors(value)]
     return []
+
+
+def to_number(value: Any) -> float | None:
+    """A single number of any library as a float, a tensor or array of one element too; None of anything else."""
+    size = value.numel() if hasattr(value, "numel") else getattr(value, "size", None)
+    if size == 1 and hasattr(value, "item"):
+        value = value.item()
+    return float(value) if isinstance(value, Real) else None
 
 
 def _rebuild_like(tree: Any, values: Iterable[Any]) -> Any:

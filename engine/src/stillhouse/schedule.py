@@ -38,6 +38,9 @@ class Schedule:
     until: float = 1.0
 
     def __attrs_post_init__(self) -> None:
+        for name in ("peak", "final"):
+            if not math.isfinite(getattr(self, name)):
+                raise StillhouseError(f"must be finite, got {getattr(self, name)}", where=name)
         if not 0.0 <= self.warmup <= 1.0:
             raise StillhouseError(f"must be in [0, 1], got {self.warmup}", where="warmup", hint="a fraction of the run")
         if not self.warmup <= self.until <= 1.0:

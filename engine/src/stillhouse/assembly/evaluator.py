@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from ignite.metrics import Metric
-from torch import Tensor
 
 from stillhouse import seeds as rng
 from stillhouse.assembly.shape_pass import UNFIT, model_error
@@ -25,7 +24,7 @@ from stillhouse.layout import format_shape
 from stillhouse.loop.composition import Composition
 from stillhouse.loop.engines import LeanEngine
 from stillhouse.loop.step import new_step
-from stillhouse.nested import slice_rows
+from stillhouse.nested import slice_rows, to_number
 from stillhouse.registry.hooks import Hooks, named_values
 
 __all__ = ["build_evaluator", "evaluate", "try_out"]
@@ -152,10 +151,4 @@ def try_out(evaluator: Engine, assembly: Assembly, composition: Composition, bat
 
 
 def _single_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    found = {}
-    for name, value in metrics.items():
-        if isinstance(value, Tensor) and value.numel() == 1:
-            value = value.item()
-        if isinstance(value, int | float):
-            found[name] = float(value)
-    return found
+    return {name: number for name, value in metrics.items() if (number := to_number(value)) is not None}

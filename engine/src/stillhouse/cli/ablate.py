@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from stillhouse.cli.common import Commands, add_recipe, load_recipe_of, make_console
+from stillhouse.files import to_json
 from stillhouse.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _ablate(arguments: argparse.Namespace) -> int:
         if arguments.list:
             for run in plan.runs():
                 told = {"index": run.index, "arm": run.arm, "seed": run.seed, "folder": str(run.folder)}
-                print(json.dumps({**told, "finished": run.summary() is not None}))
+                print(to_json({**told, "finished": run.summary() is not None}, indent=None))
             return 0
         failed = run_plan(plan, progress=not arguments.quiet, only=[arguments.only])
         return 2 if failed else 0
@@ -90,7 +90,7 @@ def print_comparison(comparison: Comparison, *, as_json: bool, as_markdown: bool
     from stillhouse.experiments.tables import show, to_markdown
 
     if as_json:
-        print(json.dumps(comparison.to_dict(), indent=2))
+        print(to_json(comparison.to_dict()))
     elif as_markdown:
         print(to_markdown(comparison), end="")
     else:

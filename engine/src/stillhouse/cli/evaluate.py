@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
 from stillhouse.cli.common import Commands, add_device, add_run, add_skip_bad, collect_overrides, make_console
+from stillhouse.files import to_json
 from stillhouse.terminal import make_table
 
 if TYPE_CHECKING:
@@ -61,25 +61,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         device=arguments.device,
     )
     if arguments.json:
-        print(json.dumps(_to_json(found), indent=2))
+        import attrs
+
+        print(to_json(attrs.asdict(found)))
     else:
         _show(found)
     return 0
-
-
-def _to_json(found: Measured) -> dict[str, Any]:
-    import attrs
-
-    return _replace_nonfinite(attrs.asdict(found))  # type: ignore[no-any-return]  # a dict stays one
-
-
-def _replace_nonfinite(value: Any) -> Any:
-    """Replace numbers that JSON does not have by None."""
-    if isinstance(value, dict):
-        return {k: _replace_nonfinite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_replace_nonfinite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _show(found: Measured) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from stillhouse.cli.common import Commands, add_recipe, load_recipe_of
+from stillhouse.files import to_json
 from stillhouse.terminal import Terminal
 
 __all__ = ["add"]
@@ -29,7 +29,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     finally:
         training.close()
     if arguments.json:
-        print(json.dumps(description, indent=2))
+        print(to_json(description))
     else:
         render(description, Terminal())
     return 0

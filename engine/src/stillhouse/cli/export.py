@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from rich.text import Text
 
 from stillhouse.cli.common import Commands, add_run
+from stillhouse.files import to_json
 from stillhouse.terminal import Terminal
 
 __all__ = ["add"]
@@ -62,7 +62,7 @@ def _export(arguments: argparse.Namespace) -> int:
         fold_plugins=not arguments.no_fold,
     )
     if arguments.json:
-        print(json.dumps({**attrs.asdict(done), "path": str(done.path), "batch": done.batch or "any"}, indent=2))
+        print(to_json({**attrs.asdict(done), "path": str(done.path), "batch": done.batch or "any"}))
         return 0
     console = Terminal()
     size = done.path.stat().st_size / 2**20

@@ -6,7 +6,6 @@ Without a name and ``--check`` it imports neither torch nor any plugin.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 
 from rich.text import Text
@@ -26,6 +25,7 @@ from stillhouse.entries import (
     misplaced,
 )
 from stillhouse.errors import StillhouseError, did_you_mean
+from stillhouse.files import to_json
 from stillhouse.terminal import make_table
 
 __all__ = ["add"]
@@ -50,7 +50,7 @@ def _plugins(arguments: argparse.Namespace) -> int:
 
         description = describe_plugin(arguments.name)
         if arguments.json:
-            print(json.dumps(description, indent=2))
+            print(to_json(description))
         else:
             print_description(description, make_console())
         return 0
@@ -60,7 +60,7 @@ def _plugins(arguments: argparse.Namespace) -> int:
     rows += [{**_make_row(found), "group": group, "status": _find_misplaced(group)} for group, found in misplaced()]
     broken = [row for row in rows if row.get("status", "ok") != "ok"]
     if arguments.json:
-        print(json.dumps(rows, indent=2))
+        print(to_json(rows))
     else:
         _print_rows([row for row in rows if row["group"] == PLUGINS.name], broken, checked=arguments.check)
     return 1 if broken and arguments.check else 0

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
 from stillhouse.cli.common import Commands, add_device, add_run, make_console
+from stillhouse.files import to_json
 from stillhouse.terminal import make_table
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         force=arguments.force,
     )
     if arguments.json:
-        print(json.dumps([attrs.asdict(each) for each in found], indent=2))
+        print(to_json([attrs.asdict(each) for each in found]))
     else:
         _show(found)
     return 0

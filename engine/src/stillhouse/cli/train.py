@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from rich.text import Text
 
 from stillhouse.cli.common import Commands, add_recipe, load_recipe_of, make_console
 from stillhouse.errors import StillhouseWarning
+from stillhouse.files import to_json
 from stillhouse.terminal import make_table
 
 __all__ = ["add"]
@@ -40,7 +40,7 @@ def _train(arguments: argparse.Namespace) -> int:
     if not parallel.is_first():
         return 0
     if arguments.json:
-        print(json.dumps({**result.summary, "folder": str(result.folder)}, indent=2))
+        print(to_json({**result.summary, "folder": str(result.folder)}))
         return 0
     _print_summary(result.summary, str(result.folder))
     return 0
@@ -54,7 +54,7 @@ def _print_summary(summary: dict[str, Any], folder: str) -> None:
     if splits:
         table = make_table("metric", *splits)
         for name in dict.fromkeys(n for values in summary["metrics"].values() for n in values):
-            table.add_row(name, *(f"{summary['metrics'][s].get(name, float('nan')):.4f}" for s in splits))
+            table.add_row(name, *(_format_number(summary["metrics"][s].get(name)) for s in splits))
         console.print(table)
     if summary["best"]:
         (score, value), epoch = (
@@ -62,9 +62,16 @@ def _print_summary(summary: dict[str, Any], folder: str) -> None:
             summary["best"]["epoch"],
         )
         console.print(f"best {score} {value:.4f} in epoch {epoch}", highlight=False, markup=False)
+    nonfinite = [f"{s}/{name}" for s in splits for name, value in summary["metrics"][s].items() if value is None]
+    if nonfinite:
+        console.print(f"not finite   {', '.join(nonfinite)}", highlight=False, markup=False, soft_wrap=True)
     stopped = summary.get("stopped")
     if stopped:
         when = f"stopped early, after epoch {stopped['epoch']} of {summary['epochs']}: {stopped['reason']}"
         console.print(when, highlight=False, markup=False, soft_wrap=True)
     console.print(f"run folder   {folder}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"TensorBoard  tensorboard --logdir {folder}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _format_number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

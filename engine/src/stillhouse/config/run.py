@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import attrs
 
+from stillhouse.config.fields import strict_fields
 from stillhouse.errors import StillhouseError
 from stillhouse.terminal import printable
 
@@ -42,7 +43,7 @@ def _check_name(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> 
         raise StillhouseError(what, where=attribute.name)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict_fields)
 class RunSpec:
     """The recipe's ``[run]``.
 
@@ -60,7 +61,8 @@ class RunSpec:
         validate_every: epochs between two measurements of the validation split, for epochs that are short beside it; it
             is measured after the last epoch in any case. Only epochs that are measured can be the best one.
         figures: draw the pictures of task and plugins for TensorBoard; a picture can take longer than a short epoch.
-        threads: torch's CPU threads; None leaves torch's own choice.
+        threads: torch's CPU threads; None leaves torch's own choice, which the lock records. Sums in another order have
+            other last digits, so that another number is another run.
         test: measure the test split at the end; false for runs that choose a setting, which must not see it.
         base: folder that relative paths and modules of this recipe are found from; the recipe file's own by default.
     """
@@ -79,7 +81,7 @@ class RunSpec:
     base: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict_fields)
 class OptimizerSpec:
     """The recipe's ``[optimizer]``.
 
@@ -98,7 +100,7 @@ class OptimizerSpec:
     args: dict[str, Any] = attrs.field(factory=dict)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict_fields)
 class DistributedSpec:
     """The recipe's ``[distributed]``, for runs of several processes; one process takes no notice.
 
@@ -116,7 +118,7 @@ class DistributedSpec:
     sync_batchnorm: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict_fields)
 class CheckpointSpec:
     """The recipe's ``[checkpoints]``. The last one is written at the end of every epoch.
 

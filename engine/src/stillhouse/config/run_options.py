@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import attrs
 
+from stillhouse.config.fields import strict_fields
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 
 __all__ = ["CompileArgs", "EarlyStoppingSpec", "EmaSpec", "SpeedSpec"]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict_fields)
 class CompileArgs:
     """The recipe's ``[speed] compile_args``: arguments of torch.compile.
 
@@ -29,7 +29,7 @@ class CompileArgs:
     backend: str = "inductor"
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict_fields)
 class SpeedSpec:
     """The recipe's ``[speed]``: the same run, computed otherwise. Results agree up to rounding.
 
@@ -53,7 +53,7 @@ class SpeedSpec:
         return self.compile in (which, "both")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict_fields)
 class EmaSpec:
     """The recipe's ``[ema]``: an exponential moving average of the student's weights and statistics.
 
@@ -76,7 +76,7 @@ class EmaSpec:
             )
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict_fields)
 class EarlyStoppingSpec:
     """The recipe's ``[early_stopping]``: end the run when the validation score no longer improves.
 
@@ -95,6 +95,6 @@ class EarlyStoppingSpec:
         faults = []
         if self.patience < 1:
             faults.append(Fault("patience", f"must be >= 1, got {self.patience}"))
-        if not (self.min_delta >= 0.0 and math.isfinite(self.min_delta)):
-            faults.append(Fault("min_delta", f"must be finite and >= 0, got {self.min_delta}"))
+        if self.min_delta < 0.0:
+            faults.append(Fault("min_delta", f"must be >= 0, got {self.min_delta}"))
         raise_faults(faults)

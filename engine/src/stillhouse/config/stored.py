@@ -29,6 +29,11 @@ _LOCK: Kinds = {
     "data_info": _TABLE,
     "recipe": str,
     "seed": int,
+    "code": dict[str, str],
+    "sources": dict[str, str],
+    "outputs": _TABLE,
+    "threads": int,
+    "python": str,
 }
 _PLUGIN: Kinds = {"name": str, "use": str, "distribution": str, "version": str}
 

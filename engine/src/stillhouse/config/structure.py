@@ -7,6 +7,7 @@ exception group that turns it into faults.
 from __future__ import annotations
 
 import collections.abc
+import math
 import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -21,7 +22,7 @@ from cattrs.errors import (
     IterableValidationNote,
 )
 
-from stillhouse.errors import Fault, StillhouseError, did_you_mean
+from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
 
 __all__ = ["describe_type", "structure", "unstructure"]
 
@@ -210,13 +211,30 @@ def structure(value: Any, kind: type[T] | Any, where: str = "") -> T:
         where: the key path that faults are prefixed with.
 
     Raises:
-        StillhouseError: with one fault for each unknown key, missing key and wrong value.
+        StillhouseError: with one fault for each unknown key, missing key and wrong value, numbers that are not finite among
+            them.
     """
+    faults = [Fault(place, f"must be finite, got {number}") for place, number in _find_nonfinite(value, where)]
+    places = [fault.where for fault in faults]
     try:
         result: T = _converter.structure(value, kind)
-        return result
     except Exception as error:  # noqa: BLE001 - cattrs raises whatever a hook raises; all of it becomes faults
-        raise StillhouseError(faults=_collect_faults(error, where, kind)) from None
+        faults += [fault for fault in _collect_faults(error, where, kind) if fault.where not in places]
+    raise_faults(faults)
+    return result
+
+
+def _find_nonfinite(value: Any, where: str) -> Iterator[tuple[str, float]]:
+    """The numbers of plain data that are not finite, with their places: no option means anything with one."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            yield where, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _find_nonfinite(inner, _join(where, str(key)))
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from _find_nonfinite(inner, _join(where, f"[{index}]"))
 
 
 def _join(where: str, part: str) -> str:

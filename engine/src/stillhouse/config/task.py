@@ -6,10 +6,12 @@ from typing import Any
 
 import attrs
 
+from stillhouse.config.fields import strict_fields
+
 __all__ = ["TaskSpec"]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict_fields)
 class TaskSpec:
     """The recipe's ``[task]``.
 

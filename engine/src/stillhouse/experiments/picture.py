@@ -74,7 +74,7 @@ def _read_curves(plan: Plan, metric: str) -> dict[str, Curve]:
         histories: list[Sequence[Mapping[str, float]]] = [s["history"] for s in summaries if s is not None]
         # Epochs that run.validate_every leaves out are empty, and early stopping makes histories of several lengths.
         epochs = enumerate(zip_longest(*histories, fillvalue={}), 1)
-        curve = {n: [entry[metric] for entry in entries if metric in entry] for n, entries in epochs}
+        curve = {n: [e[metric] for e in entries if e.get(metric) is not None] for n, entries in epochs}
         if any(curve.values()):
             found[kind] = {n: values for n, values in curve.items() if values}
     return found

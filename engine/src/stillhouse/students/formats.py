@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.errors import Fault, StillhouseError, raise_faults
+from stillhouse.files import to_json
 from stillhouse.teachers.origins import METADATA
 
 __all__ = ["FORMATS", "TOLERANCES", "check_installed", "read_onnx", "read_torch", "write_format"]
@@ -69,7 +69,7 @@ def write_format(
     Raises:
         StillhouseError: the format cannot hold the model, or the file cannot be written.
     """
-    text = json.dumps(dict(metadata))
+    text = to_json(metadata, indent=None)
     try:
         if form == "safetensors":
             _write_safetensors(student, text, to)

@@ -11,8 +11,10 @@ from typing import Any
 import attrs
 from torch import nn
 
+from stillhouse.config.fields import strict_fields
 from stillhouse.config.recipe import Recipe
 from stillhouse.config.stored import read_lock
+from stillhouse.config.structure import structure
 from stillhouse.config.teacher import Normalization, TeacherSpec
 from stillhouse.config.trust import reading_stored
 from stillhouse.contract.batch import DataInfo
@@ -24,7 +26,7 @@ from stillhouse.teachers.inputs import fit_inputs
 from stillhouse.teachers.outputs import fit_outputs, name_outputs
 from stillhouse.teachers.saved_folder import read_info
 
-__all__ = ["METADATA", "Origin", "describe_teacher", "find_run", "fit_teacher"]
+__all__ = ["METADATA", "Origin", "Outputs", "describe_teacher", "find_run", "fit_teacher"]
 
 _IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _SIZES = ("img_size", "image_size", "input_size")
@@ -34,6 +36,19 @@ _NOTES = "_stillhouse_notes"
 
 METADATA = "stillhouse"
 """The key, or file, of the metadata in an export, which say what the model is: JSON."""
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict_fields)
+class Outputs:
+    """A run's lock says so of its student: no task has to be built, whose code may be somebody's.
+
+    Attributes:
+        count: how many numbers or channels it gives.
+        names: the classes that they stand for, in order; empty: they are no classes.
+    """
+
+    count: int
+    names: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -69,10 +84,14 @@ class Origin:
         Raises:
             StillhouseError: its recipe or lock cannot be read.
         """
-        recipe = Recipe.load(folder / "recipe.toml")
-        known = read_info(read_lock(folder / "lock.json"), recipe)
         with reading_stored(folder):
-            return cls.of_recipe(recipe, known, f"the run in {folder}")
+            recipe, lock = Recipe.load(folder / "recipe.toml"), read_lock(folder / "lock.json")
+            known, source = read_info(lock, recipe), f"the run in {folder}"
+            told = lock.get("outputs")
+            if not isinstance(told, Mapping):  # an older run's
+                return cls.of_recipe(recipe, known, source)
+            outputs: Outputs = structure(dict(told), Outputs, "lock.json: outputs")
+            return cls(known, outputs.count, outputs.names, source, scaled=True)
 
     @classmethod
     def of_export(cls, path: Path, info: DataInfo) -> Origin | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
@@ -10,6 +12,7 @@ from stillhouse.assembly.evaluator import evaluate
 from stillhouse.contract.hookspecs import hookimpl
 from stillhouse.contract.run import Run
 from stillhouse.data.batches import Data
+from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.registry.hooks import Hooks, emit
 from stillhouse.training.ema import AveragedWeights
 
@@ -35,6 +38,7 @@ class Evaluation:
         self._data, self._hooks, self._ema = data, hooks, ema
         self.history: list[dict[str, float]] = []
         self._measured_at: dict[str, int] = {}
+        self._told: set[tuple[str, str]] = set()
 
     def is_fresh(self, run: Run, split: str = "val") -> bool:
         """Whether the latest metrics of ``split`` are of the weights as they are now."""
@@ -85,6 +89,28 @@ class Evaluation:
             evaluate(run.evaluator, run.composition, self._data.evaluation(split), name, then)
 
     def _tell(self, run: Run, name: str, metrics: Mapping[str, float]) -> None:
+        self._look_at(run, name, metrics)
         dict.__setitem__(run.metrics, name, metrics)
         calls = self._hooks.calls("evaluated", run=run)
         emit(calls, "evaluated", lambda: f"split {name!r}, epoch {run.trainer.state.epoch}", name, metrics)
+
+    def _look_at(self, run: Run, split: str, metrics: Mapping[str, float]) -> None:
+        """Say which metrics are no numbers, once each, and refuse a run that has no score to go by."""
+        score = run.task.score
+        if split == "val" and score not in metrics:
+            kind = type(run.evaluator.state.metrics.get(score)).__name__
+            raise StillhouseError(
+                f"must be one number, to say which epoch is the best, got {kind if kind != 'NoneType' else 'no such metric'}",
+                where=f"the task's score {score!r}",
+                hint=f"measured: {', '.join(metrics)}",
+            )
+        bad = [name for name, value in metrics.items() if not math.isfinite(value) and (split, name) not in self._told]
+        if bad:
+            self._told |= {(split, name) for name in bad}
+            best = "; an epoch without a score cannot be the best" if split == "val" and score in bad else ""
+            warnings.warn(
+                f"{run.recipe.run.name}: {', '.join(f'{split}/{name}' for name in bad)} not finite after epoch "
+                f"{run.trainer.state.epoch}: that is no score, and null in JSON{best}",
+                StillhouseWarning,
+                stacklevel=2,
+            )

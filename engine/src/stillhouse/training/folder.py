@@ -3,72 +3,22 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import attrs
-import torch
 
-from stillhouse.config.home import shorten_home
 from stillhouse.config.recipe import BESIDE_THE_RESULT, Recipe
 from stillhouse.config.stored import read_lock, read_summary
-from stillhouse.config.structure import unstructure
-from stillhouse.contract.batch import DataInfo
-from stillhouse.entries import DATA, MODELS, TASKS, find_scheme
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.files import write_json, write_text
-from stillhouse.registry.order import Active
 from stillhouse.training.folder_lock import is_leftover
+from stillhouse.training.lock import list_changes
 
-__all__ = ["RunFolder", "flat", "make_lock"]
-
-
-_VERSIONS = ("stillhouse", "torch", "torchvision", "pytorch-ignite", "numpy")
-
-
-def make_lock(recipe: Recipe, actives: Sequence[Active], device: torch.device, data: DataInfo) -> dict[str, Any]:
-    """What the run's result depends on besides the recipe: plugins and versions, torch, seeds, device, data."""
-    return {
-        "plugins": [
-            {
-                "name": a.name,
-                "use": a.use,
-                "distribution": a.distribution,
-                "version": a.version,
-                "options": shorten_home(unstructure(a.plugin)),
-                "order": a.reason,
-            }
-            for a in actives
-        ],
-        "versions": {name: _version(name) for name in dict.fromkeys((*_VERSIONS, *_brought(recipe)))},
-        "python": platform.python_version(),
-        "seed": recipe.run.seed,
-        "threads": torch.get_num_threads(),
-        "device": str(device),
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "data": data.fingerprint,
-        "data_info": {k: v for k, v in unstructure(data).items() if k != "fingerprint"},
-        "recipe": recipe.digest(),
-    }
-
-
-def _brought(recipe: Recipe) -> list[str]:
-    """The distributions whose task, data set or model the recipe names."""
-    named = ((TASKS, recipe.task.name), (DATA, recipe.data.name), (MODELS, recipe.student.model))
-    found = (find_scheme(group, name) for group, name in named)
-    return [scheme[0].distribution for scheme in found if scheme is not None]
-
-
-def _version(distribution: str) -> str:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return ""
+__all__ = ["RunFolder", "flat"]
 
 
 class RunFolder:
@@ -173,24 +123,8 @@ class RunFolder:
                     "a run keeps its plugins: start another with --out",
                 ),
             )
-        if not same_data:
-            faults.append(Fault(str(self.lock), "the data has changed since the run began", "start another with --out"))
-        raise_faults(faults)
-        notes = [
-            f"{name} was {before['versions'].get(name) or 'absent'} and is {now or 'absent'}"
-            for name, now in lock["versions"].items()
-            if before["versions"].get(name) != now
-        ]
-        versions = {p["name"]: p["version"] for p in before["plugins"]}
-        notes += [
-            f"plugin {p['name']} was version {versions[p['name']]} and is {p['version']}"
-            for p in lock["plugins"]
-            if versions.get(p["name"]) != p["version"]
-        ]
-        if lock["threads"] != before.get("threads", lock["threads"]):
-            notes.append(f"torch's threads were {before['threads']} and are {lock['threads']}")
-        if lock["device"] != before["device"]:
-            notes.append(f"the device was {before['device']} and is {lock['device']}")
+        refused, notes = list_changes(before, lock)
+        raise_faults([*faults, *(Fault(str(self.lock), what, "start another with --out") for what in refused)])
         return notes
 
     def read_summary(self) -> dict[str, Any] | None:
@@ -204,7 +138,10 @@ class RunFolder:
     def _differences(self, recipe: Recipe, same_data: bool) -> list[Fault]:
         if not self.recipe.exists():
             return []
-        before = Recipe.load(self.recipe)
+        # A run may go on with other threads, on another machine say: the lock tells of it.
+        before, recipe = (
+            attrs.evolve(r, run=attrs.evolve(r.run, threads=None)) for r in (Recipe.load(self.recipe), recipe)
+        )
         if same_data:  # wherever it lies
             before, recipe = (attrs.evolve(r, data=r.data.placeless) for r in (before, recipe))
         if before.digest() == recipe.digest():

@@ -25,6 +25,7 @@ from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.memo import share_memo
 from stillhouse.registry.order import Active
 from stillhouse.registry.plugins import activate, from_instances, plugins_in_use
+from stillhouse.teachers.identity import identify_sources
 from stillhouse.teachers.origins import describe_teacher
 from stillhouse.teachers.prerequisites import Prerequisite, get_teacher
 from stillhouse.teachers.sources import build_option, load_trained
@@ -155,6 +156,7 @@ def _build(parts: Parts, *, folder: Path | None, resume: bool, inspect_only: boo
     """Assemble the run of its parts; nothing is trained and nothing written, but for caches unless ``inspect_only``."""
     recipe, actives, data = parts.recipe, parts.actives, parts.data
     try:
+        sources = identify_sources(recipe, parts.needs, parts.student, parts.teachers)
         spread(parts)
         assembly = Assembly(
             recipe=recipe,
@@ -196,6 +198,7 @@ def _build(parts: Parts, *, folder: Path | None, resume: bool, inspect_only: boo
                 folder=folder,
                 resume=resume,
                 progress=parts.shown,
+                sources=sources,
                 teacher_is_trained=trained,
             )
             with explained(assembly):

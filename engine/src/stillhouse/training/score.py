@@ -13,7 +13,8 @@ __all__ = ["BestScore", "best_of"]
 class BestScore:
     """The best of the scores that :meth:`offer` was given, one after the other.
 
-    Of equal scores the first is the best. A NaN is no score: it is never the best, and never keeps another from being it.
+    Of equal scores the first is the best. What is not finite is no score: it is never the best, and never keeps another
+    from being it.
 
     Args:
         mode: ``max`` or ``min``: which is better.
@@ -36,9 +37,8 @@ class BestScore:
 
     def offer(self, value: float, epoch: int) -> None:
         """Take in the score of an epoch."""
-        rank = self._sign * value
-        is_first = self.epoch is None and not math.isnan(rank)
-        if is_first or rank > self._to_beat + self._min_delta:
+        rank = self._sign * value if math.isfinite(value) else -math.inf
+        if rank > self._to_beat + (0.0 if self.epoch is None else self._min_delta):
             self.epoch, self.value, self.waited, self._to_beat = epoch, value, 0, rank
             return
         self.waited += 1

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,15 @@ from stillhouse.data.batch_transforms import BatchTransforms, transform_batches
 from stillhouse.data.batches import Data
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError, StillhouseWarning
-from stillhouse.files import clear_temporaries, write_json
+from stillhouse.files import clear_temporaries, replace_nonfinite, write_json
 from stillhouse.loop.engines import build_run
 from stillhouse.loop.stepper import Stepper, split
 from stillhouse.registry.order import Active
 from stillhouse.training.compilation import compile_models, plain
 from stillhouse.training.explanation import describe, render_text
-from stillhouse.training.folder import RunFolder, make_lock
+from stillhouse.training.folder import RunFolder
 from stillhouse.training.folder_lock import FolderLock
+from stillhouse.training.lock import make_lock
 from stillhouse.training.lost_processes import naming_lost_processes
 from stillhouse.training.observers import build_observers
 from stillhouse.training.optimizers import build_optimizer, build_scheduler
@@ -93,9 +95,11 @@ class Training:
         folder: Path | None,
         resume: bool,
         progress: Progress,
+        sources: Mapping[str, str],
         teacher_is_trained: bool = True,
     ) -> None:
         self.recipe = recipe = assembly.recipe
+        self._sources = sources
         self.actives = list(actives)
         self.assembly, self.walk = assembly, walk
         self.data = data
@@ -188,9 +192,9 @@ class Training:
         done = 0
         if folder is not None and checkpoints is not None and self._resume:
             done = checkpoints.resume(run)
-            summary = folder.read_summary()
-            if summary is not None and (done == run.total_steps or self._stopped):
-                return Result(self.export(), summary["metrics"], self._history, summary, run.folder)
+            finished = folder.read_summary()
+            if finished is not None and (done == run.total_steps or self._stopped):
+                return Result(self.export(), _with_nans(finished["metrics"]), self._history, finished, run.folder)
         started = time.perf_counter()
         try:
             # Whoever calls this under no_grad wants the run all the same: a teacher's training is started from anywhere.
@@ -200,7 +204,7 @@ class Training:
             self.observers.close()
         # Measured when the run completed; one that was interrupted did not.
         metrics = self.observers.evaluation.final(run)
-        summary = self._summary(metrics, time.perf_counter() - started, done)
+        summary: dict[str, Any] = replace_nonfinite(self._summary(metrics, time.perf_counter() - started, done))
         if folder is not None:
             parallel.in_first(lambda: write_json(folder.summary, summary))
         return Result(self.export(), metrics, self._history, summary, run.folder)
@@ -217,6 +221,11 @@ class Training:
             stream = transform_batches(stream, self._batch_transforms, run.device, done, run.steps_per_epoch)
         run.trainer.run(stream, max_epochs=run.epochs, epoch_length=run.steps_per_epoch)
 
+    def make_lock(self) -> dict[str, Any]:
+        """The run's lock: see :mod:`stillhouse.training.lock`."""
+        run = self.run
+        return make_lock(self.recipe, self.actives, run.device, run.data, run.task, self._sources)
+
     def _open_folder(self) -> RunFolder | None:
         if self.run.folder is None:
             return None
@@ -225,7 +234,7 @@ class Training:
         parallel.in_first(lambda: folder.check(resume=self._resume))
         if parallel.is_first():
             clear_temporaries(folder.path)
-        lock = make_lock(self.recipe, self.actives, self.run.device, self.run.data)
+        lock = self.make_lock()
         if self._resume:
             for note in folder.compare(self.recipe, lock):
                 warnings.warn(f"{folder.path}: {note}", StillhouseWarning, stacklevel=2)
@@ -264,3 +273,11 @@ class Training:
             "seconds": round(seconds, 3),
             "history": self._history,
         }
+
+
+def _with_nans(metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, dict[str, float]]:
+    """A summary's metrics as a run gives them: null stands for what is not finite."""
+    return {
+        split: {name: math.nan if value is None else value for name, value in values.items()}
+        for split, values in metrics.items()
+    }

@@ -136,11 +136,16 @@ def _chosen(
         raise StillhouseError(f"a run that was to choose a value failed: {next(iter(failed.values()))}")
     if any(run.summary() is None for run in plan.runs()):
         raise UnfinishedError
-    means = {row.group.name: row.mean for row in make_comparison(plan, metric=metric).rows}
+    # A candidate that has no score under some seed is none: the others' seeds would not be the same.
+    means = {
+        row.group.name: None if row.group.failed else row.mean for row in make_comparison(plan, metric=metric).rows
+    }
     sign = 1 if task.score_mode == "max" else -1
     choices = []
     for name, cells in candidates.items():
-        tried = [(cell, float(means[arm.name] or 0)) for cell, arm in cells]
+        tried = [(cell, mean) for cell, arm in cells if (mean := means[arm.name]) is not None]
+        if not tried:
+            raise StillhouseError(f"no value has a finite {metric} under every seed", where=f"the choice for {name!r}")
         best = max(tried, key=lambda each: sign * each[1])
         choices.append(Choice(name, False, metric, plan.seeds, tried, best[0]))
     return plan, choices

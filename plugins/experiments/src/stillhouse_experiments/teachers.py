@@ -48,7 +48,7 @@ def teachers_line(experiment: Experiment) -> str:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         for split in ("test", "val"):
             found = summary["metrics"].get(split, {})
-            name = next((n for n in _SCORES if n in found), None)
+            name = next((n for n in _SCORES if found.get(n) is not None), None)
             if name is not None:
                 scores.setdefault((summary["name"], f"{split}/{name}"), {})[folder] = found[name]
                 break

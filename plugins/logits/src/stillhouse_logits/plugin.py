@@ -35,10 +35,8 @@ class Logits(Plugin):
     weight: Weight = 1.0
 
     def __attrs_post_init__(self) -> None:
-        if not 0.0 < self.temperature < float("inf"):
-            raise StillhouseError(
-                f"must be finite and > 0, got {self.temperature}", where="temperature", hint="1 to 10 as a rule"
-            )
+        if self.temperature <= 0.0:
+            raise StillhouseError(f"must be > 0, got {self.temperature}", where="temperature", hint="1 to 10 as a rule")
 
     @hookimpl
     def losses(self, step: Step) -> Mapping[str, Tensor]:

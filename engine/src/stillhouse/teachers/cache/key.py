@@ -20,7 +20,7 @@ from stillhouse.contract.task import Task
 from stillhouse.data.sampler import Ids
 from stillhouse.teachers.cache.spec import CacheSpec
 
-__all__ = ["cache_key", "differences", "digest_of", "provenance"]
+__all__ = ["cache_key", "differences", "digest_of", "hash_weights", "provenance"]
 
 FORMAT = 1
 """Of the files; another one is another cache."""
@@ -66,7 +66,7 @@ def cache_key(teacher: nn.Module, task: Task, passes: SamplesById, ids: Ids, spe
         "versions": {name: _version(name) for name in _TRANSFORMING},
         "task": {"class": _path(type(task)), **json.loads(json.dumps(unstructure(task), default=repr))},
         "architecture": _architecture(teacher),
-        "weights": _weights(teacher),
+        "weights": hash_weights(teacher),
         "reading": {
             "taps": list(spec.taps),
             "pool": spec.pool,
@@ -162,7 +162,7 @@ def _plain(value: Any) -> Any:
     return f"{getattr(named, '__module__', '')}:{named.__qualname__}"
 
 
-def _weights(model: nn.Module) -> str:
+def hash_weights(model: nn.Module) -> str:
     """A hash of all parameters and buffers, those that no state dict has included."""
     digest = hashlib.sha256()
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
