@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stillhouse.errors import StillhouseError
+from stillhouse.files import read_table, replacing
 from stillhouse.teachers.cache.moments import Moments
 
 __all__ = ["ArrayWriter", "TeacherCache", "clear_leftovers", "open_cache", "read_index", "write_index", "write_small"]
@@ -90,22 +91,13 @@ def write_small(path: Path, array: NDArray[Any]) -> dict[str, Any]:
 
 
 def write_index(folder: Path, index: Mapping[str, Any]) -> None:
-    """Write the index and force the folder's entries onto the disk."""
-    with (folder / INDEX).open("w", encoding="utf-8") as file:
-        json.dump(index, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(folder)
+    """Write the index with a checksum of its own, and force the folder's entries onto the disk."""
+    with replacing(folder / INDEX) as temporary:
+        temporary.write_text(json.dumps({**index, "sha256": _digest(index)}, indent=1), encoding="utf-8")
 
 
-def sync_folder(folder: Path) -> None:
-    """Force a folder's entries onto the disk, where the system can."""
-    with contextlib.suppress(OSError):  # Windows opens no folders
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def _digest(index: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(index)), sort_keys=True).encode()).hexdigest()
 
 
 def clear_leftovers(folder: Path) -> None:
@@ -131,19 +123,22 @@ def read_index(folder: Path) -> dict[str, Any]:
     Raises:
         StillhouseError: there is none, or it is damaged.
     """
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        if not (isinstance(index["key"], dict) and isinstance(index["arrays"], dict)):
-            raise ValueError("no table of arrays")
-    except FileNotFoundError:
+    if not (folder / INDEX).exists():
         raise StillhouseError(
-            "must be a folder with a teacher cache, and has no index.json",
-            where=str(folder),
-            hint="name another folder",
+            "this folder is no teacher cache: it has no index.json", where=str(folder), hint="name another folder"
+        )
+    try:
+        index = read_table(folder / INDEX, "a cache's index")
+    except StillhouseError as error:
+        raise StillhouseError(
+            f"the cache's index is damaged: {error.faults[0].what}", where=str(folder), hint=_DELETE
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StillhouseError(f"the cache's index is damaged: {error}", where=str(folder), hint=_DELETE) from None
-    return dict(index)
+    seal = index.pop("sha256", None)
+    if seal != _digest(index) or not (isinstance(index.get("key"), dict) and isinstance(index.get("arrays"), dict)):
+        raise StillhouseError(
+            "the cache's index is damaged or another version's: its checksum differs", where=str(folder), hint=_DELETE
+        )
+    return index
 
 
 def open_cache(folder: Path, index: Mapping[str, Any], *, was_there: bool, verify: bool = True) -> TeacherCache:
@@ -158,23 +153,26 @@ def open_cache(folder: Path, index: Mapping[str, Any], *, was_there: bool, verif
     Raises:
         StillhouseError: a file is missing, cut off or changed.
     """
-    arrays = {name: _mapped(folder, entry, verify) for name, entry in index["arrays"].items()}
-    moments = None
-    if "mean" in arrays:
-        moments = Moments(len(arrays["mean"]))
-        moments.count, moments.square = int(index["moments"]["count"]), float(index["moments"]["square"])
-        moments.mean = torch.from_numpy(np.array(arrays.pop("mean")))
-        moments.scatter = torch.from_numpy(np.array(arrays.pop("scatter")))
-    ids = np.array(arrays.pop("ids"))
+    try:
+        arrays = {name: _mapped(folder, entry, verify) for name, entry in index["arrays"].items()}
+        moments = None
+        if "mean" in arrays:
+            moments = Moments(len(arrays["mean"]))
+            moments.count, moments.square = int(index["moments"]["count"]), float(index["moments"]["square"])
+            moments.mean = torch.from_numpy(np.array(arrays.pop("mean")))
+            moments.scatter = torch.from_numpy(np.array(arrays.pop("scatter")))
+        ids = np.array(arrays.pop("ids"))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StillhouseError(f"the cache's index is damaged: {error!r}", where=str(folder), hint=_DELETE) from None
     return TeacherCache(ids, arrays, moments, folder=folder, was_there=was_there)
 
 
 def _mapped(folder: Path, entry: Mapping[str, Any], verify: bool) -> NDArray[Any]:
-    path = folder / str(entry["file"])
+    path = folder / Path(str(entry["file"])).name  # it names no place outside
     try:
         # Copy on write: torch wants arrays that could be written to, and nothing reaches the file.
         array: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # noqa: BLE001 - a damaged header makes numpy raise what its parser does
         what = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged: {error}"
         raise StillhouseError(f"the cache's file {what}", where=str(path), hint=_DELETE) from None
     if list(array.shape) != entry["shape"] or str(array.dtype) != entry["dtype"]:

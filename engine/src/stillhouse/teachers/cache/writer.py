@@ -18,7 +18,8 @@ from stillhouse.contract.batch import Batch
 from stillhouse.contract.protocols import SamplesById
 from stillhouse.data.sampler import Ids
 from stillhouse.errors import StillhouseError
-from stillhouse.teachers.cache.files import ArrayWriter, TeacherCache, sync_folder, write_index, write_small
+from stillhouse.files import sync_folder
+from stillhouse.teachers.cache.files import ArrayWriter, TeacherCache, write_index, write_small
 from stillhouse.teachers.cache.key import provenance
 from stillhouse.teachers.cache.moments import Moments
 from stillhouse.teachers.cache.reader import reading, tap_name
