@@ -70,8 +70,8 @@ class Origin:
             StillhouseError: its recipe or lock cannot be read.
         """
         recipe = Recipe.load(folder / "recipe.toml")
-        known = read_info(read_lock(folder / "lock.json"), recipe)
         with reading_stored(folder):
+            known = read_info(read_lock(folder / "lock.json"), recipe)
             return cls.of_recipe(recipe, known, f"the run in {folder}")
 
     @classmethod
