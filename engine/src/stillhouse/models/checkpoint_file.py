@@ -142,6 +142,13 @@ def _unpack(path: Path, advice: str) -> dict[str, Any]:
                 where=str(path),
                 hint="save a state dict: torch.save(model.state_dict(), ...)",
             ) from None
+        if "TorchScript" in str(error):
+            raise StillhouseError(
+                "is a TorchScript program, which is code, and is not run",
+                where=str(path),
+                hint="save its weights: torch.save(torch.jit.load(FILE).state_dict(), ...); "
+                "or hand it over from Python: train(recipe, teacher=torch.jit.load(FILE))",
+            ) from None
         raise StillhouseError("is truncated, damaged or not a checkpoint", where=str(path), hint=advice) from None
     if not isinstance(found, Mapping):
         raise StillhouseError(f"must hold a dict of tensors, got {type(found).__name__}", where=str(path), hint=advice)
