@@ -27,7 +27,7 @@ from torch import nn
 from stillhouse import Assembly, Plugin, StillhouseError, StillhouseWarning, hookimpl, plugin, prepare
 from stillhouse.teachers.cache import CacheSpec, Moments, TeacherCache, teacher_cache
 from stillhouse.teachers.cache import writer as filling_module
-from stillhouse.teachers.cache.files import ArrayWriter
+from stillhouse.teachers.cache.arrays import ArrayWriter
 from stillhouse.teachers.cache.key import differences
 
 SPEC = CacheSpec(taps=("body",), outputs=True, moments=True)
