@@ -26,7 +26,8 @@ from torch import nn
 from stillhouse import Assembly, Plugin, StillhouseError, StillhouseWarning, hookimpl, plugin, prepare
 from stillhouse.teachers.cache import CacheSpec, Moments, TeacherCache, teacher_cache
 from stillhouse.teachers.cache import writer as filling_module
-from stillhouse.teachers.cache.files import ArrayWriter, read_index, write_index
+from stillhouse.teachers.cache.arrays import ArrayWriter
+from stillhouse.teachers.cache.files import read_index, write_index
 from stillhouse.teachers.cache.key import differences
 
 SPEC = CacheSpec(taps=("body",), outputs=True, moments=True)

@@ -28,7 +28,7 @@ OF_THE_BATCH = ("batch", "whiten", "rms")
 """Kinds with statistics of the whole batch."""
 Whitening = Literal["cholesky", "zca"]
 
-DEFAULT_EPS: dict[str, float] = {"layer": 1e-5, "batch": 1e-5, "whiten": 1e-3, "l2": 1e-12, "rms": 1e-12}
+DEFAULT_EPS: dict[str, float] = {"layer": 1e-5, "batch": 1e-5, "whiten": 1e-3, "l2": 1e-6, "rms": 1e-12}
 
 
 def normalize(x: Tensor, kind: Kind, eps: float, whitening: Whitening = "cholesky") -> Tensor:
@@ -72,7 +72,7 @@ class Normalizer(Plugin):
         links: glob over link names.
         whitening: ``cholesky`` or ``zca``.
         eps: what is added under the root (``layer``, ``batch``: 1e-5; ``rms``: 1e-12), the shrinkage (``whiten``: 1e-3), or the least
-            length (``l2``: 1e-12).
+            length (``l2``: 1e-6).
         gather: with several processes, statistics (``batch``, ``whiten``, ``rms``) are those of the whole batch, gathered with
             gradient, as in one process; false takes each process's own share.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -52,4 +54,6 @@ def soft_targets(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
     with full_precision(student):
         s = F.log_softmax(student.float() / temperature, 1)
         t = F.log_softmax(teacher.float() / temperature, 1)
+        out = t == -math.inf  # classes that the teacher rules out: p log p is 0
+        s, t = s.masked_fill(out, 0.0), t.masked_fill(out, 0.0)
         return F.kl_div(s, t, log_target=True, reduction="batchmean") * temperature**2
