@@ -36,6 +36,14 @@ def opened(folder: Path) -> TeacherCache:
     return open_cache(folder, read_index(folder), was_there=True)
 
 
+def result_of(folder: Path) -> TeacherCache | str:
+    """The opened cache, or what is said instead."""
+    try:
+        return opened(folder)
+    except StillhouseError as error:
+        return str(error)
+
+
 @pytest.mark.parametrize("name", ["index.json", "0.npy", "ids.npy", "mean.npy", "scatter.npy"])
 def test_no_cut_and_no_flipped_bit_goes_unseen(name: str, folder: Path):
     kept = opened(folder)
@@ -45,10 +53,9 @@ def test_no_cut_and_no_flipped_bit_goes_unseen(name: str, folder: Path):
         place, bit = draw.randrange(len(whole)), 1 << draw.randrange(8)
         flipped = whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :]
         path.write_bytes(flipped if number % 2 else whole[:place])
-        try:
-            found = opened(folder)
-        except StillhouseError as error:
-            assert str(folder) in str(error)
+        found = result_of(folder)
+        if isinstance(found, str):
+            assert str(folder) in found
             continue
         # What was hit says the same in other characters: '<f8' and '=f8'.
         assert np.array_equal(found.ids, kept.ids)
