@@ -105,7 +105,7 @@ def test_instead_it_is_what_the_run_measures_and_gives(tmp_path):
     trained = select_model_state(found, averaged=False)
     assert not torch.equal(trained["student.head.weight"], loaded.head.weight)
     (best_path,) = (tmp_path / "run" / "checkpoints").glob("best_*.pt")
-    assert set(read_checkpoint(best_path, "")) == {"model", "ema", "format"}
+    assert set(read_checkpoint(best_path, "")) == {"model", "ema"}
 
 
 def test_beside_a_run_gives_the_weights_it_trained(tmp_path):
