@@ -1,0 +1,78 @@
+"""What a run keeps says ``~`` for the home folder; in memory paths are whole. Names stay in their folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stillhouse import Recipe, StillhouseError, train
+from stillhouse.config.home import expand_home, find_path, shorten_home
+
+DIGITS: dict[str, Any] = {"data": {"name": "sklearn:digits", "per_class": 4}, "student": {"model": "mlp"}}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder that is reached by a link, as on many clusters."""
+    (tmp_path / "disk" / "me").mkdir(parents=True)
+    (tmp_path / "home").symlink_to(tmp_path / "disk")
+    monkeypatch.setenv("HOME", str(tmp_path / "home" / "me"))
+    return tmp_path / "home" / "me"
+
+
+def test_paths_in_the_home_folder_are_shortened_and_found_again(home: Path):
+    tables = {"a": f"{home}/x", "b": [f"folder:{home}/y", f"{home}", 5], "c": {"d": f"{home}x", "e": "~", "f": "a~/b"}}
+    short = {"a": "~/x", "b": ["folder:~/y", "~/", 5], "c": {"d": f"{home}x", "e": "~", "f": "a~/b"}}
+    assert shorten_home(tables) == short
+    assert shorten_home({"a": f"{home.resolve()}/x"}) == {"a": "~/x"}
+    assert expand_home(short)["a"] == f"{home}/x"
+    assert shorten_home(expand_home(short)) == short
+
+
+def test_a_recipe_is_the_same_whoevers_home_it_lies_in(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole = {**DIGITS, "teacher": {"model": "mlp", "checkpoint": f"{home}/t.pt"}}
+    short = {**DIGITS, "teacher": {"model": "mlp", "checkpoint": "~/t.pt"}}
+    one, other = (Recipe.from_dict(tables, base=home) for tables in (whole, short))
+    assert one == other
+    digest = one.digest()
+    assert other.digest() == digest
+    assert str(home.resolve()) not in one.to_toml()
+    assert 'base = "~/"' in one.to_toml()
+    monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))
+    assert Recipe.from_dict(short).digest() == digest
+
+
+def test_a_run_holds_no_path_of_the_home_folder(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (home / "work").mkdir()
+    (home / "work" / "t.toml").write_text('[data]\nname = "sklearn:digits"\n[student]\nmodel = "mlp"\n')
+    teacher = {"recipe": "t.toml", "same_labels": True}
+    tables = {**DIGITS, "run": {"epochs": 1, "threads": 1}, "teacher": teacher}
+    recipe = Recipe.from_dict(tables, base=home / "work")
+    folder = train(recipe, out=tmp_path / "run").folder
+    assert folder is not None
+    for file in folder.rglob("*"):
+        if file.is_file() and file.suffix != ".pt":
+            assert str(home).encode() not in file.read_bytes(), file
+            assert str(home.resolve()).encode() not in file.read_bytes(), file
+    assert Recipe.load(folder / "recipe.toml").base == home / "work"
+    assert json.loads((folder / "lock.json").read_text())["recipe"] == recipe.digest()
+
+
+def test_somebody_whom_the_machine_does_not_know():
+    assert find_path("~nobody-of-this-name/x", Path("/base")) == Path("/base/~nobody-of-this-name/x")
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "a/../../x", "/etc", "..", ".", "", " ", "a//b", "C:\\x", "a" * 201, "~/x", "\u202ex"]
+)
+def test_a_runs_name_stays_in_its_folder(name: str):
+    with pytest.raises(StillhouseError, match=r"run.name: must (name a folder inside runs|be at most 200 characters)"):
+        Recipe.from_dict({**DIGITS, "run": {"name": name}})
+
+
+@pytest.mark.parametrize("name", ["vkd", "vkd.2", "first try", "group/arm-1", "Übung", "a=1,b=2", "x" * 200])
+def test_plain_names_are_taken(name: str):
+    assert Recipe.from_dict({**DIGITS, "run": {"name": name}}).run.name == name
