@@ -6,8 +6,10 @@ from stillhouse.errors import Fault, raise_faults
 
 __all__ = ["check_counts"]
 
-_LAYERS, _CHANNELS = 1_000, 2**20
-"""The most layers, and channels: with more, building the network would not end, or not fit any memory."""
+_MOST = {"stages": 20, "depth": 1_000}
+"""Stages, each of twice the channels of the one before, and layers: with more, building the network would not end."""
+
+_CHANNELS = 2**20
 
 
 def check_counts(**values: int) -> None:
@@ -18,7 +20,7 @@ def check_counts(**values: int) -> None:
     """
     faults = []
     for name, value in values.items():
-        most = _LAYERS if name in ("depth", "stages") else _CHANNELS
+        most = _MOST.get(name, _CHANNELS)
         if not isinstance(value, int) or isinstance(value, bool):
             faults.append(Fault(name, f"must be a whole number, got {value!r:.80}"))
         elif value < 1:
