@@ -10,7 +10,8 @@ import pytest
 
 from stillhouse.data import DataInfo
 from stillhouse.errors import StillhouseError
-from stillhouse.models import ModelSpec, build_model
+from stillhouse.models import ModelRequest, ModelSpec, build_model
+from stillhouse.models.builder import describe_published
 
 INFO = DataInfo(3, ("a", "b", "c"), (3, 32, 32), {"train": 10}, "")
 
@@ -33,6 +34,7 @@ def test_a_folder_with_code_of_its_own(pretrained: bool, transformers: Any, tmp_
     )
     with pytest.raises(StillhouseError, match=r"student\.args"):
         build_model(spec, INFO, seed=0, where="student")
+    assert describe_published(ModelRequest(spec, INFO, "teacher")) is None
     assert not list(tmp_path.rglob("ran"))
 
 
