@@ -92,6 +92,13 @@ def test_tables_that_no_recipe_is_made_of(tables: Any, said: str):
         Recipe.from_dict(tables)
 
 
+@pytest.mark.parametrize("key", ["batch_size", "eval_batch_size", "workers", "prefetch", "size", "crop"])
+def test_numbers_that_no_machine_has_room_for(key: str):
+    tables = {"data": {"name": "sklearn:digits", key: 10**9}, "student": {"model": "mlp"}}
+    with pytest.raises(StillhouseError, match=rf"data\.{key}: must be at most [\d,]+, got 1000000000"):
+        Recipe.from_dict(tables)
+
+
 def test_plain_tables_pass():
     check_tables({"a": [1, -(2**63), 2**63 - 1, 1.5, float("nan"), True, None, "é\n\t", {"b": ()}], "": nested(60)})
 
