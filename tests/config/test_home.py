@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.utils.data import TensorDataset
 
 from stillhouse import Recipe, StillhouseError, train
 from stillhouse.config.home import expand_home, find_path, shorten_home
+from stillhouse.data import load_data
 
 DIGITS: dict[str, Any] = {"data": {"name": "sklearn:digits", "per_class": 4}, "student": {"model": "mlp"}}
 
@@ -59,6 +63,26 @@ def test_a_run_holds_no_path_of_the_home_folder(home: Path, tmp_path: Path, monk
             assert str(home.resolve()).encode() not in file.read_bytes(), file
     assert Recipe.load(folder / "recipe.toml").base == home / "work"
     assert json.loads((folder / "lock.json").read_text())["recipe"] == recipe.digest()
+
+
+def test_data_are_the_same_whoevers_home_their_arguments_name(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def load() -> str:
+        tables = {**DIGITS, "data": {"name": "test_home:numbers", "args": {"root": "~/numbers"}, "normalize": "none"}}
+        monkeypatch.setitem(sys.modules, "test_home", sys.modules[__name__])
+        data = load_data(Recipe.from_dict(tables).data, seed=0)
+        data.close()
+        return data.info.fingerprint
+
+    here = load()
+    monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))
+    assert load() == here
+
+
+def numbers(root: str) -> TensorDataset:
+    assert Path(root).is_absolute()
+    return TensorDataset(torch.arange(40.0).reshape(20, 2), torch.arange(20) % 2)
 
 
 def test_somebody_whom_the_machine_does_not_know():
