@@ -51,7 +51,9 @@ def test_a_recipe_is_the_same_whoevers_home_it_lies_in(home: Path, tmp_path: Pat
 
 def test_a_run_holds_no_path_of_the_home_folder(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (home / "work").mkdir()
-    (home / "work" / "t.toml").write_text('[data]\nname = "sklearn:digits"\n[student]\nmodel = "mlp"\n')
+    (home / "work" / "t.toml").write_text(
+        '[run]\nepochs = 1\n[data]\nname = "sklearn:digits"\nper_class = 4\n[student]\nmodel = "mlp"\n'
+    )
     teacher = {"recipe": "t.toml", "same_labels": True}
     tables = {**DIGITS, "run": {"epochs": 1, "threads": 1}, "teacher": teacher}
     recipe = Recipe.from_dict(tables, base=home / "work")
