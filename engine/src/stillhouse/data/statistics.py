@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stillhouse.config.home import shorten_home
 from stillhouse.data.file_source import FileSource
 from stillhouse.data.memory import Errors, refuse_bad_samples
 from stillhouse.data.sampler import Ids, Key
@@ -92,7 +93,7 @@ def fingerprint(choices: Mapping[str, Any], samples: Samples, splits: Mapping[st
         splits: the ids in use.
     """
     source = samples.source
-    digest = hashlib.sha256(json.dumps(choices, sort_keys=True, default=repr).encode())
+    digest = hashlib.sha256(json.dumps(shorten_home(choices), sort_keys=True, default=repr).encode())
     digest.update("\0".join(source.class_names).encode(errors="surrogateescape"))
     digest.update(source.labels.tobytes())
     for name, ids in splits.items():

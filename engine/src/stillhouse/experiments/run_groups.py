@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ from stillhouse.experiments.settings import find_differing, flatten_settings, fo
 from stillhouse.training.folder import RunFolder
 
 __all__ = ["choose_metric", "compare", "read_metric", "read_runs"]
+
+_MOST_FOLDERS = 20_000
+"""Folders that are searched for runs: with more it is no folder of runs, but a disk."""
 
 
 def compare(
@@ -121,7 +125,16 @@ def _find_runs(folder: Path) -> list[tuple[Path, str]]:
             for seed in plan["seeds"]
         ]
         return [(place, arm) for place, arm in places if RunFolder(place).recipe.exists()]
-    return [(path.parent, "") for path in sorted(folder.rglob("recipe.toml"))]
+    found = []
+    for seen, (place, inner, files) in enumerate(os.walk(folder)):
+        if seen == _MOST_FOLDERS:
+            what = f"has more than {_MOST_FOLDERS:,} folders below it"
+            raise StillhouseError(what, where=str(folder), hint="name a folder of runs")
+        if "recipe.toml" in files:
+            found.append(Path(place))
+            inner.clear()  # a run has no run in its own folder
+        inner[:] = [name for name in inner if not name.startswith(".")]
+    return [(place, "") for place in sorted(found)]
 
 
 def _find(runs: Sequence[FinishedRun], folder: Path) -> FinishedRun:
