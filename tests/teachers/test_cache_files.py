@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 from stillhouse import StillhouseError
+from stillhouse.teachers.cache.arrays import ArrayWriter, write_small
 from stillhouse.teachers.cache.files import (
-    ArrayWriter,
     TeacherCache,
     open_cache,
     read_index,
     write_index,
-    write_small,
 )
 
 
