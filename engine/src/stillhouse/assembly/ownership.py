@@ -10,8 +10,8 @@ from torch.nn.parameter import is_lazy
 
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.layers import Which
-from stillhouse.distributed.fsdp import to_local
 from stillhouse.distributed.finite import find_non_finite
+from stillhouse.distributed.fsdp import to_local
 from stillhouse.errors import Fault, StillhouseError
 from stillhouse.loop.composition import Composition
 
