@@ -100,7 +100,7 @@ def test_the_walk_leaves_no_gradient_and_only_the_rehearsed_step_has_one():
     student = TinyNet()
     student.register_forward_hook(lambda *_: seen.append(torch.is_grad_enabled()))
     prepare(recipe(), student=student, plugins=[Links()], write=False)
-    assert seen == [False, False, True]  # in train mode, in eval mode, and the rehearsed step
+    assert seen == [False, False, True, False, False]  # train mode, eval mode, the rehearsed step, val and test
     assert all(p.grad is None for p in student.parameters())
 
 

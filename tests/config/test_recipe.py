@@ -185,10 +185,15 @@ def test_the_digest_follows_what_decides_the_result_and_nothing_else():
         {"run__device": "auto"},
         {"run__log_every": 7},
         {"checkpoints": {"every_steps": 1}},
+        {"data__workers": 3},
+        {"data__prefetch": 5},
+        {"data__cache": "none"},
+        {"data__eval_batch_size": 7},
     ):
         assert Recipe.from_dict(tables(**same)).digest() == base, same
     for other in (
         {"run__seed": 4},
+        {"run__threads": 3},
         {"run__test": False},
         {"optimizer": {"lr": 1e-3}},
         {"data__batch_size": 4},

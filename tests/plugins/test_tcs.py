@@ -67,7 +67,7 @@ def test_it_trains_without_a_teacher_and_leaves_a_plain_student(variant: str):
     logits = training.run.student.eval()(x)
     assert (result.student(x) - logits).abs().max() <= 1e-5 * max(1.0, float(logits.detach().abs().max()))
     if "without" not in variant:
-        assert all(torch.equal(before[k], after[k]) for k in ("head.project.axes", "head.project.mean", "head.scale"))
+        assert all(torch.equal(before[k], after[k]) for k in ("head.project.axes", "head.mean", "head.scale"))
         assert not torch.equal(before["head.lift.weight"], after["head.lift.weight"])
         changed = not torch.equal(before["head.readout.weight"], after["head.readout.weight"])
         assert changed == (variant != "fixed head")
@@ -125,7 +125,7 @@ def test_the_term_is_that_of_the_teachers_own_coordinates():
         step = engine.state.step
         with torch.no_grad():
             features = torch.relu(teacher.body(torch.relu(teacher.norm(teacher.stem(step.inputs))))).mean((2, 3))
-            teachers = (features / head.scale - head.project.mean) @ head.project.axes
+            teachers = (features / head.scale - head.mean) @ head.project.axes
         student = step.student.features["head.project"]
         expected = (student - teachers).square().sum(1).mean() / head.energy
         seen.append((float(step.losses["tcs"].detach()), float(expected.detach())))
@@ -144,7 +144,7 @@ def test_the_head_starts_from_scikit_learns_probe():
     head, data = head_of(training), training.data
     module = training.run.composition.plugin_module("tcs")
     rows = module.cache.take("features/dropout", torch.from_numpy(module.cache.ids)) / head.scale
-    c = head.project(rows).double().numpy()
+    c = head.project(rows - head.mean).double().numpy()
     probe = LogisticRegression(max_iter=1000).fit(c, data.passes.labels(module.cache.ids))
     torch.testing.assert_close(head.readout.weight, torch.from_numpy(probe.coef_).float(), rtol=1e-3, atol=1e-4)
 
@@ -290,7 +290,7 @@ def test_axes_of_other_images_come_from_another_runs_cache(tmp_path: Path):
     head = head_of(training)
     own = find_axes(cache.moments, "pca", 2)
     torch.testing.assert_close(head.project.axes, own.vectors.float())
-    torch.testing.assert_close(head.project.mean * head.scale, (own.mean * own.scale).float())
+    torch.testing.assert_close(head.mean * head.scale, (own.mean * own.scale).float())
     assert training.fit().metrics["test"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -195,14 +196,14 @@ def test_the_path_is_its_formula(d_s: int):
     z = torch.randn(7, d_s, dtype=torch.float64)
     A = torch.eye(8).double() if head.lift.weight is None else head.lift.weight
     assert (head.lift.weight is None) == (d_s == 8)
-    c = (z @ A.T + head.lift.bias - head.project.mean) @ head.project.axes
+    c = (z @ A.T + head.lift.bias) @ head.project.axes
     logits = (head.readout.mask * head.readout.live * c) @ head.readout.weight.T + head.readout.bias
     torch.testing.assert_close(head(z), logits)
 
 
-def test_b_starts_at_the_mean_and_the_mask_at_one():
+def test_b_starts_at_the_mean_from_which_it_counts_and_the_mask_at_one():
     head = CoordinateHead(5, 3, find_axes(moments_of(rows_of()), "pca", 4))
-    assert torch.equal(head.lift.bias, head.project.mean)
+    assert torch.equal(head.lift.bias, torch.zeros(8))
     assert torch.equal(head.readout.mask, torch.ones(4))
     trained = {name for name, p in head.named_parameters() if p.requires_grad}
     assert trained == {"lift.weight", "lift.bias", "readout.weight", "readout.bias"}
@@ -261,11 +262,11 @@ def test_with_cross_entropy_alone_pca_and_random_axes_are_the_same_model():
     )
     one, two = (CoordinateHead(d_s, 3, axes).double() for axes in (principal, turned))
     for head, axes in ((one, principal), (two, turned)):
-        head.project.axes, head.project.mean = axes.vectors.clone(), axes.mean.clone()
+        head.project.axes = axes.vectors.clone()
     with torch.no_grad():
         two.readout.load_state_dict(one.readout.state_dict())
         two.lift.weight.copy_(square @ one.lift.weight)
-        two.lift.bias.copy_(principal.mean + square @ (one.lift.bias - principal.mean))
+        two.lift.bias.copy_(square @ one.lift.bias)
     bodies = [nn.Sequential(nn.Linear(4, d_s), nn.Tanh()).double() for _ in range(2)]
     bodies[1].load_state_dict(bodies[0].state_dict())
     x, y = torch.randn(200, 4, dtype=torch.float64), torch.randint(3, (200,))
@@ -377,7 +378,9 @@ def test_packed_bits_are_the_hashes_signs(hashes: int):
         generator.normal(size=(4, hashes)).astype(np.float32),
         generator.normal(size=hashes).astype(np.float32),
     )
-    bits = Bits(cache, "", 2.0, torch.from_numpy(vectors), torch.from_numpy(bias))
+    axes: Any = SimpleNamespace(centre=torch.tensor([1.0, -2.0, 0.0, 0.5], dtype=torch.float64), scale=2.0)
+    bits = Bits(cache, "", axes, torch.from_numpy(vectors), torch.from_numpy(bias))
+    features = (features.astype(np.float64) - axes.centre.numpy()).astype(np.float32)
     for epoch in range(3):
         found = bits.take(torch.from_numpy(ids[::-1].copy()), epoch, torch.device("cpu"))
         assert np.array_equal(found.numpy(), (features[epoch % 2, ::-1] / 2.0 @ vectors + bias > 0).astype(np.float32))

@@ -34,7 +34,7 @@ def shifted_data() -> dict[str, TensorDataset]:
 
 def two_classes() -> TensorDataset:
     """Data of another number of classes."""
-    return TensorDataset(torch.zeros(20, 1, 6, 6), torch.arange(20) % 2)
+    return TensorDataset(torch.rand(20, 1, 6, 6), torch.arange(20) % 2)
 
 
 def colour_data() -> dict[str, TensorDataset]:

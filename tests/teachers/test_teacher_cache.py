@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import errno
 import gc
-import json
 import resource
 import threading
 import weakref
@@ -27,7 +26,8 @@ from torch import nn
 from stillhouse import Assembly, Plugin, StillhouseError, StillhouseWarning, hookimpl, plugin, prepare
 from stillhouse.teachers.cache import CacheSpec, Moments, TeacherCache, teacher_cache
 from stillhouse.teachers.cache import writer as filling_module
-from stillhouse.teachers.cache.files import ArrayWriter
+from stillhouse.teachers.cache.arrays import ArrayWriter
+from stillhouse.teachers.cache.files import read_index, write_index
 from stillhouse.teachers.cache.key import differences
 
 SPEC = CacheSpec(taps=("body",), outputs=True, moments=True)
@@ -357,10 +357,9 @@ def test_differences_show_short_values():
 def test_a_cache_of_another_machine_is_used_with_a_warning(root: Path):
     _, cache = run_of()
     assert cache.folder is not None
-    path = cache.folder / "index.json"
-    index = json.loads(path.read_text())
+    index = read_index(cache.folder)
     index["provenance"]["torch"] = "1.0"
-    path.write_text(json.dumps(index))
+    write_index(cache.folder, index)
     with pytest.warns(StillhouseWarning, match=r"computed elsewhere \(torch 1.0 then"):
         run_of()
 
@@ -399,12 +398,28 @@ def _no_json(folder: Path) -> str:
     return "index is damaged"
 
 
+def _changed_index(folder: Path) -> str:
+    path = folder / "index.json"
+    text = path.read_text()
+    assert '"store": "float16"' in text
+    path.write_text(text.replace('"store": "float16"', '"store": "float32"'))
+    return "index is damaged or another version's: its checksum differs"
+
+
+def _cut_index(folder: Path) -> str:
+    path = folder / "index.json"
+    path.write_bytes(path.read_bytes()[:-1000])
+    return "index is damaged"
+
+
 def _no_index(folder: Path) -> str:
     (folder / "index.json").unlink()
     return "no index.json"
 
 
-@pytest.mark.parametrize("damage", [_cut, _flip, _lose, _other, _pickled, _no_json, _no_index])
+@pytest.mark.parametrize(
+    "damage", [_cut, _flip, _lose, _other, _pickled, _no_json, _changed_index, _cut_index, _no_index]
+)
 def test_damage_is_refused(root: Path, damage: Callable[[Path], str]):
     _, cache = run_of()
     assert cache.folder is not None

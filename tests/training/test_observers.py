@@ -209,7 +209,17 @@ def test_only_those_are_there_that_the_recipe_asks_for(tmp_path: Path):
     assert names() == ["scalars", "evaluation"]
     all_of_them = {"ema": {}, "early_stopping": {}, "schedule": {"decay": "linear"}}
     assert names(out=tmp_path / "run", **all_of_them) == [
-        *("ema", "scalars", "learning rate", "evaluation", "early stopping", "task", "tensorboard", "checkpoints")
+        *(
+            "ema",
+            "scalars",
+            "learning rate",
+            "interruption",
+            "evaluation",
+            "early stopping",
+            "task",
+            "tensorboard",
+            "checkpoints",
+        )
     ]
     assert "task" not in names(out=tmp_path / "run", run__figures=False)
 

@@ -1,4 +1,4 @@
-"""Layouts of feature tensors, and the conversion to rows and back.
+"""Layouts of feature tensors, the conversion to rows and back, and the precision in which rows are computed.
 
 Three layouts, told apart by the number of dimensions: vectors (B, C), tokens (B, N, C) and maps (B, C, H, W).
 Methods work on *rows*: one row of C channels per sample, per token or per position.
@@ -7,12 +7,26 @@ Methods work on *rows*: one row of C channels per sample, per token or per posit
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from stillhouse.errors import StillhouseError
 
-__all__ = ["channel_dim", "channels", "format_shape", "from_rows", "map_rows", "name_layout", "to_rows"]
+__all__ = [
+    "channel_dim",
+    "channels",
+    "format_shape",
+    "from_rows",
+    "full_precision",
+    "map_rows",
+    "name_layout",
+    "to_rows",
+]
+
+_NOTHING: AbstractContextManager[Any] = nullcontext()
 
 _LAYOUTS = {2: "vectors (B, C)", 3: "tokens (B, N, C)", 4: "maps (B, C, H, W)"}
 
@@ -63,6 +77,15 @@ def from_rows(rows: Tensor, like: Tensor) -> Tensor:
 def map_rows(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Apply ``function``, rows (R, C) -> rows (R, D), to ``x`` and return the result in the layout of ``x``."""
     return from_rows(function(to_rows(x)), x)
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """Return a context in which autocast leaves operations on the device of ``x`` alone.
+
+    Entering autocast takes ten times as long as the look whether it is on, and in a step it is not.
+    """
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _NOTHING
 
 
 def format_shape(x: Tensor) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
+from functools import lru_cache
 from typing import Literal
 
 import attrs
@@ -75,9 +77,9 @@ class Schedule:
             steps = round(self.warmup_epochs * steps_per_epoch)
             schedule = attrs.evolve(self, warmup_epochs=None, warmup_steps=steps)
         length = schedule.warmup_steps or 0
-        if length > self.until * total:
+        if length > _exact(self.until) * total:
             key = "warmup_steps" if self.warmup_epochs is None else "warmup_epochs"
-            end = f"the value is 0 from step {math.ceil(self.until * total)} on" if self.until < 1.0 else ""
+            end = f"the value is 0 from step {_count_steps(self.until, total)} on" if self.until < 1.0 else ""
             raise StillhouseError(
                 f"the warm-up must end within the run, got {length} steps: {end or f'the run has {total} steps'}",
                 where=key,
@@ -93,17 +95,29 @@ class Schedule:
         """
         if self.warmup_epochs:
             raise ValueError("a warm-up in epochs must be converted by to_steps(...) first")
-        time = step / max(total, 1)
-        if self.until < 1.0 and time >= self.until:
+        total = max(total, 1)
+        if self.until < 1.0 and step >= _count_steps(self.until, total):
             return 0.0
-        warmup = self.warmup_steps / max(total, 1) if self.warmup_steps else self.warmup
-        if step < self.warmup_steps if self.warmup_steps else time < warmup:
-            return self.peak * (step + 1) / (self.warmup_steps or math.ceil(warmup * total))
-        if self.decay == "none" or self.until <= warmup:
+        length = self.warmup_steps or _count_steps(self.warmup, total)
+        if step < length:
+            return self.peak * (step + 1) / length
+        start = self.warmup_steps / total if self.warmup_steps else self.warmup
+        if self.decay == "none" or self.until <= start:
             return self.peak
-        done = min(1.0, (time - warmup) / (self.until - warmup))
+        done = min(1.0, max(0.0, (step / total - start) / (self.until - start)))
         mix = (1.0 + math.cos(math.pi * done)) / 2.0 if self.decay == "cosine" else 1.0 - done
         return self.final + (self.peak - self.final) * mix
+
+
+def _exact(fraction: float) -> Fraction:
+    """The number that was written: 0.28 and not the nearest of float's, which times 25 is more than 7."""
+    return Fraction(repr(float(fraction)))
+
+
+@lru_cache(maxsize=1024)
+def _count_steps(fraction: float, total: int) -> int:
+    """How many of ``total`` steps, from 0, begin before ``fraction`` of them."""
+    return math.ceil(_exact(fraction) * total)
 
 
 Weight = float | Schedule

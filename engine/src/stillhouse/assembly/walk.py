@@ -93,6 +93,7 @@ def assemble(
         StillhouseError: with all faults of a stage: the layers, then the shapes.
     """
     hooks = Hooks(actives)
+    check_weights(assembly.student, assembly.all_teachers)  # adapt may read a teacher at length
     adapt_student(assembly, hooks)
     frozen = {} if assembly.teacher is None else {"teacher": assembly.teacher, **assembly.teachers}
     refuse_shared({"student": assembly.student, **frozen})
@@ -126,7 +127,6 @@ def _walk_over(
     step = new_step(batch, composition)
     rehearsed = Rehearsed({}, [], {})
     teachers = assembly.all_teachers
-    check_weights(assembly.student, teachers)
     with rng.preserve_state(), unchanged(assembly.student, *teachers.values()) as snapshot:
         rng.seed_everything(rng.derive(assembly.seed, "assembly"))
         seen = pass_shapes(assembly, composition, hooks, actives, step, snapshot)

@@ -72,7 +72,7 @@ class DataSpec:
             returns a map-style data set of (input, target) or a mapping from split to such data sets.
         args: for ``folder:`` ``levels``, folders down to a class (1); for ``pairs:`` the patterns ``images`` and ``labels``, the ``target`` kind and what describes it; for
             ``photos:`` the pattern ``images``; else the callable's arguments, and what describes its targets: ``target``,
-            ``classes``, ``ignore``, ``scale``, ``holes``.
+            ``classes``, ``ignore``, ``values``, ``scale``, ``holes``.
         batch_size: samples in a training batch, of all processes together.
         eval_batch_size: samples in an evaluation batch; None: as many as in a training batch.
         drop_last: leave out an epoch's last training batch when it is smaller than the others. One of a single sample
@@ -154,3 +154,13 @@ class DataSpec:
     def crop_height_and_width(self) -> tuple[int, int] | None:
         """``crop`` as a pair."""
         return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
+
+    @property
+    def placeless(self) -> DataSpec:
+        """The same without the place of its files, where their content is hashed: a copy is the same data."""
+        scheme, colon, _ = self.name.partition(":")
+        if colon and scheme in ("folder", "pairs", "photos"):
+            return attrs.evolve(self, name=f"{scheme}:")
+        if colon and scheme == "torchvision":
+            return attrs.evolve(self, args={k: v for k, v in self.args.items() if k not in ("root", "download")})
+        return self

@@ -29,8 +29,11 @@ from stillhouse.schedule import Schedule
 __all__ = ["BESIDE_THE_RESULT", "Recipe", "find_nested"]
 
 
-BESIDE_THE_RESULT = ("name", "base", "device", "log_every", "figures")
-"""The keys of ``[run]`` that do not change a run's result."""
+BESIDE_THE_RESULT = {
+    "run": ("name", "base", "device", "log_every", "figures"),
+    "data": ("eval_batch_size", "workers", "prefetch", "cache"),
+}
+"""The keys that do not change a run's result, by table. The number of threads does: sums come in another order."""
 
 _LONGEST = 16
 """Recipes that ask for each other, one after the other."""
@@ -117,10 +120,11 @@ class Recipe:
         return tomli_w.dumps(shorten_home(self.to_dict()))
 
     def digest(self) -> str:
-        """Hash everything that decides the result: all but the run's name, folder, device and logging."""
+        """Hash everything that decides the result: not the run's name, folder, device and logging, nor how data is read."""
         tables = self.to_dict()
-        for key in BESIDE_THE_RESULT:
-            tables["run"].pop(key, None)
+        for table, keys in BESIDE_THE_RESULT.items():
+            for key in keys:
+                tables[table].pop(key, None)
         for key, default in (("test", True), ("validate_every", 1)):  # as runs from before these keys have it
             if tables["run"][key] == default:
                 del tables["run"][key]

@@ -15,6 +15,8 @@ from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
 __all__ = ["call", "check_arguments", "read_parameters"]
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_LONGEST = 600
+"""Characters of an error that are shown: some print the whole tensor that they are about."""
 _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
@@ -72,14 +74,14 @@ def call(function: Callable[..., Any], args: Mapping[str, Any], where: str, know
         raise StillhouseError(
             faults=[attrs.evolve(f, where=f"{where}.{f.where}") if f.where in named else f for f in error.faults]
         ) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # sys.exit, called by a recipe, would end the run without a word
         unexpected = _UNEXPECTED.search(str(error))
         if isinstance(error, TypeError) and unexpected and unexpected[1] in args:
             known = list(known or read_parameters(function)[0])
             raise StillhouseError(faults=[_make_unknown_fault(unexpected[1], known, where)]) from error
         hint = "no connection for a download: give a local source"
         raise StillhouseError(
-            f"calling {_get_name(function)} failed: {type(error).__name__}: {error}",
+            f"calling {_get_name(function)} failed: {type(error).__name__}: {_shorten(error)}",
             where=where,
             hint=hint if isinstance(error, URLError) else "",
         ) from error
@@ -90,6 +92,11 @@ def _make_unknown_fault(key: str, known: Collection[str], where: str) -> Fault:
     takes = "it takes " + ", ".join(repr(n) for n in known) if known else "it takes no arguments"
     hint = f"{near} {takes}" if near.startswith("did you mean") else takes
     return Fault(f"{where}.{key}", f"unknown argument {key!r}", hint)
+
+
+def _shorten(error: BaseException) -> str:
+    text = str(error)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def _get_name(function: Callable[..., Any]) -> str:

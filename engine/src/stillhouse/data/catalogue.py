@@ -33,7 +33,7 @@ def open_source(name: str, request: SourceRequest) -> Source:
             source = opener(rest, request)
         except StillhouseError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             what = f"{name!r} cannot be opened: {error_text(error)}"
             raise StillhouseError(what, where=where, hint=f"from {found.origin}") from error
         if not isinstance(source, Source):

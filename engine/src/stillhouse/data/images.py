@@ -6,25 +6,23 @@ with 16 bits where it has them.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import attrs
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from PIL.Image import Transpose
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image, read_file
-from torchvision.transforms.v2 import functional as F
 
 from stillhouse.data.files import show_name
-from stillhouse.errors import StillhouseError, first_line
-from stillhouse.layout import format_shape
+from stillhouse.errors import StillhouseError
 
-__all__ = ["SUFFIXES", "WHITE", "Look", "Shaping", "decode", "look_at", "open_image", "to_tensor"]
+__all__ = ["SUFFIXES", "WHITE", "Look", "decode", "look_at", "open_image", "to_tensor"]
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".pbm", ".pgm", ".ppm")
 """Of the image files that are read."""
@@ -42,6 +40,9 @@ _TURNS = {
     8: Transpose.ROTATE_90,
 }
 _DEEPEST = 65535
+_OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+_OTHER_BYTE = {f"{m};16{order}": f"{m};16{other}" for m in ("RGB", "RGBA") for order, other in _OTHER_ORDER.items()}
+"""How pixels would have to be stored for PIL to keep the second byte of those that are stored so."""
 
 
 class Look(NamedTuple):
@@ -118,7 +119,7 @@ def decode(path: Path, background: int = WHITE, deep: bool = False) -> Tensor:
         with Image.open(path) as image:
             raw = _read_raw_mode(image)
             if _is_deep(image, raw) and image.mode not in _GRAY:
-                tensor = _decode_deep_colour(path, image, background)
+                tensor = _decode_deep_colour(path, raw, background)
             else:
                 image.load()
                 tensor = _convert_pil(_turn(image), background, raw)
@@ -159,18 +160,31 @@ def _is_deep(image: Image.Image, raw: str) -> bool:
     return ";16" in raw and not raw.endswith("S")  # I;16S has a sign
 
 
-def _decode_deep_colour(path: Path, image: Image.Image, background: int) -> Tensor:
-    """Decode 16 bits a channel of colour, or with alpha, of which PIL keeps 8."""
-    if image.format != "PNG":
-        raise StillhouseError("of images in colour with 16 bits a channel, only PNG files can be read whole")
-    tensor: Tensor = decode_image(read_file(str(path)), ImageReadMode.UNCHANGED, apply_exif_orientation=True)
-    if tensor.dtype != torch.uint16:
-        raise StillhouseError("its 16 bits a channel cannot be read whole")
-    values = tensor.float().div_(_DEEPEST)
-    if values.shape[0] in (1, 3):
-        return values
+def _decode_deep_colour(path: Path, raw: str, background: int) -> Tensor:
+    """Decode 16 bits a channel of colour, or with alpha, of which PIL keeps the first byte: read again, it keeps the other."""
+    if raw == "LA;16B":  # its four bytes a pixel, as if they were four channels
+        pairs = _read_as(path, "RGBA").astype(np.float32)
+        high, low = pairs[..., ::2], pairs[..., 1::2]
+    elif raw in _OTHER_BYTE:
+        high, low = (_read_as(path, each).astype(np.float32) for each in (raw, _OTHER_BYTE[raw]))
+    else:
+        raise StillhouseError(f"its 16 bits a channel, stored as {raw}, cannot be read whole", hint="save it as a PNG")
+    values = torch.from_numpy((high * 256 + low) / np.float32(_DEEPEST)).permute(2, 0, 1)
+    if values.shape[0] == 3:
+        return values.contiguous()
     colour, alpha = values[:-1], values[-1:]
     return colour * alpha + (1 - alpha) * (background / 255)
+
+
+def _read_as(path: Path, raw: str) -> NDArray[np.uint8]:
+    """Read an image's pixels as if they were stored as ``raw``; (H, W, C)."""
+    with Image.open(path) as opened:
+        image: Any = opened
+        image.tile = [
+            tile._replace(args=(raw, *tile.args[1:]) if isinstance(tile.args, tuple) else raw) for tile in image.tile
+        ]
+        image.load()
+        return np.asarray(_turn(image))
 
 
 def _turn(image: Image.Image) -> Image.Image:
@@ -201,8 +215,10 @@ def to_tensor(value: Any, background: int = WHITE) -> Tensor:
         raw = _read_raw_mode(value)
         if ";16" in raw and value.mode not in _GRAY:
             raise StillhouseError("PIL keeps 8 of this image's 16 bits a channel", hint="give it as an array of uint16")
-        # A copy keeps the metadata, whether or not its pixels were turned: only what comes from a file is certain.
-        value = _convert_pil(_turn(value) if isinstance(value, ImageFile.ImageFile) else value, background, raw)
+        if isinstance(value, ImageFile.ImageFile):  # a copy keeps the metadata, whether or not its pixels were turned
+            value.load()  # TIFF turns itself then
+            value = _turn(value)
+        value = _convert_pil(value, background, raw)
     elif isinstance(value, np.ndarray):
         value = _convert_numpy(value)
     elif not isinstance(value, Tensor):
@@ -254,47 +270,3 @@ def _convert_numpy(array: np.ndarray[Any, Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array))
     except TypeError:
         raise StillhouseError(f"the input must be uint8 (0 to 255) or floats, got {array.dtype}") from None
-
-
-@attrs.frozen(kw_only=True)
-class Shaping:
-    """Conversion of every input to one number of channels and one size, in training and evaluation alike.
-
-    Attributes:
-        channels: 1 or 3 converts images to as many channels; None leaves them.
-        size: height and width that images are resized to (bilinear, antialiased, without regard to their aspect).
-    """
-
-    channels: int | None = None
-    size: tuple[int, int] | None = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(C, H, W) -> (channels, *size); the dtype stays.
-
-        Raises:
-            StillhouseError: the input is not an image, or its channels cannot be converted.
-        """
-        if self.channels is None and self.size is None:
-            return x
-        if x.ndim != 3:
-            raise StillhouseError(
-                f"`size` and `channels` need images (C, H, W), got {format_shape(x)}", hint="leave them out"
-            )
-        if self.channels is not None and x.shape[0] != self.channels:
-            if x.shape[0] not in (1, 3):
-                raise StillhouseError(
-                    f"`channels` needs images of 1 or 3 channels, got {x.shape[0]}", hint="leave out `channels`"
-                )
-            x = F.rgb_to_grayscale(x) if self.channels == 1 else x.expand(3, -1, -1).contiguous()
-        if self.size is not None and tuple(x.shape[1:]) != self.size:
-            x = _resize(x, self.size)
-        return x
-
-
-def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    try:
-        resized: Tensor = F.resize(x, list(size), antialias=True)
-    except RuntimeError as error:  # too little memory, or a size that torch's kernel does not have
-        what = f"cannot be resized from {format_shape(x)} to {size}: {first_line(error)}"
-        raise StillhouseError(what, where="data.size") from error
-    return resized

@@ -18,11 +18,11 @@ from stillhouse.data.augmentation import build_crops, build_transforms, chain
 from stillhouse.data.batches import Data
 from stillhouse.data.catalogue import open_source
 from stillhouse.data.imagefolder import ImageFolder
-from stillhouse.data.images import Shaping
 from stillhouse.data.inspection import inspect
 from stillhouse.data.memory import fits_in_memory, read_once, refuse_bad_samples, warn_of_left_out
 from stillhouse.data.sampler import Ids, Key
 from stillhouse.data.samples import Samples, read_shaped
+from stillhouse.data.shaping import Shaping
 from stillhouse.data.shared import KEPT, keep_memory, make_data_key, make_source_key, recall_memory
 from stillhouse.data.sources import Source, SourceRequest
 from stillhouse.data.splits import choose, choose_per_class, split_by_blocks
@@ -113,10 +113,16 @@ def _load(
             f"transforms must keep the number of channels: training inputs are {trained}, evaluation's {made}",
             where="data.transforms",
         )
-    choices = {key: getattr(spec, key) for key in ("args", "normalize", "transforms")}
-    choices |= {key: getattr(spec, key) for key in ("crop",) if getattr(spec, key) is not None}
+    choices = {key: getattr(spec.placeless, key) for key in ("args", "normalize", "transforms")}
+    choices |= {
+        key: getattr(spec, key)
+        for key, default in (("crop", None), ("background", 255))
+        if getattr(spec, key) != default
+    }
     if source.stamp is None:  # a folder is known by its content, wherever it lies
         choices["name"] = spec.name
+    if spec.cache == "memory" and not source.pure:  # what it reads at random is read once
+        choices["cache"] = spec.cache
     if maker is not None:
         choices["task"] = repr(maker) if attrs.has(type(maker)) else type(maker).__qualname__
     described = source.spec

@@ -15,7 +15,8 @@ from torch import Tensor
 from stillhouse.config.structure import structure
 from stillhouse.data.file_source import FileSource, check_folder, find_empty
 from stillhouse.data.files import FoundFile, Walk, hash_files, show_name
-from stillhouse.data.images import SUFFIXES, WHITE, Shaping, decode, open_image
+from stillhouse.data.images import SUFFIXES, WHITE, decode, open_image
+from stillhouse.data.shaping import Shaping
 from stillhouse.data.sources import ALIASES
 from stillhouse.data.targets import TargetSpec
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, raise_faults

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from collections.abc import Iterable
 
 from stillhouse.config.data import DataSpec
 from stillhouse.distributed.signals import stay_until_the_parent_ends
@@ -17,26 +18,31 @@ def prepare_reader(_number: int) -> None:
     stay_until_the_parent_ends()
 
 
-def explain_dead_reader(error: BaseException, spec: DataSpec | None = None) -> StillhouseError | None:
+def explain_dead_reader(
+    error: BaseException, spec: DataSpec | None = None, codes: Iterable[int | None] = ()
+) -> StillhouseError | None:
     """The message for torch's error that a reader is gone; None for any other error.
 
     Args:
         error: what was raised; torch raises it wherever the run just is.
         spec: the recipe's ``[data]``, for the numbers to lower.
+        codes: the readers' exit codes, None for one that lives: torch names a signal only where it was told of it.
     """
     text = str(error)
     if not isinstance(error, RuntimeError) or not re.search(r"DataLoader worker \(pid\(?s?\)? ", text):
         return None
-    # torch names the signal in the system's words, or none where it has found the process gone.
+    ended = next((code for code in codes if code), 0)
     by = re.search(r"killed by signal: (.+?)\.", text)
-    killed = by is None or by[1] == signal.strsignal(signal.SIGKILL)
-    what = f"was ended by a signal ({by[1]})" if by else "ended without a word"
-    likely = ", as by the system where memory runs out" if killed else ""
+    name = by[1] if by else signal.strsignal(-ended) if ended < 0 else ""
+    with_code = f"ended with exit code {ended}" if ended else "has ended"
+    what = f"was ended by a signal ({name})" if name else with_code
+    if name in ("", signal.strsignal(signal.SIGKILL)):
+        what += ", as the system ends one where memory runs out"
     ways = "fewer workers, data.prefetch or batch_size take less memory"
     if spec is not None:
         ways = f"lower workers = {spec.workers}, prefetch = {spec.prefetch} or batch_size = {spec.batch_size}"
     return StillhouseError(
-        f"a process that reads the data {what}{likely}",
+        f"a process that reads the data {what}",
         where="data.workers",
         hint=f"{ways}; workers = 0 reads in the run's own process, and shows what goes wrong there",
     )

@@ -14,9 +14,9 @@ from stillhouse.contract.task import SampleMaker
 from stillhouse.data.augmentation import TransformError
 from stillhouse.data.boxes import fit_boxes
 from stillhouse.data.geometry import Geometry
-from stillhouse.data.images import Shaping
 from stillhouse.data.sample_errors import MisfitError, check_finite, find_form, make_misfit_error, suggest_skipping
 from stillhouse.data.sampler import Ids, Key
+from stillhouse.data.shaping import Shaping
 from stillhouse.data.sources import Source
 from stillhouse.data.targets import convert_target, find_size, resize_target
 from stillhouse.errors import StillhouseError
@@ -268,6 +268,9 @@ def read_shaped(source: Source, shaping: Shaping, i: int) -> tuple[Tensor, Any]:
             raise StillhouseError(
                 f"the {source.target} {source.target_place(i)}must have its image's size, "
                 f"{_format_size(tuple(x.shape[-2:]))} (width x height), got {_format_size(whole)}",
+                hint="images are turned by their EXIF orientation: turn it likewise"
+                if whole == x.shape[:-3:-1]
+                else "",
             )
         out = shaping(x)
     except StillhouseError as error:

@@ -75,7 +75,7 @@ def _next_of(made: Iterator[Any]) -> Any:
     try:
         return next(made, _END)
     except RuntimeError as error:
-        found = explain_dead_reader(error)
+        found = explain_dead_reader(error, codes=[reader.exitcode for reader in getattr(made, "_workers", ())])
         if found is None:
             raise
         raise found from error

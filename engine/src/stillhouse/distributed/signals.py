@@ -79,18 +79,20 @@ def defer(listener: Callable[[int], None]) -> Callable[[], None]:
 
 
 def stay_until_the_parent_ends() -> None:
-    """Leave signals that a whole group of processes gets to the parent; a second SIGTERM ends this process all the same.
+    """Leave signals that a whole group of processes gets to the parent: this process ends when the parent tells it to.
 
-    For processes that work for another one: that one decides, and ends them.
+    For a process that works for another one, and has just been started by it. A SIGTERM of the parent's own ends it; where
+    the system does not tell who sent one, so does any.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    heard: list[int] = []
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # for this thread and those that it starts
+        threading.Thread(target=_wait_for_the_parent, args=(os.getppid(),), daemon=True).start()
 
-    def hear(number: int, _frame: FrameType | None) -> None:
-        if heard:
-            os._exit(128 + number)
-        heard.append(number)
 
-    signal.signal(signal.SIGTERM, hear)
+def _wait_for_the_parent(parent: int) -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)

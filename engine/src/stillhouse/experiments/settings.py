@@ -32,8 +32,9 @@ def flatten_settings(recipe: Recipe) -> dict[str, Any]:
 
 def _drop_beside_the_result(tables: dict[str, Any]) -> None:
     """Drop what does not decide the result, from a recipe and from those that it names, at any depth."""
-    for key in BESIDE_THE_RESULT:
-        tables.get("run", {}).pop(key, None)
+    for table, keys in BESIDE_THE_RESULT.items():
+        for key in keys:
+            tables.get(table, {}).pop(key, None)
     tables.pop("checkpoints", None)
     for _, model in find_nested(tables):
         _drop_beside_the_result(model["recipe"])

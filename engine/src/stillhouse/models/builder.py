@@ -107,7 +107,7 @@ def _build(family: ModelFamily, name: str, request: ModelRequest, found: Install
         return family.build(name, request)
     except StillhouseError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         what = f"{request.spec.model!r} cannot be built: {error_text(error)}"
         raise StillhouseError(what, where=f"{request.where}.model", hint=f"from {found.origin}") from error
 

@@ -127,6 +127,8 @@ def read_checkpoint(path: Path, advice: str, *, own: bool = False) -> dict[str, 
     if sealed and found.get("format") != FORMAT:
         what = f"must be a checkpoint of format {FORMAT}, got {found.get('format')!r}"
         raise StillhouseError(what, where=str(path), hint=advice)
+    if sealed:
+        del found["format"]  # a checkpoint of weights alone is the state dict itself
     return found
 
 
@@ -141,6 +143,13 @@ def _unpack(path: Path, advice: str) -> dict[str, Any]:
                 "has pickled objects, which are code, and is not loaded",
                 where=str(path),
                 hint="save a state dict: torch.save(model.state_dict(), ...)",
+            ) from None
+        if "TorchScript" in str(error):
+            raise StillhouseError(
+                "is a TorchScript program, which is code, and is not run",
+                where=str(path),
+                hint="save its weights: torch.save(torch.jit.load(FILE).state_dict(), ...); "
+                "or hand it over from Python: train(recipe, teacher=torch.jit.load(FILE))",
             ) from None
         raise StillhouseError("is truncated, damaged or not a checkpoint", where=str(path), hint=advice) from None
     if not isinstance(found, Mapping):

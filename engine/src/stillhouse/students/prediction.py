@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from stillhouse.contract.plugin import Plugin
 from stillhouse.contract.task import Task
-from stillhouse.data.images import Shaping, decode
+from stillhouse.data.images import decode
+from stillhouse.data.shaping import Shaping
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.loop.tapped_model import TappedModel
 from stillhouse.nested import map_tensors, slice_rows
@@ -97,7 +98,7 @@ def predict(
     paths = [Path(image) for image in images]
     folder = None if out is None or type(saved.task).picture is Task.picture else Path(out)
     targets = _name_pictures(paths, folder, force)
-    _check_readable(paths, shaping, shape[0])
+    _check_readable(paths, shaping, saved)
     place = find_device(device or saved.recipe.run.device)
     module = fold_student(saved, student=student, teacher=teacher, teachers=teachers, plugins=plugins).to(place)
     look = _Look(saved, module, place)
@@ -148,19 +149,20 @@ def _name_pictures(paths: Sequence[Path], folder: Path | None, force: bool) -> l
     return [*targets]
 
 
-def _check_readable(paths: Sequence[Path], shaping: Shaping, channels: int) -> None:
+def _check_readable(paths: Sequence[Path], shaping: Shaping, saved: SavedRun) -> None:
     faults = []
     for path in paths:
         try:
-            _read(path, shaping, channels)
+            _read(path, shaping, saved)
         except StillhouseError as error:
             what = "must be an image, got a folder" if path.is_dir() else error.faults[0].what
             faults.append(Fault(str(path), what, f"its images: {path}/*" if path.is_dir() else ""))
     raise_faults(faults)
 
 
-def _read(path: Path, shaping: Shaping, channels: int) -> Tensor:
-    image = shaping(decode(path))
+def _read(path: Path, shaping: Shaping, saved: SavedRun) -> Tensor:
+    channels = saved.info.input_shape[0]
+    image = shaping(decode(path, saved.recipe.data.background))
     if image.shape[0] != channels:
         raise StillhouseError(
             f"the image must have the {channels} channels of the run's inputs, got {image.shape[0]}", where=str(path)
@@ -176,7 +178,7 @@ class _Look:
     """Runs images through the student, one after the other."""
 
     def __init__(self, saved: SavedRun, student: nn.Module, device: torch.device) -> None:
-        self._info, self._task = saved.info, saved.task
+        self._saved, self._info, self._task = saved, saved.info, saved.task
         self._student = TappedModel(student, "student", saved.task, device=device, frozen=True)
         self._device = device
         shape = (-1, 1, 1)
@@ -185,7 +187,7 @@ class _Look:
 
     def __call__(self, path: Path, shaping: Shaping, target: Path | None) -> tuple[Predicted, bytes | None]:
         """Return the prediction for an image, and its picture as the content of a PNG file."""
-        read = _read(path, shaping, self._info.input_shape[0])
+        read = _read(path, shaping, self._saved)
         image = self._task.input_of(read)
         output = self._compute_output(path, image)
         try:

@@ -121,7 +121,10 @@ class MultiLabel(Task):
 
     def figures(self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor) -> dict[str, Figure]:
         """The samples, each with the classes found and those there are."""
-        from stillhouse.tasks.pictures import Panel, draw, unnormalise
+        from stillhouse.tasks.pictures import Panel, draw, is_picture, unnormalise
+
+        if not is_picture(inputs):
+            return {}
 
         def names(flags: Tensor) -> str:
             chosen = [get_class_name(data, i) for i in flags.nonzero().flatten().tolist()]

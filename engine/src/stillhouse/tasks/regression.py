@@ -96,7 +96,10 @@ class Regression(Task):
 
     def figures(self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor) -> dict[str, Figure]:
         """The samples, each with the number found and the true one; up to three of several."""
-        from stillhouse.tasks.pictures import Panel, draw, unnormalise
+        from stillhouse.tasks.pictures import Panel, draw, is_picture, unnormalise
+
+        if not is_picture(inputs):
+            return {}
 
         def text(values: Tensor) -> str:
             return ", ".join(f"{v:.3g}" for v in values.tolist()[:3]) + (" ..." if len(values) > 3 else "")

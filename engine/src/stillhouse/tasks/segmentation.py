@@ -28,7 +28,8 @@ class Segmentation(Task):
     """Semantic segmentation: logits (B, classes, h, w) against class indices (B, H, W), cross-entropy.
 
     Logits of another size are brought to the mask's by bilinear interpolation. The loss is the mean over the pixels
-    that are not ignored; a batch without any has the loss 0 and the gradient 0.
+    that are not ignored; a batch without any has the loss 0 and the gradient 0. A value of no class, which is refused where
+    it is met before training, has the loss 0 later, and is left out of the metrics.
 
     Attributes:
         ignore_index: the mask's value for pixels that are left out, of loss, metrics and pictures alike: the data's
@@ -64,17 +65,17 @@ class Segmentation(Task):
             )
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy of logits (B, C, h, w) and a mask (B, H, W) over the pixels that count."""
+        """Mean cross-entropy of logits (B, C, h, w) and a mask (B, H, W) over the pixels that are not ignored."""
         each, count = self._compute_by_pixel(output, targets)
         return each.sum() / count.clamp(min=1)
 
     def loss_by_sample(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The sum over each mask's pixels that count (B,), and how many these are in all."""
+        """The sum over each mask's pixels (B,), and how many are not ignored in all."""
         each, count = self._compute_by_pixel(output, targets)
         return each.sum((1, 2)), count
 
     def _compute_by_pixel(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The cross-entropy of each pixel (B, H, W), 0 for those that do not count, and how many count."""
+        """The cross-entropy of each pixel (B, H, W), 0 for those of no class, and what :meth:`count` counts."""
         logits = resize_map(output, targets.shape[-2:])
         kept = self._find_kept(targets, logits.shape[1])
         # Without torch's own mean: on CUDA it adds atomically, in any order, and it is NaN where nothing counts.
@@ -85,14 +86,17 @@ class Segmentation(Task):
             label_smoothing=self.label_smoothing,
             reduction="none",
         )
-        return each, kept.sum()
+        return each, self.count(targets)
 
     def _find_kept(self, targets: Tensor, classes: int) -> Tensor:
         """Return a mask (B, H, W) of the pixels that count."""
         return (targets >= 0) & (targets < classes) & (targets != self.ignore_index)
 
     def count(self, targets: Tensor) -> Tensor:
-        """The pixels that are not ignored."""
+        """The pixels that are not ignored; a value of no class among them, which :meth:`loss` gives a loss of 0.
+
+        By the masks alone, so that the loss of a split, of a batch in parts and of several processes is one and the same.
+        """
         return (targets != self.ignore_index).sum()
 
     def metrics(self, data: DataInfo) -> dict[str, Metric]:

@@ -162,7 +162,11 @@ def _with_labels(recipe: Recipe, spec: TeacherSpec) -> Recipe:
 def _content_key(recipe: Recipe, info: DataInfo, untrained: nn.Module, start: Prerequisite | None) -> str:
     """A hash of everything the trained student follows from: recipe, data, plugins' versions, torch, the model's start."""
     plugins = [(a.use, a.distribution, a.version) for a in plugins_in_use(recipe.plugins, recipe.base)]
-    asked = attrs.evolve(recipe, run=attrs.evolve(recipe.run, threads=None))  # that is the asking run's: see above
+    asked = attrs.evolve(
+        recipe,
+        run=attrs.evolve(recipe.run, threads=None),  # that is the asking run's: see above
+        data=recipe.data.placeless,  # the data's own hash is beside it
+    )
     text = json.dumps([asked.digest(), info.fingerprint, plugins, __version__, torch.__version__])
     digest = hashlib.sha256(text.encode())
     for name, tensor in untrained.state_dict().items():

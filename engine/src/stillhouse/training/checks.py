@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from torch import nn
 
+from stillhouse.config.home import find_path
+from stillhouse.config.recipe import Recipe
 from stillhouse.contract.assembly import Facts
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.registry.order import CACHES_TEACHER, Active
+from stillhouse.teachers.prerequisites import get_role
 from stillhouse.training.compilation import check_compile
 from stillhouse.training.early_stopping import check_stopping
 
-__all__ = ["check_options", "check_scaling"]
+__all__ = ["check_options", "check_scaling", "check_sources"]
 
 
 def check_options(facts: Facts, actives: Sequence[Active]) -> None:
@@ -62,6 +66,24 @@ def check_scaling(facts: Facts, modules: Mapping[str, nn.Module]) -> None:
             where="run.precision",
             hint='precision = "bfloat16"; or [distributed] shard = "none" or "teacher"',
         )
+
+
+def check_sources(recipe: Recipe, folder: Path) -> None:
+    """Refuse a run that takes a teacher, or its start, from the folder that it writes to.
+
+    Raises:
+        StillhouseError: with every table that does.
+    """
+    named = {get_role(name): spec.checkpoint for name, spec in recipe.all_teachers.items()}
+    raise_faults(
+        Fault(
+            f"{table}.checkpoint",
+            f"{checkpoint!r} lies in the run's own folder, so that the run would wait for itself",
+            "another run's folder, or another --out",
+        )
+        for table, checkpoint in {**named, "student": recipe.student.checkpoint}.items()
+        if checkpoint is not None and find_path(checkpoint, recipe.base).resolve().is_relative_to(folder.resolve())
+    )
 
 
 def _check_channels_last(facts: Facts) -> None:

@@ -15,6 +15,7 @@ from stillhouse.data.batches import Data
 from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.registry.hooks import Hooks, emit
 from stillhouse.training.ema import AveragedWeights
+from stillhouse.training.optimizer_modes import OptimizerModes
 
 __all__ = ["Evaluation"]
 
@@ -25,7 +26,7 @@ class Evaluation:
     Args:
         data: what is measured on.
         hooks: whose ``evaluated`` is called.
-        ema: the averaged weights: measured as ``SPLIT_ema`` beside each split, or instead; None: there are none.
+        ema: the averaged weights, or the optimizer's own: measured as ``SPLIT_ema`` beside each split, or instead; None: there are none.
 
     Attributes:
         history: the validation metrics of each epoch, those of averaged weights as ``ema/METRIC``, empty for an epoch that
@@ -34,7 +35,7 @@ class Evaluation:
 
     name = "evaluation"
 
-    def __init__(self, data: Data, hooks: Hooks, ema: AveragedWeights | None) -> None:
+    def __init__(self, data: Data, hooks: Hooks, ema: AveragedWeights | OptimizerModes | None) -> None:
         self._data, self._hooks, self._ema = data, hooks, ema
         self.history: list[dict[str, float]] = []
         self._measured_at: dict[str, int] = {}
@@ -83,7 +84,7 @@ class Evaluation:
             self._measure_as(run, split, f"{split}_ema", ema)
         self._measured_at[split] = run.trainer.state.iteration
 
-    def _measure_as(self, run: Run, split: str, name: str, average: AveragedWeights | None) -> None:
+    def _measure_as(self, run: Run, split: str, name: str, average: AveragedWeights | OptimizerModes | None) -> None:
         with average.in_place() if average is not None else nullcontext():
             then = partial(self._tell, run, name)
             evaluate(run.evaluator, run.composition, self._data.evaluation(split), name, then)

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from stillhouse.config.recipe import Recipe
+from stillhouse.config.recipe import BESIDE_THE_RESULT, Recipe
 from stillhouse.config.stored import read_lock, read_summary
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.files import write_json, write_text
@@ -111,7 +111,8 @@ class RunFolder:
             return []  # killed while the folder was being made: nothing has been trained yet
         before = read_lock(self.lock)
         own, other = ([(p["name"], p["use"]) for p in side["plugins"]] for side in (lock, before))
-        faults = [f for f in self._differences(recipe) if own == other or not f.what.startswith("plugins[")]
+        same_data = lock["data"] == before.get("data")
+        faults = [f for f in self._differences(recipe, same_data) if own == other or not f.what.startswith("plugins[")]
         if own != other:
             faults.insert(
                 0,
@@ -134,21 +135,23 @@ class RunFolder:
             return None
         return summary if summary.get("steps_done") == summary.get("steps") or summary.get("stopped") else None
 
-    def _differences(self, recipe: Recipe) -> list[Fault]:
+    def _differences(self, recipe: Recipe, same_data: bool) -> list[Fault]:
         if not self.recipe.exists():
             return []
         # A run may go on with other threads, on another machine say: the lock tells of it.
         before, recipe = (
             attrs.evolve(r, run=attrs.evolve(r.run, threads=None)) for r in (Recipe.load(self.recipe), recipe)
         )
+        if same_data:  # wherever it lies
+            before, recipe = (attrs.evolve(r, data=r.data.placeless) for r in (before, recipe))
         if before.digest() == recipe.digest():
             return []
         old, new = flat(before.to_dict()), flat(recipe.to_dict())
+        beside = {f"{table}.{key}" for table, keys in BESIDE_THE_RESULT.items() for key in keys}
         changed = [
             f"{key} was {old.get(key, 'absent')!r} and is {new.get(key, 'absent')!r}"
             for key in dict.fromkeys([*old, *new])
-            if old.get(key) != new.get(key)
-            and not key.startswith(("run.name", "run.base", "run.log_every", "run.figures"))
+            if old.get(key) != new.get(key) and key not in beside
         ]
         return [
             Fault(str(self.recipe), text, "a resumed run keeps its recipe: start another with --out")

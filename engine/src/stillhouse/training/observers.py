@@ -15,6 +15,7 @@ from stillhouse.config.recipe import Recipe
 from stillhouse.contract.protocols import Named
 from stillhouse.data.batches import Data
 from stillhouse.distributed import processes as parallel
+from stillhouse.errors import StillhouseError
 from stillhouse.loop.stepper import Stepper
 from stillhouse.registry.hooks import Hooks
 from stillhouse.training.checkpoints import Checkpoints
@@ -23,6 +24,7 @@ from stillhouse.training.ema import AveragedWeights
 from stillhouse.training.evaluation import Evaluation
 from stillhouse.training.interruption import Interruption
 from stillhouse.training.learning_rate import LearningRate
+from stillhouse.training.optimizer_modes import OptimizerModes, has_modes
 from stillhouse.training.preview import Preview
 from stillhouse.training.progress import Progress
 from stillhouse.training.scalars import StepScalars
@@ -38,7 +40,7 @@ class Observers:
     Each hears through the hooks that any plugin has; what a recipe does not ask for is None.
 
     Attributes:
-        ema: averages the weights as the plugins' ``optimizer_stepped`` have left them.
+        ema: averages the weights as the plugins' ``optimizer_stepped`` have left them; or has the optimizer do so.
         scalars: reads what is logged of a step; its clock starts with the epoch.
         learning_rate: moves the schedule on, once the step is logged with the rate that it had.
         interruption: hears of a signal that ends the process, before what is left at the end is measured.
@@ -51,7 +53,7 @@ class Observers:
         checkpoints: last: it attaches itself when the run starts, so that what anybody's handlers change is in the file.
     """
 
-    ema: AveragedWeights | None
+    ema: AveragedWeights | OptimizerModes | None
     scalars: StepScalars
     learning_rate: LearningRate | None
     interruption: Interruption | None
@@ -84,8 +86,19 @@ def build_observers(
     progress: Progress,
     folder: Path | None,
 ) -> Observers:
-    """The observers that ``recipe`` asks for; what writes is there in a run with a ``folder``."""
-    ema = None if recipe.ema is None else AveragedWeights(student, recipe.ema)
+    """The observers that ``recipe`` asks for; what writes is there in a run with a ``folder``.
+
+    Raises:
+        StillhouseError: an average is to be kept of a student whose optimizer keeps one.
+    """
+    ema: AveragedWeights | OptimizerModes | None = None
+    if has_modes(optimizer):
+        if recipe.ema is not None:
+            what = f"no second average is kept: {recipe.optimizer.name} has one, which it is measured with"
+            raise StillhouseError(what, where="ema", hint="leave the table out")
+        ema = OptimizerModes(optimizer, student)
+    elif recipe.ema is not None:
+        ema = AveragedWeights(student, recipe.ema)
     evaluation = Evaluation(data, hooks, ema)
     stopping = None
     if recipe.early_stopping is not None:

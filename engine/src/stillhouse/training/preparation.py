@@ -23,6 +23,7 @@ from stillhouse.data.batch_transforms import build_batch_transforms
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.memo import share_memo
+from stillhouse.models.scripted import refuse_scripted, wrap_scripted
 from stillhouse.registry.order import Active
 from stillhouse.registry.plugins import activate, from_instances, plugins_in_use
 from stillhouse.teachers.identity import identify_sources
@@ -30,7 +31,7 @@ from stillhouse.teachers.origins import describe_teacher
 from stillhouse.teachers.prerequisites import Prerequisite, get_teacher
 from stillhouse.teachers.sources import build_option, load_trained
 from stillhouse.teachers.store import get_or_make, naming_disk_errors
-from stillhouse.training.checks import check_options, check_scaling
+from stillhouse.training.checks import check_options, check_scaling, check_sources
 from stillhouse.training.folder import RunFolder, flat
 from stillhouse.training.folder_lock import FolderLock
 from stillhouse.training.parts import Parts, gather, resolve, spread
@@ -76,11 +77,13 @@ def prepare(
     actives = plugins_in_use(recipe.plugins, recipe.base) if plugins is None else from_instances(plugins)
     actives = activate(actives, has_teacher=recipe.teacher is not None or teacher is not None)
     check_teacher_names(teachers or (), has_first=recipe.teacher is not None or teacher is not None)
-    handed_over = {**({} if teacher is None else {"teacher": teacher}), **(teachers or {})}
+    refuse_scripted(student)
+    handed_over = wrap_scripted({**({} if teacher is None else {"teacher": teacher}), **(teachers or {})})
     recipe = resolve(recipe, actives, student, handed_over)
     folder = None
     if write:
         folder = Path(out) if out is not None else Path("runs") / recipe.run.name
+        check_sources(recipe, folder)
         FolderLock(folder).check()
         RunFolder(folder).check(resume=resume)
     device = parallel.join(find_device(recipe.run.device))

@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from stillhouse import StillhouseError
-from stillhouse.layout import name_layout
+from stillhouse.layout import full_precision, name_layout
 from stillhouse_features.options import LinkOptions, Pool
 
-__all__ = ["align", "pool", "read_pair", "to_map"]
+__all__ = ["align", "make_reader", "pool", "read_pair", "to_map"]
+
+
+def make_reader(options: LinkOptions) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """:func:`read_pair` with these ``options``, and a short way for what most links are: two maps in float32, pooled by their mean."""
+    read: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = partial(read_pair, options=options)
+    prefixes = options.prefix or options.student_prefix or options.teacher_prefix
+    channels_last = options.student_channels_last or options.teacher_channels_last
+    if prefixes or channels_last or not options.get_pool("student") == options.get_pool("teacher") == "mean":
+        return read
+
+    def read_maps(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        if (
+            student.ndim == 4 == teacher.ndim
+            and student.dtype is torch.float32 is teacher.dtype
+            and student.shape[0] == teacher.shape[0]
+        ):
+            return student.mean((2, 3)), teacher.mean((2, 3))
+        return read(student, teacher)
+
+    return read_maps
 
 
 def read_pair(student: Tensor, teacher: Tensor, options: LinkOptions) -> tuple[Tensor, Tensor]:
@@ -31,7 +53,7 @@ def read_pair(student: Tensor, teacher: Tensor, options: LinkOptions) -> tuple[T
     Raises:
         StillhouseError: a shape that the options do not fit.
     """
-    with torch.autocast(device_type=student.device.type, enabled=False):
+    with full_precision(student):
         student = _move_channels_first(student, options.student_channels_last, "student_channels_last")
         teacher = _move_channels_first(teacher, options.teacher_channels_last, "teacher_channels_last")
         for key, given, sides in (

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stillhouse import StillhouseError
-from stillhouse.layout import channels, format_shape, to_rows
+from stillhouse.layout import channels, format_shape, full_precision, to_rows
 
 __all__ = ["Distance", "distance"]
 
@@ -37,6 +37,8 @@ def distance(student: Tensor, teacher: Tensor, kind: Distance = "mse", *, beta: 
     Raises:
         StillhouseError: the shapes differ; ``kind`` or ``beta`` is not one of these.
     """
+    if kind == "mse" and student.shape == teacher.shape and student.dtype is torch.float32 is teacher.dtype:
+        return F.mse_loss(student, teacher)  # float32 whatever autocast says, and what most steps ask for
     if student.shape != teacher.shape:
         same_layout = student.ndim == teacher.ndim
         hint = (
@@ -48,7 +50,7 @@ def distance(student: Tensor, teacher: Tensor, kind: Distance = "mse", *, beta: 
             f"student and teacher features must have one shape: {format_shape(student)} and {format_shape(teacher)} differ",
             hint=hint,
         )
-    with torch.autocast(device_type=student.device.type, enabled=False):
+    with full_precision(student):
         dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
         s, t = student.to(dtype), teacher.to(dtype)
         if kind == "mse":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import partial
 from typing import Literal
 
 from torch import Tensor
@@ -12,7 +11,7 @@ from stillhouse import Fault, Plugin, StillhouseError, Weight, hookimpl, plugin
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.step import LinkSpec, Step, Tap
 from stillhouse.errors import raise_faults
-from stillhouse_features.alignment import read_pair
+from stillhouse_features.alignment import make_reader
 from stillhouse_features.distances import distance
 from stillhouse_features.options import LinkOptions
 from stillhouse_features.pairs import resolve_links
@@ -67,7 +66,7 @@ class Features(Plugin):
     def add_links(self, assembly: Assembly) -> Iterable[LinkSpec]:
         """One link per pair; its ``read`` pools and, where positions are kept, interpolates the teacher's map."""
         return [
-            LinkSpec(pair.name, pair.student, pair.teacher, partial(read_pair, options=pair.options))
+            LinkSpec(pair.name, pair.student, pair.teacher, make_reader(pair.options))
             for pair in resolve_links(assembly, self.links)
         ]
 

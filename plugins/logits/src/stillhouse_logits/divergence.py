@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,6 +21,7 @@ def soft_target_divergence(student: Tensor, teacher: Tensor, temperature: float 
     that it keeps its size as T grows, and tends to (s - t) / (C R) for centred logits. Source: Hinton, Vinyals and Dean
     2015 (1503.02531), section 2 and its equations 2 to 4; the T^2 is the end of that section's first part. Their
     cross-entropy with soft targets differs from this by the teacher's entropy, which has no gradient for the student.
+    A class whose logit is minus infinity for the teacher has probability 0, and adds nothing.
 
     Args:
         student: logits (B, C); or dense ones, tokens (B, N, C) or maps (B, C, H, W).
@@ -55,4 +58,7 @@ def soft_target_divergence(student: Tensor, teacher: Tensor, temperature: float 
         dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
         s = F.log_softmax(to_rows(student).to(dtype) / temperature, dim=1)
         t = F.log_softmax(to_rows(teacher).to(dtype) / temperature, dim=1)
+        # A class that the teacher rules out, with a logit of minus infinity, adds p log p = 0 and not 0 times infinity.
+        out = t == -math.inf
+        s, t = s.masked_fill(out, 0.0), t.masked_fill(out, 0.0)
         return F.kl_div(s, t, log_target=True, reduction="batchmean") * temperature**2

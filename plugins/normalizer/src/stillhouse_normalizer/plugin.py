@@ -11,7 +11,7 @@ from torch import Tensor
 from stillhouse import Assembly, Fault, Plugin, Step, StillhouseError, StillhouseWarning, hookimpl, plugin
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import raise_faults
-from stillhouse.layout import channels, map_rows
+from stillhouse.layout import channels, full_precision, map_rows
 from stillhouse_normalizer.standardisation import (
     require_two_rows,
     scale_to_unit_length,
@@ -28,7 +28,7 @@ OF_THE_BATCH = ("batch", "whiten", "rms")
 """Kinds with statistics of the whole batch."""
 Whitening = Literal["cholesky", "zca"]
 
-DEFAULT_EPS: dict[str, float] = {"layer": 1e-5, "batch": 1e-5, "whiten": 1e-3, "l2": 1e-12, "rms": 1e-12}
+DEFAULT_EPS: dict[str, float] = {"layer": 1e-5, "batch": 1e-5, "whiten": 1e-3, "l2": 1e-6, "rms": 1e-12}
 
 
 def normalize(x: Tensor, kind: Kind, eps: float, whitening: Whitening = "cholesky") -> Tensor:
@@ -39,6 +39,8 @@ def normalize(x: Tensor, kind: Kind, eps: float, whitening: Whitening = "cholesk
     Raises:
         StillhouseError: an unknown layout, or one row where statistics need two.
     """
+    if kind == "layer" and x.ndim == 2 and x.dtype is torch.float32:
+        return standardise_rows(x, eps)  # float32 whatever autocast says, and what most steps ask for
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
 
     def on_rows(rows: Tensor) -> Tensor:
@@ -52,7 +54,7 @@ def normalize(x: Tensor, kind: Kind, eps: float, whitening: Whitening = "cholesk
             return scale_to_unit_rms(rows, eps)
         return whiten(rows, eps, whitening).to(dtype)
 
-    with torch.autocast(device_type=x.device.type, enabled=False):
+    with full_precision(x):
         return map_rows(on_rows, x.to(dtype))
 
 
@@ -70,7 +72,7 @@ class Normalizer(Plugin):
         links: glob over link names.
         whitening: ``cholesky`` or ``zca``.
         eps: what is added under the root (``layer``, ``batch``: 1e-5; ``rms``: 1e-12), the shrinkage (``whiten``: 1e-3), or the least
-            length (``l2``: 1e-12).
+            length (``l2``: 1e-6).
         gather: with several processes, statistics (``batch``, ``whiten``, ``rms``) are those of the whole batch, gathered with
             gradient, as in one process; false takes each process's own share.
     """

@@ -34,9 +34,15 @@ def standardise_channels(rows: Tensor, eps: float = 1e-5) -> Tensor:
     return (rows - mean) * torch.rsqrt(variance + eps)
 
 
-def scale_to_unit_length(rows: Tensor, eps: float = 1e-12) -> Tensor:
-    """Divide each row (R, C) by its Euclidean length, or by ``eps`` where it is shorter than that."""
-    return F.normalize(rows, dim=-1, eps=eps)
+def scale_to_unit_length(rows: Tensor, eps: float = 1e-6) -> Tensor:
+    """Divide each row (R, C) by its Euclidean length, or by ``eps`` where it is no longer than that.
+
+    So short a row has no direction, and gets no gradient: that of ``F.normalize`` is 1 / eps there.
+    """
+    square = rows.square().sum(-1, keepdim=True)
+    directed = square > eps * eps
+    scaled = rows * torch.where(directed, square, 1.0).rsqrt()
+    return torch.where(directed, scaled, rows.detach() / eps)
 
 
 def scale_to_unit_rms(rows: Tensor, eps: float = 1e-12) -> Tensor:

@@ -5,7 +5,7 @@ Centred rows X (R, C), covariance C = X^T X / (R - 1), shrunk to S = (1 - eps) C
 - ``cholesky``: X L^{-T} with S = L L^T;
 - ``zca``: X S^{-1/2}, the whitened rows nearest to X. The two differ by a rotation of the channels.
 
-Source: VkD (2403.06213, section 3.4 and the authors' code). Everything is float64: S has a condition number up to
+Source: VkD (2403.06213, section 3.4; centring, divisor and shrinkage as in its poster). Everything is float64: S has a condition number up to
 (largest variance) / eps, and in float32 both factorisations lose it (NaN, failure or percents of error on singular
 batches).
 """
@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from stillhouse import StillhouseError
 from stillhouse_normalizer.standardisation import require_two_rows
@@ -73,7 +72,7 @@ def _whiten_by_cholesky(x: Tensor, eps: float) -> Tensor:
 
 
 def compute_inverse_root(gram: Tensor, eps: float) -> Tensor:
-    """((1 - eps) G + eps I)^{-1/2} of a symmetric positive semidefinite G (N, N); differentiable once.
+    """((1 - eps) G + eps I)^{-1/2} of a symmetric positive semidefinite G (N, N); differentiable as often as one likes.
 
     On CUDA ``eigh`` reads its error code back and so waits for the device: with ``zca`` that cannot be avoided.
 
@@ -101,15 +100,62 @@ class _InverseRoot(torch.autograd.Function):
         values, vectors = torch.linalg.eigh(torch.where(finite, gram, 0.0))
         s = torch.sqrt(values.clamp_min(0.0) * (1.0 - eps) + eps)
         s = torch.where(finite, s, torch.nan)
-        ctx.save_for_backward(s, vectors)
+        ctx.save_for_backward(gram, s, vectors)
         ctx.slope = 1.0 - eps
         root: Tensor = (vectors / s) @ vectors.mT
         return root
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        s, vectors = ctx.saved_tensors
-        inner = vectors.mT @ ((grad + grad.mT) / 2) @ vectors
+        gram, s, vectors = ctx.saved_tensors
+        grad = (grad + grad.mT) / 2
+        if torch.is_grad_enabled():  # somebody wants to differentiate this once more
+            return ctx.slope * _differentiate_inverse_root(gram, grad, s, vectors, ctx.slope), None
+        inner = vectors.mT @ grad @ vectors
         inner = inner * (-ctx.slope / (s[:, None] * s[None, :] * (s[:, None] + s[None, :])))
         return vectors @ inner @ vectors.mT, None
+
+
+def _differentiate_inverse_root(gram: Tensor, grad: Tensor, s: Tensor, vectors: Tensor, slope: float) -> Tensor:
+    """The gradient with respect to A = (1 - eps) G + eps I, as a function that can be differentiated again.
+
+    With S^2 = A, the inverse root R solves S R + R S = 2 I, and its derivative follows from two more such equations. In
+    the eigenvectors of A this is the closed form of :class:`_InverseRoot`.
+    """
+    identity = torch.eye(len(s), dtype=gram.dtype, device=gram.device)
+    root = _Root.apply(gram * slope + (1.0 - slope) * identity, s, vectors)
+    inverse = _Sylvester.apply(root, 2 * identity, s, vectors)
+    y = _Sylvester.apply(root, grad, s, vectors)
+    found: Tensor = _Sylvester.apply(root, -(y @ inverse + inverse @ y), s, vectors)
+    return found
+
+
+class _Root(torch.autograd.Function):
+    """S with S^2 = A, of the eigenvalues s^2 and eigenvectors of A; differentiable as often as one likes."""
+
+    @staticmethod
+    def forward(ctx: Any, _matrix: Tensor, s: Tensor, vectors: Tensor) -> Tensor:
+        root: Tensor = (vectors * s) @ vectors.mT
+        ctx.save_for_backward(root, s, vectors)
+        return root
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        root, s, vectors = ctx.saved_tensors
+        return _Sylvester.apply(root, (grad + grad.mT) / 2, s, vectors), None, None
+
+
+class _Sylvester(torch.autograd.Function):
+    """X with S X + X S = C, for S of eigenvalues s > 0; differentiable as often as one likes."""
+
+    @staticmethod
+    def forward(ctx: Any, root: Tensor, right: Tensor, s: Tensor, vectors: Tensor) -> Tensor:
+        x: Tensor = vectors @ ((vectors.mT @ right @ vectors) / (s[:, None] + s[None, :])) @ vectors.mT
+        ctx.save_for_backward(root, x, s, vectors)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        root, x, s, vectors = ctx.saved_tensors
+        y = _Sylvester.apply(root, grad, s, vectors)
+        return -(y @ x.mT + x.mT @ y), y, None, None

@@ -108,7 +108,8 @@ class Projector(Plugin):
     @hookimpl
     def optimizer_stepped(self, step: Step) -> None:
         """Put retracted maps back on their manifold. Harmless where the optimizer left them alone."""
-        step.module(self).retract()
+        if self.kind == "orthogonal":
+            step.module(self).retract()
 
     @hookimpl
     def scalars(self, step: Step) -> Mapping[str, Tensor]:

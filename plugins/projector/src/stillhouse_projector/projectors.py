@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse import StillhouseError
-from stillhouse.layout import channels, format_shape, map_rows
+from stillhouse.layout import channels, format_shape, full_precision, map_rows
 from stillhouse_projector.maps import RetractedMap
 from stillhouse_projector.orthogonality import measure_orthogonality_error
 
@@ -43,6 +43,8 @@ class Projectors(nn.Module):
         super().__init__()
         self.maps = nn.ModuleDict({make_key(name): module for name, module in maps.items()})
         self._widths = dict(widths)
+        self._of_link = dict(maps)
+        """The same maps by link: finding one in the ModuleDict takes as long as applying a small one."""
 
     def forward(self, link: str, x: Tensor) -> Tensor:
         """``x``, vectors (B, C), tokens (B, N, C) or maps (B, C, H, W), with its C channels mapped to d_out.
@@ -54,6 +56,14 @@ class Projectors(nn.Module):
             StillhouseError: no map was built for ``link``, or ``x`` has another width or an unknown layout.
         """
         width = self._widths.get(link)
+        if (
+            x.ndim == 2
+            and x.shape[1] == width
+            and x.dtype is torch.float32
+            and not torch.is_autocast_enabled(x.device.type)
+        ):
+            mapped: Tensor = self._of_link[link](x)
+            return mapped
         if width is None:
             raise StillhouseError("has no projection", where=f"link {link!r}", hint="links are made at assembly")
         if channels(x) != width:
@@ -61,9 +71,9 @@ class Projectors(nn.Module):
                 f"features must have the projection's {width} channels, got shape {format_shape(x)}",
                 where=f"link {link!r}",
             )
-        module = self.maps[make_key(link)]
+        module = self._of_link[link]
         dtype = next(module.parameters()).dtype
-        with torch.autocast(device_type=x.device.type, enabled=False):
+        with full_precision(x):
             return map_rows(module, x.to(dtype))
 
     def retract(self) -> None:

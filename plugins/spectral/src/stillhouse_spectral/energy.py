@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stillhouse import StillhouseError
-from stillhouse.layout import format_shape
+from stillhouse.layout import format_shape, full_precision
 
 __all__ = ["check_rank", "check_rows", "mean_square", "tail_energy", "tail_residual"]
 
@@ -34,7 +34,7 @@ def tail_energy(rows: Tensor, rank: int) -> Tensor:
     """
     check_rows(rows)
     check_rank(rank)
-    with torch.autocast(device_type=rows.device.type, enabled=False):
+    with full_precision(rows):
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         # Residual in float64, then rounded once: where the tail is small, float32 would round away what is left.
         return mean_square(rows, tail_residual(rows.detach(), rank))

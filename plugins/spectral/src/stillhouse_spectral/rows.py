@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stillhouse.layout import name_layout, to_rows
+from stillhouse.layout import full_precision, name_layout, to_rows
 
 __all__ = ["Pool", "to_feature_rows"]
 
@@ -26,7 +26,7 @@ def to_feature_rows(x: Tensor, pool: Pool = "mean") -> Tensor:
         StillhouseError: ``x`` is none of these layouts.
     """
     name_layout(x)
-    with torch.autocast(device_type=x.device.type, enabled=False):
+    with full_precision(x):
         dtype = torch.promote_types(x.dtype, torch.float32)
         if pool == "mean" and x.ndim == 4:
             return x.mean(dim=(2, 3), dtype=dtype)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse import StillhouseError
-from stillhouse.layout import format_shape
+from stillhouse.layout import format_shape, full_precision
 from stillhouse_spectral.energy import check_rank, check_rows, mean_square
 
 __all__ = ["WarmBases", "basis_width", "follow", "warm_tail_energy"]
@@ -64,7 +64,7 @@ def warm_tail_energy(rows: Tensor, basis: Tensor, rank: int) -> Tensor:
     check_rows(rows)
     check_rank(rank)
     _check_basis(rows, basis, rank)
-    with torch.autocast(device_type=rows.device.type, enabled=False), torch.no_grad():
+    with full_precision(rows), torch.no_grad():
         z = rows.detach().to(torch.promote_types(rows.dtype, torch.float32))
         if rank >= min(z.shape):
             residual = torch.zeros_like(z)
@@ -92,7 +92,7 @@ def follow(rows: Tensor, basis: Tensor) -> Tensor:
     """
     check_rows(rows)
     _check_basis(rows, basis, 0)
-    with torch.autocast(device_type=rows.device.type, enabled=False):
+    with full_precision(rows):
         z = rows.detach().to(basis.dtype)
         # As ((Z V)^T Z)^T, three times as fast here as Z^T (Z V).
         found = torch.linalg.qr(((z @ basis).T @ z).T)[0]

@@ -54,6 +54,11 @@ class Axes:
         """The number of axes."""
         return self.vectors.shape[1]
 
+    @property
+    def centre(self) -> Tensor:
+        """The mean (d,) of the features as they are, float64."""
+        return self.mean * self.scale
+
 
 def find_axes(
     moments: Moments,

@@ -45,19 +45,21 @@ def _fit_before_loading(module: nn.Module, state: Mapping[str, Any], prefix: str
 
 
 class Lift(nn.Module):
-    """A z + b: student features (B, d_s) into the teacher's space (B, d_t); z + b where the widths agree.
+    """A z + b: student features (B, d_s) into the teacher's space (B, d_t), from its mean; z + b where the widths agree.
+
+    A z + b + mu is the feature itself. mu is never added: where it is large against the features' spread, nothing of the
+    coordinates would be left of float32 once it is taken away again.
 
     Args:
         d_s: the student's width.
-        mean: mu (d_t,), where b starts.
+        d_t: the teacher's.
     """
 
-    def __init__(self, d_s: int, mean: Tensor) -> None:
+    def __init__(self, d_s: int, d_t: int) -> None:
         super().__init__()
-        d_t = len(mean)
         # A starts as nn.Linear's weight does.
         self.weight: nn.Parameter | None = nn.Parameter(nn.Linear(d_s, d_t).weight.detach()) if d_s != d_t else None
-        self.bias = nn.Parameter(mean.float().clone())
+        self.bias = nn.Parameter(torch.zeros(d_t))
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, d_s) -> (B, d_t)."""
@@ -65,19 +67,17 @@ class Lift(nn.Module):
 
 
 class Project(nn.Module):
-    """V^T (h - mu): the coordinates (B, k) of features (B, d_t); frozen."""
+    """V^T h: the coordinates (B, k) of features (B, d_t) from which mu is taken; frozen."""
 
-    mean: Tensor
     axes: Tensor
 
-    def __init__(self, mean: Tensor, axes: Tensor) -> None:
+    def __init__(self, axes: Tensor) -> None:
         super().__init__()
-        self.register_buffer("mean", mean.float())
         self.register_buffer("axes", axes.float())
 
     def forward(self, h: Tensor) -> Tensor:
         """(B, d_t) -> (B, k)."""
-        return (h - self.mean) @ self.axes
+        return h @ self.axes
 
 
 class Readout(nn.Module):
@@ -114,10 +114,15 @@ class Readout(nn.Module):
 
 
 class CoordinateHead(FittableModule):
-    """c = V^T (A z + b - mu), logits = W (m * c) + b': (B, d_s) -> (B, C), in float32 whatever autocast says.
+    """c = V^T (A z + b), logits = W (m * c) + b': (B, d_s) -> (B, C), in float32 whatever autocast says.
 
-    Source: 2412.09388. A is there only where the student's width differs from the teacher's; b starts at mu; V and mu are
-    frozen. All of it is linear, so that :func:`fold` gives one nn.Linear.
+    Source: 2412.09388, whose bias is b + mu: that starts at mu and has mu taken away. Here b starts at 0, which is the same
+    without the rounding. A is there only where the student's width differs from the teacher's; V is frozen. All of it is
+    linear, so that :func:`fold` gives one nn.Linear.
+
+    Attributes:
+        mean: mu (d_t,), which the teacher's scaled features have; for whoever looks at them.
+        system: the coordinate system that it was made of, in float64.
 
     Args:
         d_s: the student's width.
@@ -128,6 +133,7 @@ class CoordinateHead(FittableModule):
         rounds: how many rounds of selection there will be.
     """
 
+    mean: Tensor
     scale: Tensor
     spectrum: Tensor
     explained: Tensor
@@ -137,9 +143,11 @@ class CoordinateHead(FittableModule):
         self, d_s: int, outputs: int, axes: Axes, *, train_mask: bool = False, train_head: bool = True, rounds: int = 0
     ) -> None:
         super().__init__()
-        self.lift = Lift(d_s, axes.mean)
-        self.project = Project(axes.mean, axes.vectors)
+        self.system = axes
+        self.lift = Lift(d_s, len(axes.mean))
+        self.project = Project(axes.vectors)
         self.readout = Readout(axes.k, outputs, train_mask=train_mask, train_head=train_head, rounds=rounds)
+        self.register_buffer("mean", axes.mean.float())
         self.register_buffer("scale", torch.tensor(axes.scale))
         self.register_buffer("spectrum", axes.spectrum.float())
         self.register_buffer("explained", torch.tensor(axes.explained))
@@ -166,7 +174,7 @@ def fold(head: CoordinateHead, in_features: int) -> nn.Linear:
     axes, readout, lift = head.project.axes.double(), head.readout, head.lift
     to_logits = (readout.weight.double() * (readout.mask * readout.live).double()) @ axes.T
     weight = to_logits if lift.weight is None else to_logits @ lift.weight.double()
-    bias = to_logits @ (lift.bias.double() - head.project.mean.double()) + readout.bias.double()
+    bias = to_logits @ lift.bias.double() + readout.bias.double()
     linear = nn.Linear(in_features, len(bias), device=weight.device, dtype=readout.weight.dtype)
     linear.weight.copy_(weight)
     linear.bias.copy_(bias)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from stillhouse.layout import full_precision
 
 __all__ = ["elsh", "pca_mse", "soft_targets"]
 
@@ -20,7 +24,7 @@ def pca_mse(student: Tensor, teacher: Tensor, live: Tensor, energy: Tensor) -> T
         live: 1 or 0 (k,).
         energy: the mean of sum_j c_t^2 over the training samples, a scalar.
     """
-    with torch.autocast(student.device.type, enabled=False):
+    with full_precision(student):
         return ((student.float() - teacher.float()).square() * live).sum(1).mean() / energy
 
 
@@ -35,7 +39,7 @@ def elsh(student: Tensor, bits: Tensor, vectors: Tensor, bias: Tensor) -> Tensor
         vectors: the hash (d_t, H), Gaussian, standard deviation 1/sqrt(d_t).
         bias: (H,), minus the median of the teacher's hashes.
     """
-    with torch.autocast(student.device.type, enabled=False):
+    with full_precision(student):
         return F.binary_cross_entropy_with_logits(torch.addmm(bias, student.float(), vectors), bits.float())
 
 
@@ -47,7 +51,9 @@ def soft_targets(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
         teacher: logits (B, C).
         temperature: T.
     """
-    with torch.autocast(student.device.type, enabled=False):
+    with full_precision(student):
         s = F.log_softmax(student.float() / temperature, 1)
         t = F.log_softmax(teacher.float() / temperature, 1)
+        out = t == -math.inf  # classes that the teacher rules out: p log p is 0
+        s, t = s.masked_fill(out, 0.0), t.masked_fill(out, 0.0)
         return F.kl_div(s, t, log_target=True, reduction="batchmean") * temperature**2

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stillhouse.contract.step import Side, Step
 from stillhouse.teachers.cache import TeacherCache, tap_name
+from stillhouse_tcs.axes import Axes
 from stillhouse_tcs.head import CoordinateHead, FittableModule
 from stillhouse_tcs.losses import elsh, pca_mse, soft_targets
 from stillhouse_tcs.pool import PoolStream
@@ -23,16 +24,21 @@ _FOR_MEDIANS = 16_384
 
 
 def read_teacher_rows(
-    cache: TeacherCache, layer: str, scale: float, most: int, among: NDArray[Any] | None = None
+    cache: TeacherCache, layer: str, axes: Axes, most: int, among: NDArray[Any] | None = None
 ) -> tuple[Tensor, NDArray[Any]]:
-    """Scaled features (M, d), float32, of up to ``most`` of the samples ``among``, evenly spaced, and their ids (M,).
+    """Centred and scaled features (M, d), float32, of up to ``most`` of the samples ``among``, and their ids (M,).
 
-    ``among``: ids; None: all that are cached.
+    Args:
+        cache: the teacher's.
+        layer: of which layer.
+        axes: whose mean is taken away, before anything is rounded, and by whose scale they are divided.
+        most: evenly spaced, where there are more.
+        among: ids; None: all that are cached.
     """
     ids = cache.ids if among is None else among
     if len(ids) > most:
         ids = ids[np.linspace(0, len(ids) - 1, most).astype(np.int64)]
-    return cache.take(tap_name(layer), torch.from_numpy(ids)) / scale, ids
+    return cache.take(tap_name(layer), torch.from_numpy(ids), centre=axes.centre) / axes.scale, ids
 
 
 class Bits:
@@ -41,17 +47,17 @@ class Bits:
     Args:
         cache: the teacher's features.
         layer: of which layer.
-        scale: what they are divided by.
+        axes: whose mean is taken from them, and by whose scale they are divided.
         vectors: the hash (d, H).
         bias: (H,).
     """
 
-    def __init__(self, cache: TeacherCache, layer: str, scale: float, vectors: Tensor, bias: Tensor) -> None:
+    def __init__(self, cache: TeacherCache, layer: str, axes: Axes, vectors: Tensor, bias: Tensor) -> None:
         name, vectors, bias = tap_name(layer), vectors.cpu(), bias.cpu()
         packed = np.empty((cache.views, len(cache), -(-len(bias) // 8)), dtype=np.uint8)
         for view in range(cache.views):
             for start in range(0, len(cache), _CHUNK):
-                rows = cache.rows(name, start, start + _CHUNK, view) / scale
+                rows = cache.rows(name, start, start + _CHUNK, view, centre=axes.centre) / axes.scale
                 bits = (torch.addmm(bias, rows, vectors) > 0).numpy()
                 packed[view, start : start + len(rows)] = np.packbits(bits, axis=1, bitorder="little")
         self._count = len(bias)
@@ -75,6 +81,7 @@ class Mimic(FittableModule):
         layer: the teacher's.
         cache: its features; None where the module is only to be loaded into.
         pool: the unlabelled stream, where there is one.
+        axes: the coordinate system, where there is a cache.
         paths: the student's layers that give its features in the teacher's space and its coordinates.
     """
 
@@ -84,6 +91,7 @@ class Mimic(FittableModule):
         layer: str,
         cache: TeacherCache | None,
         *,
+        axes: Axes | None = None,
         pool: PoolStream | None = None,
         paths: tuple[str, str] | None = None,
         head: CoordinateHead | None = None,
@@ -91,6 +99,7 @@ class Mimic(FittableModule):
     ) -> None:
         super().__init__()
         self.kind, self.cache, self.pool = kind, cache, pool
+        self._axes = axes
         self._name, self._paths, self._temperature = tap_name(layer), paths, temperature
         self._head = (head,)  # in a tuple: it is the student's, and no submodule of this one
         self._bits: Bits | None = None
@@ -105,14 +114,15 @@ class Mimic(FittableModule):
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor)
 
-    def hash_with(self, vectors: Tensor, layer: str, scale: float) -> None:
-        """Take ``vectors`` (d, H) for the hash: its bias is minus the median over the teacher's features."""
+    def hash_with(self, vectors: Tensor, layer: str) -> None:
+        """Take ``vectors`` (d, H) for the hash: its bias is minus the median over the teacher's features, centred."""
         assert self.cache is not None  # a hash is made where there is one
-        some, _ = read_teacher_rows(self.cache, layer, scale, _FOR_MEDIANS)
+        assert self._axes is not None  # which come of it
+        some, _ = read_teacher_rows(self.cache, layer, self._axes, _FOR_MEDIANS)
         # In slices of the hashes: all at once would be 128 MiB for 2,048 of them.
         bias = torch.cat([-(some @ part).median(0).values for part in torch.split(vectors, 256, 1)])
         self.hold(hash=vectors, hash_bias=bias)
-        self._bits = Bits(self.cache, layer, scale, vectors, bias)
+        self._bits = Bits(self.cache, layer, self._axes, vectors, bias)
 
     def term(self, step: Step) -> Tensor:
         """The loss of the step's samples, and of as many of the pool where there is one; a scalar on the device."""
@@ -134,8 +144,9 @@ class Mimic(FittableModule):
             assert self._paths is not None  # which a path comes with
             bits = self._bits.take(ids, epoch, device)
             return elsh(student.features[self._paths[0]], bits, self.get_buffer("hash"), self.get_buffer("hash_bias"))
+        assert self._axes is not None  # which come of it
         with torch.no_grad():
-            teacher = cache.take(self._name, ids, epoch, device) / self.get_buffer("scale")
+            teacher = cache.take(self._name, ids, epoch, device, self._axes.centre) / self.get_buffer("scale")
         if self.kind == "logits":
             logits = torch.addmm(self.get_buffer("probe_bias"), teacher, self.get_buffer("probe").T)
             return soft_targets(student.output, logits, self._temperature)

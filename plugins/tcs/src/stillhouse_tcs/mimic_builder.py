@@ -31,16 +31,18 @@ def build_mimic(plugin: Options, assembly: Assembly, paths: tuple[str, str] | No
         return _make_placeholder(plugin, head)
     cache = teacher_cache(assembly, plugin.cache_spec)
     pool = PoolStream(data) if plugin.mimic_on == "pool" and kind != "none" and not assembly.inspect_only else None
-    module = Mimic(kind, plugin.layer, cache, pool=pool, paths=paths, head=head, temperature=plugin.temperature)
-    scale = float(head.scale) if head is not None else measure_axes(plugin, assembly, cache).scale
-    module.hold(scale=torch.tensor(scale))
+    axes = head.system if head is not None else measure_axes(plugin, assembly, cache)
+    module = Mimic(
+        kind, plugin.layer, cache, axes=axes, pool=pool, paths=paths, head=head, temperature=plugin.temperature
+    )
+    module.hold(scale=torch.tensor(axes.scale))
     if kind == "elsh":
         d = cache.shape(cache.names[0])[0]
         count = plugin.hashes or min(32 * d, MOST_HASHES)
-        module.hash_with(torch.randn(d, count) / d**0.5, plugin.layer, scale)
+        module.hash_with(torch.randn(d, count) / d**0.5, plugin.layer)
     if kind == "logits":
         labelled = cache.ids if cache.folder is None else data.passes.ids("train")
-        features, ids = read_teacher_rows(cache, plugin.layer, scale, MOST_ROWS, among=labelled)
+        features, ids = read_teacher_rows(cache, plugin.layer, axes, MOST_ROWS, among=labelled)
         weight, bias = fit_probe(features, data.passes.labels(ids), assembly.task.outputs(assembly.data))
         module.hold(probe=weight, probe_bias=bias)
     return module

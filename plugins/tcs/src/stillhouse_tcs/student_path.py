@@ -45,7 +45,7 @@ def adapt_student(plugin: Options, assembly: Assembly, student: nn.Module) -> nn
         raise StillhouseError(f"must be at most the {axes.k} axes, got {plugin.keep}", where="keep")
     head = _make_head(plugin, linear, axes)
     if plugin.init_head == "probe" or plugin.selecting == "probe":
-        _start_from_probe(plugin, data, cache, head)
+        _start_from_probe(plugin, data, cache, axes, head)
     assembly.note(plugin, _describe_path(plugin, path, linear, head, axes))
     return _replace_layer(student, path, head)
 
@@ -126,11 +126,11 @@ def _check_head(assembly: Assembly, data: Batches, student: nn.Module, path: str
         )
 
 
-def _start_from_probe(plugin: Options, data: Batches, cache: TeacherCache, head: CoordinateHead) -> None:
+def _start_from_probe(plugin: Options, data: Batches, cache: TeacherCache, axes: Axes, head: CoordinateHead) -> None:
     labelled = data.passes.ids("train")
     if cache.folder is None:  # a look at a few samples
         labelled = cache.ids
-    features, ids = read_teacher_rows(cache, plugin.layer, float(head.scale), MOST_ROWS, among=labelled)
+    features, ids = read_teacher_rows(cache, plugin.layer, axes, MOST_ROWS, among=labelled)
     coordinates = head.project(features)
     labels = data.passes.labels(ids)
     outputs, k = len(head.readout.bias), coordinates.shape[1]

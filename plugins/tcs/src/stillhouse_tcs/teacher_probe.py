@@ -46,8 +46,10 @@ def probe_teacher(recipe: Recipe, layer: str = "", pool: Pool = "mean") -> dict[
     finally:
         training.close()
     train, labels = found.pop("train")
-    scale = float(train.var(0).mean().sqrt())
-    weight, bias = fit_probe(train / scale, labels, run.data.classes)
+    mean = train.double().mean(0)  # taken away before anything is rounded: it may be large against the spread
+    scale = float((train.double() - mean).square().sum(0).div(len(train) - 1).mean().sqrt())
+    weight, bias = fit_probe(((train - mean) / scale).float(), labels, run.data.classes)
     return {
-        split: float((((x / scale) @ weight.T + bias).argmax(1).numpy() == y).mean()) for split, (x, y) in found.items()
+        split: float(((((x - mean) / scale).float() @ weight.T + bias).argmax(1).numpy() == y).mean())
+        for split, (x, y) in found.items()
     }

@@ -5,10 +5,9 @@
         ids.npy         the samples' ids (N,), int64
         0.npy, ...      (V, N, ...), float16: V augmented views, or one
         mean.npy, scatter.npy     float64, where they were asked for
+        0-reference.npy, ...      float32 (...): what was taken from every row, where float16 would lose the rows' spread
 
 A folder is written under a temporary name beside its own and renamed when it is whole. It is never changed afterwards.
-Arrays are written row by row through plain files, not through a memory map: on a full disk the one raises an error and
-the other ends the process.
 """
 
 from __future__ import annotations
@@ -16,12 +15,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,82 +28,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stillhouse.errors import StillhouseError
+from stillhouse.files import read_table, replacing
 from stillhouse.teachers.cache.moments import Moments
 
-__all__ = ["ArrayWriter", "TeacherCache", "clear_leftovers", "open_cache", "read_index", "write_index", "write_small"]
+__all__ = [
+    "REFERENCE",
+    "TeacherCache",
+    "clear_leftovers",
+    "open_cache",
+    "read_index",
+    "write_index",
+]
 
 INDEX = "index.json"
+REFERENCE = "reference/"
+"""The name of what was taken from every row of an array begins so; its own name follows."""
 _DELETE = "delete this folder: the cache is made anew"
 
 
-class ArrayWriter:
-    """Writes one array of fixed shape row by row, and knows its checksum at the end.
-
-    Args:
-        path: the file.
-        shape: the whole array's (rows, ...).
-        dtype: on the disk.
-    """
-
-    def __init__(self, path: Path, shape: Sequence[int], dtype: type[np.generic]) -> None:
-        self.path, self.shape, self.dtype = path, tuple(shape), np.dtype(dtype)
-        self._digest = hashlib.sha256()
-        self._file: IO[bytes] = path.open("wb")
-        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": self.shape}
-        np.lib.format.write_array_header_1_0(self._file, header)
-
-    def write(self, rows: NDArray[Any]) -> None:
-        """Append ``rows`` (B, ...).
-
-        Raises:
-            OSError: there is no room.
-        """
-        data = np.ascontiguousarray(rows, dtype=self.dtype).data
-        self._digest.update(data)
-        self._file.write(data)
-
-    def close(self) -> dict[str, Any]:
-        """Force everything onto the disk; what the index says of this array."""
-        with self._file as file:
-            file.flush()
-            os.fsync(file.fileno())
-        return {
-            "file": self.path.name,
-            "shape": list(self.shape),
-            "dtype": str(self.dtype),
-            "sha256": self._digest.hexdigest(),
-        }
-
-    def abandon(self) -> None:
-        """Close the file as it is."""
-        with contextlib.suppress(OSError):
-            self._file.close()
-
-
-def write_small(path: Path, array: NDArray[Any]) -> dict[str, Any]:
-    """Write a whole array; its entry in the index."""
-    writer = ArrayWriter(path, array.shape, array.dtype.type)
-    writer.write(array)
-    return writer.close()
-
-
 def write_index(folder: Path, index: Mapping[str, Any]) -> None:
-    """Write the index and force the folder's entries onto the disk."""
-    with (folder / INDEX).open("w", encoding="utf-8") as file:
-        json.dump(index, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(folder)
+    """Write the index with a checksum of its own, and force the folder's entries onto the disk."""
+    with replacing(folder / INDEX) as temporary:
+        temporary.write_text(json.dumps({**index, "sha256": _digest(index)}, indent=1), encoding="utf-8")
 
 
-def sync_folder(folder: Path) -> None:
-    """Force a folder's entries onto the disk, where the system can."""
-    with contextlib.suppress(OSError):  # Windows opens no folders
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def _digest(index: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(index)), sort_keys=True).encode()).hexdigest()
 
 
 def clear_leftovers(folder: Path) -> None:
@@ -131,19 +79,22 @@ def read_index(folder: Path) -> dict[str, Any]:
     Raises:
         StillhouseError: there is none, or it is damaged.
     """
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        if not (isinstance(index["key"], dict) and isinstance(index["arrays"], dict)):
-            raise ValueError("no table of arrays")
-    except FileNotFoundError:
+    if not (folder / INDEX).exists():
         raise StillhouseError(
-            "must be a folder with a teacher cache, and has no index.json",
-            where=str(folder),
-            hint="name another folder",
+            "this folder is no teacher cache: it has no index.json", where=str(folder), hint="name another folder"
+        )
+    try:
+        index = read_table(folder / INDEX, "a cache's index")
+    except StillhouseError as error:
+        raise StillhouseError(
+            f"the cache's index is damaged: {error.faults[0].what}", where=str(folder), hint=_DELETE
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StillhouseError(f"the cache's index is damaged: {error}", where=str(folder), hint=_DELETE) from None
-    return dict(index)
+    seal = index.pop("sha256", None)
+    if seal != _digest(index) or not (isinstance(index.get("key"), dict) and isinstance(index.get("arrays"), dict)):
+        raise StillhouseError(
+            "the cache's index is damaged or another version's: its checksum differs", where=str(folder), hint=_DELETE
+        )
+    return index
 
 
 def open_cache(folder: Path, index: Mapping[str, Any], *, was_there: bool, verify: bool = True) -> TeacherCache:
@@ -158,23 +109,28 @@ def open_cache(folder: Path, index: Mapping[str, Any], *, was_there: bool, verif
     Raises:
         StillhouseError: a file is missing, cut off or changed.
     """
-    arrays = {name: _mapped(folder, entry, verify) for name, entry in index["arrays"].items()}
-    moments = None
-    if "mean" in arrays:
-        moments = Moments(len(arrays["mean"]))
-        moments.count, moments.square = int(index["moments"]["count"]), float(index["moments"]["square"])
-        moments.mean = torch.from_numpy(np.array(arrays.pop("mean")))
-        moments.scatter = torch.from_numpy(np.array(arrays.pop("scatter")))
-    ids = np.array(arrays.pop("ids"))
-    return TeacherCache(ids, arrays, moments, folder=folder, was_there=was_there)
+    try:
+        arrays = {name: _mapped(folder, entry, verify) for name, entry in index["arrays"].items()}
+        moments = None
+        if "mean" in arrays:
+            moments = Moments(len(arrays["mean"]))
+            moments.count, moments.square = int(index["moments"]["count"]), float(index["moments"]["square"])
+            moments.mean = torch.from_numpy(np.array(arrays.pop("mean")))
+            moments.scatter = torch.from_numpy(np.array(arrays.pop("scatter")))
+        ids = np.array(arrays.pop("ids"))
+        named = [name for name in arrays if name.startswith(REFERENCE)]
+        references = {name.removeprefix(REFERENCE): arrays.pop(name) for name in named}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StillhouseError(f"the cache's index is damaged: {error!r}", where=str(folder), hint=_DELETE) from None
+    return TeacherCache(ids, arrays, moments, references=references, folder=folder, was_there=was_there)
 
 
 def _mapped(folder: Path, entry: Mapping[str, Any], verify: bool) -> NDArray[Any]:
-    path = folder / str(entry["file"])
+    path = folder / Path(str(entry["file"])).name  # it names no place outside
     try:
         # Copy on write: torch wants arrays that could be written to, and nothing reaches the file.
         array: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # noqa: BLE001 - a damaged header makes numpy raise what its parser does
         what = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged: {error}"
         raise StillhouseError(f"the cache's file {what}", where=str(path), hint=_DELETE) from None
     if list(array.shape) != entry["shape"] or str(array.dtype) != entry["dtype"]:
@@ -203,6 +159,7 @@ class TeacherCache:
         ids: the samples (N,), in the order of the rows.
         arrays: by name (``output``, ``features/LAYER``), (V, N, ...).
         moments: mean and scatter of the first layer's features.
+        references: by name, what was taken from every row before it was rounded (...).
         folder: where it lies; None where it is in memory only.
         was_there: whether it was found rather than made.
 
@@ -217,6 +174,7 @@ class TeacherCache:
         arrays: Mapping[str, NDArray[Any]],
         moments: Moments | None,
         *,
+        references: Mapping[str, NDArray[Any]] | None = None,
         folder: Path | None,
         was_there: bool,
     ) -> None:
@@ -224,6 +182,7 @@ class TeacherCache:
         self._moments = moments
         # from_numpy keeps the map: rows are read from the disk when they are asked for.
         self._arrays = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        self._references = {name: torch.from_numpy(np.array(x)).double() for name, x in (references or {}).items()}
         self._row_of = torch.full((int(ids.max(initial=-1)) + 2,), -1, dtype=torch.int64)
         self._row_of[torch.from_numpy(ids)] = torch.arange(len(ids))
         self.served = self.missed = 0
@@ -257,10 +216,18 @@ class TeacherCache:
         known = set(self.ids.tolist())
         return [int(i) for i in ids if int(i) not in known]
 
-    def take(self, name: str, ids: Tensor, epoch: int = 0, device: torch.device | None = None) -> Tensor:
+    def take(
+        self,
+        name: str,
+        ids: Tensor,
+        epoch: int = 0,
+        device: torch.device | None = None,
+        centre: Tensor | None = None,
+    ) -> Tensor:
         """The rows of ``ids`` (B,), int64 on the CPU, as the view of ``epoch`` has them: (B, ...), float32 on ``device``.
 
-        Reads no value of any tensor, so that a training step may call it.
+        ``centre`` (...), float64 on the CPU, is taken from each before anything is rounded to float32. Reads no value of
+        any tensor, so that a training step may call it.
 
         Raises:
             StillhouseError: a sample is not in the cache.
@@ -276,8 +243,15 @@ class TeacherCache:
                 where=str(self.folder or "teacher cache"),
             ) from None
         self.served += len(ids)
-        return rows.to(device or "cpu", non_blocking=True).float()
+        return self._restored(name, rows, centre).to(device or "cpu", non_blocking=True).float()
 
-    def rows(self, name: str, start: int, stop: int, view: int = 0) -> Tensor:
-        """Rows ``start`` to ``stop`` in the cache's own order, float32 on the CPU."""
-        return self._arrays[name][view, start:stop].float()
+    def rows(self, name: str, start: int, stop: int, view: int = 0, centre: Tensor | None = None) -> Tensor:
+        """Rows ``start`` to ``stop`` in the cache's own order, less ``centre``, float32 on the CPU."""
+        return self._restored(name, self._arrays[name][view, start:stop], centre).float()
+
+    def _restored(self, name: str, rows: Tensor, centre: Tensor | None) -> Tensor:
+        """``rows`` with what was taken away when they were stored, and without ``centre``; on the CPU, in float64 if needed."""
+        reference = self._references.get(name)
+        if reference is None:
+            return rows if centre is None else rows.double().sub_(centre).float()
+        return rows.double().add_(reference if centre is None else reference - centre).float()

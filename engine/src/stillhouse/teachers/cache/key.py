@@ -22,7 +22,7 @@ from stillhouse.teachers.cache.spec import CacheSpec
 
 __all__ = ["cache_key", "differences", "digest_of", "hash_weights", "provenance"]
 
-FORMAT = 1
+FORMAT = 2
 """Of the files; another one is another cache."""
 
 _OF_TORCH = {*vars(nn.Module()), "_compiled_call_impl"}

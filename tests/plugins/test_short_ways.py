@@ -1,0 +1,103 @@
+"""The short ways that most steps take give what the long ones give, and leave to those whatever they do not know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from stillhouse import StillhouseError
+from stillhouse_features import LinkOptions, distance, read_pair
+from stillhouse_features.alignment import make_reader
+from stillhouse_normalizer import normalize
+from stillhouse_projector.maps import make_map
+from stillhouse_projector.projectors import Projectors
+
+quick = settings(derandomize=True, deadline=None, max_examples=40)
+DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64])
+SHAPES = st.sampled_from([(3, 4), (3, 5, 4), (3, 4, 2, 2), (3, 4, 3, 1)])
+
+
+def draw(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def autocast(on: bool) -> AbstractContextManager[Any]:
+    return torch.autocast("cpu", torch.bfloat16) if on else nullcontext()
+
+
+def result_of(read: Callable[..., tuple[Tensor, Tensor]], *sides: Tensor) -> tuple[Tensor, Tensor] | str:
+    """What it gives, or what it says instead."""
+    try:
+        return read(*sides)
+    except StillhouseError as error:
+        return str(error)
+
+
+@quick
+@given(SHAPES, SHAPES, DTYPES, DTYPES, st.sampled_from(["mean", "none"]), st.booleans())
+def test_a_reader_reads_as_read_pair_does(
+    first: tuple[int, ...], second: tuple[int, ...], d1: torch.dtype, d2: torch.dtype, pool: Any, on: bool
+):
+    options = LinkOptions(student="s", teacher="t", pool=pool)
+    student, teacher = draw(first, d1, 0).requires_grad_(), draw(second, d2, 1)
+    with autocast(on):
+        wanted = result_of(partial(read_pair, options=options), student, teacher)
+        got = result_of(make_reader(options), student, teacher)
+    if isinstance(wanted, str) or isinstance(got, str):
+        assert got == wanted
+        return
+    for a, b in zip(got, wanted, strict=True):
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
+    (gradient,) = torch.autograd.grad(got[0].sum(), student)
+    assert torch.equal(gradient, torch.autograd.grad(wanted[0].sum(), student)[0])
+
+
+def test_a_reader_names_batches_that_differ():
+    read = make_reader(LinkOptions(student="s", teacher="t"))
+    with pytest.raises(StillhouseError, match="one batch as first dimension, got 2 and 3"):
+        read(torch.ones(2, 1, 2, 2), torch.ones(3, 1, 2, 2))
+
+
+@quick
+@given(SHAPES, DTYPES, st.booleans())
+def test_distance_and_layer_normalisation_are_float32_or_wider_whatever_autocast_says(
+    shape: tuple[int, ...], dtype: torch.dtype, on: bool
+):
+    student, teacher = draw(shape, dtype, 0), draw(shape, dtype, 1)
+    with autocast(on):
+        found, normal = distance(student, teacher), normalize(teacher, "layer", 1e-5)
+    wide = torch.float64 if dtype is torch.float64 else torch.float32
+    assert found.dtype is normal.dtype is wide
+    exact = (student.double() - teacher.double()).square().mean()
+    assert torch.allclose(found.double(), exact, rtol=1e-5)
+    rows = teacher.double().movedim(1, -1) if len(shape) == 4 else teacher.double()
+    wanted = (rows - rows.mean(-1, keepdim=True)) / (rows.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+    got = normal.double().movedim(1, -1) if len(shape) == 4 else normal.double()
+    assert torch.allclose(got, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp", "orthogonal"])
+@pytest.mark.parametrize("on", [False, True])
+def test_a_projector_maps_rows_in_float32_whatever_autocast_says(kind: Any, on: bool):
+    made = make_map(kind, 4, 6)
+    projectors = Projectors({"features/a": made}, {"features/a": 4})
+    for x in (draw((3, 4), torch.float32, 0), draw((3, 4), torch.bfloat16, 0), draw((3, 4, 2, 2), torch.float32, 0)):
+        rows = x.float().movedim(1, -1).reshape(-1, 4) if x.ndim == 4 else x.float()
+        with autocast(on):
+            got = projectors("features/a", x)
+        assert got.dtype is torch.float32
+        flat = got.movedim(1, -1).reshape(-1, 6) if x.ndim == 4 else got
+        assert torch.allclose(flat, made(rows), atol=1e-6)
+    with pytest.raises(StillhouseError, match="4 channels"):
+        projectors("features/a", torch.ones(3, 5))
+    with pytest.raises(StillhouseError, match="no projection"):
+        projectors("features/b", torch.ones(3, 4))
