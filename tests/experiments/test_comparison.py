@@ -310,22 +310,28 @@ def test_runs_of_different_tasks_are_not_compared(
     assert f"'classification' in {runs / 'none' / '0'}, {runs / 'none' / '1'} and 'multi-label' in {tmp_path}" in text
 
 
-def test_runs_on_different_data_are_warned_of(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_runs_on_different_data_are_not_compared(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(TESTS / "experiments"))
     train(recipe(data__name="test_comparison:other_data", run__epochs=1), out=tmp_path / "run")
-    with pytest.warns(StillhouseWarning, match="measured on different data") as caught:
+    with pytest.raises(StillhouseError) as caught:
         compare([runs / "none", tmp_path / "run"])
-    (text,) = [str(w.message) for w in caught if "different data" in str(w.message)]
-    assert f"data.name is 'support:tiny_data' in {runs / 'none' / '0'}" in text
-    assert f"the number of samples of the split 'test' is 9 in {runs / 'none' / '0'}" in text
-    assert f"6 in {tmp_path / 'run'}" in text
-    assert "classes" not in text
+    size, data = sorted(map(str, caught.value.faults), key=len)[::-1]
+    assert (
+        f"the number of samples of the split 'test': must be the same in runs that are compared, is 9 in {runs}" in size
+    )
+    assert f" and 6 in {tmp_path / 'run'} (--mixed compares them all the same, and marks them)" in size
+    assert data.startswith("the data: must be the same in runs that are compared, is ")
 
 
-def test_unfinished_runs_in_a_folder_are_left_out_with_a_warning(runs: Path):
-    with pytest.warns(StillhouseWarning, match="left out: .*the run must be finished"):
-        found = compare([runs])
-    assert sorted(len(row.group.values) for row in found.rows) == [2, 2]
+def test_unfinished_runs_in_a_folder_are_failures(runs: Path):
+    found = compare([runs])
+    assert [(len(row.group.values), row.group.failed) for row in found.rows] == [
+        (2, {}),
+        (2, {}),
+        (0, {3: "not finished"}),
+    ]
+    assert "| 0 of 1 | \u2013 |" in to_markdown(found)
+    assert [(item["seed"], item["folder"]) for item in found.missing] == [(3, str(runs / "open"))]
 
 
 def test_two_runs_of_one_seed_are_averaged_with_a_warning(runs: Path, tmp_path: Path):

@@ -67,3 +67,38 @@ def test_nothing_is_attached_where_nothing_differs_and_nothing_is_saved():
 def test_other_channels_are_refused():
     with pytest.raises(StillhouseError, match="the teacher was trained on 3 channels, and the student's inputs have 4"):
         fit_inputs(nn.Identity(), OWN, info(4))
+
+
+@pytest.mark.parametrize("own", [OWN, info(1, (0.45,), (0.2,))])
+def test_autocast_does_not_round_what_is_converted(own):
+    teacher = nn.Sequential(nn.Identity())
+    fit_inputs(teacher, own, attrs.evolve(OTHER, input_shape=(3, 8, 8)))
+    images = torch.rand(2, 3, 8, 8)
+    exact = teacher(images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(teacher(images), exact, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 5), (3, 2, 2), (3, 4, 4), (3, 3, 8)])
+def test_images_are_resized_as_torch_resizes_them(shape):
+    teacher = nn.Sequential(nn.Identity())
+    fit_inputs(teacher, attrs.evolve(OWN, input_shape=shape), OWN)
+    images = torch.rand(2, 3, 4, 4)
+    smaller = shape[1] < 4 or shape[2] < 4
+    wanted = torch.nn.functional.interpolate(images, shape[1:], mode="bilinear", antialias=smaller)
+    torch.testing.assert_close(teacher(images), wanted if shape != (3, 4, 4) else images)
+    assert bool(teacher._forward_pre_hooks) == (shape != (3, 4, 4))
+
+
+def test_a_size_that_augmentation_alone_changes_is_the_same_size():
+    """What was trained on crops and measured on whole images has the whole ones' size."""
+    cropped = attrs.evolve(OWN, input_shape=(3, 2, 2), eval_shape=(3, 4, 4))
+    teacher = nn.Sequential(nn.Identity())
+    assert fit_inputs(teacher, cropped, attrs.evolve(OWN, eval_shape=(3, 4, 4))) == []
+    assert fit_inputs(teacher, cropped, cropped) == []
+    assert fit_inputs(teacher, OWN, cropped) == ["resized to 4x4"]
+
+
+def test_detectors_resize_by_themselves():
+    boxes = attrs.evolve(OWN, target="boxes")
+    assert fit_inputs(nn.Identity(), attrs.evolve(boxes, input_shape=(3, 8, 8)), boxes) == []

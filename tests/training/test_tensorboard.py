@@ -188,6 +188,7 @@ def test_a_resumed_run_shows_each_step_once(tmp_path: Path):
     assert [e.step for e in events(tmp_path / "run").Scalars("loss/total")] == list(range(1, 10))
 
 
+@pytest.mark.filterwarnings("ignore:tiny. val/loss not finite")
 def test_parameters_that_are_not_finite_are_found_before_a_checkpoint_is_written(tmp_path: Path):
     @plugin
     class Poison(Plugin):

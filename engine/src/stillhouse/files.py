@@ -134,7 +134,8 @@ def read_table(path: Path, what: str) -> dict[str, Any]:
         StillhouseError: it is missing, cannot be read, is no JSON, or holds something else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        # NaN and infinities, which older versions wrote, are null as well.
+        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _name: None)
     except FileNotFoundError:
         raise StillhouseError("file not found", where=str(path)) from None
     except OSError as error:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 import attrs
 
 from stillhouse.errors import StillhouseError
 
 __all__ = ["Schedule", "Weight", "value_at"]
+
+Decay = Literal["none", "linear", "cosine"]
+"""How a schedule falls."""
 
 
 @attrs.frozen(kw_only=True)
@@ -35,11 +38,17 @@ class Schedule:
     warmup: float = 0.0
     warmup_steps: int | None = None
     warmup_epochs: float | None = None
-    decay: Literal["none", "linear", "cosine"] = "none"
+    decay: Decay = "none"
     final: float = 0.0
     until: float = 1.0
 
     def __attrs_post_init__(self) -> None:
+        if self.decay not in get_args(Decay):
+            raise StillhouseError(
+                f"must be one of {', '.join(map(repr, get_args(Decay)))}, got {self.decay!r}", where="decay"
+            )
+        if isinstance(self.warmup_steps, float) and self.warmup_steps % 1:
+            raise StillhouseError(f"must be a whole number, got {self.warmup_steps}", where="warmup_steps")
         for name in ("peak", "final"):
             if not math.isfinite(getattr(self, name)):
                 raise StillhouseError(f"must be finite, got {getattr(self, name)}", where=name)

@@ -15,9 +15,9 @@ from stillhouse.terminal import Terminal, printable
 if TYPE_CHECKING:
     from stillhouse.experiments.comparison import Comparison
 
-__all__ = ["add", "print_comparison"]
+__all__ = ["add", "print_comparison", "print_missing"]
 
-_WHAT = ("seeds", "leave_one_out", "one_at_a_time", "grid", "out", "figures")
+_WHAT = ("seeds", "leave_one_out", "one_at_a_time", "grid", "out", "figures", "mixed")
 
 
 def add(commands: Commands) -> None:
@@ -49,6 +49,11 @@ def add(commands: Commands) -> None:
     ablate.add_argument(
         "--figures", action="store_true", help="let runs draw pictures, which takes longer than short runs do"
     )
+    ablate.add_argument(
+        "--mixed",
+        action="store_true",
+        help="keep finished runs of other data, weights, code or versions in the table, marked",
+    )
     ablate.add_argument("--list", action="store_true", help="print the runs, one JSON object a line, and train none")
     ablate.add_argument("--only", type=int, metavar="INDEX", help="train this run of the list alone")
     ablate.add_argument("--quiet", action="store_true", help="show no progress")
@@ -78,11 +83,16 @@ def _ablate(arguments: argparse.Namespace) -> int:
         console = Terminal()
         console.print(f"runs and table  {folder}", highlight=False, markup=False, soft_wrap=True)
         console.print(f"TensorBoard     tensorboard --logdir {folder}", highlight=False, markup=False, soft_wrap=True)
+    print_missing(found)
+    return 2 if found.missing else 0
+
+
+def print_missing(comparison: Comparison) -> None:
+    """Name the runs without a result on standard error."""
     errors = Terminal(file=sys.stderr)
-    for item in found.missing:
+    for item in comparison.missing:
         text = f"{item['arm']}, seed {item['seed']}: {item['error']}"
         errors.print(Text.assemble(("missing: ", "bold red"), text), soft_wrap=True)
-    return 2 if found.missing else 0
 
 
 def print_comparison(comparison: Comparison, *, as_json: bool, as_markdown: bool) -> None:

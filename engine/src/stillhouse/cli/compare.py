@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from stillhouse.cli.ablate import print_comparison
+from stillhouse.cli.ablate import print_comparison, print_missing
 from stillhouse.cli.common import Commands
 
 __all__ = ["add"]
@@ -18,6 +18,11 @@ def add(commands: Commands) -> None:
     compare.add_argument(
         "--baseline", metavar="RUN", help="the run that the others are compared with (default: the first)"
     )
+    compare.add_argument(
+        "--mixed",
+        action="store_true",
+        help="compare runs of other data, weights, code or versions all the same, marked",
+    )
     compare.add_argument("--json", action="store_true", help="print the table as JSON")
     compare.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     compare.set_defaults(function=_compare)
@@ -26,6 +31,7 @@ def add(commands: Commands) -> None:
 def _compare(arguments: argparse.Namespace) -> int:
     from stillhouse.experiments.run_groups import compare
 
-    found = compare(arguments.runs, metric=arguments.metric, baseline=arguments.baseline)
+    found = compare(arguments.runs, metric=arguments.metric, baseline=arguments.baseline, mixed=arguments.mixed)
     print_comparison(found, as_json=arguments.json, as_markdown=arguments.markdown)
+    print_missing(found)
     return 0

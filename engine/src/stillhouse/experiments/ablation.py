@@ -9,14 +9,17 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
 
 from stillhouse.config.recipe import Recipe
 from stillhouse.errors import StillhouseError, StillhouseWarning, did_you_mean
-from stillhouse.experiments.arms import make_arms, resolve
+from stillhouse.experiments.arms import hash_arm, make_arms, resolve
 from stillhouse.experiments.comparison import Comparison
+from stillhouse.experiments.compatibility import check_alike
+from stillhouse.experiments.finished_run import FinishedRun
 from stillhouse.experiments.grid import parse_grid
 from stillhouse.experiments.job import Job, collect_warnings
 from stillhouse.experiments.picture import write_picture
@@ -42,6 +45,7 @@ def ablate(
     out: str | Path | None = None,
     figures: bool = False,
     metric: str | None = None,
+    mixed: bool = False,
     progress: bool = False,
 ) -> Comparison:
     """Train every arm of ``recipe`` under every seed, and compare them.
@@ -61,10 +65,12 @@ def ablate(
             and ``table.md``, a picture of it in ``picture.svg``.
         figures: let each run draw pictures for TensorBoard, which takes longer than a short run does.
         metric: ``SPLIT/NAME``; by default the task's score on the test split, or else on the validation split.
+        mixed: keep runs that were finished with other data, weights, code or versions; they are marked.
         progress: show progress on the terminal.
 
     Raises:
-        StillhouseError: bad input: every arm that cannot be built, a folder of another ablation.
+        StillhouseError: bad input: every arm that cannot be built, a folder of another ablation, runs in it that were
+            finished with other data, weights, code or versions.
     """
     if jobs < 1:
         raise StillhouseError(f"must be >= 1, got {jobs}", where="--jobs")
@@ -78,10 +84,11 @@ def ablate(
             grid=grid,
             out=out,
             figures=figures,
+            mixed=mixed,
         )
         _check_metric(metric, known)
         failed = run_plan(plan, jobs=jobs, progress=progress)
-    comparison = make_comparison(plan, metric=metric, failed=failed)
+    comparison = make_comparison(plan, metric=metric, failed=failed, mixed=mixed)
     if any(row.group.values for row in comparison.rows):
         write_json(plan.folder / "results.json", comparison.to_dict())
         write_text(plan.folder / "table.md", to_markdown(comparison))
@@ -98,6 +105,7 @@ def make_plan(
     grid: Sequence[str] = (),
     out: str | Path | None = None,
     figures: bool = False,
+    mixed: bool = False,
 ) -> tuple[Plan, dict[str, set[str]]]:
     """Make the plan of :func:`ablate`; every arm is built once, without training, and nothing is written.
 
@@ -116,10 +124,12 @@ def make_plan(
     if not (leave_one_out or one_at_a_time or grid):
         leave_one_out = one_at_a_time = True
     known: dict[str, set[str]] = {}
+    locks: dict[str, dict[str, Any]] = {}
 
     def check(arm: Recipe) -> None:
         training = prepare(_set_one_thread(arm), write=False, train_teacher=False)
         try:
+            locks[hash_arm(_set_one_thread(arm))] = training.make_lock()
             names = set(training.run.task.metrics(training.run.data))
             for _, metrics in training.walk.hooks.calls("metrics"):
                 names |= set(metrics(training.assembly))
@@ -144,7 +154,25 @@ def make_plan(
     first = recipe.run.seed
     plan = Plan(whole, tuple(arms), tuple(range(first, first + seeds)), folder, figures)
     plan.check_folder()
+    _check_finished(plan, locks, mixed=mixed)
     return plan, known
+
+
+def _check_finished(plan: Plan, locks: Mapping[str, Mapping[str, Any]], *, mixed: bool) -> None:
+    """Refuse a folder whose finished runs are not alike with those that would be trained now: before these are."""
+    runs = plan.runs()
+    done = [FinishedRun.of(run.folder, run.recipe, summary) for run in runs if (summary := run.summary()) is not None]
+    if not done or len(done) == len(runs):
+        return  # nothing to be mixed, or nothing to be trained: the table says what there is
+    # The data's hash may follow from the seed, and the lock is the first seed's.
+    now = [
+        FinishedRun(Path("the run to come"), run.recipe, {}, locks[hash_arm(run.recipe)])
+        for run in runs
+        if run.seed == plan.recipe.run.seed and hash_arm(run.recipe) in locks
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", StillhouseWarning)  # the table tells of machines, once it is there
+        check_alike([*done, *now], mixed=mixed)
 
 
 def run_plan(

@@ -32,6 +32,8 @@ class Group:
         against: the names of its reference groups, by the column's title.
         note: a remark.
         short: a setting's shorter text in tables, by column.
+        failed: the runs that have no finite value, by seed, with the reason; they count as failures.
+        facts: the values that its runs have of each thing that compared runs should have alike.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Group:
     against: Mapping[str, str] = attrs.field(factory=dict)
     note: str = ""
     short: Mapping[str, str] = attrs.field(factory=dict)
+    failed: Mapping[int, str] = attrs.field(factory=dict)
+    facts: Mapping[tuple[str, str], frozenset[str]] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -53,6 +57,7 @@ class Row:
         interval: 95% t interval of the mean; None from fewer than two.
         differences: by the reference's title; None without a reference.
         adjusted: the differences' p values after Holm's correction over the column.
+        mixed: by the reference's title, whether runs that are not alike are compared.
     """
 
     group: Group
@@ -61,6 +66,7 @@ class Row:
     interval: tuple[float, float] | None
     differences: Mapping[str, Difference | None]
     adjusted: Mapping[str, float | None]
+    mixed: Mapping[str, bool] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -73,6 +79,7 @@ class Comparison:
         columns: settings shown.
         rows: one for each group.
         missing: missing runs, with the reason.
+        mixed: what its runs are mixed in, in words; empty where they are alike.
     """
 
     metric: str
@@ -80,6 +87,7 @@ class Comparison:
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     missing: tuple[Mapping[str, Any], ...] = ()
+    mixed: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as plain data, for JSON."""
@@ -90,13 +98,16 @@ class Comparison:
             "references": list(self.references),
             "groups": [_to_table(row) for row in self.rows],
             "missing": [dict(item) for item in self.missing],
+            "mixed": list(self.mixed),
         }
 
 
 def _to_table(row: Row) -> dict[str, Any]:
     group = row.group
     differences = {
-        title: None if found is None else {**attrs.asdict(found), "p_adjusted": row.adjusted[title]}
+        title: None
+        if found is None
+        else {**attrs.asdict(found), "p_adjusted": row.adjusted[title], "mixed": row.mixed[title]}
         for title, found in row.differences.items()
     }
     return {
@@ -105,6 +116,7 @@ def _to_table(row: Row) -> dict[str, Any]:
         "settings": dict(group.columns),
         "seeds": sorted(group.values),
         "values": [group.values[seed] for seed in sorted(group.values)],
+        "failed": {str(seed): error for seed, error in sorted(group.failed.items())},
         "mean": row.mean,
         "deviation": row.deviation,
         "interval": None if row.interval is None else list(row.interval),
@@ -118,6 +130,7 @@ def compare_groups(
     groups: Sequence[Group],
     columns: Sequence[str] = (),
     missing: Sequence[Mapping[str, Any]] = (),
+    mixed: Sequence[str] = (),
 ) -> Comparison:
     """Compute means, intervals and differences of ``groups``.
 
@@ -129,6 +142,10 @@ def compare_groups(
         groups: in the order of the table.
         columns: the settings to show.
         missing: missing runs.
+        mixed: what the runs are mixed in, in words.
+
+    Raises:
+        StillhouseError: a value is not finite: that is no value, and its run has failed.
     """
     titles = tuple(dict.fromkeys(title for group in groups for title in group.against))
     by_name = {group.name: group for group in groups}
@@ -150,9 +167,18 @@ def compare_groups(
                 t_interval(values.tolist()),
                 {title: found[title][i] for title in titles},
                 {title: adjusted[title][i] for title in titles},
+                {title: _is_mixed(group, by_name.get(group.against.get(title, ""))) for title in titles},
             )
         )
-    return Comparison(metric, titles, tuple(columns), tuple(rows), tuple(missing))
+    return Comparison(metric, titles, tuple(columns), tuple(rows), tuple(missing), tuple(mixed))
+
+
+def _is_mixed(group: Group, other: Group | None) -> bool:
+    facts = other.facts if other is not None else {}
+    return any(
+        len(group.facts.get(key, facts.get(key, frozenset())) | facts.get(key, frozenset())) > 1
+        for key in {*group.facts, *facts}
+    )
 
 
 def _compare(group: Group, other: Group, tests: int) -> Difference | None:

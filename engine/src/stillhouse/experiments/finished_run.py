@@ -1,4 +1,4 @@
-"""FinishedRun: a run that was trained to its end, as comparisons take it."""
+"""Runs as comparisons take them: FinishedRun, and MissingRun for one that has no result."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any
 import attrs
 
 from stillhouse.config.recipe import Recipe
+from stillhouse.config.stored import read_lock
+from stillhouse.errors import StillhouseError
+from stillhouse.training.folder import RunFolder
 
-__all__ = ["FinishedRun"]
+__all__ = ["FinishedRun", "MissingRun"]
 
 
 @attrs.frozen
@@ -21,10 +24,44 @@ class FinishedRun:
         folder: its folder.
         recipe: as it ran.
         summary: its summary.json.
+        lock: its lock.json; empty where it cannot be read.
         arm: its arm in an ablation; empty for any other run.
     """
 
     folder: Path
     recipe: Recipe
     summary: Mapping[str, Any]
+    lock: Mapping[str, Any] = attrs.field(factory=dict)
     arm: str = ""
+
+    @classmethod
+    def of(cls, folder: Path, recipe: Recipe, summary: Mapping[str, Any], arm: str = "") -> FinishedRun:
+        """The run in ``folder``, with its lock."""
+        try:
+            lock = read_lock(RunFolder(folder).lock)
+        except StillhouseError:
+            lock = {}
+        return cls(folder, recipe, summary, lock, arm)
+
+
+@attrs.frozen
+class MissingRun:
+    """A run that was begun, or planned, and has no result: it counts as a failure.
+
+    Attributes:
+        folder: its folder.
+        recipe: as it was begun.
+        seed: its seed.
+        error: what is known of why.
+        arm: as of :class:`FinishedRun`.
+    """
+
+    folder: Path
+    recipe: Recipe
+    seed: int
+    error: str
+    arm: str = ""
+
+    def to_dict(self, name: str) -> dict[str, Any]:
+        """Plain data, for a table's list of missing runs; ``name`` is its group's."""
+        return {"arm": name, "seed": self.seed, "folder": str(self.folder), "error": self.error}

@@ -6,50 +6,62 @@ from collections.abc import Mapping, Sequence
 
 from stillhouse.experiments.arms import Arm
 from stillhouse.experiments.comparison import Comparison, Group, compare_groups
-from stillhouse.experiments.compatibility import warn_of_versions
-from stillhouse.experiments.finished_run import FinishedRun
+from stillhouse.experiments.compatibility import check_alike, collect_facts
+from stillhouse.experiments.finished_run import FinishedRun, MissingRun
 from stillhouse.experiments.plan import Plan
-from stillhouse.experiments.run_groups import choose_metric, read_metric
+from stillhouse.experiments.run_groups import choose_metric, read_metric, read_report
 
 __all__ = ["make_comparison"]
 
 
-def make_comparison(plan: Plan, *, metric: str | None = None, failed: Mapping[int, str] | None = None) -> Comparison:
+def make_comparison(
+    plan: Plan, *, metric: str | None = None, failed: Mapping[int, str] | None = None, mixed: bool = False
+) -> Comparison:
     """Compare a plan's finished runs, whichever process trained them.
 
     Args:
         plan: the plan.
         metric: see :func:`ablate`.
         failed: errors of missing runs, by their number.
+        mixed: see :func:`ablate`.
 
     Raises:
-        StillhouseError: an unknown metric.
+        StillhouseError: an unknown metric; runs of other data, weights, code or versions, unless ``mixed``.
     """
     found: dict[str, list[FinishedRun]] = {arm.name: [] for arm in plan.arms}
-    missing = []
+    missing: dict[str, list[MissingRun]] = {arm.name: [] for arm in plan.arms}
     for run in plan.runs():
         summary = run.summary()
         if summary is not None:
-            found[run.arm].append(FinishedRun(run.folder, run.recipe, summary, run.arm))
+            found[run.arm].append(FinishedRun.of(run.folder, run.recipe, summary, run.arm))
             continue
-        error = (failed or {}).get(run.index, "not trained yet")
-        missing.append({"arm": run.arm, "seed": run.seed, "folder": str(run.folder), "error": error})
+        error = (failed or {}).get(run.index) or read_report(run.folder)
+        missing[run.arm].append(MissingRun(run.folder, run.recipe, run.seed, error, run.arm))
     every = [run for runs in found.values() for run in runs]
+    told: list[str] = []
     if every:
         metric = metric or choose_metric(every)
-        warn_of_versions([run.folder for run in every])
-    groups = [
-        Group(
-            arm.name,
-            read_metric(found[arm.name], metric or "", arm.name),
-            columns=_name_columns(arm),
-            against=_find_references(arm, plan.arms),
-            note="; ".join(filter(None, [arm.reason, *(f"= {other}" for other in arm.also)])),
+        told = check_alike(every, mixed=mixed)
+    groups = []
+    for arm in plan.arms:
+        values, without = read_metric(found[arm.name], metric or "", arm.name)
+        missing[arm.name] += without
+        groups.append(
+            Group(
+                arm.name,
+                values,
+                columns=_name_columns(arm),
+                against=_find_references(arm, plan.arms),
+                note="; ".join(filter(None, [arm.reason, *(f"= {other}" for other in arm.also)])),
+                failed={run.seed: run.error for run in missing[arm.name]},
+                facts=collect_facts(found[arm.name]),
+            )
         )
-        for arm in plan.arms
-    ]
     columns = dict.fromkeys(key for group in groups for key in group.columns)
-    return compare_groups(metric or "", groups, tuple(columns), missing)
+    order = {run.folder: run.index for run in plan.runs()}
+    lost = sorted((run for runs in missing.values() for run in runs), key=lambda run: order[run.folder])
+    lacking = [run.to_dict(run.arm) for run in lost]
+    return compare_groups(metric or "", groups, tuple(columns), lacking, told)
 
 
 def _name_columns(arm: Arm) -> dict[str, str]:

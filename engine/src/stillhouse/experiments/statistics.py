@@ -62,6 +62,9 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, fl
     Args:
         values: independent measurements.
         level: coverage, between 0 and 1.
+
+    Raises:
+        StillhouseError: a measurement is not finite.
     """
     x = _to_array(values)
     if len(x) < 2:
@@ -80,7 +83,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float], level: float = LEV
         comparisons: how many such tests are made together; the detectable difference is for a level shared by them.
 
     Raises:
-        StillhouseError: two lengths, or nothing to compare.
+        StillhouseError: two lengths, nothing to compare, or a measurement that is not finite.
     """
     if len(a) != len(b) or not len(a):
         raise StillhouseError(f"pairs need as many measurements of both, at least 1, got {len(a)} and {len(b)}")
@@ -105,7 +108,7 @@ def welch_difference(a: Sequence[float], b: Sequence[float], level: float = LEVE
         comparisons: as for :func:`paired_difference`.
 
     Raises:
-        StillhouseError: one side is empty.
+        StillhouseError: one side is empty, or a measurement is not finite.
     """
     if not len(a) or not len(b):
         raise StillhouseError(f"a comparison needs at least 1 measurement of both, got {len(a)} and {len(b)}")
@@ -138,9 +141,9 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's adjusted p values (Holm 1979): each at most 0.05 keeps the chance of any false finding at 0.05.
 
     Args:
-        p_values: of tests made together; None (no test) stays None and does not count.
+        p_values: of tests made together; None (no test) stays None and does not count, and so does what is not finite.
     """
-    given = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    given = sorted((p, i) for i, p in enumerate(p_values) if p is not None and math.isfinite(p))
     adjusted: list[float | None] = [None] * len(p_values)
     highest = 0.0
     for rank, (p, i) in enumerate(given):
@@ -150,7 +153,11 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def _to_array(values: Sequence[float]) -> NDArray[np.float64]:
-    return np.asarray(values, dtype=np.float64)
+    found = np.asarray(values, dtype=np.float64)
+    bad = np.flatnonzero(~np.isfinite(found))
+    if len(bad):
+        raise StillhouseError(f"measurements must be finite, got {found[bad[0]]} as number {bad[0]}")
+    return found
 
 
 def _no_spread(deviation: float, a: Sequence[float], b: Sequence[float]) -> bool:

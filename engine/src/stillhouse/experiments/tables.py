@@ -9,6 +9,7 @@ from rich.console import Console, ConsoleDimensions
 from rich.table import Table
 from rich.text import Text
 
+from stillhouse.errors import first_line
 from stillhouse.experiments.comparison import Comparison, Row
 from stillhouse.experiments.statistics import Difference
 from stillhouse.terminal import make_table
@@ -18,6 +19,8 @@ __all__ = ["show", "to_markdown"]
 _NOTHING = "–"  # noqa: RUF001 - a dash, as tables have it
 _MINUS = "−"  # noqa: RUF001 - a minus sign
 _SIGNIFICANT = 0.05
+_LISTED = 10
+"""Runs without a result that the legend names."""
 _LONG = 40
 """A setting with more characters than this is in the JSON only."""
 _WIDE = 100_000
@@ -105,14 +108,17 @@ def _make_columns(comparison: Comparison) -> list[list[_Column]]:
     units += [[_Column(c, _format_settings(comparison, c), is_text=True)] for c in _select_settings(comparison)]
     units.append(
         [
-            _Column("seeds", [str(len(row.group.values)) for row in rows]),
+            _Column("seeds", [_format_seeds(row) for row in rows]),
             _Column("mean ± sd", [_format_mean(r) for r in rows]),
         ]
     )
     for title in comparison.references:
-        found = [(row.differences[title], row.adjusted[title]) for row in rows]
-        differences = [_format_difference(difference, adjusted) for difference, adjusted in found]
-        detectable = [_format_detectable(difference) for difference, _ in found]
+        pairs = any(row.group.failed for row in rows)
+        differences = [
+            _format_difference(row.differences[title], row.adjusted[title], pairs=pairs, mixed=row.mixed[title])
+            for row in rows
+        ]
+        detectable = [_format_detectable(row.differences[title]) for row in rows]
         units.append([_Column(f"{_MINUS} {title} [95%]", differences), _Column("detectable", detectable)])
     return units
 
@@ -136,13 +142,20 @@ def _format_mean(row: Row) -> str:
     return f"{row.mean:.4f}" + (f" ± {row.deviation:.4f}" if row.deviation is not None else "")
 
 
-def _format_difference(found: Difference | None, adjusted: float | None) -> str:
+def _format_seeds(row: Row) -> str:
+    there, failed = len(row.group.values), len(row.group.failed)
+    return f"{there} of {there + failed}" if failed else str(there)
+
+
+def _format_difference(found: Difference | None, adjusted: float | None, *, pairs: bool, mixed: bool) -> str:
     if found is None:
         return _NOTHING
     text = f"{found.mean:+.4f}"
     if found.low is not None and found.high is not None:
         text += f" [{found.low:+.4f}, {found.high:+.4f}]"
-    return text + ("" if found.paired else " u") + (" *" if adjusted is not None and adjusted < _SIGNIFICANT else "")
+    text += f" n={found.n}" if pairs else ""
+    text += ("" if found.paired else " u") + (" m" if mixed else "")
+    return text + (" *" if adjusted is not None and adjusted < _SIGNIFICANT else "")
 
 
 def _format_detectable(found: Difference | None) -> str:
@@ -177,6 +190,19 @@ def _make_legend(comparison: Comparison) -> list[str]:
     if left:
         lines.append(f"Too long for a table, and in --json: {', '.join(left)}.")
     lines += [f"{row.group.name}: {row.group.note}." for row in comparison.rows if row.group.note]
+    if any(row.group.failed for row in comparison.rows):
+        lines.append(
+            "n: pairs of runs. Runs that have diverged, ended with an error or have no finite value are failures of their "
+            "arm, and its mean is that of the others alone."
+        )
+    if any(any(row.mixed.values()) for row in comparison.rows):
+        lines.append("m: mixed runs, which differ in more than their settings: the difference may be that.")
+    lines += [f"Mixed: {what}." for what in comparison.mixed]
     if comparison.missing:
-        lines.append(f"{len(comparison.missing)} runs are missing.")
+        lines.append(f"{len(comparison.missing)} runs have no result:")
+        lines += [
+            f"{item['arm']}, seed {item['seed']}: {first_line(item['error'])}." for item in comparison.missing[:_LISTED]
+        ]
+    if len(comparison.missing) > _LISTED:
+        lines.append(f"and {len(comparison.missing) - _LISTED} more, in --json.")
     return lines

@@ -122,6 +122,12 @@ def _normalise_as_trained(data: Data, known: DataInfo) -> MeasuredData:
         for i, (new, old) in enumerate(zip(info.class_names, known.class_names, strict=False))
         if new != old
     ]
+    if differing and sorted(info.class_names) == sorted(known.class_names):
+        raise StillhouseError(
+            f"classes must be in the training's order, {_list(known.class_names)}, got {_list(info.class_names)}",
+            where="data",
+            hint="labels count from 0 in that order; data.args.classes names them",
+        )
     if differing:
         more = f", and {len(differing) - 3} more" if len(differing) > 3 else ""
         warnings.warn(
@@ -142,6 +148,10 @@ def _normalise_as_trained(data: Data, known: DataInfo) -> MeasuredData:
     shape = (len(known.mean), *[1] * (len(info.input_shape) - 1))
     mean, std = (torch.tensor(values).reshape(shape) for values in (known.mean, known.std))
     return _NormalisedData(data, info, mean, std)
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:4])) + (", ..." if len(names) > 4 else "")
 
 
 @attrs.frozen(eq=False)

@@ -121,7 +121,8 @@ class InputConversion:
         if scale.shape[0] == scale.shape[1]:
             x = x * scale.diagonal().reshape(like) + shift.reshape(like)
         else:
-            x = torch.einsum("oc,bchw->bohw", scale, x) + shift.reshape(like)
+            # Not einsum, which autocast has in half precision.
+            x = (x[:, None] * scale[:, :, None, None]).sum(2) + shift.reshape(like)
         return (self._resize(x), *rest)
 
     def _resize(self, x: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ import torch
 
 from stillhouse.config.data import DataSpec
 from stillhouse.config.home import shorten_home
-from stillhouse.config.recipe import Recipe
+from stillhouse.config.recipe import BESIDE_THE_RESULT, Recipe
 from stillhouse.config.structure import unstructure
 from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Task
@@ -47,6 +47,8 @@ Facts = dict[tuple[str, str], str]
 _VERSIONS = ("stillhouse", "torch", "torchvision", "pytorch-ignite", "numpy")
 _LIBRARIES = ("stillhouse", "torch", "torchvision", "timm", "transformers")
 """Packages whose version says what their code is."""
+_BESIDE_THE_DATA = (*BESIDE_THE_RESULT["data"], "name", "batch_size", "drop_last", "batch_transforms")
+"""Keys of ``[data]`` that the hash of the content does not follow from."""
 _MOST_FILES = 2000
 """Of a package that is hashed whole; of a larger one it is the module alone."""
 
@@ -164,22 +166,9 @@ def list_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[lis
 def _describe_reading(recipe: Recipe) -> list[Any]:
     """What of a recipe the hash of its data follows from, whatever the content."""
     spec: DataSpec = recipe.data
-    tables = {key: value for key, value in unstructure(spec).items() if key not in BESIDE_THE_DATA}
+    tables = {key: value for key, value in unstructure(spec).items() if key not in _BESIDE_THE_DATA}
     subset = spec.per_class is not None or spec.limit is not None
     return [tables, recipe.run.seed if subset and spec.subset_seed is None else None]
-
-
-BESIDE_THE_DATA = (
-    "name",
-    "batch_size",
-    "eval_batch_size",
-    "drop_last",
-    "workers",
-    "prefetch",
-    "cache",
-    "batch_transforms",
-)
-"""Keys of ``[data]`` that the hash of the content does not follow from."""
 
 
 def _hash_code(recipe: Recipe, actives: Sequence[Active]) -> dict[str, str]:

@@ -27,7 +27,8 @@ Pair = tuple[str, str, Difference, float | None]
 
 def compared(experiment: Experiment, failed: dict[int, str]) -> Comparison:
     """The table of all arms against their references."""
-    found = make_comparison(experiment.plan, metric=experiment.metric, failed=failed)
+    # The page says what it is mixed in: an experiment may be run in parts, on several machines.
+    found = make_comparison(experiment.plan, metric=experiment.metric, failed=failed, mixed=True)
     arms = [*experiment.plan.arms, *(arm for arm, _ in experiment.probes)]
     references = {arm.name: experiment.reference_of(arm) for arm in arms}
     groups = [
@@ -36,7 +37,7 @@ def compared(experiment: Experiment, failed: dict[int, str]) -> Comparison:
             [*(row.group for row in found.rows), *probed(experiment)], key=lambda g: experiment.order.index(g.name)
         )
     ]
-    return compare_groups(experiment.metric, groups, (), found.missing)
+    return compare_groups(experiment.metric, groups, (), found.missing, found.mixed)
 
 
 def compared_pairs(experiment: Experiment, comparison: Comparison) -> list[Pair]:

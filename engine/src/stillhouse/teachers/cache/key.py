@@ -25,8 +25,8 @@ __all__ = ["cache_key", "differences", "digest_of", "hash_weights", "provenance"
 FORMAT = 2
 """Of the files; another one is another cache."""
 
-_OF_TORCH = {*vars(nn.Module()), "_compiled_call_impl"}
-"""What every module holds: it is in the weights, or none of the architecture."""
+_OF_TORCH = {*vars(nn.Module()), "_compiled_call_impl", "_stillhouse_notes", "stillhouse_convert"}
+"""What every module holds: it is in the weights, or none of the architecture. So are words on a teacher's origin."""
 
 _PARSING = threading.Lock()
 """inspect parses the source, and CPython 3.11's parser fails now and then where two threads do so at once (gh-106905)."""
