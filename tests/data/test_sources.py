@@ -18,6 +18,7 @@ from torch.utils.data import Subset, TensorDataset
 
 from stillhouse.data import Data, DataSpec, load_data
 from stillhouse.data.images import decode, to_tensor
+from stillhouse.data.sources import Digits
 from stillhouse.errors import StillhouseError, StillhouseWarning
 
 Given = Callable[[Any], str]
@@ -484,3 +485,14 @@ def test_a_run_locks_the_distributions_that_its_names_come_from(noise: None, tmp
     train(Recipe.from_dict(tables), out=tmp_path / "run")
     versions = json.loads((tmp_path / "run" / "lock.json").read_text())["versions"]
     assert versions["noise-dist"] == "1.0"
+
+
+def test_the_digits_are_scikit_learns_wherever_it_keeps_them(monkeypatch: pytest.MonkeyPatch):
+    from sklearn.datasets import load_digits
+
+    wanted, own = load_digits(), Digits()
+    assert torch.equal(own.images[:, 0], torch.from_numpy(np.rint(wanted.images * (255 / 16)).astype(np.uint8)))
+    assert np.array_equal(own.labels, wanted.target)
+    assert own.class_names == tuple(map(str, wanted.target_names))
+    monkeypatch.setattr("stillhouse.data.sources.find_spec", lambda _name: None)
+    assert torch.equal(Digits().images, own.images)

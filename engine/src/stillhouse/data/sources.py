@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -135,12 +136,10 @@ class Digits(Source):
     """
 
     def __init__(self) -> None:
-        from sklearn.datasets import load_digits
-
-        loaded = load_digits()
-        self.images = torch.from_numpy(np.rint(loaded.images * (255 / 16)).astype(np.uint8))[:, None]
-        self.labels = loaded.target.astype(np.int64)
-        self.class_names = tuple(str(name) for name in loaded.target_names)
+        pixels, labels = _read_digits()
+        self.images = torch.from_numpy(np.rint(pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8))[:, None]
+        self.labels = labels.astype(np.int64)
+        self.class_names = tuple(map(str, range(10)))
         ids = np.arange(len(self.labels), dtype=np.int64)
         self.splits = dict(zip(("train", "val", "test"), hold_out(ids, self.labels, [0.2, 0.2]), strict=True))
 
@@ -151,3 +150,20 @@ class Digits(Source):
     def place(self, i: int) -> str:
         """See :meth:`Source.place`."""
         return f"sklearn:digits, sample {i}"
+
+
+def _read_digits() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """scikit-learn's digits, pixels (1797, 64) of 0 to 16 and labels (1797,).
+
+    Out of scikit-learn's file: importing the package takes longer than the first epoch.
+    """
+    spec = find_spec("sklearn")
+    folders = [Path(place) for place in (spec.submodule_search_locations if spec else None) or ()]
+    file = next((f for folder in folders if (f := folder / "datasets" / "data" / "digits.csv.gz").is_file()), None)
+    if file is None:  # a version that keeps it elsewhere
+        from sklearn.datasets import load_digits
+
+        loaded = load_digits()
+        return loaded.data, loaded.target
+    table = np.loadtxt(file, delimiter=",")  # unpacks by the suffix
+    return table[:, :-1], table[:, -1]
