@@ -62,10 +62,13 @@ def map_in_workers(make: Callable[[Key], T], keys: Iterable[Key], workers: int, 
         generator=torch.Generator(),  # its own: without one, DataLoader draws a seed from the global generator
     )
     made = iter(loader)
-    while (item := _next_of(made)) is not _END:
-        if isinstance(item, StillhouseError):
-            raise item
-        yield map_tensors(_restore_tensor, item, _ByValue)
+    try:
+        while (item := _next_of(made)) is not _END:
+            if isinstance(item, StillhouseError):
+                raise item
+            yield map_tensors(_restore_tensor, item, _ByValue)
+    finally:
+        del made  # its workers live as long as it does, and an error's traceback would keep it
 
 
 _END = object()
