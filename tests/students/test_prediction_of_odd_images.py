@@ -1,0 +1,46 @@
+"""``predict`` reads an image as training does: turned, laid on the run's background, with all its bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.dense_files import save
+from support.odd_images import save_turned
+
+from stillhouse import Recipe, train
+from stillhouse.students.prediction import predict
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("odd")
+    generator = np.random.default_rng(0)
+    for k, name in enumerate("ab"):
+        for i in range(20):
+            save(root / "set" / name / f"{i}.png", generator.integers(0, 128 + 127 * k, (8, 8), dtype=np.uint8))
+    tables = {
+        "run": {"epochs": 1, "threads": 1},
+        "data": {"name": f"folder:{root / 'set'}", "background": 40},
+        "student": {"model": "stillhouse.models:convnet", "args": {"width": 2}},
+    }
+    train(Recipe.from_dict(tables), plugins=[], out=root / "run")
+    return root / "run"
+
+
+def test_an_image_is_predicted_as_it_is_seen(run: Path, tmp_path: Path):
+    seen = np.random.default_rng(1).integers(0, 256, (8, 8), dtype=np.uint8)
+    seen[:3] = 40
+    hidden = np.stack([seen, np.full_like(seen, 255)], 2)
+    hidden[:3] = (200, 0)  # a level under pixels that nobody sees
+    files = [
+        save(tmp_path / "plain.png", seen),
+        save_turned(tmp_path / "turned.png", np.rot90(seen, 1).copy(), 6),
+        tmp_path / "alpha.png",
+        save(tmp_path / "deep.png", seen.astype(np.uint16) * 257),
+    ]
+    Image.fromarray(hidden).save(files[2])
+    said = [found.prediction for found in predict(run, files, out=None)]
+    assert said[1:] == [said[0]] * 3
