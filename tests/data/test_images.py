@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +118,20 @@ def test_an_image_is_turned_as_its_exif_data_say(tmp_path: Path, orientation: in
     assert torch.equal(to_tensor(Image.open(path)), decode(path))
 
 
-def test_what_a_data_set_has_converted_is_taken_as_it_is(tmp_path: Path):
-    path = save_turned(tmp_path / "a.png", GENERATOR.integers(0, 256, (8, 16, 3), dtype=np.uint8), 6)
-    assert to_tensor(Image.open(path).convert("RGB")).shape == (3, 8, 16)  # it may have been turned already
+def test_what_a_data_set_has_converted_is_taken_as_it_is_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    paths = [
+        save_turned(tmp_path / f"{k}.png", GENERATOR.integers(0, 256, (8, 16, 3), dtype=np.uint8), 6) for k in range(20)
+    ]
+    assert to_tensor(Image.open(paths[0]).convert("RGB")).shape == (3, 8, 16)  # it may have been turned already
+    module = types.ModuleType("sh_turned")
+    vars(module)["plain"] = lambda: [(Image.open(path).convert("RGB"), k % 2) for k, path in enumerate(paths)]
+    vars(module)["turned"] = lambda: [
+        (ImageOps.exif_transpose(Image.open(path)).convert("RGB"), k % 2) for k, path in enumerate(paths)
+    ]
+    monkeypatch.setitem(sys.modules, "sh_turned", module)
+    with pytest.warns(StillhouseWarning, match="images of sh_turned:plain were to be turned by their EXIF orientation"):
+        assert load("sh_turned:plain").info.input_shape == (3, 8, 16)
+    assert load("sh_turned:turned").info.input_shape == (3, 16, 8)
 
 
 def test_a_mask_fits_the_turned_image(tmp_path: Path):

@@ -1,7 +1,8 @@
 """Data: samples are found, split, augmented and streamed as batches.
 
 ``loader`` turns the recipe's ``[data]`` into ``batches``' :class:`Data`. Behind it, ``catalogue`` finds a source by its name
-(``openers`` has ours), whose ``targets`` may be of any kind; ``splits`` holds out and draws few-label subsets, ``memory`` and
+(``openers`` has ours), whose ``targets`` may be of any kind: ``files`` lists folders by one rule, ``images`` reads images as they
+are seen, ``inspection`` looks at samples before training; ``splits`` holds out and draws few-label subsets, ``memory`` and
 ``statistics`` remember and measure, ``samples`` and ``sampler`` make batches whose randomness follows from (seed, epoch,
 sample) alone, ``geometry`` moves targets along with their images, and ``streams`` hands batches out.
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from stillhouse.data.files import show_name
 from stillhouse.errors import StillhouseError
 
-__all__ = ["SUFFIXES", "WHITE", "Look", "decode", "look_at", "open_image", "to_tensor"]
+__all__ = ["SUFFIXES", "WHITE", "Look", "decode", "is_unclear", "look_at", "open_image", "to_tensor"]
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".pbm", ".pgm", ".ppm")
 """Of the image files that are read."""
@@ -189,11 +189,22 @@ def _read_as(path: Path, raw: str) -> NDArray[np.uint8]:
 
 def _turn(image: Image.Image) -> Image.Image:
     """Turn an image by its EXIF orientation, which cameras write in place of turning the pixels."""
-    try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # noqa: BLE001 - the picture may be whole where its metadata are not
-        return image
+    turn = _find_turn(image)
     return image if turn is None else image.transpose(turn)
+
+
+def _find_turn(image: Image.Image) -> Transpose | None:
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - the picture may be whole where its metadata are not
+        return None
+
+
+def is_unclear(value: Any) -> bool:
+    """Whether ``value`` is a copy of an image that was to be turned: nobody can tell whether its pixels were."""
+    return (
+        isinstance(value, Image.Image) and not isinstance(value, ImageFile.ImageFile) and _find_turn(value) is not None
+    )
 
 
 def to_tensor(value: Any, background: int = WHITE) -> Tensor:

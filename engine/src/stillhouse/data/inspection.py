@@ -13,6 +13,8 @@ from torch import Tensor
 
 from stillhouse.data.boxes import LOST, fit_boxes
 from stillhouse.data.file_source import FileSource
+from stillhouse.data.files import show_name
+from stillhouse.data.map_style import DatasetSource
 from stillhouse.data.memory import Errors, refuse_bad_samples
 from stillhouse.data.sampler import Ids, Key
 from stillhouse.data.samples import Samples
@@ -56,7 +58,7 @@ def inspect(samples: Samples, splits: Mapping[str, Ids], batch_size: int) -> tup
             samples.plain.batch(Key(0, ids))
     _refuse_equal_inputs(samples, looks["train"])
     _judge_boxes(samples, list(looks.values()))
-    _warn_of_frames(samples)
+    _warn_of_reading(samples)
     notes = [_describe_missing(samples, looks[split], split) for split in ("train", "val") if split in looks]
     return tuple(filter(None, [*notes, *_describe_targets(looks["train"])]))
 
@@ -198,14 +200,18 @@ def _give_example(samples: Samples, i: int) -> str:
     return ""
 
 
-def _warn_of_frames(samples: Samples) -> None:
-    source = samples.source
+def _warn_of_reading(samples: Samples) -> None:
+    source, said = samples.source, ""
     if isinstance(source, FileSource) and source.look.frames:
-        warnings.warn(
-            f"{source.look.frames} of the images looked at below {source.root} hold several pictures: the first is read",
-            StillhouseWarning,
-            stacklevel=2,
+        root = show_name(source.root)
+        said = f"{source.look.frames} of the images looked at below {root} hold several pictures: the first is read"
+    if isinstance(source, DatasetSource) and source.unclear:
+        said = (
+            f"{source.unclear} images of {source.origin} were to be turned by their EXIF orientation and have been "
+            "converted: they are taken as they are (ImageOps.exif_transpose, before that, makes it certain)"
         )
+    if said:
+        warnings.warn(said, StillhouseWarning, stacklevel=2)
 
 
 def _describe_missing(samples: Samples, look: _Look, split: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +12,8 @@ import torch
 from torch import Tensor
 
 from stillhouse.config.structure import structure
-from stillhouse.data.images import WHITE, to_tensor
+from stillhouse.data.images import WHITE, is_unclear, to_tensor
+from stillhouse.data.labels import find_listed_labels, parse_label
 from stillhouse.data.memory import Errors, refuse_bad_samples
 from stillhouse.data.sampler import Ids, shuffle_epoch
 from stillhouse.data.sources import ALIASES, Source
@@ -21,7 +21,7 @@ from stillhouse.data.targets import TargetSpec, guess_kind
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, raise_faults
 from stillhouse.seeds import OwnRandomness, mix
 
-__all__ = ["DatasetSource", "parse_label"]
+__all__ = ["DatasetSource"]
 
 _TRIED = 64
 
@@ -39,6 +39,9 @@ class DatasetSource(Source):
         skip_bad: go on where a sample is unreadable or its label is not a class; reading it raises again.
         background: the level of grey, 0 to 255, that transparent pixels of PIL images are laid on.
 
+    Attributes:
+        unclear: how many images, of those read so far, may or may not have been turned by their EXIF orientation.
+
     Raises:
         StillhouseError: not map-style data sets, an empty split, or labels that are not classes.
     """
@@ -54,6 +57,7 @@ class DatasetSource(Source):
         background: int = WHITE,
     ) -> None:
         self.origin, self._skip_bad, self._background = origin, skip_bad, background
+        self.unclear = 0
         whole = not isinstance(given, Mapping)
         self.datasets = _check_splits({"train": given} if whole else given, origin)
         sizes = [len(dataset) for dataset in self.datasets.values()]
@@ -109,7 +113,7 @@ class DatasetSource(Source):
 
     def _describe(self, described: dict[str, Any]) -> TargetSpec | None:
         """Decide how targets are read; None for class indices."""
-        if "target" not in described and _find_listed_labels(self.datasets["train"]) is not None:
+        if "target" not in described and find_listed_labels(self.datasets["train"]) is not None:
             described["target"] = "class"
         if "target" not in described:
             with OwnRandomness() as randomness:
@@ -149,6 +153,7 @@ class DatasetSource(Source):
                 return item, None
             what = f"{len(item)} values" if isinstance(item, tuple | list) else type(item).__name__
             raise StillhouseError(f"a sample must be (input, target), got {what}", where=self.place(i))
+        self.unclear += is_unclear(item[0])
         return item[0], item[1]
 
     def _read_labels(self, split: str, unread: Errors) -> Ids:
@@ -157,7 +162,7 @@ class DatasetSource(Source):
         Where a sample cannot be read its label is -1, and its error is added to ``unread``.
         """
         ids = self.splits[split]
-        listed = _find_listed_labels(self.datasets[split])
+        listed = find_listed_labels(self.datasets[split])
         with OwnRandomness() as randomness:
             if listed is not None and len(listed) == len(ids):
                 for i in map(int, ids[shuffle_epoch(0, 0, len(ids))[:16]]):
@@ -230,26 +235,6 @@ class DatasetSource(Source):
         return Fault(self.place(i), f"the label {self.labels[i]} is not a class", hint)
 
 
-def parse_label(target: Any, place: str) -> int:
-    """Convert a target to a class index.
-
-    Raises:
-        StillhouseError: it is not a whole number.
-    """
-    value = target
-    if (isinstance(value, Tensor) and value.numel() == 1) or (isinstance(value, np.ndarray) and value.size == 1):
-        value = value.item()
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        shown = repr(target) if len(repr(target)) <= 40 else type(target).__name__
-        raise StillhouseError(
-            f"the target must be a class index (a whole number >= 0), got {shown}", where=place
-        ) from None
-
-
 def _join_name(given: Any) -> str:
     """Return a class's name; several names of one class are joined."""
     return ", ".join(map(str, given)) if isinstance(given, Sequence) and not isinstance(given, str) else str(given)
@@ -279,21 +264,3 @@ def _is_pure(dataset: Any) -> bool:
     if isinstance(dataset, torch.utils.data.Subset):
         return _is_pure(dataset.dataset)
     return type(dataset) in (torch.utils.data.TensorDataset, list, tuple)
-
-
-def _find_listed_labels(dataset: Any) -> Ids | None:
-    if isinstance(dataset, torch.utils.data.Subset):
-        inner = _find_listed_labels(dataset.dataset)
-        return None if inner is None else inner[np.asarray(dataset.indices, dtype=np.int64)]
-    if isinstance(dataset, torch.utils.data.TensorDataset):
-        listed: Any = dataset.tensors[-1]
-    elif getattr(dataset, "target_transform", None) is not None:
-        return None
-    else:
-        named = (getattr(dataset, name, None) for name in ("targets", "labels", "_labels"))
-        listed = next((value for value in named if value is not None), None)
-    try:
-        array = np.asarray(listed)
-    except Exception:  # noqa: BLE001 - an attribute of that name may be anything
-        return None
-    return array.astype(np.int64) if array.ndim == 1 and array.dtype.kind in "iu" else None
