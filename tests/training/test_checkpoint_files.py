@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import pickle
 import random
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from support import FIVE, TinyNet, interrupted, recipe, same_state
+from support import FIVE, TinyNet, recipe, same_state
 from support.disks import full_disk
 
-from stillhouse import Plugin, StillhouseError, hookimpl, load_student, plugin, prepare, train
-from stillhouse.models.checkpoint_file import find_unreadable, write_checkpoint
+from stillhouse import StillhouseError, load_student, prepare, train
+from stillhouse.models.checkpoint_file import write_checkpoint
 from stillhouse.models.weights import find_last_checkpoint, load_weights, read_checkpoint
 
 
@@ -184,150 +182,3 @@ def test_no_flipped_bit_and_no_cut_goes_unseen_by_whoever_reads_the_file(tmp_pat
 def test_somebody_elses_file_needs_no_seal(tmp_path: Path):
     torch.save(TinyNet().state_dict(), tmp_path / "theirs.pt")
     load_weights(TinyNet(), tmp_path / "theirs.pt")
-
-
-# What could be written and never read ---------------------------------------------------------------------------------
-
-
-class Keeping(TinyNet):
-    """A student with a numpy scalar as its extra state, as quantisers have."""
-
-    def get_extra_state(self) -> Any:
-        return np.float64(3.0)
-
-    def set_extra_state(self, state: Any) -> None:
-        pass
-
-
-class WithScalar(torch.optim.AdamW):
-    """Keeps a numpy scalar for each parameter."""
-
-    def step(self, closure: Any = None) -> Any:
-        found = super().step(closure)
-        for group in self.param_groups:
-            for p in group["params"]:
-                self.state[p]["trust"] = np.float64(1.0)
-        return found
-
-
-class WithDeque(torch.optim.AdamW):
-    """Keeps a deque in each group."""
-
-    def __init__(self, params: Any, lr: float = 1e-3) -> None:
-        super().__init__(params, lr=lr)
-        for group in self.param_groups:
-            group["history"] = deque(maxlen=3)
-
-
-def test_a_modules_state_that_could_not_be_read_is_refused_before_the_first_step(tmp_path: Path):
-    training = prepare(recipe(), student=Keeping(), out=tmp_path / "run")
-    with pytest.raises(StillhouseError) as caught:
-        training.fit()
-    (fault,) = caught.value.faults
-    assert fault.where == "checkpoints: model"
-    assert (
-        fault.what
-        == "'student._extra_state' is a numpy.float64, and a checkpoint with it could be written but never read"
-    )
-    assert training.run.trainer.state.iteration == 0
-    assert not (tmp_path / "run").exists()
-    train(recipe(), student=Keeping(), write=False)  # which writes none
-
-
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("WithScalar", "'state.0.trust' is a numpy.float64"),
-        ("WithDeque", "'param_groups[0].history' is a collections.deque"),
-    ],
-)
-def test_an_optimizers_state_that_could_not_be_read_is_refused_after_the_first_step(
-    name: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(torch.optim, name, globals()[name], raising=False)
-    monkeypatch.setitem(
-        __import__("stillhouse.training.optimizers", fromlist=["_KNOWN"])._KNOWN, name.lower(), globals()[name]
-    )
-    training = prepare(recipe(optimizer={"name": name.lower()}), out=tmp_path / "run")
-    with pytest.raises(StillhouseError) as caught:
-        training.fit()
-    assert says in caught.value.faults[0].what
-    assert caught.value.faults[0].where == "checkpoints: optimizer"
-    assert training.run.trainer.state.iteration <= 1
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_state_that_becomes_unreadable_later_is_refused_before_a_file_is_written(tmp_path: Path):
-    class Changing(TinyNet):
-        kept: Any = 1.0
-
-        def get_extra_state(self) -> Any:
-            return self.kept
-
-        def set_extra_state(self, state: Any) -> None:
-            pass
-
-    student = Changing()
-
-    @plugin
-    class Change(Plugin):
-        """Puts something unreadable into the student's state in the second epoch."""
-
-        @hookimpl
-        def epoch_started(self, run):
-            if run.trainer.state.epoch == 2:
-                student.kept = {"inner": [slice(1)]}
-
-    with pytest.raises(StillhouseError, match=r"'student\._extra_state\.inner\[0\]' is a slice"):
-        train(recipe(), student=student, plugins=[Change()], out=tmp_path / "run")
-    assert "last_3.pt" in names(tmp_path / "run" / "checkpoints")
-
-
-def test_what_torch_reads_back_is_let_through():
-    state = {
-        "a": torch.zeros(2),
-        "b": [1, 2.0, "c", None, True, b"d"],
-        3: (torch.Size([1]), torch.float16),
-        "e": {1, 2},
-    }
-    assert find_unreadable(state) == []
-
-
-# The history ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_checkpoint_does_not_grow_with_the_epochs(tmp_path: Path):
-    sizes = []
-    for epochs in (2, 12):
-        train(recipe(run__epochs=epochs), out=tmp_path / str(epochs))
-        sizes.append(last(tmp_path / str(epochs)).stat().st_size)
-        assert len((tmp_path / str(epochs) / "history.jsonl").read_text().splitlines()) == epochs
-    assert sizes[0] == pytest.approx(sizes[1], abs=100)
-
-
-def test_epochs_that_were_lost_with_a_killed_process_are_cut_off(tmp_path: Path):
-    changes = {"run__epochs": 4, "checkpoints": {"every_steps": 1}}
-    whole = train(recipe(**changes), out=tmp_path / "whole")
-    interrupted(prepare(recipe(**changes), out=tmp_path / "run"), at=8)
-    file = tmp_path / "run" / "history.jsonl"
-    file.write_bytes(file.read_bytes() + b'{"accuracy": 1.0}\n{"accur')
-    resumed = train(recipe(**changes), out=tmp_path / "run", resume=True)
-    assert resumed.history == whole.history
-    assert file.read_bytes() == (tmp_path / "whole" / "history.jsonl").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("spoil", "says"),
-    [
-        (lambda p: p.unlink(), "has 0 epochs, and the checkpoint has seen 1"),
-        (lambda p: p.write_text('{"accuracy": 1.0}\n'), "has changed since it was written: its checksum differs"),
-        (lambda p: p.write_bytes(b"\xff" * 9 + b"\n"), "has changed since it was written: its checksum differs"),
-    ],
-    ids=["gone", "changed", "no text"],
-)
-def test_a_history_that_is_not_the_runs_is_refused(spoil: Any, says: str, tmp_path: Path):
-    interrupted(prepare(recipe(), out=tmp_path / "run"), at=4)
-    spoil(tmp_path / "run" / "history.jsonl")
-    with pytest.raises(StillhouseError) as caught:
-        train(recipe(), out=tmp_path / "run", resume=True)
-    assert f"{tmp_path / 'run' / 'history.jsonl'}: {says}" in str(caught.value)

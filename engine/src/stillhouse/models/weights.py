@@ -81,9 +81,9 @@ def _find_student(found: Mapping[str, Any]) -> dict[str, Any]:
     return student or dict(state)
 
 
-def find_last_checkpoint(folder: Path) -> Path | None:
-    """Find the newest ``last_STEP.pt`` in ``folder``; None when there is none."""
-    found = [(int(m[1]), p) for p in folder.glob("last_*.pt") if (m := re.fullmatch(r"last_(\d+)\.pt", p.name))]
+def find_last_checkpoint(folder: Path, kind: str = "last") -> Path | None:
+    """Find the newest ``last_STEP.pt`` in ``folder``, or another ``kind``'s; None when there is none."""
+    found = [(int(m[1]), p) for p in folder.glob(f"{kind}_*.pt") if (m := re.fullmatch(rf"{kind}_(\d+)\.pt", p.name))]
     return max(found)[1] if found else None
 
 

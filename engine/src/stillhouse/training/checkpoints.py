@@ -202,7 +202,7 @@ class Checkpoints:
         try:
             self._handlers[kind](run.trainer)
         except OSError as error:
-            last = find_last_checkpoint(self.folder)
+            last = _find_whole(self.folder)
             kept = "there is none yet: the run begins anew" if last is None else f"{last.name} is still there"
             raise StillhouseError(
                 f"the checkpoint cannot be written: {error.strerror or error}",
@@ -231,8 +231,9 @@ class Checkpoints:
         self._open(run)
         if parallel.is_first():
             clear_temporaries(self.folder)
-        path = find_last_checkpoint(self.folder)
+        path = _find_whole(self.folder)
         if path is None:
+            self._begin_anew()
             return 0
         saved = read_checkpoint(path, _DELETE, own=True)
         missing = [key for key in self._state if key not in saved]
@@ -249,9 +250,16 @@ class Checkpoints:
                 except (ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
                     raise StillhouseError(f"its {key} does not fit this run: {error}", where=str(path)) from error
         step: int = run.trainer.state.iteration
-        self._handlers["last"].load_state_dict({"_saved": [(step, path.name)]})
+        if path.name.startswith("last_"):  # one that was to stay is nobody's to remove
+            self._handlers["last"].load_state_dict({"_saved": [(step, path.name)]})
         self._tidy(path)
         return step
+
+    def _begin_anew(self) -> None:
+        """Take away what a run has left that was killed between its first epoch's files."""
+        self._history.clear()
+        for file in self.folder.glob("*.pt") if parallel.is_first() else ():
+            file.unlink(missing_ok=True)
 
     def _tidy(self, path: Path) -> None:
         best = {item.filename for item in self._handlers["best"]._saved} if self._spec.best else set()
@@ -259,6 +267,17 @@ class Checkpoints:
             outdated = file.name.startswith("last_") and file != path
             if outdated or (file.name.startswith("best_") and file.name not in best):
                 file.unlink(missing_ok=True)
+
+
+def _find_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that a run can go on from: the last, or where that was deleted one that was to stay."""
+    kept = find_last_checkpoint(folder, "epoch")
+    last = find_last_checkpoint(folder) or kept
+    return last if kept is None or last is None or _step_of(last) >= _step_of(kept) else kept
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.rpartition("_")[2])
 
 
 def refuse_non_finite(module: nn.Module) -> None:

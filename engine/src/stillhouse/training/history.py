@@ -67,6 +67,10 @@ class HistoryFile:
         if self.path.exists():
             parallel.in_first(lambda: write_text(self.path, "".join(f"{line}\n" for line in lines[:count])))
 
+    def clear(self) -> None:
+        """Begin anew: no checkpoint has seen what is there."""
+        parallel.in_first(lambda: self.path.unlink(missing_ok=True))
+
     def _take_in(self, lines: Sequence[str]) -> None:
         self._written += len(lines)
         for line in lines:
