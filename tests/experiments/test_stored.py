@@ -84,6 +84,11 @@ def test_one_bad_folder_does_not_end_a_comparison(finished: Path, tmp_path: Path
         compare([tmp_path / "good", tmp_path / "bad"])
 
 
+def test_seeds_without_end(tmp_path: Path):
+    with pytest.raises(StillhouseError, match=r"--seeds: must be at most 10,000, got 999999"):
+        make_plan(recipe(), seeds=999_999, out=tmp_path / "plan")
+
+
 def test_a_disk_is_no_folder_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("stillhouse.experiments.run_groups._MOST_FOLDERS", 5)
     for number in range(6):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,23 @@ def test_a_run_takes_no_teacher_and_no_start_from_its_own_folder(place: str, tmp
     ]
     assert {file.name for file in tmp_path.iterdir()} == {"link", "run"}
     prepare(asked, out=tmp_path / "other").close()
+
+
+@pytest.mark.parametrize("name", ["meta", "privateuseone", "cuda:99", "cpu:-1", "", "\u202e", "xla"])
+def test_a_device_that_is_none(name: str):
+    with pytest.raises(StillhouseError, match=r"run.device: must be a device of this machine, got"):
+        prepare(recipe(teacher=None, run__device=name), write=False)
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: object, **__: object) -> str:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    with pytest.raises(StillhouseError, match=r"run: no folder can be made in .*: Read-only file system"):
+        prepare(recipe(teacher=None), out=tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,9 @@ from stillhouse.terminal import Terminal
 
 __all__ = ["command", "main"]
 
+_MOST_FAULTS = 30
+"""Faults that are shown at once."""
+
 
 def command() -> NoReturn:
     """The process ``stillhouse``: :func:`main`, and then the end."""
@@ -66,8 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()
             return code
         except StillhouseError as error:
-            for fault in error.faults:
+            for fault in error.faults[:_MOST_FAULTS]:
                 errors.print(Text.assemble(said_by, ("error: ", "bold red"), str(fault)), soft_wrap=True)
+            if len(error.faults) > _MOST_FAULTS:
+                errors.print(f"and {len(error.faults) - _MOST_FAULTS} more", soft_wrap=True)
             for note in getattr(error, "__notes__", []):
                 errors.print(Text(note), soft_wrap=True)
             return error.exit_code

@@ -33,6 +33,8 @@ from stillhouse.memo import share_memo
 
 __all__ = ["ablate", "make_plan", "run_plan"]
 
+_MOST_SEEDS = 10_000
+
 
 def ablate(
     recipe: Recipe,
@@ -119,8 +121,9 @@ def make_plan(
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise StillhouseError("an ablation must start as one process", hint="start it without torchrun; see --jobs")
-    if seeds < 1:
-        raise StillhouseError(f"must be >= 1, got {seeds}", where="--seeds")
+    if not 1 <= seeds <= _MOST_SEEDS:
+        rule = ">= 1" if seeds < 1 else f"at most {_MOST_SEEDS:,}"
+        raise StillhouseError(f"must be {rule}, got {seeds}", where="--seeds")
     if not (leave_one_out or one_at_a_time or grid):
         leave_one_out = one_at_a_time = True
     known: dict[str, set[str]] = {}

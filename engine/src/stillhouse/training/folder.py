@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -69,6 +70,11 @@ class RunFolder:
             raise StillhouseError(
                 f"no permission to write in {here}", where=str(self.path), hint="name another with --out"
             )
+        try:  # what may be written cannot always be: a folder of the system's, a disk that is mounted to be read
+            Path(tempfile.mkdtemp(prefix=".stillhouse-", dir=here)).rmdir()
+        except OSError as error:
+            what = f"no folder can be made in {here}: {error.strerror or error}"
+            raise StillhouseError(what, where=str(self.path), hint="name another with --out") from None
 
     def create(self, recipe: Recipe, lock: Mapping[str, Any], composition: str) -> None:
         """Make the folder with its recipe and lock.

@@ -21,7 +21,7 @@ from stillhouse.contract.assembly import Assembly, Rows
 from stillhouse.contract.plugin import Plugin
 from stillhouse.data.batch_transforms import build_batch_transforms
 from stillhouse.distributed import processes as parallel
-from stillhouse.errors import StillhouseError, StillhouseWarning
+from stillhouse.errors import StillhouseError, StillhouseWarning, first_line
 from stillhouse.memo import share_memo
 from stillhouse.models.scripted import refuse_scripted, wrap_scripted
 from stillhouse.registry.order import Active
@@ -235,9 +235,9 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
+        torch.zeros(1, device=device).item()  # the device `meta` has shapes and no numbers
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:  # as each device's code says it
+        first = first_line(error)
         raise StillhouseError(
             f"must be a device of this machine, got {name!r}: {first}", where="run.device", hint="auto, cpu or cuda"
         ) from None
