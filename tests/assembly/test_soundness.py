@@ -186,6 +186,22 @@ def test_weights_that_are_not_finite_are_refused_by_name_in_every_model():
     ]
 
 
+def test_a_plugins_weights_are_looked_at_too():
+    @plugin
+    class Broken(Plugin):
+        @hookimpl
+        def build(self, assembly):
+            module = nn.Linear(2, 2)
+            module.register_buffer("empty", torch.full((2,), math.nan))
+            nn.init.constant_(module.bias, math.inf)
+            return module
+
+    with pytest.raises(
+        StillhouseError, match="plugin 'broken': build gave a module whose 'bias' holds values that are"
+    ):
+        prepare(recipe(), plugins=[Broken()], write=False)
+
+
 def test_a_teacher_that_answers_with_nan_is_refused_and_one_with_infinities_is_not():
     class Answers(TinyNet):
         value = math.nan

@@ -81,12 +81,12 @@ class Made:
                 module._forward_hooks.clear()
         training.close()
 
-    def prepare(self) -> Any:
+    def prepare(self, log_every: int = FOREVER, out: str | None = None) -> Any:
         """Stillhouse's run of this case."""
         case = self.case
         links = [{"student": "stage3", "teacher": "stage3", "pool": "mean", "name": f"l{k}"} for k in range(case.links)]
         tables = {
-            "run": {"epochs": 1, "threads": 1, "device": "cpu", "log_every": FOREVER},
+            "run": {"epochs": 1, "threads": 1, "device": "cpu", "log_every": log_every},
             "data": {"name": "sklearn:digits", "size": case.size, "channels": 3, "batch_size": case.batch},
             "student": {"model": "stillhouse.models:convnet", "args": {"width": case.student}},
             "teacher": {
@@ -102,7 +102,7 @@ class Made:
                 {"use": "logits", "temperature": T},
             ],
         }
-        return prepare(Recipe.from_dict(tables), write=False)
+        return prepare(Recipe.from_dict(tables), write=out is not None, out=out)
 
     def method(self) -> Method:
         """The method by hand, from the same weights."""
@@ -159,9 +159,9 @@ def bare_ignite(side: Side, made: Made) -> None:
     Engine(step).run(side.stream(), max_epochs=1, epoch_length=FOREVER)
 
 
-def stillhouse(side: Side, made: Made) -> None:
-    """A list of four plugins."""
-    training = made.prepare()
+def stillhouse(side: Side, made: Made, *, log_every: int | None = None) -> None:
+    """A list of four plugins; with ``log_every`` into a folder, with TensorBoard's events."""
+    training = made.prepare() if log_every is None else made.prepare(log_every, tempfile.mkdtemp())
     run = training.run
     run.student.load_state_dict(made.student.state_dict())
     run.teacher.load_state_dict(made.teacher.state_dict())
@@ -319,6 +319,8 @@ LOOPS: dict[str, Callable[[Side, Made], None]] = {
     "by hand": by_hand,
     "bare ignite": bare_ignite,
     STILLHOUSE: stillhouse,
+    f"{STILLHOUSE}, into a folder": lambda side, made: stillhouse(side, made, log_every=50),
+    f"{STILLHOUSE}, log_every = 1": lambda side, made: stillhouse(side, made, log_every=1),
     "torchdistill": torchdistill,
     "Lightning, bare": lightning,
     "Lightning, default": lambda side, made: lightning(side, made, default=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -106,3 +107,9 @@ def test_a_table_becomes_a_spec() -> None:
     assert spec.height_and_width == (8, 9)
     assert spec.transforms == ({"use": "RandomCrop", "size": 8},)
     assert DataSpec(name="folder:x", size=7).height_and_width == (7, 7)
+
+
+def test_a_transform_that_overflows_is_named_with_its_sample():
+    floats = {"use": "ToDtype", "dtype": "float32", "scale": True}
+    (text,) = faults_of("sklearn:digits", transforms=(floats, {"use": "Normalize", "mean": [0.0], "std": [1e-45]}))
+    assert re.fullmatch(r"sklearn:digits, sample 0: the input must be finite: \d+ of 64 values are infinite", text)

@@ -14,7 +14,7 @@ import pytest
 from support.dense_files import MASKS, load, masked, save, scene
 
 from stillhouse.data import files as files_module
-from stillhouse.data.files import Walk, hash_files, show_name
+from stillhouse.data.files import Walk, hash_contents, hash_listing, show_name
 from stillhouse.errors import StillhouseError, StillhouseWarning
 
 
@@ -224,9 +224,28 @@ def test_a_copy_elsewhere_is_the_same_data_and_another_content_is_not(tmp_path: 
         content[:-13] + bytes([content[-13] ^ 1]) + content[-12:]
     )  # of the same size, and at the same time
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    walk = Walk(tmp_path / "there")
-    listed = walk.list_files(tmp_path / "there")
-    assert hash_files(tmp_path / "there", listed) != hash_files(tmp_path / "here", listed)
+    assert content_of(tmp_path / "there") != content_of(tmp_path / "here")
+    os.utime(tmp_path / "here" / "test" / "b" / "5.png")
+    assert load(name).info.fingerprint == first
+
+
+def content_of(root: Path) -> tuple[bytes, bytes]:
+    listed = Walk(root).list_files(root)
+    return hash_listing(listed), hash_contents(root, [f.path for f in listed], [f.size for f in listed])
+
+
+def test_a_run_on_few_labels_hashes_the_names_of_all_and_the_content_of_its_own(tmp_path: Path):
+    name = fill(tmp_path)
+    options: dict[str, Any] = {"per_class": 2, "subset_seed": 0, "normalize": "none"}
+    data = load(name, **options)
+    used = {int(i) for split in data.splits for batch in data.evaluation(split) for i in batch.id}
+    (other, *_) = sorted(set(range(12)) - used)
+    path = tmp_path / "train" / "ab"[other // 6] / f"{other % 6}.png"
+    size = path.stat().st_size
+    path.write_bytes(bytes(size))  # as a pack of the files in use leaves it
+    assert load(name, **options).info.fingerprint == data.info.fingerprint
+    path.write_bytes(bytes(size + 1))
+    assert load(name, **options).info.fingerprint != data.info.fingerprint
 
 
 def test_of_a_large_set_some_files_are_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -235,22 +254,21 @@ def test_of_a_large_set_some_files_are_hashed(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(files_module, "_PART", 20)
     for k in range(5):
         (tmp_path / f"{k}").write_bytes(np.random.default_rng(k).bytes(300))
-    listed = Walk(tmp_path).list_files(tmp_path)
 
-    def hash_after(file: str, place: int) -> bytes:
+    def hash_after(file: str, place: int) -> Any:
         path = tmp_path / file
         content = bytearray(path.read_bytes())
         content[place] ^= 1
         path.write_bytes(content)
         try:
-            return hash_files(tmp_path, listed)
+            return content_of(tmp_path)
         finally:
             content[place] ^= 1
             path.write_bytes(content)
 
-    first = hash_files(tmp_path, listed)
+    first = content_of(tmp_path)
     assert all(hash_after(file, place) != first for file in ("0", "2", "4") for place in (0, 19, 280, 299))
     assert hash_after("2", 100) == first  # neither among the first bytes nor among the last
     assert hash_after("1", 0) == first
     (tmp_path / "1").write_bytes(b"shorter")
-    assert hash_files(tmp_path, Walk(tmp_path).list_files(tmp_path)) != first
+    assert content_of(tmp_path) != first

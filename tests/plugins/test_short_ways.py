@@ -16,6 +16,7 @@ from torch import Tensor
 from stillhouse import StillhouseError
 from stillhouse_features import LinkOptions, distance, read_pair
 from stillhouse_features.alignment import make_reader
+from stillhouse_logits import soft_target_divergence
 from stillhouse_normalizer import normalize
 from stillhouse_projector.maps import make_map
 from stillhouse_projector.projectors import Projectors
@@ -101,3 +102,25 @@ def test_a_projector_maps_rows_in_float32_whatever_autocast_says(kind: Any, on: 
         projectors("features/a", torch.ones(3, 5))
     with pytest.raises(StillhouseError, match="no projection"):
         projectors("features/b", torch.ones(3, 4))
+
+
+@quick
+@given(SHAPES, DTYPES, DTYPES, st.booleans(), st.sampled_from([0.5, 1.0, 4.0]))
+def test_the_divergence_is_float32_or_wider_whatever_autocast_says(
+    shape: tuple[int, ...], d1: torch.dtype, d2: torch.dtype, on: bool, temperature: float
+):
+    student, teacher = draw(shape, d1, 0).requires_grad_(), draw(shape, d2, 1)
+    with autocast(on):
+        found = soft_target_divergence(student, teacher, temperature)
+    assert found.dtype is (torch.float64 if torch.float64 in (d1, d2) else torch.float32)
+    s, t = (
+        (x.double().movedim(1, -1) if len(shape) == 4 else x.double()).reshape(-1, 4) / temperature
+        for x in (student, teacher)
+    )
+    rows = torch.distributions.kl_divergence(
+        torch.distributions.Categorical(logits=t), torch.distributions.Categorical(logits=s)
+    )
+    wanted = rows.mean() * temperature**2
+    assert torch.allclose(found.double(), wanted, rtol=1e-4, atol=1e-6)
+    (got,), (exact,) = torch.autograd.grad(found, student), torch.autograd.grad(wanted, student)
+    assert torch.allclose(got.double(), exact.double(), atol=2e-2 if d1 in (torch.float16, torch.bfloat16) else 1e-5)

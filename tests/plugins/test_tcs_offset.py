@@ -54,6 +54,23 @@ def test_cached_coordinates_are_the_teachers_own_in_float64(offset: float, store
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
+def test_a_cache_that_is_opened_again_gives_the_features_themselves(offset: float):
+    prepared(offset).close()
+    training = prepared(offset)
+    (cache,) = training.assembly.caches.values()
+    batch = training.data.example(24)
+    with torch.no_grad():
+        features = Offset(offset).eval()(batch.input)
+    spread = float(features.double().std(0).max())
+    assert cache.was_there
+    assert cache.names == ["features/pool"]
+    found = cache.take("features/pool", batch.id)
+    assert (found - features).abs().max() <= 8 * spread * 2**-11 + offset * 2**-23
+    rows = cache.rows("features/pool", 0, len(cache), centre=torch.full((6,), offset, dtype=torch.float64))
+    assert rows.abs().max() < 20 * spread + 1
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
 @pytest.mark.parametrize("preset", ["ours", "paper"])
 def test_a_run_ends_and_folds(offset: float, preset: str):
     table = {"use": "tcs", "layer": "pool", "k": 4, "preset": preset}

@@ -179,6 +179,7 @@ EVIL = [
     ("torchvision:resnet18:x", {}),
     ("convnet:x", {}),
     ("timm:resnet18", {"checkpoint_path": "evil.pth"}),
+    ("timm:resnet18", {"model_name": "hf-hub:somebody/something"}),
     ("timm:resnet18", {"pretrained": True, "pretrained_cfg": {"file": "evil.pth"}}),
 ]
 
@@ -193,7 +194,7 @@ def test_an_exported_file_builds_what_is_on_the_list_alone(
     about = {"model": model, "args": args, "outputs": 3, "classes": 3, "class_names": list("abc")}
     told = json.dumps({**about, "input_shape": [1, 8, 8]})
     save_file({"w": torch.zeros(1)}, "evil.safetensors", {"stillhouse": told})
-    with pytest.raises(StillhouseError, match=r"other code is not run|names a file of weights"):
+    with pytest.raises(StillhouseError, match=r"other code is not run|names a file of weights|is what follows timm:"):
         load_student("evil.safetensors")
     assert [file.name for file in tmp_path.iterdir()] == ["evil.safetensors"]
 

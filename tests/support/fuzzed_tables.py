@@ -86,6 +86,13 @@ def _walk(value: Any, path: Place = ()) -> Iterator[Place]:
             yield from _walk(inner, (*path, key))
 
 
+def _write(value: Any) -> str:
+    try:
+        return str(value)
+    except ValueError:  # more digits than Python writes
+        return "9" * 5000
+
+
 @attrs.define
 class Mutation:
     """Tables that are changed in place, at a place that chance chooses."""
@@ -173,7 +180,7 @@ class Mutation:
     def wrap(self) -> None:
         """Make a list, a table or a text of a value."""
         parent, last, value = self.choose() or ({}, "", 0)
-        parent[last] = self.chance.choice([[value], {"x": value}, str(value), [value, copy.deepcopy(value)]])
+        parent[last] = self.chance.choice([[value], {"x": value}, _write(value), [value, copy.deepcopy(value)]])
 
     def bury(self) -> None:
         """Nest deeply."""

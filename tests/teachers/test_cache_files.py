@@ -9,14 +9,8 @@ import numpy as np
 import pytest
 
 from stillhouse import StillhouseError
-from stillhouse.teachers.cache.files import (
-    ArrayWriter,
-    TeacherCache,
-    open_cache,
-    read_index,
-    write_index,
-    write_small,
-)
+from stillhouse.teachers.cache.arrays import ArrayWriter, write_small
+from stillhouse.teachers.cache.files import TeacherCache, open_cache, read_index, write_index
 
 
 @pytest.fixture

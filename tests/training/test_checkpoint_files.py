@@ -39,6 +39,8 @@ def test_checkpoints_load_with_weights_only_and_hold_no_teacher(tmp_path: Path):
         torch.load(tmp_path / "run" / "checkpoints" / name, weights_only=True)
     saved = read_checkpoint(tmp_path / "run" / "checkpoints" / "last_6.pt", "")
     assert {"model", "optimizer", "scheduler", "trainer", "generators", "history"} <= set(saved)
+    best = read_checkpoint(next((tmp_path / "run" / "checkpoints").glob("best_*.pt")), "")
+    assert set(best) == {"model"}
     assert not any("teacher" in key for key in saved["model"])
     assert any(key.startswith("plugins.plugin_projector.") for key in saved["model"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -105,7 +106,7 @@ def test_instead_it_is_what_the_run_measures_and_gives(tmp_path):
     trained = select_model_state(found, averaged=False)
     assert not torch.equal(trained["student.head.weight"], loaded.head.weight)
     (best_path,) = (tmp_path / "run" / "checkpoints").glob("best_*.pt")
-    assert set(read_checkpoint(best_path, "")) == {"model", "ema", "format"}
+    assert set(read_checkpoint(best_path, "")) == {"model", "ema"}
 
 
 def test_beside_a_run_gives_the_weights_it_trained(tmp_path):
@@ -202,3 +203,13 @@ def test_export_gives_the_average_when_asked():
     training.fit()
     weights = {k: v.clone() for k, v in training.observers.ema.weights.items()}
     assert same_state(training.export(averaged=True).state_dict(), weights)
+
+
+def test_infinities_that_the_student_starts_with_are_its_latest_and_other_values_averaged():
+    student = nn.Linear(1, 1)
+    student.register_buffer("mask", torch.tensor([-math.inf, 0.0, math.inf]))
+    average = AveragedWeights(student, EmaSpec(decay=0.5, warmup=False))
+    for value in (4.0, 6.0):
+        student.mask[1:] = value
+        average.update()
+    assert average.weights["mask"].tolist() == [-math.inf, 4.0, 5.0]

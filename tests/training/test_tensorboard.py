@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,6 +56,15 @@ def test_terms_raw_and_weighted_metrics_rates_speed_texts_and_hparams_are_logged
     assert "[[plugins]]" in texts["recipe/text_summary"]
     assert "plugins, in order" in texts["composition/text_summary"]
     assert any(tag.startswith("_hparams_") for tag in seen.summary_metadata)
+
+
+def test_samples_a_second_are_those_that_were_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seconds = itertools.count()
+    clock = SimpleNamespace(perf_counter=lambda: float(next(seconds)))
+    monkeypatch.setattr("stillhouse.training.scalars.time", clock)
+    train(recipe(data__args={"train": 20}, data__drop_last=False, run__log_every=2), out=tmp_path / "run")
+    rates = [(e.step, e.value) for e in events(tmp_path / "run").Scalars("speed/images_per_second")]
+    assert rates[:2] == [(2, 16.0), (3, 4.0)]  # two batches of 8, then the last one of 4
 
 
 PAIR = (

@@ -14,6 +14,10 @@ import attrs
 __all__ = ["Fault", "StillhouseError", "StillhouseWarning", "did_you_mean", "first_line", "raise_faults"]
 
 
+_LONGEST = 4_000
+"""Characters that a fault is shown with; somebody's value may have any number of them."""
+
+
 def first_line(error: BaseException | str) -> str:
     """Return a message's first line that is not blank, joined with the next one where it ends in a colon."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -40,7 +44,8 @@ class Fault:
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{text} ({self.hint})" if self.hint else text
+        text = f"{text} ({self.hint})" if self.hint else text
+        return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 500]} ... {text[-400:]}"
 
 
 class StillhouseError(Exception):

@@ -14,6 +14,7 @@ from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 __all__ = ["Terminal", "make_table", "printable"]
 
@@ -39,6 +40,10 @@ class Terminal(Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"markup": False, "emoji": False, "highlight": False, **options})
 
+    def render_str(self, text: str, **options: Any) -> Text:
+        """See rich: before it is laid out, so that a table's columns have room for what is written out."""
+        return super().render_str(printable(text), **options)
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """See rich: what is shown at last passes here, in tables and bars too."""
         for segment in super().render(renderable, options):
@@ -52,9 +57,25 @@ class Terminal(Console):
         return text.encode(self.encoding, "backslashreplace").decode(self.encoding)
 
 
+class _Table(Table):
+    """rich's, whose cells of plain Text have room for what is written out of them."""
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        """See rich."""
+        super().add_row(*map(_write_out, cells), **options)
+
+
+def _write_out(cell: RenderableType | None) -> RenderableType | None:
+    if not isinstance(cell, Text) or cell.spans:
+        return cell
+    shown = cell.copy()
+    shown.plain = printable(cell.plain)
+    return shown
+
+
 def make_table(*columns: str, title: str | None = None) -> Table:
     """Make a table with a line under its head and no other lines."""
-    return Table(
+    return _Table(
         *columns,
         title=title,
         title_justify="left",

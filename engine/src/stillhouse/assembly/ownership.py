@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.layers import Which
+from stillhouse.distributed.finite import find_non_finite
 from stillhouse.distributed.fsdp import to_local
 from stillhouse.errors import Fault, StillhouseError
 from stillhouse.loop.composition import Composition
@@ -44,7 +45,7 @@ def check_module(module: object, assembly: Assembly) -> nn.Module:
     """What a ``build`` returned, once it is a module that can be the plugin's own.
 
     Raises:
-        StillhouseError: it is none, belongs to the run, or has tensors whose shapes are not known yet.
+        StillhouseError: it is none, belongs to the run, has tensors whose shapes are not known yet, or weights that are not finite.
     """
     if not isinstance(module, nn.Module):
         raise StillhouseError(f"build gave {type(module).__name__}", hint="an nn.Module, or None")
@@ -58,6 +59,12 @@ def check_module(module: object, assembly: Assembly) -> nn.Module:
             f"build gave a module whose {lazy[0]!r} has no shape yet",
             hint="make it of its final shape: assembly.links and assembly.features show what reaches the plugin",
         )
+    parameters = {name for name, _ in module.named_parameters()}
+    broken = [
+        name for name in find_non_finite(module) if name in parameters
+    ]  # a buffer may say by NaN that it is empty
+    if broken:
+        raise StillhouseError(f"build gave a module whose {broken[0]!r} holds values that are not finite")
     return module
 
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from stillhouse.cli.common import Commands, add_recipe, load_recipe_of, make_console
 from stillhouse.files import to_json
-from stillhouse.terminal import Terminal
+from stillhouse.terminal import Terminal, printable
 
 if TYPE_CHECKING:
     from stillhouse.experiments.comparison import Comparison
@@ -102,6 +102,6 @@ def print_comparison(comparison: Comparison, *, as_json: bool, as_markdown: bool
     if as_json:
         print(to_json(comparison.to_dict()))
     elif as_markdown:
-        print(to_markdown(comparison), end="")
+        print(printable(to_markdown(comparison)), end="")
     else:
         show(comparison, make_console())

@@ -60,6 +60,8 @@ _LEAST = {
     "size": 1,
     "crop": 1,
 }
+_MOST = {"batch_size": 2**24, "eval_batch_size": 2**24, "workers": 1024, "prefetch": 1024, "size": 2**16, "crop": 2**16}
+"""More is a slip of the keyboard, which would be noticed when the memory is full."""
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict_fields)
@@ -134,6 +136,12 @@ class DataSpec:
             for key, least in _LEAST.items()
             for value in [getattr(self, key)]
             if value is not None and min(value if isinstance(value, tuple) else (value,)) < least
+        ]
+        faults += [
+            Fault(key, f"must be at most {most:,}, got {value}")
+            for key, most in _MOST.items()
+            for value in [getattr(self, key)]
+            if value is not None and max(value if isinstance(value, tuple) else (value,)) > most
         ]
         if not 0.0 <= self.val_fraction < 0.5:
             faults.append(Fault("val_fraction", f"must be in [0, 0.5), got {self.val_fraction}"))

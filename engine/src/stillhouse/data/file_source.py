@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stillhouse.data.files import FoundFile, show_name
+from stillhouse.data.files import FoundFile, hash_contents, hash_listing, show_name
 from stillhouse.data.images import WHITE, Look, decode, look_at
-from stillhouse.data.sources import Source
+from stillhouse.data.sources import Ids, Source
 from stillhouse.errors import StillhouseError, did_you_mean
 
-__all__ = ["FileSource", "check_folder", "find_empty"]
+__all__ = ["FileSource", "check_folder"]
 
 _LOOKED_AT = 32
 
@@ -32,23 +32,37 @@ def check_folder(root: Path) -> None:
         raise StillhouseError(f"folder not found: {show_name(root)}", where="data.name", hint=hint)
 
 
-def find_empty(files: Sequence[FoundFile]) -> tuple[int, ...]:
-    """Find the files that hold nothing, or are links that lead nowhere."""
-    return tuple(i for i, file in enumerate(files) if file.size == 0)
-
-
 class FileSource(Source):
     """A source of image files.
 
     Attributes:
         root: the folder.
         images: each sample's file below it.
+        targets: each target's file, where there are any.
         background: the level of grey, 0 to 255, that transparent pixels are laid on.
     """
 
     root: Path
     images: NDArray[np.str_]
+    targets: NDArray[np.str_] | None = None
     background: int = WHITE
+
+    def take(self, files: Sequence[FoundFile], targets: Sequence[FoundFile] = ()) -> None:
+        """Take the samples' files, in the order of the ids, and those of their targets where there are any."""
+        # Arrays, and no lists: workers share their memory.
+        self.images = np.asarray([file.path for file in files])
+        self.targets = np.asarray([file.path for file in targets]) if targets else None
+        self._sizes = [np.asarray([file.size for file in part], dtype=np.int64) for part in (files, targets)]
+        self.doubtful = (*_find_empty(files), *_find_empty(targets))
+        self.stamp = hash_listing([*files, *targets])
+
+    def hash_contents(self, ids: Ids) -> bytes:
+        """Hash the files of ``ids``, in order: see :func:`stillhouse.data.files.hash_contents`."""
+        paths, sizes = self.images[ids].tolist(), self._sizes[0][ids].tolist()
+        if self.targets is not None:
+            paths += self.targets[ids].tolist()
+            sizes += self._sizes[1][ids].tolist()
+        return hash_contents(self.root, paths, sizes)
 
     @cached_property
     def look(self) -> Look:
@@ -90,3 +104,8 @@ class FileSource(Source):
         Photographs in colour are often mixed with a few in grey, which are then read as RGB.
         """
         return 1 if self.look.gray else 3
+
+
+def _find_empty(files: Sequence[FoundFile]) -> tuple[int, ...]:
+    """Find the files that hold nothing, or are links that lead nowhere."""
+    return tuple(i for i, file in enumerate(files) if file.size == 0)

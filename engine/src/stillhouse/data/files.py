@@ -18,10 +18,11 @@ import numpy as np
 
 from stillhouse.errors import StillhouseError, StillhouseWarning
 
-__all__ = ["FoundFile", "Walk", "hash_files", "show_name"]
+__all__ = ["FoundFile", "Walk", "hash_contents", "hash_listing", "show_name"]
 
 _WHOLE = 1 << 30
-"""Bytes up to which all files are hashed whole: what a disk reads in seconds."""
+_MOST = 1 << 16
+"""Bytes, and files, up to which all of them are hashed whole: what a disk reads in seconds."""
 _SAMPLED = 1024
 """Files that are hashed of a larger set, evenly spaced."""
 _PART = 1 << 19
@@ -184,18 +185,29 @@ def show_name(path: str | os.PathLike[str]) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def hash_files(root: Path, files: Sequence[FoundFile]) -> bytes:
-    """Hash the paths, sizes and contents of ``files``, in order; times and the place of ``root`` do not count.
-
-    Of more than 1 GiB, 1,024 files evenly spaced are hashed, by their first and last half MiB.
-    """
+def hash_listing(files: Iterable[FoundFile]) -> bytes:
+    """Hash the paths and sizes of ``files``, in order; times, and the place of their root, do not count."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(os.fsencode(f"{file.path}\0{file.size}\n"))
-    whole = sum(file.size for file in files) <= _WHOLE
-    some = range(len(files)) if whole else np.linspace(0, len(files) - 1, min(_SAMPLED, len(files))).astype(int)
+    return digest.digest()
+
+
+def hash_contents(root: Path, paths: Sequence[str], sizes: Sequence[int]) -> bytes:
+    """Hash the contents of files below ``root``, in order.
+
+    Of more than 1 GiB or 65,536 files, 1,024 of them, evenly spaced, are hashed by their first and last half MiB.
+
+    Args:
+        root: the folder.
+        paths: the files below it.
+        sizes: theirs, in bytes.
+    """
+    digest = hashlib.sha256()
+    whole = sum(sizes) <= _WHOLE and len(paths) <= _MOST
+    some = range(len(paths)) if whole else np.linspace(0, len(paths) - 1, min(_SAMPLED, len(paths))).astype(int)
     for k in some:
-        digest.update(_hash_file(root / files[k].path, whole))
+        digest.update(_hash_file(root / paths[k], whole))
     return digest.digest()
 
 

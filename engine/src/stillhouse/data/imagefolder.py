@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stillhouse.data.file_source import FileSource, check_folder, find_empty
-from stillhouse.data.files import FoundFile, Walk, hash_files, show_name
+from stillhouse.data.file_source import FileSource, check_folder
+from stillhouse.data.files import FoundFile, Walk, show_name
 from stillhouse.data.images import SUFFIXES, WHITE
 from stillhouse.data.sources import ALIASES
 from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
@@ -83,10 +83,8 @@ class ImageFolder(FileSource):
                 faults.append(Fault("data.name", f"the split {split!r} is empty: no images in {top}"))
         raise_faults(faults)
         walk.warn(files, "images are " + ", ".join(s[1:] for s in SUFFIXES))
-        self.images = np.asarray([file.path for file in files])  # an array: workers share its memory
+        self.take(files)
         self.labels = np.asarray(labels, dtype=np.int64)
-        self.doubtful = find_empty(files)
-        self.stamp = hash_files(root, files)
         self.split_up(val_fraction, whole)
 
 

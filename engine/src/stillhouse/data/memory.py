@@ -24,7 +24,10 @@ __all__ = ["fits_in_memory", "keep_in_memory", "read_once", "refuse_bad_samples"
 
 _MEMORY_LIMIT = 1 << 30
 _CHUNK = 256
-_NAMED = 4
+_NAMED = 100
+"""Of samples that cannot be used: whoever mends them wants to know them all."""
+_SHOWN = 4
+"""Of samples that are left out."""
 
 Errors = dict[int, StillhouseError]
 
@@ -164,9 +167,9 @@ def refuse_bad_samples(errors: Errors, of: int, skip_bad: bool) -> None:
 
 def warn_of_left_out(errors: Errors, of: int) -> None:
     """Warn once of all samples that are left out."""
-    first = [error.faults[0] for error in list(errors.values())[:_NAMED]]
+    first = [error.faults[0] for error in list(errors.values())[:_SHOWN]]
     some = "; ".join(f"{fault.where}: {fault.what}" for fault in first)
-    more = "; ..." if len(errors) > _NAMED else ""
+    more = "; ..." if len(errors) > _SHOWN else ""
     warnings.warn(f"{len(errors)} of {of} samples are left out: {some}{more}", StillhouseWarning, stacklevel=2)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from stillhouse.config.signatures import call, read_parameters
+from stillhouse.config.trust import refuse_stored
 from stillhouse.data.imagefolder import ImageFolder
 from stillhouse.data.map_style import DatasetSource
 from stillhouse.data.pairs import PairFolder
@@ -20,6 +21,9 @@ from stillhouse.errors import StillhouseError, did_you_mean
 __all__ = ["divide_arguments", "open_folder", "open_pairs", "open_photos", "open_sklearn", "open_torchvision"]
 
 _NAME = "data.name"
+
+_UNPICKLED = ("LSUN", "LSUNClass")
+"""torchvision's data sets that unpickle a file without a look at its checksum."""
 
 
 def open_sklearn(name: str, request: SourceRequest) -> Source:
@@ -89,6 +93,8 @@ def open_torchvision(name: str, request: SourceRequest) -> Source:
     known = [n for n in sets.__all__ if isinstance(getattr(sets, n), type)]
     if name not in known:
         raise StillhouseError(f"torchvision has no data set {name!r}", where=_NAME, hint=did_you_mean(name, known))
+    if name in _UNPICKLED:
+        refuse_stored(f"torchvision:{name} unpickles a file beside its data, which is code", _NAME)
     kind = getattr(sets, name)
     takes, _ = read_parameters(kind)
     args, described = divide_arguments(kind, request.args)

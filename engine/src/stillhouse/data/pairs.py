@@ -13,8 +13,8 @@ import numpy as np
 from torch import Tensor
 
 from stillhouse.config.structure import structure
-from stillhouse.data.file_source import FileSource, check_folder, find_empty
-from stillhouse.data.files import FoundFile, Walk, hash_files, show_name
+from stillhouse.data.file_source import FileSource, check_folder
+from stillhouse.data.files import FoundFile, Walk, show_name
 from stillhouse.data.images import SUFFIXES, WHITE, decode, open_image
 from stillhouse.data.shaping import Shaping
 from stillhouse.data.sources import ALIASES
@@ -90,21 +90,18 @@ class PairFolder(FileSource):
             raise_faults(faults)
         walk.count_others(_find_other_images(listed, files, targets))
         walk.warn(files, "no pattern matches them")
-        self.images, self.targets = (np.asarray([file.path for file in found]) for found in (files, targets))
+        self.take(files, () if alone else targets)
         self.labels = np.zeros(len(files), dtype=np.int64)
         self.class_names = self.spec.class_names
-        self.doubtful = (*find_empty(files), *find_empty(targets))
-        self.stamp = hash_files(
-            root, files if alone else [f for pair in zip(files, targets, strict=True) for f in pair]
-        )
         self.split_up(val_fraction, whole=_SPLIT not in patterns["images"])
-        self._target_look = self.look_at_some(self.targets) if self.target == "image" else None
+        self._target_look = None
+        if self.target == "image" and self.targets is not None:
+            self._target_look = self.look_at_some(self.targets)
 
     def pair(self, i: int) -> tuple[Tensor, Any]:
         """See :meth:`Source.pair`."""
         image = self.read(i)
-        assert self.spec is not None
-        if self.target == "none":
+        if self.targets is None or self.spec is None:
             return image, None
         path = self.root / self.targets[i]
         if self._target_look is not None:
@@ -118,7 +115,7 @@ class PairFolder(FileSource):
 
     def target_place(self, i: int) -> str:
         """See :meth:`Source.target_place`."""
-        return f"{show_name(self.root / self.targets[i])} "
+        return "" if self.targets is None else f"{show_name(self.root / self.targets[i])} "
 
 
 def _check_patterns(args: Mapping[str, Any], alone: bool) -> tuple[dict[str, str], TargetSpec]:

@@ -187,6 +187,7 @@ class Samples:
                 where="data.transforms",
                 hint="set `size` to the shape that they give",
             )
+        check_finite(out, self.source.place(i))
         return out
 
     def _transform(self, i: int, transforms: Callable[..., Any], *what: Any) -> Any:

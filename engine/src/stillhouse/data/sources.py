@@ -58,7 +58,7 @@ class Source(ABC):
         splits: the ids of each split, sorted; ``train`` is among them.
         pure: reading a sample gives the same every time, so that it may be kept in memory.
         vector_length: how many numbers each target of kind ``vector`` has, once the first one was read.
-        stamp: a hash of the content, as files are stored, for the fingerprint; None: samples are looked at.
+        stamp: a hash of what there is, for the fingerprint, without times and places; None: samples' values are hashed.
         doubtful: ids that are looked at before training in any case, such as those of empty files.
         target: the targets' kind: see :attr:`stillhouse.data.DataInfo.target`.
         spec: how targets are read; None: they are class indices.

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stillhouse.config.home import shorten_home
+from stillhouse.data.file_source import FileSource
 from stillhouse.data.memory import Errors, refuse_bad_samples
 from stillhouse.data.sampler import Ids, Key
 from stillhouse.data.samples import Samples
@@ -80,7 +82,7 @@ def measure_normalisation(
 
 
 def fingerprint(choices: Mapping[str, Any], samples: Samples, splits: Mapping[str, Ids]) -> str:
-    """Hash the content: labels, splits, normalisation, and the files' stamp or the values of samples.
+    """Hash the content: labels, splits, normalisation, and the source's stamp with the files in use, or samples' values.
 
     Neither times nor places count: a copy is the same data. Of samples that are no files, as many as make 32 MiB are
     hashed, 32 to 1,024, evenly spaced.
@@ -91,7 +93,7 @@ def fingerprint(choices: Mapping[str, Any], samples: Samples, splits: Mapping[st
         splits: the ids in use.
     """
     source = samples.source
-    digest = hashlib.sha256(json.dumps(choices, sort_keys=True, default=repr).encode())
+    digest = hashlib.sha256(json.dumps(shorten_home(choices), sort_keys=True, default=repr).encode())
     digest.update("\0".join(source.class_names).encode(errors="surrogateescape"))
     digest.update(source.labels.tobytes())
     for name, ids in splits.items():
@@ -102,6 +104,8 @@ def fingerprint(choices: Mapping[str, Any], samples: Samples, splits: Mapping[st
             digest.update(tensor.numpy().tobytes())
     if source.stamp is not None:
         digest.update(source.stamp)
+        if isinstance(source, FileSource):
+            digest.update(source.hash_contents(np.unique(np.concatenate(list(splits.values())))))
         return digest.hexdigest()
     with OwnRandomness() as randomness:
         for i in _choose_hashed(samples):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from filelock import FileLock
 
 from stillhouse.config.home import shorten_home
 from stillhouse.config.recipe import Recipe
@@ -93,6 +94,19 @@ class Plan:
         Raises:
             StillhouseError: another recipe, an arm that is no longer the same run, or not an ablation's folder.
         """
+        self.check_folder()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StillhouseError(f"cannot be made: {error}", where=str(self.folder)) from error
+        lock = self.folder / ".ablation.lock"
+        with FileLock(lock):  # of two ablations that begin at once, each adds to what the other has written
+            try:
+                self._add_to_file()
+            finally:
+                lock.unlink(missing_ok=True)  # who waits for it finds that it is gone, and tries again
+
+    def _add_to_file(self) -> None:
         before = read_plan(self.folder)
         tables = self._to_tables()
         if before is not None:
@@ -100,13 +114,8 @@ class Plan:
             arms = {arm["name"]: arm for arm in [*before["arms"], *tables["arms"]]}
             tables["arms"] = list(arms.values())
             tables["seeds"] = sorted({*before["seeds"], *tables["seeds"]})
-        if tables == before:
-            return
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StillhouseError(f"cannot be made: {error}", where=str(self.folder)) from error
-        write_json(self.folder / PLAN, tables)
+        if tables != before:
+            write_json(self.folder / PLAN, tables)
 
     def check_folder(self) -> None:
         """Check the folder in advance as :meth:`write` does.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,9 @@ from stillhouse.experiments.settings import find_differing, flatten_settings, fo
 from stillhouse.training.folder import RunFolder
 
 __all__ = ["choose_metric", "compare", "read_metric", "read_report", "read_runs"]
+
+_MOST_FOLDERS = 20_000
+"""Folders that are searched for runs: with more it is no folder of runs, but a disk."""
 
 
 def compare(
@@ -169,7 +173,7 @@ def _explain(folder: Path) -> Sequence[Fault]:
 def _find_runs(folder: Path) -> list[tuple[Path, str, Recipe | None]]:
     """Find the runs in a folder with their arms, an ablation's in the order of its plan with the recipes of those that began."""
     if not (folder / PLAN).exists():
-        return [(path.parent, "", None) for path in sorted(folder.rglob("recipe.toml"))]
+        return [(place, "", None) for place in _walk(folder)]
     plan = read_plan(folder) or {}
     found: list[tuple[Path, str, Recipe | None]] = []
     for arm in plan["arms"]:
@@ -185,6 +189,20 @@ def _find_runs(folder: Path) -> list[tuple[Path, str, Recipe | None]]:
             if RunFolder(place).recipe.exists() or planned is not None:
                 found.append((place, str(arm["name"]), planned))
     return found
+
+
+def _walk(folder: Path) -> list[Path]:
+    """List the folders of runs in ``folder``."""
+    found = []
+    for seen, (place, inner, files) in enumerate(os.walk(folder)):
+        if seen == _MOST_FOLDERS:
+            what = f"has more than {_MOST_FOLDERS:,} folders below it"
+            raise StillhouseError(what, where=str(folder), hint="name a folder of runs")
+        if "recipe.toml" in files:
+            found.append(Path(place))
+            inner.clear()  # a run has no run in its own folder
+        inner[:] = [name for name in inner if not name.startswith(".")]
+    return sorted(found)
 
 
 def _find(runs: Sequence[FinishedRun], folder: Path) -> FinishedRun:

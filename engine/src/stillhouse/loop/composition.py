@@ -17,7 +17,6 @@ from stillhouse.contract.sealed import Teachers, put
 from stillhouse.contract.step import Side, Step, seal_side
 from stillhouse.contract.task import Task
 from stillhouse.contract.turns import enter
-from stillhouse.errors import StillhouseError
 from stillhouse.loop.links import Links
 from stillhouse.loop.phases import Emitter, place_of
 from stillhouse.loop.second_pass import SecondPass
@@ -117,7 +116,7 @@ class Composition(Composed):
                     precision=precision if name == "student" else teacher_precision or precision,
                     frozen=name != "student",
                 )
-        except StillhouseError:
+        except BaseException:
             self.remove_taps()
             raise
         self._student = self.models["student"]

@@ -128,7 +128,7 @@ def read_checkpoint(path: Path, advice: str, *, own: bool = False) -> dict[str, 
         what = f"must be a checkpoint of format {FORMAT}, got {found.get('format')!r}"
         raise StillhouseError(what, where=str(path), hint=advice)
     if sealed:
-        del found["format"]  # a checkpoint of weights alone is the state dict itself
+        del found["format"]  # the file's own
     return found
 
 

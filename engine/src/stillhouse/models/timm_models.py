@@ -71,6 +71,8 @@ def build_timm(name: str, request: ModelRequest) -> Any:
 
 def _refuse_elsewhere(name: str, spec: ModelSpec, where: str) -> None:
     """Refuse what timm would read from elsewhere than its own register, where a stored run asks for it."""
+    if "model_name" in spec.args:
+        raise StillhouseError("is what follows timm: in the model's name", where=f"{where}.args.model_name")
     if name.startswith("hf-hub:"):
         refuse_stored(f"{spec.model!r} lies on somebody's host", f"{where}.model")
     for key in _ELSEWHERE:

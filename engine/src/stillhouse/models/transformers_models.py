@@ -54,9 +54,7 @@ def build_transformers(name: str, request: ModelRequest) -> Any:
     try:
         if spec.pretrained:
             source = _find_source(spec.args["source"], base)
-            return _read_cached_first(
-                kind.from_pretrained, source, config=config, ignore_mismatched_sizes=True, trust_remote_code=False
-            )
+            return _read_cached_first(kind.from_pretrained, source, config=config, ignore_mismatched_sizes=True)
         return kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
     except OSError as error:
         raise _make_source_error(spec, where, error) from error
@@ -141,9 +139,7 @@ def _build_config(transformers: Any, kind: Any, request: ModelRequest) -> Any:
     def make(**keys: Any) -> Any:
         try:
             if source is not None:
-                return _read_cached_first(
-                    transformers.AutoConfig.from_pretrained, _find_source(source, base), trust_remote_code=False, **keys
-                )
+                return _read_cached_first(transformers.AutoConfig.from_pretrained, _find_source(source, base), **keys)
             return own(**keys) if own is not None else transformers.AutoConfig.for_model(model_type, **keys)
         except OSError as error:
             raise _make_source_error(spec, where, error) from error
@@ -167,11 +163,14 @@ def _build_config(transformers: Any, kind: Any, request: ModelRequest) -> Any:
 
 
 def _read_cached_first(read: Callable[..., Any], source: str, **keys: Any) -> Any:
-    """Read from a folder or the cache, else from the hub, which takes half a minute to fail without a connection."""
+    """Read from a folder or the cache, else from the hub, which takes half a minute to fail without a connection.
+
+    Code that lies there is not run, nor does transformers ask whether it may.
+    """
     try:
-        return read(source, local_files_only=True, **keys)
+        return read(source, local_files_only=True, trust_remote_code=False, **keys)
     except OSError:
-        return read(source, **keys)
+        return read(source, trust_remote_code=False, **keys)
 
 
 def _find_source(given: str, base: Path | None) -> str:

@@ -146,7 +146,9 @@ def export(
         share = TOLERANCES[form] if program is None else program.tolerance
         difference, tolerance = compare_outputs(form, again, fed, reference, inputs, counts, share)
         try:
-            temporary.replace(path)
+            _put_in_place(temporary, path, force)
+        except FileExistsError:
+            raise _exists_already(path) from None
         except OSError as error:
             raise StillhouseError(f"cannot be written: {error}", where=str(path)) from error
     finally:
@@ -182,10 +184,28 @@ def _check_target(path: Path, form: str | None, force: bool) -> tuple[Path, str,
     if form not in FORMATS:
         raise StillhouseError(f"must be one of {', '.join(FORMATS)}, got {form!r}", where="--format")
     if path.exists() and not force:
-        raise StillhouseError("the file exists already", where=str(path), hint="--force writes over it")
+        raise _exists_already(path)
     if not path.parent.is_dir():
         raise StillhouseError(f"folder not found: {path.parent}", where=str(path), hint=f"mkdir -p {path.parent}")
     return path, form, _reserve(path, form)
+
+
+def _exists_already(path: Path) -> StillhouseError:
+    return StillhouseError("the file exists already", where=str(path), hint="--force writes over it")
+
+
+def _put_in_place(temporary: Path, path: Path, force: bool) -> None:
+    """Give the file its name; without ``force`` only where nobody else has taken that meanwhile."""
+    if not force:
+        try:
+            os.link(temporary, path)  # a link, unlike a new name, takes nobody's place
+        except FileExistsError:
+            raise
+        except OSError:
+            pass  # a file system without links
+        else:
+            return
+    temporary.replace(path)
 
 
 def _reserve(path: Path, form: str) -> Path:

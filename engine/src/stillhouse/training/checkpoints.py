@@ -46,7 +46,10 @@ class _Saver(BaseSaveHandler):
         self._tried = False
 
     def __call__(self, checkpoint: Mapping[str, Any], filename: str, metadata: Mapping[str, Any] | None = None) -> None:
-        parallel.in_first(lambda: self._write(checkpoint, self._folder / filename))
+        # ignite leaves the name out of a checkpoint of one thing.
+        only = str((metadata or {}).get("basename", "")).rpartition("_")[2]
+        whole = {only: checkpoint} if only in ("model", "ema") else checkpoint
+        parallel.in_first(lambda: self._write(whole, self._folder / filename))
         while self._outdated and parallel.is_first():
             (self._folder / self._outdated.pop()).unlink(missing_ok=True)
 

@@ -20,6 +20,8 @@ __all__ = ["AveragedWeights"]
 class AveragedWeights:
     """The average of a student's parameters and floating-point buffers; other buffers are the student's latest.
 
+    So are infinities that the student starts with, which have no average.
+
     After update n (from 1) it is d a + (1 - d) w, with a the average before and w the weights now; d is ``decay``, or
     with ``warmup`` at most (1 + n) / (10 + n) (as in TensorFlow's ExponentialMovingAverage with ``num_updates``). The
     arithmetic is torch's :func:`torch.optim.swa_utils.get_ema_multi_avg_fn`: one call for all tensors of a kind, and no
@@ -42,6 +44,8 @@ class AveragedWeights:
         """How many weights went into the average, its start aside."""
         self.weights: dict[str, Tensor] = {name: tensor.clone() for name, tensor in self._live().items()}
         """By the keys of the student's state dict."""
+        floating = {name: own for name, own in self.weights.items() if own.is_floating_point()}
+        self._with_infinities = {name for name, own in floating.items() if not bool(own.isfinite().all())}
 
     def _live(self) -> dict[str, Tensor]:
         # Read anew each time, because a module may put another tensor in a buffer's place; from the modules' own tables,
@@ -76,6 +80,9 @@ class AveragedWeights:
             own = self.weights[name]
             if own.shape != live.shape:  # of an observer of ranges, which its first batches resize
                 self.weights[name] = live.clone()
+            elif name in self._with_infinities:  # a mask's, for good; an observer's, until its first batch
+                both = own.isfinite() & live.isfinite()
+                own.copy_(torch.where(both, own + (1 - self.decay) * (live - own), live))
             elif own.is_floating_point() or own.is_complex():
                 mine, theirs = kinds.setdefault((own.dtype, own.device), ([], []))
                 mine.append(own)

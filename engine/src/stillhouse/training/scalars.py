@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -105,7 +106,9 @@ class StepScalars:
         found = self._tags(by_key, step)
         now = time.perf_counter()
         if self._mark is not None and done > self._mark[0]:
-            images = (done - self._mark[0]) * run.recipe.data.batch_size
+            # All batches of an epoch but its last one are full.
+            images = (done - self._mark[0] - 1) * run.recipe.data.batch_size
+            images += sum(len(part.ids) for part in step.parts) * idist.get_world_size()
             found["speed/images_per_second"] = images / max(now - self._mark[1], 1e-9)
         self._mark = (done, now)
         return found

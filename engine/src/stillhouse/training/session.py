@@ -106,6 +106,7 @@ class Training:
         self.teacher_is_trained = teacher_is_trained
         self._resume = resume
         self._made_folder = False
+        self._compiled: list[str] = []
         hooks, composition = walk.hooks, walk.composition
         self.optimizer = build_optimizer(recipe.optimizer, assembly, composition, hooks)
         scheduler = build_scheduler(recipe.schedule, self.optimizer, assembly.total_steps, assembly.steps_per_epoch)
@@ -173,11 +174,14 @@ class Training:
             share = max(2, self.recipe.data.batch_size // idist.get_world_size())
             batch = split(self.data.example(share), self.recipe.run.accumulate)[0]
             self.run.composition.train()
-            compile_models(self.run, self.walk.composition, batch, self.recipe.speed)
+            self._compiled = compile_models(self.run, self.walk.composition, batch, self.recipe.speed)
 
     def close(self) -> None:
-        """Take the taps off the models and shut the loader's workers down; :meth:`fit` does so itself, also when it fails."""
+        """Leave plain models, without taps, and shut the loader's workers down; :meth:`fit` does so itself, also when it fails."""
         self.walk.composition.remove_taps()
+        for name, model in {"student": self.assembly.student, **self.assembly.all_teachers}.items():
+            if name in self._compiled:
+                plain(model)
         self.data.close()
 
     def _fit(self) -> Result:

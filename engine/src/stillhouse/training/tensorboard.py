@@ -104,8 +104,12 @@ class TensorBoard:
         if self._writer is None:
             return
         with self._guarded():
-            for tag, value in scalars.items():
-                self._writer.add_scalar(tag, value, iteration)
+            from tensorboard.compat.proto.summary_pb2 import Summary
+
+            # One event with all of them: torch's add_scalar makes one each, and takes six times as long.
+            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+            events = self._writer._get_file_writer()  # type: ignore[no-untyped-call]  # torch gives it no types
+            events.add_summary(Summary(value=values), iteration)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:

@@ -78,7 +78,12 @@ class Experiment:
         """The same with its data sets below ``root`` instead of ``~/datasets``."""
 
         def moved(recipe: Recipe) -> Recipe:
-            text = json.dumps(recipe.to_dict()).replace(DATASETS, str(root.resolve()))
+            text = json.dumps(recipe.to_dict())
+            for written in (
+                DATASETS,
+                str(Path(DATASETS).expanduser()),
+            ):  # in memory a recipe has the home folder's path
+                text = text.replace(written, str(root.resolve()))
             return Recipe.from_dict(json.loads(text), base=recipe.base)
 
         arms = tuple(attrs.evolve(arm, recipe=moved(arm.recipe)) for arm in self.plan.arms)

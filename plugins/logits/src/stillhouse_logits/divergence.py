@@ -31,7 +31,21 @@ def soft_target_divergence(student: Tensor, teacher: Tensor, temperature: float 
     Raises:
         StillhouseError: the shapes differ or are no logits; ``temperature`` is not a positive number.
     """
-    if not 0.0 < temperature < float("inf"):
+    short = student.ndim == 2 and student.shape == teacher.shape and student.dtype is torch.float32 is teacher.dtype
+    if not short or not 0.0 < temperature < math.inf:
+        student, teacher = _bring_to_rows(student, teacher, temperature)
+    # All of these stay in float32 or wider whatever autocast says.
+    s = F.log_softmax(student / temperature, dim=1)
+    t = F.log_softmax(teacher / temperature, dim=1)
+    # A class that the teacher rules out, with a logit of minus infinity, adds p log p = 0 and not 0 times infinity.
+    out = t == -math.inf
+    s, t = s.masked_fill(out, 0.0), t.masked_fill(out, 0.0)
+    return F.kl_div(s, t, log_target=True, reduction="batchmean") * temperature**2
+
+
+def _bring_to_rows(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Both as rows (R, C) in float32 or wider, where they can be compared."""
+    if not 0.0 < temperature < math.inf:
         raise StillhouseError(
             f"must be finite and > 0, got {temperature}",
             where="temperature",
@@ -54,11 +68,5 @@ def soft_target_divergence(student: Tensor, teacher: Tensor, temperature: float 
             f"outputs must be floating-point logits, got {student.dtype} and {teacher.dtype}",
             hint="scores before softmax",
         )
-    with torch.autocast(device_type=student.device.type, enabled=False):
-        dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
-        s = F.log_softmax(to_rows(student).to(dtype) / temperature, dim=1)
-        t = F.log_softmax(to_rows(teacher).to(dtype) / temperature, dim=1)
-        # A class that the teacher rules out, with a logit of minus infinity, adds p log p = 0 and not 0 times infinity.
-        out = t == -math.inf
-        s, t = s.masked_fill(out, 0.0), t.masked_fill(out, 0.0)
-        return F.kl_div(s, t, log_target=True, reduction="batchmean") * temperature**2
+    dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
+    return to_rows(student).to(dtype), to_rows(teacher).to(dtype)

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from stillhouse.errors import StillhouseError, did_you_mean
-from stillhouse.models.nets.checks import check_at_least_one
+from stillhouse.models.nets.checks import check_counts
 
 __all__ = ["ConvEncoder", "ConvNet", "Norm", "conv", "convnet"]
 
@@ -29,7 +29,7 @@ class ConvEncoder(nn.Module):
 
     def __init__(self, in_channels: int, width: int, depth: int, stages: int, stride: int, norm: Norm) -> None:
         super().__init__()
-        check_at_least_one(in_channels=in_channels, width=width, depth=depth, stages=stages, stride=stride)
+        check_counts(in_channels=in_channels, width=width, depth=depth, stages=stages, stride=stride)
         if norm not in get_args(Norm):
             raise StillhouseError(
                 f"must be one of {', '.join(get_args(Norm))}, got {norm!r}",
@@ -74,7 +74,7 @@ class ConvNet(ConvEncoder):
     def __init__(
         self, num_classes: int, in_channels: int, width: int, depth: int, stages: int, stride: int, norm: Norm
     ) -> None:
-        check_at_least_one(num_classes=num_classes)
+        check_counts(num_classes=num_classes)
         super().__init__(in_channels, width, depth, stages, stride, norm)
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Linear(self.channels[-1], num_classes)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillhouse.errors import StillhouseError
-from stillhouse.models.nets.checks import check_at_least_one
+from stillhouse.models.nets.checks import check_counts
 from stillhouse.models.nets.convolutional import ConvEncoder, Norm, conv
 from stillhouse.models.nets.transformer import VitEncoder, to_height_and_width
 
@@ -51,7 +51,7 @@ class UNet(nn.Module):
         residual: bool,
     ) -> None:
         super().__init__()
-        check_at_least_one(num_classes=num_classes)
+        check_counts(num_classes=num_classes)
         _check_residual(residual, num_classes, in_channels)
         self.residual = residual
         self.encoder = ConvEncoder(in_channels, width, depth, stages, stride, norm)
@@ -179,7 +179,7 @@ def dense_vit(
     height, breadth = to_height_and_width(image_size)
     if patch is None:
         patch = max(4, -(-max(height, breadth) // 16))
-    check_at_least_one(
+    check_counts(
         num_classes=num_classes, in_channels=in_channels, patch=patch, dim=dim, depth=depth, heads=heads, width=width
     )
     if dim % heads:

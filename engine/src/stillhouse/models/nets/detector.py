@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from stillhouse.errors import StillhouseError
-from stillhouse.models.nets.checks import check_at_least_one
+from stillhouse.models.nets.checks import check_counts
 from stillhouse.models.nets.convolutional import ConvEncoder, Norm
 from stillhouse.models.nets.transformer import to_height_and_width
 
@@ -74,7 +74,7 @@ def detector(
     from torchvision.models.detection import FCOS
     from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-    check_at_least_one(num_classes=num_classes, channels=channels)
+    check_counts(num_classes=num_classes, channels=channels)
     if stages < 2:
         raise StillhouseError(
             f"must be >= 2, got {stages}", where="stages", hint="boxes are found from the second stage on"

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from stillhouse.models.nets.checks import check_at_least_one
+from stillhouse.models.nets.checks import check_counts
 
 __all__ = ["Mlp", "mlp"]
 
@@ -21,7 +21,7 @@ class Mlp(nn.Module):
 
     def __init__(self, num_classes: int, in_features: int, width: int, depth: int) -> None:
         super().__init__()
-        check_at_least_one(num_classes=num_classes, in_features=in_features, width=width, depth=depth)
+        check_counts(num_classes=num_classes, in_features=in_features, width=width, depth=depth)
         sizes = [in_features] + [width] * depth
         self.layers = nn.Sequential(*(nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in pairwise(sizes)))
         self.head = nn.Linear(width, num_classes)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillhouse.errors import StillhouseError
-from stillhouse.models.nets.checks import check_at_least_one
+from stillhouse.models.nets.checks import check_counts
 
 __all__ = ["VisionTransformer", "VitEncoder", "to_height_and_width", "vit"]
 
@@ -140,7 +140,7 @@ def vit(
         lengths = range(2, max(height, width) + 1)
         fits = (p for p in lengths if height % p == width % p == 0 and max(height, width) <= 8 * p)
         patch = next(fits, 1)
-    check_at_least_one(num_classes=num_classes, in_channels=in_channels, patch=patch, dim=dim, depth=depth, heads=heads)
+    check_counts(num_classes=num_classes, in_channels=in_channels, patch=patch, dim=dim, depth=depth, heads=heads)
     if height % patch or width % patch:
         raise StillhouseError(f"must divide the image's height and width, {height}x{width}, got {patch}", where="patch")
     if dim % heads:
