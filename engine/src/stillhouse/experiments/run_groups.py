@@ -192,7 +192,7 @@ def _find_runs(folder: Path) -> list[tuple[Path, str, Recipe | None]]:
 
 
 def _walk(folder: Path) -> list[Path]:
-    """The runs' folders below ``folder``, sorted."""
+    """List the folders of runs in ``folder``."""
     found = []
     for seen, (place, inner, files) in enumerate(os.walk(folder)):
         if seen == _MOST_FOLDERS:

@@ -27,6 +27,7 @@ from stillhouse.models.builder import build_model
 from stillhouse.models.weights import find_last_checkpoint
 from stillhouse.registry.plugins import plugins_in_use
 from stillhouse.tasks.builder import build_task
+from stillhouse.teachers.code import hash_code
 from stillhouse.teachers.store import cache_folder
 from stillhouse.version import __version__
 
@@ -160,14 +161,17 @@ def _with_labels(recipe: Recipe, spec: TeacherSpec) -> Recipe:
 
 
 def _content_key(recipe: Recipe, info: DataInfo, untrained: nn.Module, start: Prerequisite | None) -> str:
-    """A hash of everything the trained student follows from: recipe, data, plugins' versions, torch, the model's start."""
-    plugins = [(a.use, a.distribution, a.version) for a in plugins_in_use(recipe.plugins, recipe.base)]
+    """A hash of everything the trained student follows from: recipe, data, versions, code, torch, the model's start."""
+    actives = plugins_in_use(recipe.plugins, recipe.base)
+    plugins = [(a.use, a.distribution, a.version) for a in actives]
     asked = attrs.evolve(
         recipe,
         run=attrs.evolve(recipe.run, threads=None),  # that is the asking run's: see above
         data=recipe.data.placeless,  # the data's own hash is beside it
     )
-    text = json.dumps([asked.digest(), info.fingerprint, plugins, __version__, torch.__version__])
+    text = json.dumps(
+        [asked.digest(), info.fingerprint, plugins, hash_code(recipe, actives), __version__, torch.__version__]
+    )
     digest = hashlib.sha256(text.encode())
     for name, tensor in untrained.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

@@ -20,11 +20,8 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import sys
 from collections.abc import Mapping, Sequence
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +34,7 @@ from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Task
 from stillhouse.entries import DATA, MODELS, TASKS, find_scheme
 from stillhouse.registry.order import Active
+from stillhouse.teachers.code import hash_code
 from stillhouse.teachers.outputs import name_outputs
 
 __all__ = ["list_changes", "list_facts", "list_surroundings", "make_lock"]
@@ -45,12 +43,8 @@ Facts = dict[tuple[str, str], str]
 """What two runs must have alike: by what it is, and by what has to agree for it to be comparable at all."""
 
 _VERSIONS = ("stillhouse", "torch", "torchvision", "pytorch-ignite", "numpy")
-_LIBRARIES = ("stillhouse", "torch", "torchvision", "timm", "transformers")
-"""Packages whose version says what their code is."""
 _BESIDE_THE_DATA = (*BESIDE_THE_RESULT["data"], "name", "batch_size", "drop_last", "batch_transforms")
 """Keys of ``[data]`` that the hash of the content does not follow from."""
-_MOST_FILES = 2000
-"""Of a package that is hashed whole; of a larger one it is the module alone."""
 
 
 def make_lock(
@@ -83,7 +77,7 @@ def make_lock(
             }
             for a in actives
         ],
-        "code": _hash_code(recipe, actives),
+        "code": hash_code(recipe, actives),
         "versions": {name: _version(name) for name in dict.fromkeys((*_VERSIONS, *_brought(recipe)))},
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
@@ -169,47 +163,6 @@ def _describe_reading(recipe: Recipe) -> list[Any]:
     tables = {key: value for key, value in unstructure(spec).items() if key not in _BESIDE_THE_DATA}
     subset = spec.per_class is not None or spec.limit is not None
     return [tables, recipe.run.seed if subset and spec.subset_seed is None else None]
-
-
-def _hash_code(recipe: Recipe, actives: Sequence[Active]) -> dict[str, str]:
-    """Hashes of the code that no library's version tells, by what it is for and the path that names it."""
-    found = {f"plugins.{a.name} {a.use}": _hash_package(type(a.plugin).__module__) for a in actives}
-    models = {"student": recipe.student.model, **{name: spec.model for name, spec in recipe.all_teachers.items()}}
-    groups = {"task": (TASKS, recipe.task.name), "data": (DATA, recipe.data.name)}
-    groups |= {name: (MODELS, model) for name, model in models.items() if model}
-    for label, (group, text) in groups.items():
-        scheme = find_scheme(group, text)
-        module = (scheme[0].target if scheme is not None else text).partition(":")[0]
-        found[f"{label} {text}"] = _hash_package(module)
-    return {name: digest for name, digest in found.items() if digest}
-
-
-@cache
-def _hash_package(module: str) -> str:
-    """A hash of the Python files of the package that ``module`` is in; empty: a library's, or no file.
-
-    Once a process: what has been imported stays as it is until its end.
-    """
-    top = module.partition(".")[0]
-    loaded = sys.modules.get(top)
-    origin = getattr(loaded, "__file__", None) or getattr(sys.modules.get(module), "__file__", None)
-    if top in _LIBRARIES or origin is None:
-        return ""
-    path = Path(origin)
-    files = [path]
-    if path.name == "__init__.py":
-        every = sorted(path.parent.rglob("*.py"))
-        own = getattr(sys.modules.get(module), "__file__", None)
-        files = every if len(every) <= _MOST_FILES else [Path(own)] if own else files
-    digest = hashlib.sha256()
-    for file in files:
-        try:
-            content = file.read_bytes()
-        except OSError:
-            continue
-        digest.update(f"\0{file.relative_to(path.parent) if file != path else path.name}\0{len(content)}\0".encode())
-        digest.update(content)
-    return digest.hexdigest()
 
 
 def _brought(recipe: Recipe) -> list[str]:
