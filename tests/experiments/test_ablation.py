@@ -25,6 +25,7 @@ from stillhouse.experiments.comparison import Group, compare_groups
 from stillhouse.experiments.grid import make_cells, parse_grid
 from stillhouse.experiments.picture import draw_ablation, write_picture
 from stillhouse.experiments.plan_table import make_comparison
+from stillhouse.experiments.workers import can_fork
 
 FAST = {"run__epochs": 1, "teacher__args": {"width": 4}}
 
@@ -361,9 +362,11 @@ def model(num_classes, width=4, deadly=False):
 """
 
 
+@pytest.mark.parametrize("fork", [True, False])
 def test_workers_give_the_same_results_and_one_that_dies_costs_its_run_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fork: bool
 ):
+    monkeypatch.setattr("stillhouse.experiments.ablation.can_fork", lambda _recipes: fork)
     (tmp_path / "deadly_model.py").write_text(DEADLY)
     monkeypatch.syspath_prepend(str(tmp_path))
     whole = recipe(FEATURES, **FAST, student={"model": "deadly_model:model"})
@@ -378,6 +381,34 @@ def test_workers_give_the_same_results_and_one_that_dies_costs_its_run_alone(
     run = plan.runs()[1]
     summary = json.loads((run.folder / "summary.json").read_text())
     assert summary["metrics"] == train(run.recipe, write=False).metrics
+
+
+def test_runs_left_when_every_forked_worker_has_died_are_trained_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "deadly_model.py").write_text(DEADLY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("stillhouse.experiments.ablation.can_fork", lambda _recipes: True)
+    whole = recipe(FEATURES, **FAST, student={"model": "deadly_model:model"})
+    plan, _ = make_plan(whole, seeds=2, grid=["student.args.deadly=true,false"], out=tmp_path / "a")
+    deadly = [run.index for run in plan.runs() if run.recipe.student.args["deadly"]]
+    sound = [run.index for run in plan.runs() if not run.recipe.student.args["deadly"]]
+    failed = run_plan(plan, jobs=2, only=[*deadly[:2], sound[-1]])
+    assert set(failed) == set(deadly[:2])
+    assert plan.runs()[sound[-1]].summary() is not None
+
+
+def test_only_runs_of_one_thread_on_a_cpu_are_trained_in_forks(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("threading.active_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    one, two = recipe(run__threads=1), recipe(run__threads=2)
+    assert can_fork([one, one]) == (sys.platform == "linux")
+    assert not can_fork([one, two])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert not can_fork([one])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("threading.active_count", lambda: 2)
+    assert not can_fork([one])
 
 
 def test_identity_is_all_but_the_seed():
@@ -400,7 +431,7 @@ def test_a_killed_ablation_leaves_no_worker_and_goes_on(tmp_path: Path, how: sig
     while len(stamps(out) if out.exists() else {}) < 3:
         assert process.poll() is None
         time.sleep(0.05)
-    workers = [p for p in children_of(process.pid) if "spawn_main" in Path(f"/proc/{p}/cmdline").read_text()]
+    workers = children_of(process.pid)
     assert len(workers) == 2
     if how == signal.SIGINT:
         os.killpg(process.pid, how)

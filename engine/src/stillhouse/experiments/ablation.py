@@ -27,7 +27,7 @@ from stillhouse.experiments.plan import Plan, PlannedRun
 from stillhouse.experiments.plan_table import make_comparison
 from stillhouse.experiments.progress import Counter
 from stillhouse.experiments.tables import to_markdown
-from stillhouse.experiments.workers import run_here, run_in_workers
+from stillhouse.experiments.workers import can_fork, run_here, run_in_workers
 from stillhouse.files import write_json, write_text
 from stillhouse.memo import share_memo
 
@@ -216,13 +216,16 @@ def run_plan(
 
     failed: dict[int, str] = {}
     told: list[str] = []
-    counter = Counter(plan.recipe.run.name, len(asked), len(asked) - len(open_runs), enabled=progress)
     _train_teachers(in_time(open_runs), progress)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch gives it no types
         torch.cuda.empty_cache()  # of the checks and the teacher, for the workers
     devices = _list_devices(plan.recipe.run.device)
     todo = (Job.of(run, devices[run.index % len(devices)]) for run in in_time(open_runs))
-    outcomes = run_here(todo) if jobs == 1 else run_in_workers(todo, jobs)
+    # One that is forked has to be there before the counter's thread is.
+    count = min(jobs, len(open_runs))
+    fork = count > 1 and can_fork(run.recipe for run in open_runs)
+    outcomes = run_here(todo) if count < 2 else run_in_workers(todo, count, fork=fork)
+    counter = Counter(plan.recipe.run.name, len(asked), len(asked) - len(open_runs), enabled=progress)
     with counter, closing(outcomes):
         for outcome in outcomes:
             told += outcome.warnings

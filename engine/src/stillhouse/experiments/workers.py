@@ -1,11 +1,17 @@
-"""Persistent worker processes, one thread each: a worker that dies costs its run alone, and none outlives its parent."""
+"""Persistent worker processes, one thread each: a worker that dies costs its run alone, and none outlives its parent.
+
+Where that is safe they are forked: a worker has what its parent has imported and loaded, and begins at once. Else each
+is a new interpreter, which imports torch before its first run.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import warnings
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
@@ -13,10 +19,11 @@ from typing import Any
 
 import attrs
 
+from stillhouse.config.recipe import Recipe
 from stillhouse.distributed.signals import Terminated, raising
 from stillhouse.experiments.job import Job, Outcome, run_job
 
-__all__ = ["run_here", "run_in_workers"]
+__all__ = ["can_fork", "run_here", "run_in_workers"]
 
 _LAST_STEP = 15
 """Seconds for a run that is to end to finish its step and to write its checkpoint."""
@@ -33,7 +40,23 @@ def run_here(jobs: Iterable[Job]) -> Generator[Outcome]:
             yield run_job(job)
 
 
-def run_in_workers(jobs: Iterable[Job], count: int) -> Generator[Outcome]:
+def can_fork(recipes: Iterable[Recipe]) -> bool:
+    """Whether workers that train ``recipes`` may be forked from this process.
+
+    On Linux, where no thread of Python's is under way, which would be gone in the middle of what it does; and where each
+    run has one thread on a CPU: CUDA does not outlive a fork, nor do the threads that torch computes with.
+    """
+    import torch
+
+    return (
+        sys.platform == "linux"
+        and threading.active_count() == 1
+        and not torch.cuda.is_available()
+        and all(recipe.run.threads == 1 for recipe in recipes)
+    )
+
+
+def run_in_workers(jobs: Iterable[Job], count: int, *, fork: bool = False) -> Generator[Outcome]:
     """Run the jobs in up to ``count`` processes that live until the last one is done, and yield outcomes as they come.
 
     When the generator is closed early (an interruption, say), the workers are ended; their runs go on from the last
@@ -42,14 +65,22 @@ def run_in_workers(jobs: Iterable[Job], count: int) -> Generator[Outcome]:
     Args:
         jobs: started in order, each when a process is free.
         count: processes; several may share one GPU.
+        fork: fork them, all of them now: see :func:`can_fork`. Else they are started one by one as there are jobs.
     """
-    waiting = iter(jobs)
     workers: list[_Worker] = []
+    if fork:
+        for _ in range(count):
+            workers.append(_Worker(inherited=tuple(worker.connection for worker in workers)))
+    return _run_jobs(iter(jobs), workers, count)
+
+
+def _run_jobs(waiting: Iterator[Job], workers: list[_Worker], count: int) -> Generator[Outcome]:
     try:
         while True:
             for worker in workers:
                 if worker.job is None and (job := next(waiting, None)) is not None:
                     worker.give(job)
+            # One that has died is replaced by a new interpreter: by now there may be threads.
             while len(workers) < count and (job := next(waiting, None)) is not None:
                 workers.append(_Worker())
                 workers[-1].give(job)
@@ -72,19 +103,29 @@ def run_in_workers(jobs: Iterable[Job], count: int) -> Generator[Outcome]:
 
 @attrs.define(eq=False)
 class _Worker:
-    """One process and its current job."""
+    """One process and its current job.
 
+    Attributes:
+        inherited: of a process that is forked, the ends of pipes to those before it, which it has to close; None: it is
+            no fork.
+    """
+
+    inherited: tuple[Connection, ...] | None = None
     job: Job | None = None
     alive: bool = True
     connection: Connection = attrs.field(init=False)
     process: Any = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        context = multiprocessing.get_context("spawn")  # forking would copy torch's threads and CUDA's state
+        context: Any = multiprocessing.get_context("spawn" if self.inherited is None else "fork")
         self.connection, other = context.Pipe()
+        # A fork has the ends of all pipes: with one of them left open there, nobody would see that its owner is gone.
+        others = () if self.inherited is None else (*self.inherited, self.connection)
         # Not a daemon: those may not have children, and a run's data may be read by processes of its own.
-        self.process = context.Process(target=_serve, args=(other,), name="stillhouse-worker", daemon=False)
-        with _limit_threads():
+        self.process = context.Process(target=_serve, args=(other, others), name="stillhouse-worker", daemon=False)
+        with _limit_threads(), warnings.catch_warnings():
+            # Python 3.12 warns of threads, torch's own among them, which a worker does without.
+            warnings.simplefilter("ignore", DeprecationWarning)
             self.process.start()
         other.close()  # so that the end of the process is the end of the pipe
 
@@ -119,7 +160,9 @@ class _Worker:
             self.process.join()
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, others: tuple[Connection, ...]) -> None:
+    for other in others:
+        other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all: the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
