@@ -110,6 +110,8 @@ class Origin:
             )
         except (KeyError, TypeError, ValueError):
             return None
+        if not all(value > 0 for value in own.std):  # no file of ours
+            return None
         kept = names if outputs == len(names) + background else ()
         return cls(own, outputs, kept, f"the export {path.name}", scaled=True)
 
@@ -128,7 +130,7 @@ class Origin:
         if mean and shape[0] == 1:  # grey by `in_chans`: timm sums the weights of the colours
             mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
         scaled = mean is not None and len(mean) in (0, shape[0])
-        if scaled:
+        if scaled and mean is not None:
             own = attrs.evolve(own, mean=mean, std=std)
         refusal = ""
         wanted = args.get("num_classes", args.get("num_labels", outputs))
