@@ -253,9 +253,8 @@ def test_a_class_from_python_goes_by_its_entry_points_name():
 
 @pytest.mark.parametrize("weight", [float("inf"), float("nan"), -1.0, {"peak": -1.0}, {"final": float("inf")}])
 def test_a_weight_that_is_none_is_refused(weight: Any):
-    (active,) = plugins_in_use([{"use": "logits", "weight": weight}])
-    with pytest.raises(StillhouseError, match=r"plugins\[0\].weight.*must be finite and >= 0, got"):
-        activate([active], has_teacher=True)
+    with pytest.raises(StillhouseError, match=r"plugins\[0\].weight.*must be finite( and >= 0)?, got"):
+        activate(plugins_in_use([{"use": "logits", "weight": weight}]), has_teacher=True)
 
 
 def test_importing_stillhouse_and_listing_plugins_imports_neither_torch_nor_a_plugin():

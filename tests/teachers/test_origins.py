@@ -200,7 +200,11 @@ def test_published_weights_decide_inputs_and_a_new_head_is_not_to_be_read():
     assert (own.info.input_shape, own.info.mean) == ((3, 224, 224), IMAGENET[0])
     assert own.refusal == "the published weights are for 1000 classes, and its last layer for 7 is new and untrained"
     assert own.names is None
-    assert Origin.of_published(told, grey, {"img_size": 64, "in_chans": 1}, 7).info.input_shape == (1, 64, 64)
+    narrow = Origin.of_published(told, grey, {"img_size": 64, "in_chans": 1}, 7)
+    assert narrow.info.input_shape == (1, 64, 64)
+    assert narrow.info.mean == pytest.approx((sum(IMAGENET[0]) / 3,))
+    wide = Origin.of_published(told, grey, {"in_chans": 5}, 7)
+    assert (wide.info.mean, wide.scaled) == (grey.mean, False)
     whole = Origin.of_published(told, grey, {}, 1000)
     assert (whole.refusal, whole.names) == ("", told.class_names)
     assert Origin.of_published(told, grey, {"num_classes": 0}, 7).refusal == ""

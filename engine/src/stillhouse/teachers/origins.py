@@ -110,6 +110,8 @@ class Origin:
             )
         except (KeyError, TypeError, ValueError):
             return None
+        if not all(value > 0 for value in own.std):  # no file of ours
+            return None
         kept = names if outputs == len(names) + background else ()
         return cls(own, outputs, kept, f"the export {path.name}", scaled=True)
 
@@ -124,9 +126,12 @@ class Origin:
         own = info
         if shape != info.input_shape or told.size is not None:
             own = attrs.evolve(info, input_shape=shape, eval_shape=shape)
-        if told.mean is not None:
-            fits = not told.mean or len(told.mean) == shape[0]
-            own = attrs.evolve(own, mean=told.mean if fits else (), std=told.std if fits else ())
+        mean, std = told.mean, told.std
+        if mean and shape[0] == 1:  # grey by `in_chans`: timm sums the weights of the colours
+            mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+        scaled = mean is not None and len(mean) in (0, shape[0])
+        if scaled and mean is not None:
+            own = attrs.evolve(own, mean=mean, std=std)
         refusal = ""
         wanted = args.get("num_classes", args.get("num_labels", outputs))
         if told.outputs is not None and wanted not in (0, told.outputs):
@@ -137,7 +142,7 @@ class Origin:
             )
             refusal = f"{before}, and its last layer for {wanted} is new and untrained"
         names = told.class_names if len(told.class_names) == wanted else None
-        return cls(own, None, names, told.source, scaled=told.mean is not None, refusal=refusal)
+        return cls(own, None, names, told.source, scaled=scaled, refusal=refusal)
 
     def corrected(self, spec: TeacherSpec, info: DataInfo, names: tuple[str, ...]) -> Origin:
         """With what the recipe's own table says in place of what is known.
