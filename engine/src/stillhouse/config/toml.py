@@ -90,7 +90,7 @@ def check_tables(tables: Any, where: str = "") -> None:
 
     Raises:
         StillhouseError: nested too deeply, a key that is no text, a control character, a whole number of more than 64
-            bits, a date.
+            bits, a date, None in a list.
     """
     if not isinstance(tables, Mapping):
         raise StillhouseError(f"must be a table, got {type(tables).__name__}", where=where)
@@ -112,6 +112,8 @@ def _find_faults(tables: Mapping[Any, Any], where: str) -> Iterator[Fault]:
                 else:
                     waiting.append((f"{place}.{key}" if place else key, inner, depth + 1))
         elif isinstance(value, list | tuple):
+            if any(inner is None for inner in value):
+                yield Fault(place, f"a list must not hold None, which TOML has not, got {value!r:.60}")
             waiting += [(f"{place}[{index}]", inner, depth + 1) for index, inner in enumerate(value)]
         elif isinstance(value, str):
             if _CONTROL.search(value):

@@ -1,5 +1,5 @@
 """Several processes: who is who, what they exchange, how parameters are spread.
 
 Imports: the ground.
-Public: processes.
+Public: processes, signals.
 """

@@ -9,12 +9,14 @@ from torch import nn
 
 from stillhouse.config.home import find_path
 from stillhouse.config.recipe import Recipe
+from stillhouse.config.toml import check_tables, parse_toml
 from stillhouse.contract.assembly import Facts
-from stillhouse.errors import Fault, StillhouseError, raise_faults
+from stillhouse.errors import Fault, StillhouseError, first_line, raise_faults
 from stillhouse.registry.order import CACHES_TEACHER, Active
 from stillhouse.teachers.prerequisites import get_role
 from stillhouse.training.compilation import check_compile
 from stillhouse.training.early_stopping import check_stopping
+from stillhouse.training.folder import flat
 
 __all__ = ["check_options", "check_scaling", "check_sources"]
 
@@ -84,6 +86,26 @@ def check_sources(recipe: Recipe, folder: Path) -> None:
         for table, checkpoint in {**named, "student": recipe.student.checkpoint}.items()
         if checkpoint is not None and find_path(checkpoint, recipe.base).resolve().is_relative_to(folder.resolve())
     )
+
+
+def check_written(recipe: Recipe) -> None:
+    """Refuse a recipe that its run would write and nobody could read again: with what Python has handed to plugins, say.
+
+    Raises:
+        StillhouseError: with the keys that are the reason.
+    """
+    check_tables(recipe.to_dict())
+    try:
+        again = Recipe.from_dict(parse_toml(recipe.to_toml(), "recipe.toml"), base=recipe.base)
+    except (TypeError, ValueError) as error:
+        raise StillhouseError(f"cannot be written: {first_line(error)}", where="recipe.toml") from error
+    if again.digest() != recipe.digest():
+        old, new = flat(recipe.to_dict()), flat(again.to_dict())
+        raise_faults(
+            Fault(key, f"is {old.get(key)!r:.60}, and would be read again as {new.get(key)!r:.60}")
+            for key in dict.fromkeys([*old, *new])
+            if old.get(key) != new.get(key)
+        )
 
 
 def _check_channels_last(facts: Facts) -> None:

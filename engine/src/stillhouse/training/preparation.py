@@ -31,7 +31,7 @@ from stillhouse.teachers.origins import describe_teacher
 from stillhouse.teachers.prerequisites import Prerequisite, get_teacher
 from stillhouse.teachers.sources import build_option, load_trained
 from stillhouse.teachers.store import get_or_make, naming_disk_errors
-from stillhouse.training.checks import check_options, check_scaling, check_sources
+from stillhouse.training.checks import check_options, check_scaling, check_sources, check_written
 from stillhouse.training.folder import RunFolder, flat
 from stillhouse.training.folder_lock import FolderLock
 from stillhouse.training.parts import Parts, gather, resolve, spread
@@ -86,6 +86,7 @@ def prepare(
         check_sources(recipe, folder)
         FolderLock(folder).check()
         RunFolder(folder).check(resume=resume)
+        check_written(recipe)
     device = parallel.join(find_device(recipe.run.device))
     parallel.check_same(_facts(recipe, actives))
     if recipe.run.threads is not None:
