@@ -20,6 +20,7 @@ __all__ = [
     "add_recipe",
     "add_run",
     "add_skip_bad",
+    "add_trust",
     "collect_overrides",
     "load_recipe_of",
     "make_console",
@@ -50,7 +51,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         help="run these plugins instead: features,projector=linear (an empty list: none)",
     )
     add_skip_bad(parser)
-    _add_trust(parser)
+    add_trust(parser)
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -61,13 +62,14 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         choices=("best", "last"),
         help="of the best epoch on the validation split, or the last (default: best, where the run has kept it)",
     )
-    _add_trust(parser)
+    add_trust(parser)
     parser.add_argument(
         "--averaged", action="store_true", help="the averaged weights of a run with [ema], whatever it measured itself"
     )
 
 
-def _add_trust(parser: argparse.ArgumentParser) -> None:
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust``, which :func:`trust_as_told` obeys."""
     parser.add_argument(
         "--trust",
         action="store_true",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from stillhouse.cli.ablate import print_comparison, print_missing
-from stillhouse.cli.common import Commands
+from stillhouse.cli.common import Commands, add_trust
 
 __all__ = ["add"]
 
@@ -23,6 +23,7 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="compare runs of other data, weights, code or versions all the same, marked",
     )
+    add_trust(compare)
     compare.add_argument("--json", action="store_true", help="print the table as JSON")
     compare.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     compare.set_defaults(function=_compare)

@@ -35,6 +35,7 @@ def compare(
     metric: str | None = None,
     baseline: str | Path | None = None,
     mixed: bool = False,
+    trust: bool = False,
 ) -> Comparison:
     """Compare runs: those whose recipes differ by the seed alone are one group.
 
@@ -45,6 +46,7 @@ def compare(
         metric: ``SPLIT/NAME``; by default the task's score on the test split, or on the validation split.
         baseline: the folder of a run of the reference group; the first group by default.
         mixed: compare runs of other data, weights, code or versions all the same; they are marked.
+        trust: import the runs' task, where no metric is given and their summaries do not name its score.
 
     Raises:
         StillhouseError: every folder without a finished run; runs of different tasks, or that are not alike; an unknown
@@ -58,7 +60,7 @@ def compare(
     lacking: dict[str, list[MissingRun]] = {key: [] for key in groups}
     for lost in missing:
         lacking.setdefault(hash_arm(lost.recipe), []).append(lost)
-    with reading_stored(runs[0].folder):
+    with reading_stored(runs[0].folder, trust=trust):
         metric = metric or choose_metric(runs)
     told = check_comparable(runs, metric, mixed=mixed)
     every: dict[str, list[FinishedRun | MissingRun]] = {key: [*groups.get(key, []), *lacking[key]] for key in lacking}

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import tarfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -122,7 +123,14 @@ def unpack(archive: Path, root: Path) -> tuple[int, int]:
                 raise StillhouseError(f"names a file outside of its folder: {wrong[0]!r}", where=str(archive))
             members = [member for member in packed.getmembers() if member.name != LISTING]
             packed.extractall(root, members, filter="data")
-    except (OSError, tarfile.TarError) as error:
+    except (
+        OSError,
+        tarfile.TarError,
+        EOFError,
+        zlib.error,
+        ValueError,
+        TypeError,
+    ) as error:  # cut off, or another file
         raise StillhouseError(f"cannot be unpacked: {error}", where=str(archive)) from None
     whole = {member.name for member in members}
     for path, size, changed_at in listing:
