@@ -11,6 +11,7 @@ from torch import Tensor
 from stillhouse.assembly.soundness import list_names
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.step import Step
+from stillhouse.distributed.fsdp import to_local
 from stillhouse.errors import StillhouseError
 from stillhouse.loop.composition import Composition
 from stillhouse.loop.gradients import TermGradients
@@ -63,7 +64,8 @@ class Combination:
                 where=where,
                 hint="None leaves a parameter without a gradient",
             )
-        bad = [name for name, p in trained if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
+        gradients = [(name, to_local(p.grad)) for name, p in trained if p.grad is not None]
+        bad = [name for name, gradient in gradients if not bool(torch.isfinite(gradient).all())]
         if bad and self._finite:
             raise StillhouseError(
                 f"gave values that are not finite for {list_names(bad)}, of gradients that are",
