@@ -57,6 +57,7 @@ def fit_outputs(
     """
     order: list[int] | None = None
     told: list[str] = []
+    hint = "train it by a recipe first: teacher.recipe; its layers can be read" if refusal else _ADVICE
     if not refusal and own is not None and tuple(own) != tuple(names):
         strange = [name for name in names if name not in own]
         if names and own and not strange:
@@ -72,7 +73,7 @@ def fit_outputs(
     elif unsaid:
         told.append("outputs: nothing says which classes; taken to be the student's, in the student's order")
     if order is not None or refusal or unsaid or (conversion is not None and conversion.size is not None):
-        error = StillhouseError(refusal, where=where, hint=_ADVICE) if refusal else None
+        error = StillhouseError(refusal, where=where, hint=hint) if refusal else None
         count = len(own) if order is not None and own else None
         made: Any = OutputConversion(where, order, count, error, unsaid=unsaid, inputs=conversion)
         teacher.stillhouse_convert = made  # what calls the model asks for it

@@ -6,6 +6,7 @@ torch is imported when the command runs.
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -44,7 +45,10 @@ def add(commands: Any) -> None:
     )
     experiment.add_argument("--seeds", type=int, metavar="N", help="so many seeds instead of the plan's")
     experiment.add_argument(
-        "--minutes", type=float, metavar="M", help=f"begin no run after so many (default: no limit; full: {MINUTES:g})"
+        "--minutes",
+        type=_minutes,
+        metavar="M",
+        help=f"begin no run after so many (default: no limit; full: {MINUTES:g})",
     )
     experiment.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe"
@@ -227,3 +231,10 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be finite and >= 0, got {text}")
+    return value
