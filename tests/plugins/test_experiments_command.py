@@ -82,7 +82,8 @@ def test_what_is_not_there_is_named(home: Home, monkeypatch: pytest.MonkeyPatch,
     assert "other.toml: there is no such plan" in told("other.toml")
     assert "--jobs: must be >= 1, got 0" in told("plan", "--jobs", "0")
     assert "--seeds: must be >= 1, got -1" in told("plan", "--seeds", "-1")
-    assert "--minutes: must be >= 0, got -1" in told("plan", "--minutes", "-1")
+    for minutes in ("-1", "nan", "inf"):
+        assert f"--minutes: must be finite and >= 0, got {minutes}" in told("plan", "--minutes", minutes)
     assert "--figure: is of one plan, got 2" in told("plan", "plan", "--figure", "axes")
     monkeypatch.chdir("docs")
     for words in (["plan"], [], ["--tier", "full"], ["--figure", "maps"]):

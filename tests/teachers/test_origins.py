@@ -227,6 +227,6 @@ def test_a_published_teacher_of_grey_images_gets_three_channels_of_its_own_size(
     notes = describe(training)["teacher"]["notes"]
     assert notes[0].startswith("inputs: resized to 32x32, 1 to 3 channels, normalised by mean")
     with pytest.raises(
-        StillhouseError, match="are for 1000 classes, and its last layer for 3 is new and untrained .train it by"
+        StillhouseError, match=r"are for 1000 classes, and its last layer for 3 is new and untrained .train it by"
     ):
         prepare(recipe({"use": "logits"}, teacher=spec), write=False)

@@ -45,10 +45,7 @@ def add(commands: Any) -> None:
     )
     experiment.add_argument("--seeds", type=int, metavar="N", help="so many seeds instead of the plan's")
     experiment.add_argument(
-        "--minutes",
-        type=_minutes,
-        metavar="M",
-        help=f"begin no run after so many (default: no limit; full: {MINUTES:g})",
+        "--minutes", type=float, metavar="M", help=f"begin no run after so many (default: no limit; full: {MINUTES:g})"
     )
     experiment.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe"
@@ -94,8 +91,8 @@ def _check(arguments: argparse.Namespace) -> None:
     faults = [
         Fault(key, f"must be >= 1, got {value}") for key, value in counts.items() if value is not None and value < 1
     ]
-    if arguments.minutes is not None and not arguments.minutes >= 0:
-        faults.append(Fault("--minutes", f"must be >= 0, got {arguments.minutes:g}"))
+    if arguments.minutes is not None and not 0 <= arguments.minutes < math.inf:
+        faults.append(Fault("--minutes", f"must be finite and >= 0, got {arguments.minutes:g}"))
     number = len(arguments.plans)
     if arguments.pack is not None and number != 1:
         faults.append(Fault("--pack", f"packs the files of one plan, got {number}"))
@@ -231,10 +228,3 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
-
-
-def _minutes(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be finite and >= 0, got {text}")
-    return value
