@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from support import TESTS, recipe, same_state
 
 from stillhouse import train
 from stillhouse.cli import main
+from stillhouse.distributed import signals
 from stillhouse.distributed.signals import Terminated, raising
 from stillhouse.models.weights import find_last_checkpoint, read_checkpoint
 
@@ -37,6 +39,8 @@ def _handlers_are_put_back():
     before = [signal.getsignal(number) for number in numbers]
     yield
     assert [signal.getsignal(number) for number in numbers] == before
+
+    signals._heard_at = -math.inf
 
     def nobody_is_listening() -> None:
         with raising():
@@ -92,6 +96,7 @@ def test_a_signal_before_training_and_a_second_one_are_obeyed_at_once(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
+    monkeypatch.setattr(signals, "_SAME", -1.0)
     monkeypatch.setenv("SIGNALS", f"15 {when} {times}")
     assert main(words) == 143
     assert capsys.readouterr().err.startswith("ended by SIGTERM; go on with: stillhouse train ")
@@ -101,6 +106,14 @@ def test_a_signal_before_training_and_a_second_one_are_obeyed_at_once(
     assert list(tmp_path.rglob(".*")) == []
     monkeypatch.delenv("SIGNALS")
     assert main([*words, "--resume"]) == 0
+
+
+def test_a_signal_to_a_group_and_the_parents_own_after_it_are_one(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SIGNALS", "15 step 3")
+    assert main(words) == 143
+    assert find_last_checkpoint(tmp_path / "run" / "checkpoints") == tmp_path / "run" / "checkpoints" / "last_5.pt"
 
 
 def test_a_checkpoint_that_cannot_be_written_does_not_keep_the_process(

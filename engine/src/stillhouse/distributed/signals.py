@@ -1,14 +1,16 @@
 """Signals that end a process: a scheduler's SIGTERM, the SIGHUP of a terminal that is gone.
 
 Where :func:`raising` is on, they raise :class:`Terminated`, as Ctrl-C raises KeyboardInterrupt; who has something to put in
-order first asks for it with :func:`defer`. A second signal is not put off.
+order first asks for it with :func:`defer`. A second signal, after a second, is not put off.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -35,6 +37,11 @@ class Terminated(BaseException):
         super().__init__(f"ended by {signal.Signals(number).name}" + (f": {kept}" if kept else ""))
 
 
+_SAME = 1.0
+"""Seconds within which a second signal is the first one's echo: a scheduler signals a group, and then a parent its own."""
+
+_heard_at = -math.inf
+
 _listeners: list[Callable[[int], None]] = []
 """Who has asked for the signal, the innermost last."""
 
@@ -58,9 +65,12 @@ def raising() -> Iterator[None]:
 
 
 def _hear(number: int, _frame: FrameType | None) -> None:
-    if not _listeners:
+    global _heard_at
+    if _listeners:
+        _heard_at = time.monotonic()
+        _listeners.pop()(number)  # no longer in the way of a second one
+    elif time.monotonic() - _heard_at > _SAME:
         raise Terminated(number)
-    _listeners.pop()(number)  # no longer in the way of a second one
 
 
 def defer(listener: Callable[[int], None]) -> Callable[[], None]:

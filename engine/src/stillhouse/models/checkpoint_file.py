@@ -115,7 +115,8 @@ def read_checkpoint(path: Path, advice: str, *, own: bool = False) -> dict[str, 
     try:
         sealed = is_sealed(path)
     except FileNotFoundError:
-        raise StillhouseError("file not found", where=str(path)) from None
+        hint = "a run that is being trained puts newer ones in its place: ask again" if own else ""
+        raise StillhouseError("file not found", where=str(path), hint=hint) from None
     except OSError as error:
         raise StillhouseError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
     except StillhouseError as error:
