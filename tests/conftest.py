@@ -20,9 +20,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def _alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(1)
     monkeypatch.setenv("STILLHOUSE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setenv(
-        "STILLHOUSE_TRUST", str(tmp_path_factory.getbasetemp())
-    )  # a test's runs name the test's own models
+    # A test's runs name the test's own models, as somebody's own runs do.
+    monkeypatch.setenv("STILLHOUSE_TRUST", str(tmp_path_factory.getbasetemp()))
     state = torch.get_rng_state()
     yield
     torch.set_rng_state(state)

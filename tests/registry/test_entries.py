@@ -89,6 +89,13 @@ def test_a_missing_module_a_bad_name_and_a_bad_value_are_told_so(fake_distributi
     assert "has the entry point 'not a path', which must be package.module:attribute" in fault_of("value")
 
 
+def test_a_package_that_is_half_removed_harms_nothing(fake_distribution: Any):
+    site = fake_distribution("some-dist", {"mine": "half_a:Good"}, GOOD)
+    fake_distribution("other-dist", {"mine": "half_b:Good"}, GOOD)
+    (site / "some_dist-1.0.dist-info" / "METADATA").unlink()
+    assert {found.distribution for found in installed() if found.use == "mine"} == {"", "other-dist"}
+
+
 def test_a_wrong_group_is_named(fake_distribution: Any, capsys: pytest.CaptureFixture[str]):
     fake_distribution("some-dist", {"mine": "group_a:Good"}, GOOD, group="stillhouse.plugin")
     assert fault_of("mine") == (

@@ -133,7 +133,8 @@ def _scan(_path: tuple[tuple[str, int], ...]) -> tuple[tuple[str, Installed], ..
     for group in sorted(name for name in every.groups if name.startswith(_PREFIX)):
         for entry in every.select(group=group):
             dist = entry.dist
-            name, version = (dist.name, dist.version) if dist is not None else ("", "")
+            # Half-removed packages have entry points and no name.
+            name, version = (dist.name or "", dist.version or "") if dist is not None else ("", "")
             if dist is not None and name not in summaries:
                 summaries[name] = (dist.metadata["Summary"] or "") if "Summary" in dist.metadata else ""
             found.append((group, Installed(entry.name, entry.value, name, version, summaries.get(name, ""), entry)))
