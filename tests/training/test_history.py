@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import interrupted, recipe, same_state
+from support import Killed, interrupted, recipe, same_state
 
-from stillhouse import StillhouseError, prepare, train
+from stillhouse import Plugin, StillhouseError, hookimpl, plugin, prepare, train
 from stillhouse.models.weights import find_last_checkpoint
 
 
@@ -83,3 +83,27 @@ def test_a_run_goes_on_from_one_that_was_to_stay_where_the_last_was_deleted(tmp_
     assert same_state(whole.student.state_dict(), resumed.student.state_dict())
     assert resumed.history == whole.history
     assert names(folder) == names(tmp_path / "whole" / "checkpoints")
+
+
+@pytest.mark.parametrize("ema", [None, {"decay": 0.5}])
+def test_a_run_that_was_killed_while_the_test_split_was_measured_tells_of_nothing_twice(ema: Any, tmp_path: Path):
+    told: list[tuple[str, int]] = []
+
+    @plugin
+    class Telling(Plugin):
+        """Notes what is told of, and once is killed by it."""
+
+        @hookimpl
+        def evaluated(self, run, split):
+            told.append((split, run.trainer.state.iteration))
+            if split == "test" and told.count((split, 6)) == 1:
+                raise Killed
+
+    made = recipe(ema=ema)
+    whole = train(made, write=False)
+    with pytest.raises(Killed):
+        train(made, plugins=[Telling()], out=tmp_path / "run")
+    resumed = train(made, plugins=[Telling()], out=tmp_path / "run", resume=True)
+    assert [told.count((split, 6)) for split in ("val", "test")] == [1, 2]
+    assert resumed.metrics == whole.metrics
+    assert list(resumed.metrics) == list(whole.metrics)

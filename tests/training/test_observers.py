@@ -144,12 +144,12 @@ def test_the_command_evaluate_tells_nobody(tmp_path: Path):
     assert seen == []
 
 
-def test_a_run_that_has_only_to_be_measured_again_tells_so(tmp_path: Path):
+def test_a_run_that_has_only_to_be_measured_at_the_end_tells_of_what_was_not_told(tmp_path: Path):
     train(recipe(), plugins=[Watching(seen=[])], out=tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
     seen: list[Any] = []
     train(recipe(), plugins=[Watching(seen=seen)], out=tmp_path / "run", resume=True)
-    assert [(what, epoch) for what, epoch, _ in seen] == [("val", 2), ("test", 2), ("completed", 2)]
+    assert [(what, epoch) for what, epoch, _ in seen] == [("test", 2), ("completed", 2)]
 
 
 def test_a_run_that_is_interrupted_is_measured_all_the_same():

@@ -46,6 +46,17 @@ class Evaluation:
         return self._measured_at.get(split) == run.trainer.state.iteration
 
     @hookimpl
+    def started(self, run: Run) -> None:
+        """Remember what was measured where the run goes on: it was told of before, and is not told of again."""
+        done, last = run.trainer.state.iteration, self.history[-1] if self.history else {}
+        if last and done == len(self.history) * run.steps_per_epoch:
+            dict.__setitem__(run.metrics, "val", {k: v for k, v in last.items() if not k.startswith("ema/")})
+            average = {k.removeprefix("ema/"): v for k, v in last.items() if k.startswith("ema/")}
+            if average:
+                dict.__setitem__(run.metrics, "val_ema", average)
+            self._measured_at["val"] = done
+
+    @hookimpl
     def epoch_completed(self, run: Run) -> None:
         """Measure the validation split, where there is one and the epoch is one of ``run.validate_every``, and remember it."""
         if "val" not in self._data.splits:
