@@ -100,7 +100,9 @@ def test_numbers_that_no_machine_has_room_for(key: str):
 
 
 def test_plain_tables_pass():
-    check_tables({"a": [1, -(2**63), 2**63 - 1, 1.5, float("nan"), True, None, "é\n\t", {"b": ()}], "": nested(60)})
+    check_tables(
+        {"a": [1, -(2**63), 2**63 - 1, 1.5, float("nan"), True, "é\n\t", {"b": ()}], "c": None, "": nested(60)}
+    )
 
 
 PLAIN: dict[str, Any] = {"data": {"name": "sklearn:digits"}, "student": {"model": "mlp"}, "run": {}, "teacher": {}}

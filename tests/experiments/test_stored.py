@@ -62,6 +62,14 @@ def test_a_key_of_another_kind_is_named(name: str, value: Any, finished: Path, t
             assert all(f"{key}" in fault.where for fault in error.faults)  # noqa: PT017 - some values are right
 
 
+@pytest.mark.parametrize("best", [{"epoch": 1}, {"val/accuracy": 0.5}, {"epoch": 1, "val/accuracy": None}])
+def test_a_best_epoch_has_its_score(best: dict[str, Any], finished: Path, tmp_path: Path):
+    tables = json.loads((finished / "run/summary.json").read_text())
+    (tmp_path / "summary.json").write_text(json.dumps({**tables, "best": best}))
+    with pytest.raises(StillhouseError, match="best: must have an epoch and its score"):
+        read_summary(tmp_path / "summary.json")
+
+
 @pytest.mark.parametrize("folder", ["/etc", "../..", "a/../../b"])
 def test_an_arm_does_not_leave_its_ablations_folder(folder: str, finished: Path, tmp_path: Path):
     tables = json.loads((finished / "plan/ablation.json").read_text())

@@ -56,7 +56,7 @@ def _print_summary(summary: dict[str, Any], folder: str) -> None:
         for name in dict.fromkeys(n for values in summary["metrics"].values() for n in values):
             table.add_row(name, *(_format_number(summary["metrics"][s].get(name)) for s in splits))
         console.print(table)
-    if summary["best"]:
+    if summary.get("best"):
         (score, value), epoch = (
             next((k, v) for k, v in summary["best"].items() if k != "epoch"),
             summary["best"]["epoch"],

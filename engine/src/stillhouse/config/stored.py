@@ -89,6 +89,9 @@ def read_summary(path: Path) -> dict[str, Any]:
     """
     summary = read_table(path, "a run's summary")
     _check(summary, _SUMMARY, ("name", "seed", "epochs", "steps", "seconds", "metrics", "plugins", "history"), path)
+    best = summary.get("best") or {"epoch": 1, "": 0.0}
+    if "epoch" not in best or len(best) < 2 or None in best.values():
+        raise StillhouseError(f"must have an epoch and its score, got {best}", where=f"{path}: best")
     if summary.get("stopped"):
         _check(summary["stopped"], _STOPPED, _STOPPED, path, "stopped")
     return summary
