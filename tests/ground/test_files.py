@@ -41,6 +41,7 @@ def test_what_was_killed_half_written_is_cleared_and_nothing_else(tmp_path: Path
     with pytest.raises(FileNotFoundError), replacing(tmp_path / "a") as temporary:
         temporary.rename(tmp_path / temporary.name.replace(".tmp-", ".tmp-left-"))
     (tmp_path / ".mine").touch()
+    (tmp_path / ".tmp-tried").mkdir()
     clear_temporaries(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [".mine"]
 

@@ -26,8 +26,8 @@ __all__ = [
     "write_text",
 ]
 
-_TEMPORARY = ".tmp-"
-"""How a file's name begins while it is written."""
+TEMPORARY = ".tmp-"
+"""How a file's name begins while it is written, or tried whether one can be."""
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the file cannot be put in place, or its content not be forced onto the disk.
     """
-    temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(4)}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{path.name}")
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -54,9 +54,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def clear_temporaries(folder: Path) -> None:
     """Remove what killed processes left half-written in ``folder``; nobody else may write there meanwhile."""
-    for left in folder.glob(f"{_TEMPORARY}*"):
+    for left in folder.glob(f"{TEMPORARY}*"):
         with suppress(OSError):
-            left.unlink(missing_ok=True)
+            left.rmdir() if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -15,7 +15,7 @@ import attrs
 from stillhouse.config.recipe import BESIDE_THE_RESULT, Recipe
 from stillhouse.config.stored import read_lock, read_summary
 from stillhouse.errors import Fault, StillhouseError, raise_faults
-from stillhouse.files import write_json, write_text
+from stillhouse.files import TEMPORARY, write_json, write_text
 from stillhouse.training.folder_lock import is_leftover
 from stillhouse.training.lock import list_changes
 
@@ -71,7 +71,9 @@ class RunFolder:
                 f"no permission to write in {here}", where=str(self.path), hint="name another with --out"
             )
         try:  # what may be written cannot always be: a folder of the system's, a disk that is mounted to be read
-            Path(tempfile.mkdtemp(prefix=".stillhouse-", dir=here)).rmdir()
+            tried = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=here))
+            with suppress(FileNotFoundError):  # who trains there has tidied it away
+                tried.rmdir()
         except OSError as error:
             what = f"no folder can be made in {here}: {error.strerror or error}"
             raise StillhouseError(what, where=str(self.path), hint="name another with --out") from None

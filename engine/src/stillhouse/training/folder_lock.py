@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError, StillhouseWarning
+from stillhouse.files import TEMPORARY
 
 __all__ = ["FolderLock", "is_leftover"]
 
@@ -30,7 +31,7 @@ _WORKERS_END = 15.0
 
 def is_leftover(name: str) -> bool:
     """Whether a file of this name is the lock's own, or one that a killed process left half-written."""
-    return name.startswith((".training.", ".tmp-"))
+    return name.startswith((".training.", TEMPORARY))
 
 
 class FolderLock:
