@@ -85,6 +85,16 @@ def test_a_run_goes_on_from_one_that_was_to_stay_where_the_last_was_deleted(tmp_
     assert names(folder) == names(tmp_path / "whole" / "checkpoints")
 
 
+def test_where_all_was_trained_one_that_was_to_stay_is_the_last_as_well(tmp_path: Path):
+    changes = {"checkpoints": {"keep_every": 2}}
+    whole = train(recipe(**changes), out=tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    (folder / "last_6.pt").unlink()
+    again = train(recipe(**changes), out=tmp_path / "run", resume=True)
+    assert same_state(whole.student.state_dict(), again.student.state_dict())
+    assert {"epoch_6.pt", "last_6.pt"} <= set(names(folder))
+
+
 @pytest.mark.parametrize("ema", [None, {"decay": 0.5}])
 def test_a_run_that_was_killed_while_the_test_split_was_measured_tells_of_nothing_twice(ema: Any, tmp_path: Path):
     told: list[tuple[str, int]] = []

@@ -6,6 +6,7 @@ is there, nothing is written while a value is not finite, and nothing that could
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from stillhouse.distributed import processes as parallel
 from stillhouse.distributed.finite import find_non_finite
 from stillhouse.distributed.fsdp import fit_state, gather_tensors, spread_optimizer_state
 from stillhouse.errors import Fault, StillhouseError, raise_faults
-from stillhouse.files import clear_temporaries
+from stillhouse.files import clear_temporaries, replacing
 from stillhouse.models.checkpoint_file import find_unreadable, read_checkpoint, write_checkpoint
 from stillhouse.models.weights import find_last_checkpoint, load_state
 from stillhouse.training.evaluation import Evaluation
@@ -250,9 +251,11 @@ class Checkpoints:
                 except (ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
                     raise StillhouseError(f"its {key} does not fit this run: {error}", where=str(path)) from error
         step: int = run.trainer.state.iteration
-        if path.name.startswith("last_"):  # one that was to stay is nobody's to remove
-            self._handlers["last"].load_state_dict({"_saved": [(step, path.name)]})
-        self._tidy(path)
+        last = self.folder / f"last_{step}.pt"
+        if path != last:  # one that was to stay does so, and is the last as well
+            parallel.in_first(lambda: _copy(path, last))
+        self._handlers["last"].load_state_dict({"_saved": [(step, last.name)]})
+        self._tidy(last)
         return step
 
     def _begin_anew(self) -> None:
@@ -269,15 +272,14 @@ class Checkpoints:
                 file.unlink(missing_ok=True)
 
 
+def _copy(path: Path, to: Path) -> None:
+    with replacing(to) as temporary:
+        shutil.copyfile(path, temporary)
+
+
 def _find_whole(folder: Path) -> Path | None:
-    """The newest checkpoint that a run can go on from: the last, or where that was deleted one that was to stay."""
-    kept = find_last_checkpoint(folder, "epoch")
-    last = find_last_checkpoint(folder) or kept
-    return last if kept is None or last is None or _step_of(last) >= _step_of(kept) else kept
-
-
-def _step_of(path: Path) -> int:
-    return int(path.stem.rpartition("_")[2])
+    """The checkpoint that a run can go on from: the last, or where that was deleted the newest of those that were to stay."""
+    return find_last_checkpoint(folder) or find_last_checkpoint(folder, "epoch")
 
 
 def refuse_non_finite(module: nn.Module) -> None:
