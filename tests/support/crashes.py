@@ -126,11 +126,12 @@ def differing(a: Any, b: Any, where: str = "") -> Iterator[str]:
 
 
 def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Each step's scalars; a run that is killed between the test's metrics and its summary writes the former once more."""
     seen = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
     seen.Reload()
-    return {
-        t: [(e.step, e.value) for e in seen.Scalars(t)] for t in seen.Tags()["scalars"] if not t.startswith("speed")
-    }
+    tags = [tag for tag in seen.Tags()["scalars"] if not tag.startswith("speed")]
+    points = {tag: [(event.step, event.value) for event in seen.Scalars(tag)] for tag in tags}
+    return {tag: list(dict.fromkeys(told)) if tag.startswith("test") else told for tag, told in points.items()}
 
 
 def compare(whole: Path, run: Path) -> list[str]:
