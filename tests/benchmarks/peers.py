@@ -25,7 +25,7 @@ from _bench import report
 from _peer_loops import LOOPS, STILLHOUSE, Case, Made, make_case
 from _turns import Side, take_turns
 
-PROCESSES = 5
+PROCESSES = 3
 CASES = {
     "tiny": Case(student=4, teacher=8, size=16, batch=32),
     "cnn": Case(student=32, teacher=64, size=32, batch=32),
