@@ -355,9 +355,11 @@ class Buggy(Plugin):
     assert "in plugin 'buggy', hook 'transform', epoch 1, step 1" in done.stderr
 
 
-def test_a_reader_that_has_had_enough_is_no_error(tmp_path: Path):
+@pytest.mark.parametrize(("option", "first"), [("--json", "{"), ("", "t")])
+def test_a_reader_that_has_had_enough_is_no_error(tmp_path: Path, option: str, first: str):
     path = save(tmp_path)
-    script = f"{sys.executable} -m stillhouse.cli explain {path} --json | head -c 1"
+    script = f"{sys.executable} -m stillhouse.cli explain {path} {option} | head -c 1"
     done = subprocess.run(["bash", "-c", script], cwd=TESTS, capture_output=True, text=True, check=False, timeout=600)
-    assert done.stdout == "{"
+    assert done.stdout == first
     assert "BrokenPipe" not in done.stderr
+    assert "error" not in done.stderr

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from support.disks import full_disk
 
 from stillhouse import StillhouseError
-from stillhouse.files import append_lines, clear_temporaries, read_table, replacing, write_json, write_text
+from stillhouse.files import append_lines, clear_temporaries, open_file, read_table, replacing, write_json, write_text
 
 
 def test_a_file_that_cannot_be_written_stays_as_it_was_and_leaves_nothing(tmp_path: Path):
@@ -81,3 +82,19 @@ def test_a_table_is_read_and_what_is_no_file_is_named(tmp_path: Path):
         read_table(tmp_path / "b.json", "a lock")
     with pytest.raises(StillhouseError, match="cannot be read: Is a directory"):
         read_table(tmp_path, "a lock")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_a_pipe_or_a_device_is_no_file_and_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(OSError, match="it is a pipe or a device, and no file"):
+            open_file(path)
+    with pytest.raises(StillhouseError, match="cannot be read: it is a pipe or a device"):
+        read_table(tmp_path / "pipe", "a run's lock")
+    with pytest.raises(IsADirectoryError) as caught:
+        open_file(tmp_path)
+    assert caught.value.filename is not None
+    (tmp_path / "file").write_bytes(b"x")
+    with open_file(tmp_path / "file") as file:
+        assert file.read() == b"x"

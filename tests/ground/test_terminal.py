@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.progress import Progress, TextColumn
 from rich.text import Text
 
@@ -49,3 +50,12 @@ def test_what_an_output_cannot_encode_is_written_out():
     Terminal(file=file, width=80).print("é\udcff")
     file.flush()
     assert file.buffer.getvalue() == b"\\xe9\\udcff\n"
+
+
+def test_a_reader_that_has_had_enough_is_left_to_the_command():
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        Terminal(file=Closed()).print("a")

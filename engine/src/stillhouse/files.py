@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from stillhouse.errors import StillhouseError
 
 __all__ = [
     "append_lines",
     "clear_temporaries",
+    "open_file",
     "read_table",
     "replace_nonfinite",
     "replacing",
@@ -57,6 +60,23 @@ def clear_temporaries(folder: Path) -> None:
     for left in folder.glob(f"{TEMPORARY}*"):
         with suppress(OSError):
             left.rmdir() if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def open_file(path: Path) -> IO[bytes]:
+    """Open a file to be read; a pipe would be waited for, and a device may have no end.
+
+    Raises:
+        OSError: it cannot be opened, or is no file.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISDIR(mode := os.fstat(handle).st_mode) and not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is a pipe or a device, and no file", str(path))
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        with suppress(OSError):  # fdopen closes what it refuses: a folder
+            os.close(handle)
+        raise
 
 
 def sync_folder(folder: Path) -> None:
@@ -134,8 +154,10 @@ def read_table(path: Path, what: str) -> dict[str, Any]:
         StillhouseError: it is missing, cannot be read, is no JSON, or holds something else.
     """
     try:
+        with open_file(path) as file:
+            text = file.read().decode("utf-8")
         # NaN and infinities, which older versions wrote, are null as well.
-        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _name: None)
+        found = json.loads(text, parse_constant=lambda _name: None)
     except FileNotFoundError:
         raise StillhouseError("file not found", where=str(path)) from None
     except OSError as error:

@@ -50,6 +50,10 @@ class Terminal(Console):
             shown = segment.text if segment.control else self._encodable(printable(segment.text))
             yield segment if shown == segment.text else Segment(shown, segment.style)
 
+    def on_broken_pipe(self) -> None:
+        """Leave a reader that has had enough, `| head`, to the command; rich would end the process here."""
+        raise
+
     def _encodable(self, text: str) -> str:
         """``text`` with what the output's encoding lacks written out, instead of an error halfway."""
         if text.isascii():

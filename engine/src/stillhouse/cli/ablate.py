@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
@@ -82,7 +83,12 @@ def _ablate(arguments: argparse.Namespace) -> int:
     if not (arguments.json or arguments.markdown):
         console = Terminal()
         console.print(f"runs and table  {folder}", highlight=False, markup=False, soft_wrap=True)
-        console.print(f"TensorBoard     tensorboard --logdir {folder}", highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            f"TensorBoard     tensorboard --logdir {shlex.quote(str(folder))}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     print_missing(found)
     return 2 if found.missing else 0
 

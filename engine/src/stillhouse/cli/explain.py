@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from stillhouse.cli.common import Commands, add_recipe, load_recipe_of
+from stillhouse.cli.common import Commands, add_recipe, load_recipe_of, make_console
 from stillhouse.files import to_json
-from stillhouse.terminal import Terminal
 
 __all__ = ["add"]
 
@@ -31,5 +30,5 @@ def _explain(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(to_json(description))
     else:
-        render(description, Terminal())
+        render(description, make_console())
     return 0

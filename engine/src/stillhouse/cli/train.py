@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import warnings
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,9 @@ def _print_summary(summary: dict[str, Any], folder: str) -> None:
         when = f"stopped early, after epoch {stopped['epoch']} of {summary['epochs']}: {stopped['reason']}"
         console.print(when, highlight=False, markup=False, soft_wrap=True)
     console.print(f"run folder   {folder}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"TensorBoard  tensorboard --logdir {folder}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"TensorBoard  tensorboard --logdir {shlex.quote(str(folder))}", highlight=False, markup=False, soft_wrap=True
+    )
 
 
 def _format_number(value: float | None) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 
 from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
+from stillhouse.files import open_file
 
 __all__ = ["check_tables", "parse_toml", "read_tables"]
 
@@ -33,7 +34,7 @@ def read_tables(path: Path) -> dict[str, Any]:
     """
     where = str(path)
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             content = file.read(_LARGEST + 1)
     except FileNotFoundError:
         near = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
@@ -41,7 +42,8 @@ def read_tables(path: Path) -> dict[str, Any]:
     except IsADirectoryError:
         raise StillhouseError("must be a file, got a folder", where=where, hint="RECIPE.toml") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL character in its name
-        raise StillhouseError(f"cannot be read: {error}", where=where) from None
+        what = (error.strerror if isinstance(error, OSError) else None) or error
+        raise StillhouseError(f"cannot be read: {what}", where=where) from None
     if len(content) > _LARGEST:
         raise StillhouseError(f"is no recipe: it has more than {_LARGEST // 2**20} MiB", where=where)
     try:

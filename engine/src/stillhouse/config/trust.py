@@ -79,15 +79,25 @@ def _is_listed(source: Path) -> bool:
     return bool(folders) and any(source.resolve().is_relative_to(folder) for folder in folders)
 
 
+_OF_A_RUN = ("lock.json", "summary.json", "composition.txt", "history.jsonl")
+"""Files of a run's folder; a stranger's may lack any of them."""
+
+
 def lies_in_run(recipe: str | Path) -> bool:
     """Whether the recipe's file is one that a run has written, in its folder, and not one that somebody wrote."""
-    return Path(recipe).is_file() and Path(recipe).with_name("lock.json").exists()
+    file = Path(recipe)
+    if not file.is_file():
+        return False
+    weights = (file.parent / "checkpoints").glob("*.pt")
+    return any(map(os.path.lexists, map(file.with_name, _OF_A_RUN))) or any(
+        path.name.startswith(("best_", "last_")) for path in weights
+    )
 
 
-def is_trusting() -> bool:
-    """Whether the person has said that what is read may name any code."""
+def is_trusting(source: Path | None = None) -> bool:
+    """Whether the person has said that what is read may name any code; with ``source``, or has listed a folder above it."""
     guard = _guard.get()
-    return guard is not None and guard.source is None
+    return (guard is not None and guard.source is None) or (source is not None and _is_listed(source))
 
 
 def guarded_source() -> str | None:

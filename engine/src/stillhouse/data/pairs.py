@@ -163,11 +163,21 @@ def _find_other_images(
 
 
 def _match_files(pattern: str, listed: Sequence[FoundFile]) -> Found:
-    """Match files with the glob; keys are the texts of its wildcards."""
-    parts = re.split(r"(\*\*/|\*|\?)", pattern.removeprefix("./"))
+    """Match files with the glob, its suffix in either case; keys are the texts of its wildcards."""
+    stem, suffix = re.fullmatch(r"(.*?)(\.[^./*?]+)?", pattern.removeprefix("./"), re.DOTALL).groups("")  # type: ignore[union-attr]
     wild = {"**/": "((?:[^/]+/)*)", "*": "([^/]*)", "?": "([^/])"}
-    expression = re.compile("".join(wild.get(part) or re.escape(part) for part in parts))
-    return {"\0".join(m.groups()): file for file in listed if (m := expression.fullmatch(file.path))}
+    expression = "".join(wild.get(part) or re.escape(part) for part in re.split(r"(\*\*/|\*|\?)", stem))
+    # Cameras and Windows write .JPG, and those files would be left out without a word.
+    compiled = re.compile(f"{expression}(?i:{re.escape(suffix)})", re.DOTALL)
+    found: Found = {}
+    for file in listed:
+        if m := compiled.fullmatch(file.path):
+            key = "\0".join(m.groups())
+            if key in found:
+                both = f"{show_name(found[key].path)} and {show_name(file.path)}"
+                raise StillhouseError(f"{both} differ in their suffix's case alone", where="data.args")
+            found[key] = file
+    return found
 
 
 def _match_splits(patterns: Mapping[str, str], listed: Sequence[FoundFile], root: Path) -> dict[str, dict[str, Found]]:

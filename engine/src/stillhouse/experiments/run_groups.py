@@ -21,6 +21,7 @@ from stillhouse.experiments.compatibility import check_comparable, collect_facts
 from stillhouse.experiments.finished_run import FinishedRun, MissingRun
 from stillhouse.experiments.plan import PLAN, read_finished_summary, read_plan
 from stillhouse.experiments.settings import find_differing, flatten_settings, format_value, shorten_values
+from stillhouse.files import open_file
 from stillhouse.training.folder import RunFolder
 
 __all__ = ["choose_metric", "compare", "read_metric", "read_report", "read_runs"]
@@ -128,7 +129,8 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[MissingR
 def read_report(folder: Path) -> str:
     """Why the run in ``folder`` of an ablation has no result, as far as it is known."""
     try:
-        lines = folder.with_name(f"{folder.name}.error.txt").read_text(encoding="utf-8").strip().splitlines()
+        with open_file(folder.with_name(f"{folder.name}.error.txt")) as file:
+            lines = file.read().decode("utf-8").strip().splitlines()
     except (OSError, ValueError):
         lines = []
     if lines:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from stillhouse.errors import StillhouseError
-from stillhouse.files import replacing
+from stillhouse.files import open_file, replacing
 
 __all__ = ["FORMAT", "find_unreadable", "is_sealed", "read_checkpoint", "write_checkpoint"]
 
@@ -86,7 +86,7 @@ def is_sealed(path: Path) -> bool:
         OSError: it cannot be read.
         StillhouseError: it has changed since it was written.
     """
-    with path.open("rb") as file:
+    with open_file(path) as file:
         size = file.seek(0, os.SEEK_END)
         if size <= _SEAL:
             return False

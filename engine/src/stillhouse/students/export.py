@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -186,7 +187,9 @@ def _check_target(path: Path, form: str | None, force: bool) -> tuple[Path, str,
     if path.exists() and not force:
         raise _exists_already(path)
     if not path.parent.is_dir():
-        raise StillhouseError(f"folder not found: {path.parent}", where=str(path), hint=f"mkdir -p {path.parent}")
+        raise StillhouseError(
+            f"folder not found: {path.parent}", where=str(path), hint=f"mkdir -p {shlex.quote(str(path.parent))}"
+        )
     return path, form, _reserve(path, form)
 
 

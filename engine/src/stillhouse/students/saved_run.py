@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
@@ -148,10 +149,9 @@ def _find_checkpoint(folder: Path, weights: Weights | None) -> tuple[Weights, in
     for choice in choices:
         if choice in found:
             return choice, *found[choice]
+    command = shlex.join(["stillhouse", "train", str(folder / "recipe.toml"), "--out", str(folder), "--resume"])
     raise StillhouseError(
-        "the run has no checkpoint yet",
-        where=str(folder),
-        hint=f"one is written at an epoch's end: stillhouse train {folder / 'recipe.toml'} --out {folder} --resume",
+        "the run has no checkpoint yet", where=str(folder), hint=f"one is written at an epoch's end: {command}"
     )
 
 

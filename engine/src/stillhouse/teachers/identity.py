@@ -13,6 +13,7 @@ from stillhouse.config.model import ModelSpec
 from stillhouse.config.recipe import Recipe
 from stillhouse.config.teacher import TeacherSpec
 from stillhouse.errors import StillhouseError
+from stillhouse.files import open_file
 from stillhouse.models.weights import find_last_checkpoint
 from stillhouse.teachers.cache.key import hash_weights
 from stillhouse.teachers.prerequisites import Prerequisite, get_role
@@ -58,7 +59,7 @@ def _hash_file(path: Path) -> str:
     try:
         size = path.stat().st_size
         digest.update(str(size).encode())
-        with path.open("rb") as file:
+        with open_file(path) as file:
             for start in _choose_pieces(size):
                 file.seek(start)
                 digest.update(file.read(_PIECE))

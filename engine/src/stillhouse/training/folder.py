@@ -14,12 +14,16 @@ import attrs
 
 from stillhouse.config.recipe import BESIDE_THE_RESULT, Recipe
 from stillhouse.config.stored import read_lock, read_summary
+from stillhouse.config.trust import TRUST, is_trusting
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.files import TEMPORARY, write_json, write_text
 from stillhouse.training.folder_lock import is_leftover
 from stillhouse.training.lock import list_changes
 
 __all__ = ["RunFolder", "flat"]
+
+_WRITTEN_THROUGH = ("checkpoints", "tensorboard", "history.jsonl", ".training.lock", ".training.json")
+"""Where a run follows a link; its other files are put in a link's place."""
 
 
 class RunFolder:
@@ -35,6 +39,27 @@ class RunFolder:
         self.lock = path / "lock.json"
         self.summary = path / "summary.json"
         self.composition = path / "composition.txt"
+
+    def check_links(self) -> None:
+        """Refuse links that lead out of the folder at places that a run writes through, or deletes in.
+
+        A stranger's folder would have files of yours written over; who trusts it says so.
+
+        Raises:
+            StillhouseError: such a link, and where it leads.
+        """
+        own = Path(os.path.realpath(self.path))
+        raise_faults(
+            Fault(
+                str(link),
+                f"is a link out of the run's folder, to {target}, and a run writes into its own folder alone",
+                f"put what it leads to in its place; if you trust where the folder comes from: --trust, or {TRUST}",
+            )
+            for link in map(self.path.joinpath, _WRITTEN_THROUGH)
+            if link.is_symlink()
+            and not (target := Path(os.path.realpath(link))).is_relative_to(own)
+            and not is_trusting(self.path)
+        )
 
     def check(self, *, resume: bool) -> None:
         """Refuse a folder that cannot be written, and one that holds something; with ``resume`` one of anything but a run.

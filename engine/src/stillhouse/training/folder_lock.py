@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError, StillhouseWarning
-from stillhouse.files import TEMPORARY
+from stillhouse.files import TEMPORARY, open_file
 
 __all__ = ["FolderLock", "is_leftover"]
 
@@ -104,7 +104,8 @@ class FolderLock:
 
     def _read_owner(self) -> dict[str, Any]:
         with suppress(OSError, ValueError):
-            found = json.loads(self._owner.read_text(encoding="utf-8"))
+            with open_file(self._owner) as file:
+                found = json.loads(file.read())
             return found if isinstance(found, dict) else {}
         return {}
 

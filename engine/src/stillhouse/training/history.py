@@ -11,7 +11,7 @@ from typing import Any
 
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError
-from stillhouse.files import append_lines, write_text
+from stillhouse.files import append_lines, open_file, write_text
 from stillhouse.training.evaluation import Evaluation
 
 __all__ = ["HISTORY", "HistoryFile"]
@@ -78,7 +78,8 @@ class HistoryFile:
 
     def _read_lines(self) -> list[str]:
         try:
-            text = self.path.read_bytes()
+            with open_file(self.path) as file:
+                text = file.read()
         except FileNotFoundError:
             return []
         except OSError as error:

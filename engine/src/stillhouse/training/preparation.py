@@ -84,6 +84,8 @@ def prepare(
     if write:
         folder = Path(out) if out is not None else Path("runs") / recipe.run.name
         check_sources(recipe, folder)
+        with trusting(trust):
+            RunFolder(folder).check_links()
         FolderLock(folder).check()
         RunFolder(folder).check(resume=resume)
         check_written(recipe)
