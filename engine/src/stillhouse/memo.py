@@ -7,26 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 __all__ = ["remember", "share_memo"]
 
 T = TypeVar("T")
 
-_shelf: dict[Hashable, Any] | None = None
+_shelf: ContextVar[dict[Hashable, Any] | None] = ContextVar("stillhouse_memo", default=None)
+"""Each thread has its own: runs that are prepared side by side begin and end as they like."""
 
 
 @contextmanager
 def share_memo() -> Iterator[None]:
     """Context in which :func:`remember` keeps its values; an inner one uses the outer one's memory."""
-    global _shelf
-    before = _shelf
-    if before is None:
-        _shelf = {}
+    token = _shelf.set({}) if _shelf.get() is None else None
     try:
         yield
     finally:
-        _shelf = before
+        if token is not None:
+            _shelf.reset(token)
 
 
 def remember(key: Callable[[], Hashable], make: Callable[[], T], among: int = 1) -> T:
@@ -38,16 +38,17 @@ def remember(key: Callable[[], Hashable], make: Callable[[], T], among: int = 1)
         make: makes the value, which must not be changed afterwards.
         among: the number of values of one name to keep, those used last.
     """
-    if _shelf is None:
+    shelf = _shelf.get()
+    if shelf is None:
         return make()
     known = key()
     if known is None:
         return make()
-    value = _shelf.pop(known) if known in _shelf else make()
-    _shelf[known] = value  # at the end: those used last
-    alike = [other for other in _shelf if _name(other) == _name(known)]
+    value = shelf.pop(known) if known in shelf else make()
+    shelf[known] = value  # at the end: those used last
+    alike = [other for other in shelf if _name(other) == _name(known)]
     for other in alike[:-among]:
-        del _shelf[other]
+        del shelf[other]
     return cast("T", value)
 
 
