@@ -135,10 +135,16 @@ def test_defaults_and_declarations() -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_temperature_that_softens_nothing_is_refused(temperature: float) -> None:
-    with pytest.raises(StillhouseError, match=r"temperature: must be (finite|> 0), got"):
+    with pytest.raises(StillhouseError, match=r"temperature: must be (finite|> 0 and at most 10,000), got"):
         Logits(temperature=temperature)
     with pytest.raises(StillhouseError, match=r"temperature: must be finite and > 0, got"):
         soft_target_divergence(torch.zeros(1, 2), torch.zeros(1, 2), temperature)
+
+
+def test_a_temperature_that_float32_has_no_digits_for_is_refused() -> None:
+    with pytest.raises(StillhouseError, match=r"temperature: must be > 0 and at most 10,000, got 1e\+308"):
+        Logits(temperature=1e308)
+    assert Logits(temperature=10_000).temperature == 1e4
 
 
 @pytest.mark.parametrize(

@@ -403,7 +403,7 @@ def test_what_the_data_cannot_give_is_refused():
         ({"k": 0}, r"\.k \(tcs\): must be a whole number >= 1 or a share in .*, got 0"),
         ({"k": 1.5}, r"or a share in .*, got 1\.5"),
         ({"keep": 0, "views": -1, "hashes": 0}, r"\.hashes \(tcs\): must be >= 1, got 0"),
-        ({"temperature": 0.0}, r"\.temperature \(tcs\): must be finite and > 0, got 0.0"),
+        ({"temperature": 0.0}, r"\.temperature \(tcs\): must be > 0 and at most 10,000, got 0.0"),
         ({"path": "none"}, "must be 'coordinates' for mimic = 'pca_mse'"),
         ({"path": "none", "mimic": "logits", "select": "train"}, "and select = 'train', got 'none'"),
         ({"mimic": "elhs"}, "must be one of 'pca_mse', 'elsh', 'logits', 'none', got 'elhs'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +98,15 @@ def _list_classes(top: Path, levels: int, walk: Walk) -> dict[str, Path]:
             if loose:
                 walk.leave_out("images beside the class folders", *loose)
         found = [inner for folder in found for inner in walk.list_folders(folder)]
-    return {folder.relative_to(top).as_posix(): folder for folder in found}
+    named: dict[str, Path] = {}
+    for folder in found:
+        # A Mac writes é as two characters, and other systems as one: it is one class, of a teacher or another split too.
+        name = unicodedata.normalize("NFC", folder.relative_to(top).as_posix())
+        if name in named:
+            what = f"two folders for the class {name!r}, whose accents are written in one character and in two"
+            raise StillhouseError(what, where=str(top), hint="put them together")
+        named[name] = folder
+    return named
 
 
 def _find_split_folders(root: Path, walk: Walk) -> dict[str, Path]:

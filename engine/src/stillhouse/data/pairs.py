@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -172,10 +173,12 @@ def _match_files(pattern: str, listed: Sequence[FoundFile]) -> Found:
     found: Found = {}
     for file in listed:
         if m := compiled.fullmatch(file.path):
-            key = "\0".join(m.groups())
+            # A Mac writes é as two characters, and other systems as one: an image and its mask are from one of each.
+            key = unicodedata.normalize("NFC", "\0".join(m.groups()))
             if key in found:
                 both = f"{show_name(found[key].path)} and {show_name(file.path)}"
-                raise StillhouseError(f"{both} differ in their suffix's case alone", where="data.args")
+                what = f"{both} differ in their suffix's case, or in how accents are written, alone"
+                raise StillhouseError(what, where="data.args", hint="rename or remove one")
             found[key] = file
     return found
 

@@ -146,12 +146,11 @@ def export(
         counts = [len(fed)] if batch is not None else sorted({len(fed), 1, max(1, len(fed) - 1)}, reverse=True)
         share = TOLERANCES[form] if program is None else program.tolerance
         difference, tolerance = compare_outputs(form, again, fed, reference, inputs, counts, share)
-        try:
-            _put_in_place(temporary, path, force)
-        except FileExistsError:
-            raise _exists_already(path) from None
-        except OSError as error:
-            raise StillhouseError(f"cannot be written: {error}", where=str(path)) from error
+        _put_in_place(temporary, path, force)
+    except FileExistsError:
+        raise _exists_already(path) from None
+    except OSError as error:
+        raise StillhouseError(f"cannot be written: {error.strerror or error}", where=str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     return Exported(

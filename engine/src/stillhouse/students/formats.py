@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -67,18 +68,16 @@ def write_format(
         outputs: the names of ``model``'s outputs.
 
     Raises:
-        StillhouseError: the format cannot hold the model, or the file cannot be written.
+        StillhouseError: the format cannot hold the model.
+        OSError: the file cannot be written.
     """
     text = to_json(metadata, indent=None)
-    try:
-        if form == "safetensors":
-            _write_safetensors(student, text, to)
-        elif form == "torch":
-            _write_torch(model, inputs, dynamic, text, to)
-        else:
-            _write_onnx(model, inputs, dynamic, text, to, outputs)
-    except OSError as error:
-        raise StillhouseError(f"cannot be written: {error}", where=str(to.parent)) from error
+    if form == "safetensors":
+        _write_safetensors(student, text, to)
+    elif form == "torch":
+        _write_torch(model, inputs, dynamic, text, to)
+    else:
+        _write_onnx(model, inputs, dynamic, text, to, outputs)
 
 
 def _write_safetensors(student: nn.Module, metadata: str, to: Path) -> None:
@@ -100,8 +99,10 @@ def _write_torch(model: nn.Module, inputs: Tensor, dynamic: bool, metadata: str,
     shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
     with _explain_errors("torch.export", dynamic), torch.no_grad():
         program = torch.export.export(model, (inputs,), dynamic_shapes=shapes)
+    content = io.BytesIO()  # where torch writes to a disk that is full, it ends the process
     with _silence():
-        torch.export.save(program, to, extra_files={f"{METADATA}.json": metadata})
+        torch.export.save(program, content, extra_files={f"{METADATA}.json": metadata})
+    to.write_bytes(content.getbuffer())
 
 
 def _write_onnx(

@@ -243,7 +243,7 @@ def _save(pictures: Mapping[Path, bytes]) -> None:
         for target in pictures:
             temporary[target].replace(target)
     except OSError as error:
-        raise StillhouseError(f"cannot be written: {error}", where=str(target)) from error
+        raise StillhouseError(f"cannot be written: {error.strerror or error}", where=str(target)) from error
     finally:
         for file in temporary.values():
             with suppress(OSError):

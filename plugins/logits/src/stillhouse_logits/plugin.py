@@ -22,7 +22,7 @@ class Logits(Plugin):
     factor beside it.
 
     Attributes:
-        temperature: T > 0, dividing both models' logits; the term is multiplied by T^2.
+        temperature: T > 0, at most 10,000, dividing both models' logits; the term is multiplied by T^2.
         teacher: whose probabilities: ``teacher``, or the name of a further one (``[teachers.NAME]``).
         weight: the term's factor.
     """
@@ -35,8 +35,9 @@ class Logits(Plugin):
     weight: Weight = 1.0
 
     def __attrs_post_init__(self) -> None:
-        if self.temperature <= 0.0:
-            raise StillhouseError(f"must be > 0, got {self.temperature}", where="temperature", hint="1 to 10 as a rule")
+        if not 0.0 < self.temperature <= 1e4:  # beyond, float32 no longer tells the classes' probabilities apart
+            what = f"must be > 0 and at most 10,000, got {self.temperature}"
+            raise StillhouseError(what, where="temperature", hint="1 to 10 as a rule")
 
     @hookimpl
     def losses(self, step: Step) -> Mapping[str, Tensor]:

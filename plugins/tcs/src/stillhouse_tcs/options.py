@@ -48,8 +48,8 @@ class Options(Plugin):
         ]
         if self.k < 1 if isinstance(self.k, int) else not 0.0 < self.k <= 1.0:
             faults.append(Fault("k", f"must be a whole number >= 1 or a share in (0, 1.0], got {self.k}"))
-        if not 0.0 < self.temperature < float("inf"):
-            faults.append(Fault("temperature", f"must be finite and > 0, got {self.temperature}"))
+        if not 0.0 < self.temperature <= 1e4:  # beyond, float32 no longer tells the classes' probabilities apart
+            faults.append(Fault("temperature", f"must be > 0 and at most 10,000, got {self.temperature}"))
         if self.path == "none" and (self.mimicking != "logits" or self.selecting != "none"):
             faults.append(
                 Fault(
