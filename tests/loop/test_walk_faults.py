@@ -8,47 +8,12 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from support import TinyNet, recipe
+from support import recipe
+from support.wrong_plugins import Body, out, wrong
 from torch import nn
 
 from stillhouse import LinkSpec, Plugin, StillhouseError, Tap, Weight, hookimpl, plugin, prepare, train
 from stillhouse.loop.phases import Phase
-
-Body = Callable[..., Any]
-CALLED = {
-    "add_taps": "assembly",
-    "build": "assembly",
-    "add_links": "assembly",
-    "optimizer_options": "assembly",
-    "metrics": "assembly",
-    "adapt": "assembly, student",
-    "transform": "step",
-    "losses": "step",
-    "scalars": "step",
-    "get_batch_completed": "run",
-    "backward_completed": "run, step",
-    "optimizer_stepped": "run, step",
-}
-
-
-def wrong(requires: tuple[str, ...] = (), **bodies: Body) -> Plugin:
-    """A plugin called ``wrong`` whose hooks do what ``bodies`` do, called with the plugin and the hook's arguments."""
-    space: dict[str, Any] = {
-        "__doc__": "One mistake.",
-        "__module__": __name__,
-        "requires": requires,
-        "__annotations__": {},
-    }
-    for hook, body in bodies.items():
-        scope: dict[str, Any] = {"body": body}
-        exec(
-            f"def {hook}(self, {CALLED[hook]}): return body(self, {CALLED[hook]})", scope
-        )  # pluggy reads the arguments
-        scope[hook].__module__ = __name__
-        space[hook] = hookimpl(scope[hook])
-    if "losses" in bodies:
-        space["weight"], space["__annotations__"] = 1.0, {"weight": Weight}
-    return plugin(type("Wrong", (Plugin,), space))(name="wrong")
 
 
 @plugin
@@ -71,10 +36,6 @@ class Pair(Plugin):
     def losses(self, step):
         (link,) = step.links_of(self)
         return {"": (link.student.mean(1) - link.teacher.mean(1)).square().mean()}
-
-
-def out(step: Any) -> torch.Tensor:
-    return step.student.output.float()
 
 
 def in_place(side: str) -> Body:
@@ -260,90 +221,3 @@ def test_two_batch_transformed_samples_are_walked_over():
     mixed = {"name": "support:tiny_data", "batch_size": 8, "normalize": "none", "batch_transforms": [{"use": "MixUp"}]}
     with pytest.raises(StillhouseError, match="plugin 'wrong': requires 'targets: classes', class indices"):
         prepare(recipe(data=mixed), plugins=[needing], write=False)
-
-
-class TwoForms(TinyNet):
-    """Gives a probability more in eval mode."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found = super().forward(x)
-        return found if self.training else found[:, :2]
-
-
-def test_a_student_whose_output_has_another_form_in_eval_mode_is_refused():
-    says = r"student: its output is float32 \(B, 3\) in train mode and float32 \(B, 2\) in eval mode"
-    with pytest.raises(StillhouseError, match=says):
-        prepare(recipe(), student=TwoForms(), plugins=[], write=False)
-
-
-def test_what_is_no_fault_is_a_note():
-    class Unused(TinyNet):
-        """Has a layer that it does not call."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.spare = nn.Linear(2, 2)
-
-    def own(self: Any, step: Any) -> dict[str, torch.Tensor]:
-        return {"own": step.module(self).weight.square().sum()}
-
-    training = prepare(
-        recipe(), student=Unused(), plugins=[wrong(build=lambda s, a: nn.Linear(2, 2), losses=own)], write=False
-    )
-    assert training.walk.notes == [
-        "no loss term reaches 'spare.weight', 'spare.bias': these parameters stay as they start"
-    ]
-    assert training.assembly.notes["wrong"] == [
-        "no loss term reaches 'bias' of its module",
-        "the loss term 'wrong/own' reaches plugins' modules only, not the student",
-    ]
-
-
-def test_buffers_that_a_step_makes_or_resizes_and_gradients_are_as_before():
-    def grow(self: Any, step: Any) -> dict[str, torch.Tensor]:
-        module = step.module(self)
-        module.register_buffer("made", torch.ones(2), persistent=False)
-        module.bank.resize_(5).fill_(1.0)
-        return {"": out(step).mean()}
-
-    def build(_self: Any, _assembly: Any) -> nn.Module:
-        module = nn.Module()
-        module.register_buffer("bank", torch.zeros(2), persistent=False)
-        return module
-
-    student = TinyNet()
-    student.head.bias.grad = torch.full((3,), 7.0)
-    training = prepare(recipe(), student=student, plugins=[wrong(build=build, losses=grow)], write=False)
-    assert {name: x.tolist() for name, x in training.run.module("wrong").named_buffers()} == {"bank": [0.0, 0.0]}
-    assert student.head.bias.grad.tolist() == [7.0, 7.0, 7.0]
-    assert all(p.grad is None for name, p in student.named_parameters() if name != "head.bias")
-
-
-def test_a_parameter_that_is_made_when_the_shapes_are_looked_at_is_refused():
-    class Lazy(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            if not hasattr(self, "scale"):
-                self.scale = nn.Parameter(torch.ones(x.shape[1]))
-            return x * self.scale
-
-    @plugin
-    class Scales(Plugin):
-        """Makes what it trains when it is first called."""
-
-        requires = ("links",)
-
-        @hookimpl
-        def build(self, assembly):
-            return Lazy()
-
-        @hookimpl
-        def transform(self, step):
-            for link in step.match("*"):
-                link.student = step.module(self)(link.student)
-
-    tables = recipe(
-        {"use": "features", "links": [{"student": "body", "teacher": "body", "pool": "mean"}], "distance": "none"}
-    )
-    instances = prepare(tables, write=False)
-    with pytest.raises(StillhouseError, match=r"plugin 'scales': the parameter 'scale' is made in a step .*in build"):
-        prepare(tables, plugins=[*instances.run.plugins, Scales()], write=False)
