@@ -1,4 +1,4 @@
-"""Several teachers: found, called, tapped and linked by name; and models that an option of a plugin names."""
+"""Several teachers: found, called, tapped and linked by name."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from support import FEATURES, TinyNet, interrupted, recipe, same_state, tables
+from support import TinyNet, interrupted, recipe, same_state
 from torch import nn
 from torch.nn import functional as F
 
-from stillhouse import Plugin, Recipe, StillhouseError, Tap, TeacherSpec, Weight, hookimpl, load_student, plugin, train
+from stillhouse import Plugin, Recipe, StillhouseError, Tap, TeacherSpec, hookimpl, load_student, plugin, train
 from stillhouse import prepare as prepare_run
 from stillhouse.contract.step import Side
 from stillhouse.training.explanation import describe, render_text
@@ -239,189 +239,6 @@ def test_an_option_that_names_no_teacher_is_refused():
         prepare(two({**SECOND, "teacher": "asistant"}))
     with pytest.raises(StillhouseError, match="the assistant has no layer 'bodi'"):
         prepare(two({**HINT, "links": [{"student": "body", "teacher": "assistant:bodi"}]}))
-
-
-def test_the_cache_serves_the_teacher_and_the_others_run():
-    class Counts(TinyNet):
-        calls = 0
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            type(self).calls += 1
-            return super().forward(x)
-
-    class Assistant(Counts):
-        calls = 0
-
-    def fit(*plugins: Any) -> Any:
-        torch.manual_seed(0)
-        teacher, assistant = Counts(width=6), Assistant()
-        training = prepare(
-            recipe(*plugins, *BOTH, student=STUDENT, teacher=None), teacher=teacher, teachers={"assistant": assistant}
-        )
-        Counts.calls = Assistant.calls = 0
-        return training, training.fit()
-
-    live, plain = fit()
-    assert (Counts.calls, Assistant.calls) == (6, 6)
-    cached, served = fit({"use": "cache", "store": "float32"})
-    assert (Counts.calls, Assistant.calls) == (0, 6)
-    assert live.run.teacher is not None
-    assert cached.run.teacher is None
-    assert set(cached.run.teachers) == {"assistant"}
-    for key, value in plain.student.state_dict().items():
-        assert torch.allclose(value.float(), served.student.state_dict()[key].float(), atol=1e-5), key
-    notes = describe(cached)["plugins"][0]["notes"]
-    assert "assistant: not served, and run in every step" in notes
-
-
-@plugin
-class Calls(Plugin):
-    """Calls a teacher a second time."""
-
-    requires = ("live teacher",)
-    which: str = "teacher"
-    weight: Weight = 1.0
-
-    @hookimpl
-    def losses(self, step):
-        side = step.forward(self.which, step.inputs)
-        return {"": (step.student.output - side.output).square().mean()}
-
-
-@plugin
-class Done(Plugin):
-    """Has read what it needs of the teacher."""
-
-    requires = ("teacher",)
-    for_all: bool = False
-
-    @hookimpl
-    def build(self, assembly):
-        assembly.release_teacher(self, for_all=self.for_all)
-
-    @hookimpl
-    def teacher_forward(self, step):
-        if self.for_all:
-            step.teacher = Side(torch.zeros(len(step.inputs), 3))
-            return True
-        return None
-
-
-@pytest.mark.parametrize("which", ["teacher", "assistant"])
-def test_a_live_teacher_can_be_called(which: str):
-    assert train(two(), plugins=[Calls(which=which)], write=False).metrics["test"]
-
-
-def test_a_live_teacher_is_refused_beside_a_cache_before_anything_is_trained(own_cache: Path):
-    from stillhouse_cache import Cache
-
-    says = r"\(cache\): cannot be active together with 'calls', which requires a live teacher"
-    with pytest.raises(StillhouseError, match=says):
-        prepare(two(teacher={"recipe": trained(6)}), plugins=[Cache(), Calls()])
-    assert not own_cache.exists()
-
-
-def test_a_live_teacher_is_refused_where_the_teacher_would_leave():
-    says = r"plugin 'calls': requires a live teacher, .* leaves memory before training: 'done' stands in for it"
-    with pytest.raises(StillhouseError, match=says):
-        prepare(two(), plugins=[Done(for_all=True), Calls()])
-    training = prepare(two(), plugins=[Done(), Calls()])
-    assert training.run.teacher is not None
-
-
-def test_all_teachers_leave_where_no_plugin_needs_one():
-    training = prepare(two(), plugins=[Done()])
-    assert (training.run.teacher, training.run.teachers) == (None, {})
-    assert training.fit().metrics["test"]
-    with_second = prepare(two(SECOND), plugins=None)
-    assert with_second.run.teacher is not None
-
-
-def test_a_live_teacher_needs_a_teacher():
-    with pytest.raises(StillhouseError, match="needs a teacher, and the run has none"):
-        prepare(recipe(teacher=None), plugins=[Calls()])
-
-
-@plugin
-class Peer(Plugin):
-    """Pulls the student towards a frozen model that an option names."""
-
-    peer: TeacherSpec
-    weight: Weight = 1.0
-
-    @hookimpl
-    def build(self, assembly):
-        return assembly.load(self, "peer").requires_grad_(False).eval()
-
-    @hookimpl
-    def losses(self, step):
-        with torch.no_grad():
-            target = step.forward(step.module(self), step.inputs).output
-        return {"": (step.student.output - target).square().mean()}
-
-
-def peers(**peer: Any) -> dict[str, Any]:
-    return {"use": f"{__name__}:Peer", "peer": peer}
-
-
-def test_an_option_that_is_a_recipe_is_trained_once_before_the_run(own_cache: Path, tmp_path: Path):
-    made = recipe(peers(recipe=trained(5)), teacher=None)
-    training = prepare_run(made, out=tmp_path / "run")
-    (folder,) = [p for p in (own_cache / "teachers").iterdir() if p.is_dir()]
-    assert folder.name.startswith("net-5-")
-    alone = train(Recipe.from_dict(trained(5)), write=False)
-    assert same_state(alone.student.state_dict(), training.run.module(training.actives[0].plugin).state_dict())
-    stamp = (folder / "summary.json").stat().st_mtime_ns
-    result = training.fit()
-    train(made, write=False)
-    as_teacher = prepare(recipe({"use": "logits"}, teacher={"recipe": trained(5)}))
-    assert (folder / "summary.json").stat().st_mtime_ns == stamp
-    assert same_state(alone.student.state_dict(), as_teacher.run.teacher.state_dict())
-    assert len(list(own_cache.rglob("summary.json"))) == 1
-    assert same_state(load_student(tmp_path / "run", weights="last").state_dict(), result.student.state_dict())
-
-
-def test_an_option_that_is_a_recipe_is_named_by_a_file_beside_the_recipe(tmp_path: Path):
-    (tmp_path / "peer.toml").write_text(Recipe.from_dict(trained(5)).to_toml(), encoding="utf-8")
-    made = Recipe.from_dict(tables(plugins=[peers(recipe="peer.toml")], run__base=str(tmp_path), teacher=None))
-    assert made.plugins[0]["peer"]["recipe"]["run"]["name"] == "net-5"
-    own = made.to_dict()
-    own["plugins"][0]["peer"]["recipe"]["run"]["name"] = "other"
-    assert Recipe.from_dict(own).digest() == made.digest()
-    with pytest.raises(StillhouseError, match=r"plugins\[0\]\.peer\.recipe: .*file not found"):
-        Recipe.from_dict(tables(plugins=[peers(recipe="gone.toml")], run__base=str(tmp_path)))
-
-
-def test_options_that_are_no_recipes_give_models_of_their_own(tmp_path: Path):
-    net = {"model": "support:TinyNet", "args": {"width": 5}}
-    made = recipe(peers(**net, random=True), {**peers(**net, random=True), "name": "other"}, teacher=None)
-    training = prepare(made)
-    one, other = (training.run.module(a.plugin) for a in training.actives)
-    assert not same_state(one.state_dict(), other.state_dict())
-    again = prepare(made)
-    assert same_state(one.state_dict(), again.run.module(again.actives[0].plugin).state_dict())
-    weights = TinyNet(width=5)
-    torch.save(weights.state_dict(), tmp_path / "weights.pt")
-    told = {**net, "normalize": "same", "classes": "same"}
-    filled = prepare(recipe(peers(**told, checkpoint=str(tmp_path / "weights.pt")), teacher=None))
-    assert same_state(filled.run.module(filled.actives[0].plugin).state_dict(), weights.state_dict())
-    with pytest.raises(StillhouseError, match=r"plugin 'peer': peer\.checkpoint: .*file not found"):
-        prepare(recipe(peers(**net, checkpoint="gone.pt"), teacher=None))
-
-
-def test_a_run_whose_option_is_a_recipe_resumes_bit_for_bit(tmp_path: Path):
-    made = recipe(peers(recipe=trained(5)), teacher=None, checkpoints={"every_steps": 1})
-    whole = train(made, out=tmp_path / "whole")
-    interrupted(prepare_run(made, out=tmp_path / "cut"), at=4)
-    resumed = train(made, out=tmp_path / "cut", resume=True)
-    assert same_state(whole.student.state_dict(), resumed.student.state_dict())
-
-
-def test_nothing_is_trained_for_an_option_of_a_run_that_cannot_be(own_cache: Path):
-    wrong = {**FEATURES, "links": [{"student": "bodi", "teacher": "body"}]}
-    with pytest.raises(StillhouseError, match="no layer 'bodi'"):
-        prepare(recipe(peers(recipe=trained(5)), wrong))
-    assert not list(own_cache.rglob("summary.json"))
 
 
 def test_a_loaded_run_builds_models_of_the_same_shapes(tmp_path: Path):
