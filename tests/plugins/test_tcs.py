@@ -1,26 +1,23 @@
-"""Runs with the coordinate path: what is trained, mimicked, selected, shown, resumed and folded; and what is refused."""
+"""Runs with the coordinate path: what is trained, mimicked, selected and resumed, on which axes."""
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
 from sklearn.linear_model import LogisticRegression
-from support import TESTS, TinyNet, command, interrupted, recipe, same_state, tiny_data
+from support import TESTS, TinyNet, interrupted, recipe, same_state, tiny_data
 from torch import nn
 
-from stillhouse import Recipe, StillhouseError, StillhouseWarning, prepare, train
-from stillhouse.assembly.evaluator import evaluate
+from stillhouse import Recipe, prepare, train
 from stillhouse.loop.phases import Phase
 from stillhouse.students.loader import load_student
-from stillhouse_tcs import TCS, CoordinateHead, find_axes, probe_teacher, save_axes
+from stillhouse_tcs import CoordinateHead, find_axes, save_axes
 
 BASE = {"use": "tcs", "layer": "dropout"}
 """The mean of ``body``, 6 numbers, is what the teacher's dropout is given and, in evaluation, gives."""
@@ -239,42 +236,6 @@ def test_mask_and_offset_take_no_weight_decay():
     assert sum(len(g["params"]) for g in groups.values()) == len(list(training.run.student.parameters()))
 
 
-def test_the_run_is_found_again_measured_and_folded_without_its_teacher(tmp_path: Path):
-    result = train(recipe({**BASE, "preset": "paper"}, **FEW), out=tmp_path / "run")
-    last = load_student(tmp_path / "run", weights="last")
-    assert same_state(last.state_dict(), result.student.state_dict())
-    unfolded = load_student(tmp_path / "run", weights="last", fold_plugins=False)
-    assert isinstance(unfolded.head, CoordinateHead)
-    done = command("evaluate", str(tmp_path / "run"), "--weights", "last", "--split", "test")
-    assert done.returncode == 0, done.stderr
-    assert f"{result.metrics['test']['accuracy']:.4f}" in done.stdout
-
-
-def test_the_students_metrics_are_those_of_the_folded_student():
-    training = prepare(recipe({**BASE, "k": 3}, **FEW), write=False)
-    result = training.fit()
-    training.run.composition.models["student"].model = result.student
-    training.run.composition.student = result.student
-    again = evaluate(training.run.evaluator, training.run.composition, training.data.evaluation("test"), "test")
-    assert again == pytest.approx(result.metrics["test"], rel=1e-4)
-
-
-def test_an_explanation_shows_the_path_and_makes_no_cache(tmp_path: Path):
-    path = tmp_path / "recipe.toml"
-    path.write_text(recipe({**BASE, "k": 3}).to_toml())
-    done = command("explain", str(path), STILLHOUSE_CACHE=str(tmp_path / "cache"))
-    assert done.returncode == 0, done.stderr
-    text = " ".join(done.stdout.split())
-    assert re.search(
-        r"student's path at 'head': z \(4\) -> A z \+ b \(6\) -> V\^T\(. - mu\): 3 pca axes, [\d.]+% of the variance -> "
-        r"3 live -> W c \+ b' \(3\); folded to one Linear\(4, 3\) at export",
-        text,
-    )
-    assert "teacher's layer 'dropout': 6 features of 24 samples, rank" in text
-    assert "read once into a cache, and not in memory during training" in text
-    assert not list((tmp_path / "cache").glob("**/*.npy"))
-
-
 def test_axes_are_those_of_the_draw():
     heads = [
         head_of(prepare(recipe({**BASE, "k": 2}, data__per_class=3, data__subset_seed=s), write=False)) for s in (0, 1)
@@ -299,132 +260,3 @@ def test_it_works_on_what_is_no_image():
     result = train(Recipe.load(TESTS.parent / "docs" / "recipes" / "wines-tcs.toml"), write=False)
     assert isinstance(result.student.head, nn.Linear)
     assert result.metrics["test"]["accuracy"] > 0.8
-
-
-# What the teacher knows
-
-
-def test_the_teachers_probe_is_scikit_learns_on_its_features():
-    plan = recipe(BASE, data__per_class=4, run__seed=3)
-    found = probe_teacher(plan, "dropout")
-    training = prepare(plan, write=False)
-    teacher = prepare(recipe(run__seed=3), write=False).run.teacher
-    assert teacher is not None
-    teacher.eval()
-    rows: dict[str, tuple[Any, Any]] = {}
-    with torch.no_grad():
-        for split in ("train", "val", "test"):
-            batches = list(training.data.evaluation(split))
-            maps = [torch.relu(teacher.body(torch.relu(teacher.norm(teacher.stem(b.input))))) for b in batches]
-            rows[split] = torch.cat(maps).mean((2, 3)).numpy(), torch.cat([b.target for b in batches]).numpy()
-    x, y = rows["train"]
-    scale = np.sqrt(x.var(0, ddof=1).mean())
-    probe = LogisticRegression(C=1.0, max_iter=1000).fit(x / scale, y)
-    assert found == {
-        split: pytest.approx(probe.score(rows[split][0] / scale, rows[split][1])) for split in ("val", "test")
-    }
-
-
-def test_a_probe_needs_a_teacher_and_a_layer():
-    with pytest.raises(StillhouseError, match="teacher: needs a teacher"):
-        probe_teacher(recipe(teacher=None))
-    with pytest.raises(StillhouseError, match=r"teacher: unknown layer .dropput. .did you mean .dropout."):
-        probe_teacher(recipe(), "dropput")
-
-
-# Bad input
-
-
-class Conv(nn.Module):
-    """Its last layer is a convolution."""
-
-    def __init__(self, num_classes: int = 3) -> None:
-        super().__init__()
-        self.side = nn.Linear(2, 5)
-        self.last = nn.Conv2d(1, num_classes, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.last(x).mean((2, 3))
-
-
-class Mean(nn.Module):
-    """Its output is the mean of two heads, as DeiT's is."""
-
-    def __init__(self, num_classes: int = 3) -> None:
-        super().__init__()
-        self.one, self.two = nn.Linear(36, num_classes), nn.Linear(36, num_classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (self.one(x.flatten(1)) + self.two(x.flatten(1))) / 2
-
-
-class Tokens(nn.Module):
-    """Its head is applied to every token."""
-
-    def __init__(self, num_classes: int = 3) -> None:
-        super().__init__()
-        self.head = nn.Linear(6, num_classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(x[:, 0])[:, 0]
-
-
-@pytest.mark.parametrize(
-    ("student", "said"),
-    [
-        (Conv(), r"needs a linear layer of 3 outputs \(linear layers: side \(2 to 5\)\)"),
-        (Mean(), r"the output of the layer 'two' must be the student's output .*: one"),
-        (Tokens(), "the output of the layer 'head' must be the student's output"),
-    ],
-)
-def test_a_student_without_such_a_head_is_refused(student: nn.Module, said: str):
-    with pytest.raises(StillhouseError, match=said) as caught:
-        prepare(recipe(BASE), student=student, write=False)
-    assert "plugin 'tcs'" in str(caught.value)
-
-
-def test_what_the_data_cannot_give_is_refused():
-    with pytest.raises(StillhouseError, match=r"plugin 'tcs': k: must be at most 6, got 7: 24 samples of 6 features"):
-        prepare(recipe({**BASE, "k": 7}), write=False)
-    with pytest.raises(StillhouseError, match="keep: must be at most the 3 axes, got 5"):
-        prepare(recipe({**BASE, "k": 3, "select": "train", "keep": 5}), write=False)
-    constant = TinyNet(width=6)
-    with torch.no_grad():
-        constant.body.weight.zero_()
-    with pytest.raises(StillhouseError, match="features that vary, got 6 equal ones for all 24 samples"):
-        prepare(recipe(BASE), teacher=constant, write=False)
-    with pytest.warns(StillhouseWarning, match="span 2 dimensions: 2 are used"):
-        prepare(recipe({**BASE, "k": 1.0}, data__per_class=1), write=False)
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"k": 0}, r"\.k \(tcs\): must be a whole number >= 1 or a share in .*, got 0"),
-        ({"k": 1.5}, r"or a share in .*, got 1\.5"),
-        ({"keep": 0, "views": -1, "hashes": 0}, r"\.hashes \(tcs\): must be >= 1, got 0"),
-        ({"temperature": 0.0}, r"\.temperature \(tcs\): must be > 0 and at most 10,000, got 0.0"),
-        ({"path": "none"}, "must be 'coordinates' for mimic = 'pca_mse'"),
-        ({"path": "none", "mimic": "logits", "select": "train"}, "and select = 'train', got 'none'"),
-        ({"mimic": "elhs"}, "must be one of 'pca_mse', 'elsh', 'logits', 'none', got 'elhs'"),
-        ({"k": "all"}, "must be a whole number or a number, got 'all'"),
-    ],
-)
-def test_options_that_mean_nothing_are_refused(options: dict[str, Any], said: str):
-    with pytest.raises(StillhouseError, match=said):
-        prepare(recipe({**BASE, **options}), write=False)
-
-
-def test_presets_give_what_is_not_given():
-    assert (TCS().mimicking, TCS().selecting) == ("pca_mse", "none")
-    paper = TCS(preset="paper")
-    assert (paper.mimicking, paper.selecting) == ("elsh", "train")
-    assert TCS(preset="paper", mimic="pca_mse").mimicking == "pca_mse"
-    assert TCS(preset="paper", select="none").selecting == "none"
-
-
-def test_it_needs_a_teacher_and_no_mixed_batches():
-    with pytest.raises(StillhouseError, match="needs a teacher"):
-        prepare(recipe(BASE, teacher=None), write=False)
-    with pytest.raises(StillhouseError, match="remembers the teacher's answers by sample"):
-        prepare(recipe(BASE, data__batch_transforms=[{"use": "MixUp"}]), write=False)
