@@ -22,7 +22,8 @@ from importlib.metadata import version
 
 import torch
 from _bench import report
-from _peer_loops import LOOPS, STILLHOUSE, Case, Made, make_case
+from _peer_cases import STILLHOUSE, Case, Made, make_case
+from _peer_loops import LOOPS
 from _turns import Side, take_turns
 
 PROCESSES = 3
