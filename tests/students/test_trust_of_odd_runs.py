@@ -92,3 +92,15 @@ def test_links_to_a_run_and_inside_it_are_followed(run: Path, tmp_path: Path) ->
     assert main(["train", str(file), "--out", str(tmp_path / "link"), "--resume", "--quiet"]) == 0
     with pytest.raises(StillhouseError, match="exists already"):
         train(recipe(), out=tmp_path / "link")
+
+
+@pytest.mark.parametrize("name", ["CIFAR10", "FashionMNIST", "SVHN"])
+def test_a_stranger_does_not_choose_where_a_download_goes(
+    run: Path, name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    edit(run, "data", "name", f"torchvision:{name}")
+    edit(run, "data", "args", {"root": str(tmp_path / "mine"), "download": True})
+    assert main(["evaluate", str(run)]) == 2
+    said = capsys.readouterr().err
+    assert f"torchvision:{name} would be downloaded to {tmp_path / 'mine'}, and is not run because" in said
+    assert not (tmp_path / "mine").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import random
 from pathlib import Path
 
@@ -71,3 +73,15 @@ def test_an_index_that_lacks_an_array_or_names_one_elsewhere_is_refused(folder: 
         write_index(folder, wrong)
         with pytest.raises(StillhouseError, match=r"index is damaged|cache's file is missing"):
             opened(folder)
+
+
+@pytest.mark.parametrize("name", ["index.json", "0.npy", "ids.npy"])
+def test_a_pipe_or_a_pickle_in_the_place_of_a_file(name: str, folder: Path):
+    (folder / name).write_bytes(pickle.dumps(os.getcwd))
+    said = result_of(folder)
+    assert "is damaged" in said
+    assert "unsafely" not in said  # numpy's own advice
+    (folder / name).unlink()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(folder / name)
+        assert "it is a pipe or a device" in result_of(folder)

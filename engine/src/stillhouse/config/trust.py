@@ -24,6 +24,7 @@ __all__ = [
     "check_import",
     "guarded_source",
     "is_registered",
+    "is_strangers_choice",
     "is_trusting",
     "lies_in_run",
     "reading_stored",
@@ -104,6 +105,12 @@ def guarded_source() -> str | None:
     """The folder or file that is read and may name registered things alone; None where any name may be imported."""
     guard = _guard.get()
     return None if guard is None else guard.source
+
+
+def is_strangers_choice(name: str) -> bool:
+    """Whether what is read, and not the person herself, has named ``name``, and is not trusted."""
+    guard = _guard.get()
+    return guard is not None and guard.source is not None and name not in guard.named
 
 
 def check_import(path: str, where: str, group: Group | None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from stillhouse.config.signatures import call, read_parameters
-from stillhouse.config.trust import refuse_stored
+from stillhouse.config.trust import is_strangers_choice, refuse_stored
 from stillhouse.data.imagefolder import ImageFolder
 from stillhouse.data.map_style import DatasetSource
 from stillhouse.data.pairs import PairFolder
@@ -87,7 +87,10 @@ def divide_arguments(function: Any, args: Mapping[str, Any]) -> tuple[dict[str, 
 
 
 def open_torchvision(name: str, request: SourceRequest) -> Source:
-    """Open a data set class of torchvision. ``root`` defaults to the user's cache, and missing files are downloaded."""
+    """Open a data set class of torchvision. ``root`` defaults to the user's cache, and missing files are downloaded.
+
+    To a folder that a stranger's recipe names nothing is downloaded.
+    """
     import torchvision.datasets as sets
 
     known = [n for n in sets.__all__ if isinstance(getattr(sets, n), type)]
@@ -103,6 +106,18 @@ def open_torchvision(name: str, request: SourceRequest) -> Source:
         args["root"] = str(request.path(args.get("root", cache)))
     if "download" in takes:
         args.setdefault("download", True)
+    held_back = bool(args.get("download")) and "root" in request.args and is_strangers_choice(f"torchvision:{name}")
+    if held_back:
+        args["download"] = False
+
+    def open_part(choice: Mapping[str, Any]) -> Any:
+        try:
+            return call(kind, {**args, **choice}, "data.args")
+        except StillhouseError as error:
+            if held_back and isinstance(error.__cause__, RuntimeError):  # as torchvision says that nothing is there
+                refuse_stored(f"torchvision:{name} would be downloaded to {args['root']}", "data.args.download")
+            raise
+
     choices: dict[str, dict[str, Any]] = {}
     if "train" in takes and "train" not in args:
         choices = {"train": {"train": True}, "test": {"train": False}}
@@ -110,11 +125,11 @@ def open_torchvision(name: str, request: SourceRequest) -> Source:
         key = next((key for key in ("split", "image_set") if key in takes and key not in args), None)
         choices = {split: {key: split} for split in ("train", "val", "valid", "test")} if key is not None else {}
     if not choices:
-        return _wrap_data_sets(call(kind, args, "data.args"), name, described, request)
+        return _wrap_data_sets(open_part({}), name, described, request)
     found = {}
     for split, choice in choices.items():
         try:
-            found[split] = call(kind, {**args, **choice}, "data.args")
+            found[split] = open_part(choice)
         except StillhouseError as error:
             # torchvision says ValueError for a split that the data set does not have.
             if split == "train" or not isinstance(error.__cause__, ValueError):

@@ -129,7 +129,8 @@ def _describe_data(run: FinishedRun, metric: str) -> dict[str, str]:
 def _join_folders(found: Mapping[str, Sequence[Path]]) -> str:
     """Join values with their folders: ``'a' in runs/1, runs/2 and 'b' in runs/3``."""
     told = []
-    for value, folders in found.items():
+    for value, paths in found.items():
+        folders = list(dict.fromkeys(paths))
         more = f" and {len(folders) - _SHOWN} more" if len(folders) > _SHOWN else ""
         told.append(f"{value} in {', '.join(map(str, folders[:_SHOWN]))}{more}")
     return ", ".join(told[:-1]) + " and " + told[-1]

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from stillhouse.distributed.fsdp import fit_state
 from stillhouse.errors import Fault, StillhouseError, first_line, raise_faults
+from stillhouse.files import open_file
 from stillhouse.models.checkpoint_file import read_checkpoint
 from stillhouse.nested import can_be_resized
 
@@ -64,6 +65,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     except ImportError:
         raise StillhouseError("needs safetensors", where=str(path), hint="pip install safetensors") from None
     try:
+        open_file(path).close()  # a pipe would be waited for
         state: dict[str, Tensor] = load_file(path)
     except FileNotFoundError:
         raise StillhouseError("file not found", where=str(path)) from None

@@ -16,6 +16,7 @@ from stillhouse.config.structure import structure
 from stillhouse.contract.batch import DataInfo
 from stillhouse.entries import MODELS, find_scheme
 from stillhouse.errors import StillhouseError
+from stillhouse.files import open_file
 from stillhouse.models.builder import build_model
 from stillhouse.models.weights import load_weights
 from stillhouse.teachers.origins import METADATA
@@ -59,6 +60,7 @@ def rebuild_student(path: Path, own_code: bool = False, base: Path | None = None
     from safetensors import SafetensorError, safe_open
 
     try:
+        open_file(Path(path)).close()  # a pipe would be waited for
         with safe_open(path, "pt") as file:
             told = (file.metadata() or {}).get(METADATA)
     except FileNotFoundError:

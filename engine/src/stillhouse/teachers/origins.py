@@ -20,6 +20,7 @@ from stillhouse.config.trust import reading_stored
 from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Task
 from stillhouse.errors import StillhouseWarning
+from stillhouse.files import open_file
 from stillhouse.models.family import Published
 from stillhouse.tasks.builder import build_task
 from stillhouse.teachers.inputs import fit_inputs
@@ -224,6 +225,7 @@ def _read_metadata(path: Path) -> Mapping[str, Any]:
     try:
         from safetensors import SafetensorError, safe_open
 
+        open_file(path).close()  # a pipe would be waited for
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {}).get(METADATA, "{}"))
     except (ImportError, SafetensorError, OSError, ValueError):  # loading its weights says so

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stillhouse.errors import StillhouseError
-from stillhouse.files import read_table, replacing
+from stillhouse.files import open_file, read_table, replacing
 from stillhouse.teachers.cache.moments import Moments
 
 __all__ = [
@@ -129,7 +129,8 @@ def _mapped(folder: Path, entry: Mapping[str, Any], verify: bool) -> NDArray[Any
     path = folder / Path(str(entry["file"])).name  # it names no place outside
     try:
         # Copy on write: torch wants arrays that could be written to, and nothing reaches the file.
-        array: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
+        open_file(path).close()  # a pipe would be waited for
+        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="c")
     except Exception as error:  # noqa: BLE001 - a damaged header makes numpy raise what its parser does
         what = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged: {error}"
         raise StillhouseError(f"the cache's file {what}", where=str(path), hint=_DELETE) from None
