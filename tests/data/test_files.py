@@ -193,7 +193,7 @@ def test_a_class_folder_that_is_not_utf8_is_named(tmp_path: Path):
     with pytest.raises(StillhouseError) as caught:
         load(name)
     (fault,) = caught.value.faults
-    assert str(fault) == rf"{tmp_path}/train/caf\xe9: a class's name must be UTF-8 (rename its folder)"
+    assert str(fault) == rf"{tmp_path}/train/caf\xe9: a class's name must be UTF-8, in one line (rename its folder)"
     str(fault).encode()  # whoever prints it can
 
 

@@ -253,6 +253,7 @@ def test_a_box_without_area_costs_neither_its_image_nor_the_run(given: Given, ca
     [
         ([[30.0, 20, 10, 5], [40.0, 30, 8, 9]], "40 of 40 do not, such as 30, 20, 10, 5 in 64x48 (width x height)"),
         ([[0.1, 0.2, 0.5, 0.6]], "boxes must be in pixels, and all 20 lie between 0 and 1"),
+        ([[0.1, -0.2, 0.5, 0.6], [0.5, 0.1, 1.3, 0.9]], "boxes must be in pixels, and all 40 lie between 0 and 2"),
         ([[100.0, 10, 300, 40]], "20 of 20 do not, such as 100, 10, 300, 40 in 64x48"),
     ],
 )

@@ -44,3 +44,13 @@ def test_images_and_masks_are_paired_whatever_the_form(tmp_path: Path) -> None:
         for path in (tmp_path / folder).iterdir():
             path.rename(path.with_name(unicodedata.normalize(form, f"é{path.name}")))
     assert load(name, args=MASKS).info.sizes["train"] == 6
+
+
+def test_a_name_of_two_lines_is_shown_in_one_and_is_no_class(tmp_path: Path) -> None:
+    images(tmp_path / "train", "NFC", ["a\nerror: b", "c"])
+    with pytest.raises(StillhouseError) as caught:
+        load(f"folder:{tmp_path}")
+    assert (
+        str(caught.value)
+        == rf"{tmp_path}/train/a\nerror: b: a class's name must be UTF-8, in one line (rename its folder)"
+    )

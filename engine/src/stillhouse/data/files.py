@@ -181,8 +181,8 @@ def _join_some(names: Sequence[str]) -> str:
 
 
 def show_name(path: str | os.PathLike[str]) -> str:
-    r"""Return a path as text that every terminal and file can take: bytes that are not UTF-8 become ``\xNN``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    r"""Return a path as one line that every terminal and file can take: bytes that are not UTF-8 become ``\xNN``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace").replace("\n", r"\n")
 
 
 def hash_listing(files: Iterable[FoundFile]) -> bytes:

@@ -72,7 +72,9 @@ class ImageFolder(FileSource):
                     faults.append(Fault(show_name(folder), "this class is not in the training split", near))
                     continue
                 if show_name(name) != name:
-                    faults.append(Fault(show_name(folder), "a class's name must be UTF-8", "rename its folder"))
+                    faults.append(
+                        Fault(show_name(folder), "a class's name must be UTF-8, in one line", "rename its folder")
+                    )
                 images = walk.list_files(folder, SUFFIXES)
                 if not images and split == "train":
                     suffixes = ", ".join(s[1:] for s in SUFFIXES)

@@ -159,6 +159,10 @@ def _refuse_equal_inputs(samples: Samples, look: _Look) -> None:
     )
 
 
+_RELATIVE = 2
+"""Pixels that no box of a whole set leaves: they are shares of the image's size, some of things that its border cuts off."""
+
+
 def _judge_boxes(samples: Samples, looks: list[_Look]) -> None:
     total, dropped, cut = np.sum([look.boxes for look in looks], axis=0).tolist()
     if not total:
@@ -172,9 +176,10 @@ def _judge_boxes(samples: Samples, looks: list[_Look]) -> None:
             where=place,
             hint="x1, y1, x2, y2 in pixels of the image: not its width and height, and not those of another size",
         )
-    if max(look.farthest for look in looks) <= 1:
+    farthest = max(look.farthest for look in looks)
+    if farthest <= _RELATIVE:
         raise StillhouseError(
-            f"boxes must be in pixels, and all {total} lie between 0 and 1",
+            f"boxes must be in pixels, and all {total} lie between 0 and {1 if farthest <= 1 else _RELATIVE}",
             where=samples.source.place(samples.first),
             hint="multiply them by the image's width and height",
         )
