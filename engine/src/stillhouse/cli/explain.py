@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from stillhouse.cli.common import Commands, add_recipe, load_recipe_of, make_console
 from stillhouse.files import to_json
+from stillhouse.terminal import Terminal
 
 __all__ = ["add"]
 
@@ -30,5 +32,6 @@ def _explain(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(to_json(description))
     else:
-        render(description, make_console())
+        # Its tables are wide: who wants them narrower in a file says so by COLUMNS, as shells do.
+        render(description, Terminal() if "COLUMNS" in os.environ else make_console())
     return 0

@@ -34,7 +34,8 @@ def read_tables(path: Path) -> dict[str, Any]:
     """
     where = str(path)
     try:
-        with open_file(path) as file:
+        # A recipe may come through a pipe; one that a run has written may not, and would be waited for.
+        with open_file(path) if path.name == "recipe.toml" else path.open("rb") as file:
             content = file.read(_LARGEST + 1)
     except FileNotFoundError:
         near = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
