@@ -23,7 +23,9 @@ HERE = f"process {os.getpid()} on host {socket.gethostname()} is training in thi
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """What is in the folder, but for events, which a thread of the living run writes meanwhile."""
+    found = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.parent.name != "tensorboard"]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in found}
 
 
 def during(training: Any, step: int, do: Any) -> None:
