@@ -32,7 +32,7 @@ CASES = {
     "cnn": Case(student=32, teacher=64, size=32, batch=32),
     "links": Case(student=4, teacher=8, size=16, batch=32, links=200),
 }
-TURNS = {"tiny": (30, 60), "cnn": (12, 6), "links": (12, 3)}
+TURNS = {"tiny": (20, 50), "cnn": (10, 6), "links": (10, 3)}
 PACKAGES = {"torchdistill": "torchdistill", "Lightning": "lightning", "Composer": "composer"}
 DISTRIBUTIONS = {"Composer": "mosaicml"}
 
