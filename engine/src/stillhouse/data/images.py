@@ -51,11 +51,13 @@ class Look(NamedTuple):
     Attributes:
         gray: all of them hold one channel.
         deep: some hold 16 bits a channel.
+        mixed: some hold 16 bits a channel, and some 8.
         frames: how many of them hold several pictures.
     """
 
     gray: bool
     deep: bool
+    mixed: bool
     frames: int
 
 
@@ -65,6 +67,7 @@ def look_at(paths: Iterable[Path]) -> Look:
     return Look(
         gray=bool(found) and all(gray for gray, _, _ in found),
         deep=any(deep for _, deep, _ in found),
+        mixed=len({deep for _, deep, _ in found}) > 1,
         frames=sum(frames > 1 for _, _, frames in found),
     )
 

@@ -206,17 +206,23 @@ def _give_example(samples: Samples, i: int) -> str:
 
 
 def _warn_of_reading(samples: Samples) -> None:
-    source, said = samples.source, ""
-    if isinstance(source, FileSource) and source.look.frames:
-        root = show_name(source.root)
-        said = f"{source.look.frames} of the images looked at below {root} hold several pictures: the first is read"
+    source, said = samples.source, []
+    if isinstance(source, FileSource):
+        below = f"of the images looked at below {show_name(source.root)}"
+        if source.look.frames:
+            said.append(f"{source.look.frames} {below} hold several pictures: the first is read")
+        if source.look.mixed:
+            said.append(
+                f"some {below} hold 8 bits a channel and some 16: each is read by its own range, and one of 12 bits that is "
+                "stored in 16 is 16 times as dark as the others"
+            )
     if isinstance(source, DatasetSource) and source.unclear:
-        said = (
+        said.append(
             f"{source.unclear} images of {source.origin} were to be turned by their EXIF orientation and have been "
             "converted: they are taken as they are (ImageOps.exif_transpose, before that, makes it certain)"
         )
-    if said:
-        warnings.warn(said, StillhouseWarning, stacklevel=2)
+    for text in said:
+        warnings.warn(text, StillhouseWarning, stacklevel=2)
 
 
 def _describe_missing(samples: Samples, look: _Look, split: str) -> str:
