@@ -71,7 +71,8 @@ def test_transformers_from_a_folder(transformers: Any, tmp_path: Path) -> None:
     assert not torch.equal(fresh.vit.embeddings.cls_token, first.vit.embeddings.cls_token)
 
 
-def test_transformers_that_cannot_be_had(transformers: Any) -> None:
+def test_transformers_that_cannot_be_had(transformers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # it would ask, and wait where nobody answers
     vit = "transformers:ViTForImageClassification"
     assert "has no model 'ViTForImageClasification' (did you mean 'ViTForImageClassification'" in fault_of(
         "transformers:ViTForImageClasification"
