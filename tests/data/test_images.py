@@ -89,7 +89,9 @@ def test_images_of_8_bits_among_16_are_floats_too_and_the_other_way_round_they_a
     for k in range(40):
         save(tmp_path / "a" / f"{k:02}.png", GENERATOR.integers(0, 256, (4, 4), dtype=np.uint8))
         save(tmp_path / "b" / f"{k:02}.png", deep(4, 4))
-    with pytest.warns(StillhouseWarning, match="some of the images looked at below .* hold 8 bits a channel and some 16"):
+    with pytest.warns(
+        StillhouseWarning, match="some of the images looked at below .* hold 8 bits a channel and some 16"
+    ):
         data = load(f"folder:{tmp_path}", normalize="none")
     batch = data.example(64)
     assert float(batch.input.max()) <= 1

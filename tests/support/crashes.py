@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,8 @@ class Crashes:
                 pid = spawn(words, cache, log)
                 kind = self.draw.choice([signal.SIGKILL] * 4 + [signal.SIGTERM])
                 time.sleep(self.draw.uniform(0.0, seconds))
-                os.killpg(pid, kind) if self.draw.random() < 0.5 else os.kill(pid, kind)
+                with suppress(ProcessLookupError):  # it has just ended by itself
+                    os.killpg(pid, kind) if self.draw.random() < 0.5 else os.kill(pid, kind)
                 code = end_of(pid)
                 words += [] if "--resume" in words else ["--resume"]
                 hits.append((kind.name, code))

@@ -156,3 +156,10 @@ def test_the_readers_of_a_killed_run_are_waited_for(tmp_path: Path, monkeypatch:
         other.acquire()
     assert waited == [1.0, 0.1]
     lock.release()
+
+
+def test_a_look_that_has_made_the_lock_anew_leaves_nothing_of_it(tmp_path: Path):
+    lock = FolderLock(tmp_path)
+    (tmp_path / ".training.lock").touch()  # as between the look whether it is there and the taking of it
+    lock.check()
+    assert list(tmp_path.iterdir()) == []

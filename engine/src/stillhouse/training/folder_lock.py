@@ -57,7 +57,7 @@ class FolderLock:
             try:
                 self._take()
             finally:
-                self._lock.release()
+                self.release()  # taking it has made the file anew where its owner has just ended
 
     def acquire(self) -> None:
         """Take the lock, in every process or in none.
