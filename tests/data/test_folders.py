@@ -11,30 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.loading import fault_of, faults_of, ids_of, load
 
-from stillhouse.data import Data, DataSpec, load_data
 from stillhouse.errors import StillhouseError, StillhouseWarning
-
-DIGITS = "sklearn:digits"
-
-
-def load(name: str = DIGITS, seed: int = 0, base: Path | None = None, **options: Any) -> Data:
-    return load_data(DataSpec(name=name, **options), seed=seed, base=base)
-
-
-def faults_of(name: str = DIGITS, **options: Any) -> list[str]:
-    with pytest.raises(StillhouseError) as caught:
-        load(name, **options)
-    return [str(fault) for fault in caught.value.faults]
-
-
-def fault_of(name: str = DIGITS, **options: Any) -> str:
-    (fault,) = faults_of(name, **options)
-    return fault
-
-
-def ids_of(data: Data, split: str) -> list[int]:
-    return [int(i) for batch in data.evaluation(split) for i in batch.id]
 
 
 def image(path: Path, size: tuple[int, int] = (6, 4), mode: str = "RGB", seed: int = 0) -> Path:

@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from support.loading import DIGITS, fault_of, faults_of, ids_of, load
 
-from stillhouse.data import Data, DataSpec, load_data
+from stillhouse.data import DataSpec, load_data
 from stillhouse.data.sources import Digits
 from stillhouse.errors import StillhouseError
-
-DIGITS = "sklearn:digits"
-
-
-def load(name: str = DIGITS, seed: int = 0, base: Path | None = None, **options: Any) -> Data:
-    return load_data(DataSpec(name=name, **options), seed=seed, base=base)
-
-
-def faults_of(name: str = DIGITS, **options: Any) -> list[str]:
-    with pytest.raises(StillhouseError) as caught:
-        load(name, **options)
-    return [str(fault) for fault in caught.value.faults]
-
-
-def fault_of(name: str = DIGITS, **options: Any) -> str:
-    (fault,) = faults_of(name, **options)
-    return fault
-
-
-def ids_of(data: Data, split: str) -> list[int]:
-    return [int(i) for batch in data.evaluation(split) for i in batch.id]
 
 
 def test_digits_are_split_alike_for_every_seed() -> None:

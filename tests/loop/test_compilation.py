@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from support import FIVE, TinyNet, recipe, same_state
+from support.speed import EAGER, SGD, faults, state
 from torch import nn
 
 from stillhouse import StillhouseError, StillhouseWarning, prepare, train
@@ -14,27 +15,13 @@ from stillhouse.loop.phases import Phase
 from stillhouse.loop.taps import Taps
 from stillhouse.training.compilation import graph_breaks
 
-EAGER = {"compile_args": {"backend": "eager"}}
 NO_DROPOUT = {"model": "support:TinyNet", "args": {"width": 4, "dropout": 0.0}}
-
-SGD = {"name": "sgd", "lr": 1e-2, "args": {"momentum": 0.9}}
-"""Adam would blow rounding up where a gradient is nothing else: that of a bias before BatchNorm."""
 
 
 @pytest.fixture(autouse=True)
 def _forget_compiled():
     yield
     torch._dynamo.reset()
-
-
-def state(result: Any) -> dict[str, Any]:
-    return {name: value.clone() for name, value in result.student.state_dict().items()}
-
-
-def faults(changes: dict[str, Any], *plugins: Any) -> dict[str, str]:
-    with pytest.raises(StillhouseError) as caught:
-        prepare(recipe(*plugins, **changes), write=False)
-    return {f.where: str(f) for f in caught.value.faults}
 
 
 @pytest.mark.parametrize("which", ["student", "teacher", "both"])

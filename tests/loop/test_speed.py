@@ -9,29 +9,15 @@ import pytest
 import torch
 from ignite.engine import Events
 from support import FIVE, recipe, same_state
+from support.speed import EAGER, SGD, faults, state
 
-from stillhouse import StillhouseError, prepare, train
-
-EAGER = {"compile_args": {"backend": "eager"}}
-
-SGD = {"name": "sgd", "lr": 1e-2, "args": {"momentum": 0.9}}
-"""Adam would blow rounding up where a gradient is nothing else: that of a bias before BatchNorm."""
+from stillhouse import prepare, train
 
 
 @pytest.fixture(autouse=True)
 def _forget_compiled():
     yield
     torch._dynamo.reset()
-
-
-def state(result: Any) -> dict[str, Any]:
-    return {name: value.clone() for name, value in result.student.state_dict().items()}
-
-
-def faults(changes: dict[str, Any], *plugins: Any) -> dict[str, str]:
-    with pytest.raises(StillhouseError) as caught:
-        prepare(recipe(*plugins, **changes), write=False)
-    return {f.where: str(f) for f in caught.value.faults}
 
 
 # optimizers and schedules

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from support import FIVE, recipe
+from support.speed import faults
 
 from stillhouse import StillhouseError, prepare
 from stillhouse.loop.phases import Phase
 from stillhouse.schedule import Schedule
-
-
-def faults(changes: dict[str, Any], *plugins: Any) -> dict[str, str]:
-    with pytest.raises(StillhouseError) as caught:
-        prepare(recipe(*plugins, **changes), write=False)
-    return {f.where: str(f) for f in caught.value.faults}
 
 
 def test_a_warm_up_in_steps_or_epochs_is_that_of_the_fraction():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import FEATURES, FIVE, TESTS, TinyNet, recipe, same_state, tiny_data
+from support import FEATURES, FIVE, TinyNet, recipe, same_state, tiny_data
 from torch.utils.data import TensorDataset
 
 from stillhouse import (
@@ -25,6 +25,8 @@ from stillhouse import (
 )
 from stillhouse.cli import main
 
+pytestmark = pytest.mark.usefixtures("in_tests")
+
 
 def two_classes() -> TensorDataset:
     """Data of another number of classes."""
@@ -34,22 +36,6 @@ def two_classes() -> TensorDataset:
 def colour_data() -> dict[str, TensorDataset]:
     """tiny_data with three channels."""
     return {split: TensorDataset(d.tensors[0].repeat(1, 3, 1, 1), d.tensors[1]) for split, d in tiny_data().items()}
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with all plugins whose inputs are normalised by its own data."""
-    folder = tmp_path_factory.mktemp("runs") / "five"
-    torch.set_num_threads(1)
-    train(recipe(*FIVE.values(), data__normalize="data"), out=folder)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(TESTS)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.syspath_prepend(str(TESTS / "students"))
 
 
 def test_the_numbers_are_those_of_the_summary(trained: Path):

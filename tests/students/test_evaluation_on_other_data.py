@@ -9,31 +9,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import FIVE, TESTS, recipe, tiny_data
+from support import recipe, tiny_data
 from torch.utils.data import TensorDataset
 
 from stillhouse import StillhouseError, StillhouseWarning, evaluate, load_student, train
+
+pytestmark = pytest.mark.usefixtures("in_tests")
 
 
 def shifted_data() -> dict[str, TensorDataset]:
     """tiny_data on another scale: its own mean is 5 and its own deviation 3 times as great."""
     return {split: TensorDataset(3 * d.tensors[0] + 5, d.tensors[1]) for split, d in tiny_data().items()}
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with all plugins whose inputs are normalised by its own data."""
-    folder = tmp_path_factory.mktemp("runs") / "five"
-    torch.set_num_threads(1)
-    train(recipe(*FIVE.values(), data__normalize="data"), out=folder)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(TESTS)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.syspath_prepend(str(TESTS / "students"))
 
 
 def test_other_data_are_normalised_as_in_training(trained: Path):

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from support import FEATURES, FIVE, TESTS, TinyNet, recipe, same_state, tiny_data
+from support import FEATURES, FIVE, TinyNet, recipe, same_state, tiny_data
 from torch import Tensor, nn
 
 from stillhouse import Plugin, StillhouseError, export, hookimpl, load_student, plugin, train
 from stillhouse.cli import main
+
+pytestmark = pytest.mark.usefixtures("in_tests")
 
 FILES = ["s.safetensors", "s.pt2", "s.onnx"]
 
@@ -64,22 +66,6 @@ class Tied(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x = self.second(torch.relu(self.first(x.flatten(1))))
         return {"features": x, "logits": self.head(x)}
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with all plugins whose inputs are normalised by its own data."""
-    folder = tmp_path_factory.mktemp("runs") / "five"
-    torch.set_num_threads(1)
-    train(recipe(*FIVE.values(), data__normalize="data"), out=folder)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(TESTS)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.syspath_prepend(str(TESTS / "students"))
 
 
 def run_file(path: Path, x: Tensor) -> Tensor:

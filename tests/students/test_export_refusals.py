@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import FIVE, TESTS, TinyNet, recipe
+from support import TinyNet, recipe
 from torch import Tensor
 
 from stillhouse import StillhouseError, export, load_student, train
 from stillhouse.cli import main
+
+pytestmark = pytest.mark.usefixtures("in_tests")
 
 FILES = ["s.safetensors", "s.pt2", "s.onnx"]
 
@@ -28,22 +30,6 @@ class Rowwise(TinyNet):
     def forward(self, x: Tensor) -> Tensor:
         out = super().forward(x)
         return out * (1.0 if int(x.shape[0]) == 8 else 2.0) if torch.compiler.is_compiling() else out
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with all plugins whose inputs are normalised by its own data."""
-    folder = tmp_path_factory.mktemp("runs") / "five"
-    torch.set_num_threads(1)
-    train(recipe(*FIVE.values(), data__normalize="data"), out=folder)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(TESTS)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.syspath_prepend(str(TESTS / "students"))
 
 
 @pytest.mark.parametrize("file", FILES[:2])

@@ -8,38 +8,17 @@ from typing import Any
 import pytest
 import torch
 from support import TinyNet, recipe
+from support.assistants import BOTH, SECOND, STUDENT, prepare, trained, two
 
-from stillhouse import Plugin, Recipe, StillhouseError, Weight, hookimpl, plugin, train
-from stillhouse import prepare as prepare_run
+from stillhouse import Plugin, StillhouseError, Weight, hookimpl, plugin, train
 from stillhouse.contract.step import Side
 from stillhouse.training.explanation import describe
-
-STUDENT = {"model": "support:TinyNet", "args": {"width": 4, "dropout": 0.0}}
-ASSISTANT = {"model": "support:TinyNet", "args": {"width": 4}, "random": True}
-HINT = {"use": "features", "name": "hint", "links": [{"student": "body", "teacher": "assistant:body"}], "weight": 0.5}
-SECOND = {"use": "logits", "name": "second", "teacher": "assistant", "temperature": 2.0}
-BOTH = ({"use": "logits"}, SECOND, HINT)
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("STILLHOUSE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def two(*plugins: Any, assistant: dict[str, Any] = ASSISTANT, **changes: Any) -> Recipe:
-    """A recipe with a teacher of width 6 and an assistant of width 4."""
-    return recipe(*plugins, **{"student": STUDENT, "teachers": {"assistant": assistant}, **changes})
-
-
-def prepare(*arguments: Any, **options: Any) -> Any:
-    return prepare_run(*arguments, write=False, **options)
-
-
-def trained(width: int, **changes: Any) -> dict[str, Any]:
-    """The recipe of one that teaches, as a table."""
-    student = {"model": "support:TinyNet", "args": {"width": width}}
-    return recipe(run__name=f"net-{width}", run__epochs=1, teacher=None, student=student, **changes).to_dict()
 
 
 def test_the_cache_serves_the_teacher_and_the_others_run():

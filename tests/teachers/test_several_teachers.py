@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from support import TinyNet, interrupted, recipe, same_state
+from support.assistants import ASSISTANT, BOTH, HINT, SECOND, STUDENT, prepare, trained, two
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,32 +17,11 @@ from stillhouse import prepare as prepare_run
 from stillhouse.contract.step import Side
 from stillhouse.training.explanation import describe, render_text
 
-STUDENT = {"model": "support:TinyNet", "args": {"width": 4, "dropout": 0.0}}
-ASSISTANT = {"model": "support:TinyNet", "args": {"width": 4}, "random": True}
-HINT = {"use": "features", "name": "hint", "links": [{"student": "body", "teacher": "assistant:body"}], "weight": 0.5}
-SECOND = {"use": "logits", "name": "second", "teacher": "assistant", "temperature": 2.0}
-BOTH = ({"use": "logits"}, SECOND, HINT)
-
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("STILLHOUSE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def two(*plugins: Any, assistant: dict[str, Any] = ASSISTANT, **changes: Any) -> Recipe:
-    """A recipe with a teacher of width 6 and an assistant of width 4."""
-    return recipe(*plugins, **{"student": STUDENT, "teachers": {"assistant": assistant}, **changes})
-
-
-def prepare(*arguments: Any, **options: Any) -> Any:
-    return prepare_run(*arguments, write=False, **options)
-
-
-def trained(width: int, **changes: Any) -> dict[str, Any]:
-    """The recipe of one that teaches, as a table."""
-    student = {"model": "support:TinyNet", "args": {"width": width}}
-    return recipe(run__name=f"net-{width}", run__epochs=1, teacher=None, student=student, **changes).to_dict()
 
 
 def test_two_teachers_train_as_a_loop_by_hand():
