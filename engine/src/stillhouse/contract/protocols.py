@@ -26,7 +26,7 @@ class Named(Protocol):
 
 
 class Composed(nn.Module):
-    """Base of the module that turns a batch into losses; the loop has it.
+    """Base of the module that turns a batch into losses; the loop has it, and every method that is not implemented here.
 
     Attributes:
         student: the model that is trained.

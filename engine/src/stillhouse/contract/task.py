@@ -159,7 +159,7 @@ class Task:
 
     def prediction(self, data: DataInfo, output: Any) -> dict[str, Any]:
         """What ``stillhouse predict`` says of one sample, as plain data; ``output`` is one sample's, on the CPU."""
-        raise NotImplementedError
+        raise NotImplementedError  # `stillhouse predict` refuses such a task
 
     def picture(self, data: DataInfo, image: Tensor, output: Any) -> Image | None:
         """A picture of one prediction beside its input (C, H, W), 0 to 1; None for a task that shows none."""
