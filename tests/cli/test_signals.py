@@ -181,3 +181,20 @@ def test_a_signal_to_the_whole_group_prints_one_line_and_no_traceback_of_a_reade
     assert line.endswith(" --resume")
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)  # nobody is left of the group
+
+
+@pytest.mark.parametrize(("raised", "in_order"), [(Terminated(signal.SIGTERM), True), (KeyboardInterrupt(), False)])
+def test_processes_that_a_signal_stops_wait_for_one_another(
+    raised: BaseException, in_order: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """One that tore its connections down while another still used them would abort that one."""
+    left: list[bool] = []
+    monkeypatch.setattr("stillhouse.distributed.processes.leave", lambda *, done=False: left.append(done))
+
+    def stop(_parsed: Any) -> int:
+        raise raised
+
+    monkeypatch.setattr("stillhouse.cli._run", stop)
+    assert main(["plugins"]) == (143 if in_order else 130)
+    assert left == [in_order]
+    assert "TERM" in capsys.readouterr().err or not in_order

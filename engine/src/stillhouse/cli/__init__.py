@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 shown(message, category, *rest, **more)
 
         warnings.showwarning = show
-        code = None
+        code, terminated = None, False
         try:
             with raising():
                 parsed = parse(given)
@@ -88,13 +88,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 2
         except (KeyboardInterrupt, Terminated) as ended:
+            terminated = isinstance(ended, Terminated)
             text = f"{said_by}{ended if isinstance(ended, Terminated) else 'interrupted'}{_how_to_go_on(given)}"
             errors.print(Text(text), soft_wrap=True)
             return ended.exit_code if isinstance(ended, Terminated) else 130
         finally:
             joined = sys.modules.get("stillhouse.distributed.processes")  # imported by a command that trains, if at all
             if joined is not None:
-                joined.leave(done=code == 0)
+                # On a signal, too, all of several processes stop after one step, in order.
+                joined.leave(done=code == 0 or terminated)
 
 
 def _run(parsed: argparse.Namespace) -> int:

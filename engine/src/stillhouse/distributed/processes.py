@@ -111,8 +111,8 @@ def leave(*, done: bool = False) -> None:
     """Leave the other processes.
 
     Args:
-        done: all went well here. Then gloo's processes wait a moment for one another: one that tears its connections down
-            while another still uses them can end that one.
+        done: all went well here, or all were told to stop and did. Then gloo's processes wait a moment for one another: one
+            that tears its connections down while another still uses them can end that one.
     """
     global _joined
     _joined = False
