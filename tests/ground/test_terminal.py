@@ -59,3 +59,37 @@ def test_a_reader_that_has_had_enough_is_left_to_the_command():
 
     with pytest.raises(BrokenPipeError):
         Terminal(file=Closed()).print("a")
+
+
+def table_in(width: int, *rows: tuple[str, ...]) -> list[str]:
+    table = make_table("plugin", "from", "options", title="plugins, in order")
+    for row in rows:
+        table.add_row(*row)
+    file = io.StringIO()
+    Terminal(file=file, width=width, color_system=None).print(table)
+    return [line.rstrip() for line in file.getvalue().splitlines()]
+
+
+ROWS = (
+    ("features", "stillhouse-features 0.1.0", "links = [{student = 'stage3', pool = 'mean'}] distance = 'mse'"),
+    ("tcs", "stillhouse-tcs 0.1.0", "epochs = 3"),
+)
+
+
+@pytest.mark.parametrize("width", [22, 30, 40, 50, 60, 80, 100, 200])
+def test_tables_break_no_word(width: int):
+    words = {word for row in ROWS for cell in row for word in cell.split()}
+    shown = {word for line in table_in(width, *ROWS) for word in line.split()}
+    assert words <= shown
+    assert max(map(len, table_in(width, *ROWS))) <= width
+
+
+def test_a_table_that_is_too_wide_for_its_words_is_shown_as_blocks():
+    lines = table_in(30, *ROWS)
+    assert lines[:3] == ["plugins, in order", "features", "  from  stillhouse-features"]
+    assert lines[-3:] == ["tcs", "  from  stillhouse-tcs 0.1.0", "  options  epochs = 3"]
+
+
+def test_a_table_with_room_is_as_wide_as_its_cells():
+    assert len(table_in(200, ROWS[1])) == 6
+    assert table_in(200, ROWS[1])[4] == " tcs      stillhouse-tcs 0.1.0   epochs = 3"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import re
 from collections import defaultdict
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 import torch
 from ignite.engine import Events
 from ignite.metrics import Accuracy
-from rich.console import Console
 from support import FIVE, Killed, interrupted, recipe, same_state
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -268,21 +266,3 @@ def test_what_was_logged_before_a_run_was_killed_is_in_its_events(tmp_path: Path
     with pytest.raises(Killed):
         training.fit()
     assert [step for step, _ in shown(tmp_path / "run")["loss/total"]] == [1, 2]
-
-
-@pytest.mark.parametrize("is_terminal", [True, False])
-def test_progress_shows_epoch_loss_and_score(is_terminal: bool):
-    training = prepare(recipe(), write=False, progress=True)
-    screen = StringIO()
-    progress = training.observers.progress
-    progress._console = Console(file=screen, force_terminal=is_terminal, width=200)
-    bars: list[Any] = []
-    training.run.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: bars.append(progress._bar))
-    result = training.fit()
-    assert [bar is not None for bar in bars] == [is_terminal] * 2
-    assert progress._bar is None, "it is gone when the run is"
-    if not is_terminal:
-        last = screen.getvalue().splitlines()[-1]
-        assert re.fullmatch(
-            rf"tiny: epoch 2/2  loss \d+\.\d{{4}}  val accuracy {result.metrics['val']['accuracy']:.4f}", last
-        )

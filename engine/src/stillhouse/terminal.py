@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.padding import Padding
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -28,6 +30,10 @@ _UNSEEN = re.compile(
 def printable(text: str) -> str:
     r"""Return ``text`` with characters that a terminal acts on, or cannot show, written out: ``\x1b``, ``\u202e``."""
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
+
+
+_WIDE = 10_000
+"""Characters in a line, where a table is measured as it would like to be."""
 
 
 class Terminal(Console):
@@ -62,11 +68,53 @@ class Terminal(Console):
 
 
 class _Table(Table):
-    """rich's, whose cells of plain Text have room for what is written out of them."""
+    """rich's, whose cells of plain Text have room for what is written out of them, and whose words stay whole.
+
+    rich narrows columns without regard to the words in them. Here a column is at least as wide as its longest word; where
+    that is too much for the screen, each row is shown as a block of lines.
+    """
 
     def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
         """See rich."""
         super().add_row(*map(_write_out, cells), **options)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """See rich."""
+        wide = options.update(max_width=_WIDE)
+        sizes = [
+            [Measurement.get(console, wide, cell) for cell in (column.header, *column.cells)] for column in self.columns
+        ]
+        least = [max(size.minimum for size in column) for column in sizes]
+        natural = [max(size.maximum for size in column) for column in sizes]
+        lines = Measurement.get(console, wide, self).maximum - sum(natural)
+        spare = options.max_width - lines - sum(least)
+        if spare < 0:
+            yield from self._stack()
+            return
+        needs = [most - few for few, most in zip(least, natural, strict=True)]
+        if sum(needs) > spare:
+            for column, few, need in zip(self.columns, least, needs, strict=True):
+                column.width = few + spare * need // sum(needs)
+        yield from super().__rich_console__(console, options)
+        for column in self.columns:
+            column.width = None
+
+    def _stack(self) -> RenderResult:
+        """Each row as its first cell, with the others below it under their columns' names."""
+        if self.title is not None:
+            yield _as_text(self.title, style="bold")
+        first, *others = [list(column.cells) for column in self.columns]
+        for row, head in enumerate(first):
+            yield _as_text(head)
+            for column, cells in zip(self.columns[1:], others, strict=True):
+                text = _as_text(cells[row])
+                if text.plain:
+                    yield Padding(Text.assemble(_as_text(column.header, style="bold"), "  ", text), (0, 0, 0, 2))
+
+
+def _as_text(cell: RenderableType, style: str = "") -> Text:
+    """A cell of a table of ours, which is text or a string; what is long is folded, never cut off."""
+    return cell if isinstance(cell, Text) else Text(str(cell), style=style, overflow="fold")
 
 
 def _write_out(cell: RenderableType | None) -> RenderableType | None:

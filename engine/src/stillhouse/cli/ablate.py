@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from stillhouse.cli.common import Commands, add_recipe, load_recipe_of, make_console
+from stillhouse.cli.common import Commands, add_quiet, add_recipe, load_recipe_of, make_console
 from stillhouse.files import to_json
 from stillhouse.terminal import Terminal, printable
 
@@ -57,7 +57,7 @@ def add(commands: Commands) -> None:
     )
     ablate.add_argument("--list", action="store_true", help="print the runs, one JSON object a line, and train none")
     ablate.add_argument("--only", type=int, metavar="INDEX", help="train this run of the list alone")
-    ablate.add_argument("--quiet", action="store_true", help="show no progress")
+    add_quiet(ablate)
     ablate.add_argument("--json", action="store_true", help="print the table as JSON")
     ablate.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     ablate.set_defaults(function=_ablate)

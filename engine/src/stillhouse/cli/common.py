@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Commands",
     "add_device",
+    "add_quiet",
     "add_recipe",
     "add_run",
     "add_skip_bad",
@@ -104,6 +105,11 @@ def add_skip_bad(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave out samples that cannot be read (data.skip_bad = true)"
     )
+
+
+def add_quiet(parser: Any) -> None:
+    """Add ``--quiet`` to a parser, or to a group of one."""
+    parser.add_argument("-q", "--quiet", action="store_true", help="show no progress")
 
 
 def collect_overrides(arguments: argparse.Namespace) -> list[str]:

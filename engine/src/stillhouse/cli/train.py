@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.text import Text
 
-from stillhouse.cli.common import Commands, add_recipe, load_recipe_of, make_console
+from stillhouse.cli.common import Commands, add_quiet, add_recipe, load_recipe_of, make_console
 from stillhouse.errors import StillhouseWarning
 from stillhouse.files import to_json
 from stillhouse.terminal import make_table
@@ -24,7 +24,9 @@ def add(commands: Commands) -> None:
     add_recipe(train)
     train.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/NAME)")
     train.add_argument("--resume", action="store_true", help="go on in a folder that exists")
-    train.add_argument("--quiet", action="store_true", help="show no progress")
+    shown = train.add_mutually_exclusive_group()
+    add_quiet(shown)
+    shown.add_argument("-v", "--verbose", action="store_true", help="show each epoch with its losses and metrics")
     train.add_argument("--json", action="store_true", help="print the summary as JSON")
     train.set_defaults(function=_train)
 
@@ -32,12 +34,14 @@ def add(commands: Commands) -> None:
 def _train(arguments: argparse.Namespace) -> int:
     from stillhouse.distributed import processes as parallel
     from stillhouse.training.preparation import train
+    from stillhouse.training.progress import Detail
 
     recipe = load_recipe_of(arguments)
     folder = Path(arguments.out or Path("runs") / recipe.run.name)
     if arguments.resume and not folder.exists():
         warnings.warn(f"{folder}: no run to resume, a new one begins", StillhouseWarning, stacklevel=1)
-    result = train(recipe, out=arguments.out, resume=arguments.resume, progress=not arguments.quiet)
+    progress: Detail = "verbose" if arguments.verbose else not arguments.quiet
+    result = train(recipe, out=arguments.out, resume=arguments.resume, progress=progress)
     if not parallel.is_first():
         return 0
     if arguments.json:

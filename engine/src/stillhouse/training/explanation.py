@@ -6,7 +6,6 @@ import io
 from typing import Any, Protocol
 
 import attrs
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -21,7 +20,7 @@ from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.run import Run
 from stillhouse.registry.order import Active
 from stillhouse.schedule import Schedule, value_at
-from stillhouse.terminal import Terminal
+from stillhouse.terminal import Terminal, make_table
 
 __all__ = ["describe", "render", "render_text"]
 
@@ -219,17 +218,8 @@ def render(description: dict[str, Any], console: Console) -> None:
     console.print(_optimizer_table(description))
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(
-        title=title, title_justify="left", title_style="bold", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column == "from")
-    return table
-
-
 def _plugin_table(description: dict[str, Any]) -> Table:
-    table = _table("plugins, in order", "", "plugin", "from", "why here", "options")
+    table = make_table("", "plugin", "from", "why here", "options", title="plugins, in order")
     for place, plugin in enumerate(description["plugins"], 1):
         named = plugin["name"] if plugin["name"] == plugin["use"] else f"{plugin['name']} ({plugin['use']})"
         source = f"{plugin['distribution']} {plugin['version']}".strip() or "Python"
@@ -249,7 +239,7 @@ def _option(value: Any) -> str:
 
 
 def _shape_table(description: dict[str, Any]) -> Table:
-    table = _table("shapes on a batch of two", "link", "after", "student", "teacher")
+    table = make_table("link", "after", "student", "teacher", title="shapes on a batch of two")
     names = dict.fromkeys(name for p in description["plugins"] for name in p["links"])
     for name in names:
         before: dict[str, str] | None = None
@@ -263,7 +253,7 @@ def _shape_table(description: dict[str, Any]) -> Table:
 
 
 def _loss_table(description: dict[str, Any]) -> Table:
-    table = _table("loss", "term", "weight", "value at start")
+    table = make_table("term", "weight", "value at start", title="loss")
     for term in description["losses"]:
         weight = term["weight"]
         text = f"{weight['first']:g}"
@@ -274,7 +264,7 @@ def _loss_table(description: dict[str, Any]) -> Table:
 
 
 def _optimizer_table(description: dict[str, Any]) -> Table:
-    table = _table("trained parameters", "group", "parameters", "learning rate", "weight decay")
+    table = make_table("group", "parameters", "learning rate", "weight decay", title="trained parameters")
     for group in description["optimizer"]:
         decay = group.get("weight_decay")
         table.add_row(

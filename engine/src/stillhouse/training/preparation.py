@@ -35,7 +35,7 @@ from stillhouse.training.checks import check_options, check_scaling, check_sourc
 from stillhouse.training.folder import RunFolder, flat
 from stillhouse.training.folder_lock import FolderLock
 from stillhouse.training.parts import Parts, gather, resolve, spread
-from stillhouse.training.progress import Progress
+from stillhouse.training.progress import Detail, Progress
 from stillhouse.training.session import Result, Training
 from stillhouse.version import __version__
 
@@ -52,7 +52,7 @@ def prepare(
     out: str | Path | None = None,
     write: bool = True,
     resume: bool = False,
-    progress: bool = False,
+    progress: Detail = False,
     train_teacher: bool = True,
     trust: bool = False,
 ) -> Training:
@@ -67,7 +67,7 @@ def prepare(
         out: the run's folder; ``runs/NAME`` by default.
         write: False keeps the run in memory: no folder, no checkpoint, no TensorBoard.
         resume: go on in a folder that exists; start there if nothing was saved yet.
-        progress: show progress bars and a summary on the terminal.
+        progress: show progress on the terminal; ``"verbose"``: each epoch, with its losses and metrics.
         train_teacher: False leaves what another recipe gives, a teacher or a start, untrained (to explain a run before it is trained).
         trust: import what a run's folder that gives a teacher names by ``package.module:attribute`` as well.
 
@@ -93,7 +93,7 @@ def prepare(
     parallel.check_same(_facts(recipe, actives))
     if recipe.run.threads is not None:
         torch.set_num_threads(recipe.run.threads)
-    shown = Progress(enabled=progress and parallel.is_first())
+    shown = Progress(progress if parallel.is_first() else False)
     with share_memo(), trusting(trust):  # what this run and those before it have in common is read once
         parts = gather(recipe, actives, device, shown, student=student, teachers=handed_over)
         for note in parts.data.notes:
@@ -151,7 +151,7 @@ def _train_first(need: Prerequisite, shown: Progress) -> None:
 
     def make() -> bool:
         shown.say(f"training {need.recipe.run.name!r} first, once; it is kept in {need.folder}")
-        train(need.recipe, out=need.folder, resume=True, progress=shown.enabled)
+        train(need.recipe, out=need.folder, resume=True, progress=shown.detail)
         return True
 
     with naming_disk_errors(need.folder, "the trained recipe", "what was trained so far is kept"):
@@ -257,7 +257,7 @@ def train(
     out: str | Path | None = None,
     write: bool = True,
     resume: bool = False,
-    progress: bool = False,
+    progress: Detail = False,
     trust: bool = False,
 ) -> Result:
     """Train a recipe's student: :func:`prepare`, then :meth:`Training.fit`.
@@ -271,7 +271,7 @@ def train(
         out: the run's folder; ``runs/NAME`` by default.
         write: False writes nothing.
         resume: go on in a folder that exists; a run that is complete gives its result again.
-        progress: show progress on the terminal.
+        progress: show progress on the terminal; ``"verbose"``: each epoch, with its losses and metrics.
         trust: import what a run's folder that gives a teacher names by ``package.module:attribute`` as well.
 
     Raises:

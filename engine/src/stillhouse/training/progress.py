@@ -1,11 +1,11 @@
-"""What a terminal shows of a run: a progress bar while it trains, one line an epoch where there is no terminal."""
+"""What a terminal shows of a run: a line an epoch above a progress bar; in a log, some dozens of lines and no bar."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -16,32 +16,41 @@ from stillhouse.terminal import Terminal
 if TYPE_CHECKING:
     from stillhouse.contract.run import Run
 
-__all__ = ["Progress"]
+__all__ = ["Detail", "Progress"]
+
+Detail = bool | Literal["verbose"]
+"""What is shown of a run: nothing, progress, or each epoch with every loss and metric."""
 
 _REFRESH = 0.1
 """Seconds between two updates of the bar."""
+
+
+_LINES = 40
+"""Epochs that a log says something of; each where there is a terminal."""
 
 
 class Progress:
     """Progress on standard error, so that standard output stays the result's.
 
     Args:
-        enabled: False shows nothing.
+        detail: False shows nothing; True one line an epoch, in a log only so many; ``"verbose"`` each epoch, with its losses,
+            metrics and speed.
     """
 
     name = "progress"
 
-    def __init__(self, enabled: bool) -> None:
-        self.enabled = enabled
+    def __init__(self, detail: Detail) -> None:
+        self.enabled = bool(detail)
+        self.detail = detail
         self._console = Terminal(stderr=True)
         self._bar: Bar | None = None
         self._updated = 0.0
-        self._loss: float | None = None
+        self._scalars: dict[str, float] = {}
 
     def say(self, text: str) -> None:
-        """One line, where progress is shown."""
+        """One line, above the bar, where progress is shown."""
         if self.enabled:
-            self._console.print(text, markup=False, highlight=False)
+            self._console.print(text, soft_wrap=True)
 
     @contextmanager
     def counting(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -82,8 +91,8 @@ class Progress:
 
     @hookimpl
     def logged(self, scalars: Mapping[str, float]) -> None:
-        """Remember the loss."""
-        self._loss = scalars["loss/total"]
+        """Remember the losses."""
+        self._scalars = dict(scalars)
 
     @hookimpl
     def iteration_completed(self, run: Run) -> None:
@@ -97,9 +106,11 @@ class Progress:
 
     @hookimpl
     def epoch_completed(self, run: Run) -> None:
-        """Say where the run is, where there is no bar."""
-        if self._bar is None:
-            self.say(f"{run.recipe.run.name}: {self._status(run)}")
+        """Say where the run is, above the bar; without a terminal only some dozens of times."""
+        epoch = run.trainer.state.epoch
+        new = epoch in (1, run.epochs) or epoch * _LINES // run.epochs > (epoch - 1) * _LINES // run.epochs
+        if new or self._console.is_terminal or self.detail == "verbose":
+            self.say(f"{run.recipe.run.name}: {self._status(run)}{self._details(run)}")
 
     def close(self) -> None:
         """Take the bar away."""
@@ -109,9 +120,17 @@ class Progress:
 
     def _status(self, run: Run) -> str:
         parts = [f"epoch {run.trainer.state.epoch}/{run.epochs}"]
-        if self._loss is not None:
-            parts.append(f"loss {self._loss:.4f}")
+        if "loss/total" in self._scalars:
+            parts.append(f"loss {self._scalars['loss/total']:.4f}")
         value = run.metrics.get("val", {}).get(run.task.score)
         if value is not None:
             parts.append(f"val {run.task.score} {value:.4f}")
         return "  ".join(parts)
+
+    def _details(self, run: Run) -> str:
+        """What else was logged last, and the other metrics of the validation split."""
+        if self.detail != "verbose":
+            return ""
+        more = {name: value for name, value in self._scalars.items() if name != "loss/total"}
+        more |= {f"val/{name}": value for name, value in run.metrics.get("val", {}).items() if name != run.task.score}
+        return "".join(f"\n    {name} {value:.4g}" for name, value in sorted(more.items()))
