@@ -46,9 +46,7 @@ def _normalised(images: Tensor) -> Tensor:
 
 
 def build(*tables: dict[str, Any], seed: int = 0, **changes: Any) -> BatchTransforms:
-    made = build_batch_transforms(tables, info(**changes), seed, batch)
-    assert made is not None
-    return made
+    return build_batch_transforms(tables, info(**changes), seed, batch)
 
 
 def test_mixup_is_zhangs_mixture_of_images_and_of_labels():
@@ -175,7 +173,6 @@ def test_masks_move_with_their_images():
         0,
         lambda: Batch(images, masks, torch.arange(4)),
     )
-    assert made is not None
     out = made(Batch(images, masks, torch.arange(4)), 0, 0)
     assert torch.equal(out.input, images.flip(-1, -2))
     assert torch.equal(out.target, masks.flip(-1, -2))

@@ -13,9 +13,10 @@ from torchvision import tv_tensors
 from torchvision.transforms import AutoAugmentPolicy, InterpolationMode
 
 from stillhouse.config.signatures import call, read_parameters
+from stillhouse.data.sample_errors import TransformError
 from stillhouse.errors import Fault, StillhouseError, did_you_mean
 
-__all__ = ["TransformError", "build_crops", "build_transforms", "chain"]
+__all__ = ["build_crops", "build_transforms", "chain"]
 
 _OF_BATCHES = ("CutMix", "MixUp")
 _ENUMS: dict[str, type[enum.Enum]] = {"interpolation": InterpolationMode, "policy": AutoAugmentPolicy}
@@ -82,19 +83,6 @@ class _OutsideFill:
             )
         given = args.get("fill")
         return {**args, "fill": {tv_tensors.Mask: self.ignore or 0, "others": 0 if given is None else given}}
-
-
-class TransformError(Exception):
-    """A transform that raised.
-
-    Attributes:
-        where: its key, such as ``data.transforms[2]``.
-        name: its class.
-    """
-
-    def __init__(self, where: str, name: str, error: Exception) -> None:
-        super().__init__(f"{type(error).__name__}: {error}")
-        self.where, self.name, self.error = where, name, error
 
 
 @attrs.frozen(eq=False)

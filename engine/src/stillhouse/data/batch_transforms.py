@@ -13,8 +13,9 @@ from torch import Tensor
 
 from stillhouse.config.signatures import call
 from stillhouse.contract.batch import Batch, DataInfo
-from stillhouse.data.augmentation import TransformError, build_transforms
+from stillhouse.data.augmentation import build_transforms
 from stillhouse.data.geometry import Geometry
+from stillhouse.data.sample_errors import TransformError
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.layout import format_shape
 from stillhouse.nested import map_tensors
@@ -142,8 +143,8 @@ def _isolate_cuda_generator(device: torch.device) -> Iterator[Any]:
 
 def build_batch_transforms(
     tables: Sequence[Mapping[str, Any]], info: DataInfo, seed: int, example_of: Callable[[], Batch]
-) -> BatchTransforms | None:
-    """Build the transforms of ``tables`` and try them on a small batch; None when there are none.
+) -> BatchTransforms:
+    """Build the transforms of ``tables`` and try them on a small batch.
 
     Args:
         tables: ``{ use = "MixUp", alpha = 0.2 }``, as in ``[data] transforms``; their images are 0 to 1.
@@ -154,8 +155,6 @@ def build_batch_transforms(
     Raises:
         StillhouseError: every table that cannot be used; data without images, or with targets that cannot be mixed.
     """
-    if not tables:
-        return None
     faults: list[Fault] = []
     example = example_of()
     if example.input.ndim != 4 or info.target == "boxes":

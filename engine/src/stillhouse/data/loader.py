@@ -14,7 +14,6 @@ from torch import Tensor
 from stillhouse.config.data import DataSpec
 from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import SampleMaker
-from stillhouse.data.augmentation import build_crops, build_transforms, chain
 from stillhouse.data.batches import Data
 from stillhouse.data.catalogue import open_source
 from stillhouse.data.imagefolder import ImageFolder
@@ -147,7 +146,7 @@ def _open(spec: DataSpec, base: Path | None) -> tuple[Source, tuple[Transform, T
     faults: list[Fault] = []
     source = None
     try:
-        build_transforms(spec.transforms)
+        _build_transforms(spec)
     except StillhouseError as error:
         faults += error.faults
     try:
@@ -167,14 +166,23 @@ def _open(spec: DataSpec, base: Path | None) -> tuple[Source, tuple[Transform, T
                 "blocks of an image folder would hold out whole classes", where="data.split", hint="leave it out"
             )
         source.splits = split_by_blocks(source.splits, spec.split, spec.val_fraction)
-    own = build_transforms(
-        spec.transforms, kind=source.target, ignore=None if source.spec is None else source.spec.ignored
-    )
+    return source, _build_transforms(spec, source)
+
+
+def _build_transforms(spec: DataSpec, source: Source | None = None) -> tuple[Transform, Transform]:
+    """Build the transforms of training and of evaluation; without a source, to see that they can be built."""
     size = spec.crop_height_and_width
+    if not spec.transforms and size is None:
+        return None, None  # without importing torchvision, which takes a while
+    from stillhouse.data.augmentation import build_crops, build_transforms, chain
+
+    kind = "class" if source is None else source.target
+    ignore = None if source is None or source.spec is None else source.spec.ignored
+    own = build_transforms(spec.transforms, kind=kind, ignore=ignore)
     if size is None:
-        return source, (own, None)
+        return own, None
     at_random, middle = build_crops(size)
-    return source, (chain(at_random, own), middle)
+    return chain(at_random, own), middle
 
 
 def _check_taken(task: SampleMaker | None, source: Source) -> None:

@@ -1,4 +1,4 @@
-"""Errors for unreadable or inconsistent samples."""
+"""Errors for samples that are unreadable, inconsistent, or cannot be transformed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from torch import Tensor
 from stillhouse.errors import StillhouseError
 from stillhouse.layout import format_shape
 
-__all__ = ["Form", "MisfitError", "check_finite", "find_form", "make_misfit_error", "suggest_skipping"]
+__all__ = [
+    "Form",
+    "MisfitError",
+    "TransformError",
+    "check_finite",
+    "find_form",
+    "make_misfit_error",
+    "make_size_error",
+    "suggest_skipping",
+]
 
 Form = tuple[tuple[int, ...], torch.dtype]
 """Shape, with -1 for any number, and dtype that samples share."""
@@ -20,6 +29,19 @@ class MisfitError(StillhouseError):
 
     form: Form | None = None
     """The sample's own form; None where it is too small for a crop."""
+
+
+class TransformError(Exception):
+    """A transform that raised.
+
+    Attributes:
+        where: its key, such as ``data.transforms[2]``.
+        name: its class.
+    """
+
+    def __init__(self, where: str, name: str, error: Exception) -> None:
+        super().__init__(f"{type(error).__name__}: {error}")
+        self.where, self.name, self.error = where, name, error
 
 
 def find_form(x: Tensor, shape: tuple[int, ...]) -> Form:
@@ -61,6 +83,22 @@ def make_misfit_error(x: Tensor, form: Form, place: str, wanted: Form, other: st
     return error
 
 
+def make_size_error(x: Tensor, what: str, size: tuple[int, ...]) -> StillhouseError:
+    """Make the error for a target that has not its image's size.
+
+    Args:
+        x: the image (C, H, W).
+        what: the target's kind, and where it is if not beside the image: ``mask masks/1.png: ``.
+        size: its own height and width.
+    """
+    turned = size == x.shape[:-3:-1]
+    return StillhouseError(
+        f"the {what}must have its image's size, {_format_size(tuple(x.shape[-2:]))} (width x height), "
+        f"got {_format_size(size)}",
+        hint="images are turned by their EXIF orientation: turn it likewise" if turned else "",
+    )
+
+
 def suggest_skipping(error: StillhouseError) -> StillhouseError:
     """Return the error with a hint to ``--skip-bad``; misfits, which are never left out, stay as they are."""
     last, way = error.faults[-1], "--skip-bad leaves such samples out"
@@ -80,3 +118,7 @@ def _suggest_one_shape(shape: tuple[int, ...], first: tuple[int, ...]) -> str:
 
 def _name_dtype(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _format_size(size: tuple[int, ...]) -> str:
+    return f"{size[1]}x{size[0]}" if len(size) == 2 else str(size)

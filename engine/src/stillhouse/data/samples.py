@@ -11,10 +11,16 @@ from torch import Tensor
 
 from stillhouse.contract.batch import Batch
 from stillhouse.contract.task import SampleMaker
-from stillhouse.data.augmentation import TransformError
 from stillhouse.data.boxes import fit_boxes
-from stillhouse.data.geometry import Geometry
-from stillhouse.data.sample_errors import MisfitError, check_finite, find_form, make_misfit_error, suggest_skipping
+from stillhouse.data.sample_errors import (
+    MisfitError,
+    TransformError,
+    check_finite,
+    find_form,
+    make_misfit_error,
+    make_size_error,
+    suggest_skipping,
+)
 from stillhouse.data.sampler import Ids, Key
 from stillhouse.data.shaping import Shaping
 from stillhouse.data.sources import Source
@@ -209,6 +215,8 @@ class Samples:
         randomness.seed(mix(i) if self.evaluation else mix(self.seed, epoch, i))
         x, target = self.read(i)
         if self.transforms is not None:
+            from stillhouse.data.geometry import Geometry  # torchvision, which a run without transforms does without
+
             before = x
             x, target = self._transform(i, Geometry(self.transforms, kind), x, target)
             whole = find_size(kind, target)
@@ -266,13 +274,7 @@ def read_shaped(source: Source, shaping: Shaping, i: int) -> tuple[Tensor, Any]:
             target = fit_boxes(target, x.shape[-2], x.shape[-1])
         whole = find_size(source.target, target)
         if whole is not None and whole != tuple(x.shape[-2:]):
-            raise StillhouseError(
-                f"the {source.target} {source.target_place(i)}must have its image's size, "
-                f"{_format_size(tuple(x.shape[-2:]))} (width x height), got {_format_size(whole)}",
-                hint="images are turned by their EXIF orientation: turn it likewise"
-                if whole == x.shape[:-3:-1]
-                else "",
-            )
+            raise make_size_error(x, f"{source.target} {source.target_place(i)}", whole)
         out = shaping(x)
     except StillhouseError as error:
         raise error.within(source.place(i)) from None
@@ -290,7 +292,3 @@ def _check_length(source: Source, target: Tensor) -> None:
         raise StillhouseError(
             f"the target must have {source.vector_length} numbers as the first sample's, got {len(target)}"
         )
-
-
-def _format_size(size: tuple[int, ...]) -> str:
-    return f"{size[1]}x{size[0]}" if len(size) == 2 else str(size)

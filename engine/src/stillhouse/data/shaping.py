@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import attrs
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from stillhouse.errors import StillhouseError, first_line
 from stillhouse.layout import format_shape
@@ -41,13 +40,22 @@ class Shaping:
                 raise StillhouseError(
                     f"`channels` needs images of 1 or 3 channels, got {x.shape[0]}", hint="leave out `channels`"
                 )
-            x = F.rgb_to_grayscale(x) if self.channels == 1 else x.expand(3, -1, -1).contiguous()
+            x = _to_grey(x) if self.channels == 1 else x.expand(3, -1, -1).contiguous()
         if self.size is not None and tuple(x.shape[1:]) != self.size:
             x = _resize(x, self.size)
         return x
 
 
+def _to_grey(x: Tensor) -> Tensor:
+    from torchvision.transforms.v2 import functional as F
+
+    grey: Tensor = F.rgb_to_grayscale(x)
+    return grey
+
+
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    from torchvision.transforms.v2 import functional as F
+
     try:
         resized: Tensor = F.resize(x, list(size), antialias=True)
     except RuntimeError as error:  # too little memory, or a size that torch's kernel does not have

@@ -11,8 +11,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 from stillhouse.config.fields import strict_fields
 from stillhouse.data.boxes import read_boxes
@@ -229,6 +227,9 @@ def resize_target(kind: str, target: Any, before: tuple[int, int], size: tuple[i
     """
     if before == size:
         return target
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional as F
+
     if kind in ("mask", "depth"):
         plane = target if kind == "depth" else target[None]
         out = F.resize_image(plane, list(size), interpolation=InterpolationMode.NEAREST_EXACT)

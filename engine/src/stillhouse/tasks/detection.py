@@ -12,7 +12,6 @@ import attrs
 import numpy as np
 import torch
 from ignite.metrics import Metric, ObjectDetectionAvgPrecisionRecall
-from scipy import ndimage
 from torch import Tensor, nn
 
 from stillhouse.contract.batch import DataInfo
@@ -263,6 +262,8 @@ def find_boxes(mask: Tensor, classes: tuple[int, ...], min_area: int = 1) -> Box
         ``boxes`` (N, 4) float32, x1, y1, x2, y2 from pixel edge to pixel edge, and ``labels`` (N,) int64; by class, then
         from top to bottom.
     """
+    from scipy import ndimage  # takes a while to import, and is needed where boxes are made of masks
+
     array = mask.numpy()
     boxes, labels = [], []
     for label, index in enumerate(classes, start=1):

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from ignite.metrics import PSNR, SSIM, Metric
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 
 from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Task
@@ -160,6 +159,8 @@ class Colourisation(ImageTask):
         """The luminance (1 or 3, H, W) of an image, which may be grey itself."""
         if image.shape[0] == self.input_channels == 1:
             return image
+        from torchvision.transforms.v2 import functional as transforms
+
         grey: Tensor = transforms.rgb_to_grayscale(image, self.input_channels)
         return grey
 

@@ -19,7 +19,6 @@ from stillhouse.config.teacher import check_teacher_names
 from stillhouse.config.trust import trusting
 from stillhouse.contract.assembly import Assembly, Rows
 from stillhouse.contract.plugin import Plugin
-from stillhouse.data.batch_transforms import build_batch_transforms
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError, StillhouseWarning, first_line
 from stillhouse.memo import share_memo
@@ -184,9 +183,11 @@ def _build(parts: Parts, *, folder: Path | None, resume: bool, inspect_only: boo
         )
         assembly.notes.update({f"model {name}": describe_teacher(model) for name, model in parts.teachers.items()})
         check_options(assembly, actives)
-        transforms = build_batch_transforms(recipe.data.batch_transforms, data.info, recipe.run.seed, data.example)
-        example = data.example()
-        if transforms is not None:
+        transforms, example = None, data.example()
+        if recipe.data.batch_transforms:
+            from stillhouse.data.batch_transforms import build_batch_transforms  # and torchvision, which takes a while
+
+            transforms = build_batch_transforms(recipe.data.batch_transforms, data.info, recipe.run.seed, data.example)
             example = transforms(example, 0, 0)
         precision: torch.dtype = getattr(torch, recipe.run.precision)
         with explained(assembly):

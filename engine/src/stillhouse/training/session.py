@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import ignite.distributed as idist
@@ -24,7 +24,6 @@ from stillhouse.assembly.watch import watch_first_steps
 from stillhouse.config.home import shorten_home
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.batch import Batch
-from stillhouse.data.batch_transforms import BatchTransforms, transform_batches
 from stillhouse.data.batches import Data
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError, StillhouseWarning
@@ -42,6 +41,9 @@ from stillhouse.training.observers import build_observers
 from stillhouse.training.optimizers import build_optimizer, build_scheduler
 from stillhouse.training.progress import Progress
 from stillhouse.training.score import best_of
+
+if TYPE_CHECKING:
+    from stillhouse.data.batch_transforms import BatchTransforms
 
 __all__ = ["Result", "Training"]
 
@@ -222,6 +224,8 @@ class Training:
             return
         stream: Iterable[Batch] = self.data.training(done)
         if self._batch_transforms is not None:
+            from stillhouse.data.batch_transforms import transform_batches  # imported with the transforms alone
+
             stream = transform_batches(stream, self._batch_transforms, run.device, done, run.steps_per_epoch)
         run.trainer.run(stream, max_epochs=run.epochs, epoch_length=run.steps_per_epoch)
 

@@ -1,0 +1,59 @@
+"""What a command imports before it does anything: the half of a short run's time that nobody sees."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RECIPE = """
+[run]
+name = "small"
+epochs = 1
+device = "cpu"
+threads = 1
+[data]
+name = "sklearn:digits"
+batch_size = 8
+limit = 16
+[student]
+model = "stillhouse.models:convnet"
+args = { width = 2 }
+[teacher]
+model = "stillhouse.models:convnet"
+args = { width = 2 }
+random = true
+[[plugins]]
+use = "logits"
+"""
+SLOW = ("torch", "torchvision", "ignite", "sklearn", "scipy", "pandas", "matplotlib", "tensorboard")
+SAYS_IMPORTS = f"""
+import sys
+from stillhouse.cli import main
+try:
+    code = main(sys.argv[1:])
+except SystemExit as ended:
+    code = ended.code
+assert not code, code
+print("imports:", *(name for name in {SLOW} if name in sys.modules))
+"""
+
+
+def imports_of(folder: Path, *words: str) -> set[str]:
+    """The slow libraries that a command imports; it has a process of its own, in ``folder``."""
+    (folder / "small.toml").write_text(RECIPE)
+    command = [sys.executable, "-c", SAYS_IMPORTS, *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].removeprefix("imports:").split())
+
+
+@pytest.mark.parametrize("words", [("explain", "small.toml"), ("train", "small.toml", "--quiet")])
+def test_what_a_run_does_not_use_is_not_imported(tmp_path: Path, words: tuple[str, ...]):
+    assert imports_of(tmp_path, *words) & {"torchvision", "sklearn", "scipy", "pandas"} == set()
+
+
+def test_a_run_is_explained_without_pictures_and_events(tmp_path: Path):
+    assert imports_of(tmp_path, "explain", "small.toml") == {"torch", "ignite"}
