@@ -11,7 +11,8 @@ import pytest
 
 from stillhouse import Recipe, StillhouseError
 from stillhouse.config.overrides import parse_value
-from stillhouse.config.toml import check_tables, read_tables
+from stillhouse.config.recipe_file import read_tables
+from stillhouse.config.toml import check_tables
 
 TEXT = '[data]\nname = "sklearn:digits"\n[student]\nmodel = "mlp"\n'
 

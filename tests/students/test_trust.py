@@ -18,7 +18,7 @@ from support import recipe, tables
 from stillhouse import StillhouseError, load_student, train
 from stillhouse.cli import main
 from stillhouse.config.recipe import Recipe
-from stillhouse.config.toml import read_tables
+from stillhouse.config.recipe_file import read_tables
 from stillhouse.config.trust import is_registered
 from stillhouse.entries import DATA, MODELS, PLUGINS, TASKS
 from stillhouse.experiments import compare

@@ -11,7 +11,7 @@ from support import recipe
 
 from stillhouse import StillhouseError, train
 from stillhouse.cli import main
-from stillhouse.config.toml import read_tables
+from stillhouse.config.recipe_file import read_tables
 
 pytestmark = pytest.mark.usefixtures("strangers")
 

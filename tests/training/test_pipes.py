@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from stillhouse import StillhouseError, load_student
+from stillhouse.config.recipe_file import read_tables
 from stillhouse.config.stored import read_lock
-from stillhouse.config.toml import read_tables
 from stillhouse.models.checkpoint_file import read_checkpoint
 from stillhouse.models.weights import read_weights
 from stillhouse.training.history import HistoryFile

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from stillhouse.config.recipe import Recipe
 
 __all__ = [
+    "SHORT_FORMS",
     "Commands",
     "add_device",
     "add_quiet",
@@ -31,13 +32,22 @@ __all__ = [
 Commands = Any
 """What ``add_subparsers`` gives: ``add_parser(NAME, help=...)``; argparse keeps its type to itself."""
 
+SHORT_FORMS = {
+    "--epochs": ("run.epochs", "N"),
+    "--lr": ("optimizer.lr", "RATE"),
+    "--batch-size": ("data.batch_size", "N"),
+    "--device": ("run.device", "NAME"),
+    "--data": ("data.name", "SOURCE"),
+}
+"""The keys that are changed most often: an option's key, and what its value is called."""
+
 _NO_LIMIT = 10_000
 """Characters in a line that goes to a file or a pipe."""
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
-    """Add RECIPE and its overrides: ``--set``, ``--plugins``, ``--skip-bad``."""
-    parser.add_argument("recipe", metavar="RECIPE", help="a recipe in TOML")
+    """Add RECIPE and its overrides: ``--set``, the short forms of :data:`SHORT_FORMS`, ``--plugins``, ``--skip-bad``."""
+    parser.add_argument("recipe", metavar="RECIPE", help="a recipe in TOML, YAML or JSON")
     parser.add_argument(
         "--set",
         dest="overrides",
@@ -46,6 +56,8 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="change a key: --set optimizer.lr=3e-4 --set plugins.projector.kind=mlp",
     )
+    for option, (key, metavar) in SHORT_FORMS.items():
+        parser.add_argument(option, dest=key, metavar=metavar, help=f"short for --set {key}={metavar}")
     parser.add_argument(
         "--plugins",
         metavar="LIST",
@@ -87,9 +99,9 @@ def trust_as_told(arguments: argparse.Namespace) -> AbstractContextManager[None]
     recipe = getattr(arguments, "recipe", None)
     if getattr(arguments, "trust", False) is True:
         return trusting()
-    if not isinstance(recipe, str) or not lies_in_run(recipe):
+    if not isinstance(recipe, str) or not hasattr(arguments, "overrides") or not lies_in_run(recipe):
         return nullcontext()
-    values = [text.partition("=")[2].strip() for text in getattr(arguments, "overrides", ())]
+    values = [text.partition("=")[2].strip() for text in collect_overrides(arguments)]
     plugins = (getattr(arguments, "plugins", None) or "").split(",")
     named = [*map(parse_value, values), *(plugin.strip().partition("=")[0] for plugin in plugins)]
     return reading_stored(Path(recipe).parent, named=[name for name in named if isinstance(name, str)])
@@ -113,8 +125,10 @@ def add_quiet(parser: Any) -> None:
 
 
 def collect_overrides(arguments: argparse.Namespace) -> list[str]:
-    """Collect the overrides of ``--set`` and ``--skip-bad``."""
-    return [*(["data.skip_bad=true"] if arguments.skip_bad else []), *arguments.overrides]
+    """Collect the overrides of ``--skip-bad``, of the short forms, and of ``--set``, which come last."""
+    given = {key: getattr(arguments, key, None) for key, _ in SHORT_FORMS.values()}
+    short = [f"{key}={value}" for key, value in given.items() if value is not None]
+    return [*(["data.skip_bad=true"] if arguments.skip_bad else []), *short, *arguments.overrides]
 
 
 def load_recipe_of(arguments: argparse.Namespace) -> Recipe:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["expand_home", "find_path", "shorten_home"]
+__all__ = ["change_texts", "expand_home", "find_path", "shorten_home"]
 
 _SHORT = re.compile(r"(?P<scheme>(?:[\w.-]+:)*)~(?P<rest>/.*)", re.DOTALL)
 
@@ -22,7 +22,7 @@ def expand_home(tables: Any) -> Any:
         match = _SHORT.fullmatch(text)
         return text if match is None else f"{match['scheme']}{found[0]}{match['rest']}"
 
-    return _change(tables, expand)
+    return change_texts(tables, expand)
 
 
 def find_path(text: str, base: Path | None) -> Path:
@@ -48,7 +48,7 @@ def shorten_home(tables: Any) -> Any:
         match = pattern.fullmatch(text)
         return text if match is None else f"{match[1]}~{match[2] or '/'}"
 
-    return _change(tables, shorten)
+    return change_texts(tables, shorten)
 
 
 def _home() -> list[str]:
@@ -60,11 +60,12 @@ def _home() -> list[str]:
     return [str(path) for path in dict.fromkeys((home, home.resolve())) if len(path.parts) > 1]
 
 
-def _change(value: Any, change: Any) -> Any:
+def change_texts(value: Any, change: Callable[[str], Any]) -> Any:
+    """Return plain tables in which every text is what ``change`` makes of it; keys stay."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
-        return {key: _change(each, change) for key, each in value.items()}
+        return {key: change_texts(each, change) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_change(each, change) for each in value]
+        return [change_texts(each, change) for each in value]
     return value

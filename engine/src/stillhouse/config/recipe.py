@@ -14,15 +14,17 @@ import attrs
 import tomli_w
 
 from stillhouse.config.data import DataSpec
+from stillhouse.config.environment import expand_environment
 from stillhouse.config.home import expand_home, find_path, shorten_home
 from stillhouse.config.model import ModelSpec
 from stillhouse.config.overrides import apply_override
+from stillhouse.config.recipe_file import read_tables
 from stillhouse.config.run import CheckpointSpec, DistributedSpec, OptimizerSpec, RunSpec
 from stillhouse.config.run_options import EarlyStoppingSpec, EmaSpec, SpeedSpec
 from stillhouse.config.structure import structure, unstructure
 from stillhouse.config.task import TaskSpec
 from stillhouse.config.teacher import TeacherSpec, check_teacher_names
-from stillhouse.config.toml import check_tables, read_tables
+from stillhouse.config.toml import check_tables
 from stillhouse.errors import Fault, StillhouseError
 from stillhouse.schedule import Schedule
 
@@ -80,14 +82,14 @@ class Recipe:
 
     @classmethod
     def load(cls, path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
-        """Read a recipe from a TOML file.
+        """Read a recipe from a file in TOML, YAML or JSON.
 
         Args:
-            path: the file.
+            path: the file; what it includes is read with it.
             overrides: ``a.b=value`` each, as ``--set`` takes them; values in TOML, or else taken as text.
 
         Raises:
-            StillhouseError: no such file, invalid TOML, or every unknown key and wrong value of the file at once.
+            StillhouseError: no such file, one that is not of its format, or every unknown key and wrong value of the file at once.
         """
         data = read_tables(Path(path))
         for override in overrides:
@@ -148,6 +150,7 @@ def _structured(data: Mapping[str, Any], base: Path | None, file: str, asked_by:
     """:meth:`Recipe.from_dict`; ``asked_by`` are the files that lead here, each of which names the next."""
     try:
         check_tables(data)
+        data = expand_environment(data)
     except StillhouseError as error:
         raise (error.within(file) if file else error) from None
     tables = expand_home(copy.deepcopy(dict(data)))

@@ -5,55 +5,23 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import attrs
 
-from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
-from stillhouse.files import open_file
+from stillhouse.errors import Fault, StillhouseError, raise_faults
 
-__all__ = ["check_tables", "parse_toml", "read_tables"]
-
-_LARGEST = 16 * 2**20
-"""Bytes that a recipe's file may have: more is no recipe, and a device has no end."""
+__all__ = ["check_tables", "parse_toml"]
 
 _DEEPEST = 64
 """Tables and lists in each other. A recipe needs two for each recipe that it asks for."""
 
+_MOST = 100_000
+"""Values in a recipe, each time that it is named: a few lines of YAML may name one another without end."""
+
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _WHOLE = 2**63
-
-
-def read_tables(path: Path) -> dict[str, Any]:
-    """A recipe's file as plain tables.
-
-    Raises:
-        StillhouseError: no such file, no text in UTF-8, or no TOML.
-    """
-    where = str(path)
-    try:
-        # A recipe may come through a pipe; one that a run has written may not, and would be waited for.
-        with open_file(path) if path.name == "recipe.toml" else path.open("rb") as file:
-            content = file.read(_LARGEST + 1)
-    except FileNotFoundError:
-        near = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
-        raise StillhouseError("file not found", where=where, hint=did_you_mean(path.name, near)) from None
-    except IsADirectoryError:
-        raise StillhouseError("must be a file, got a folder", where=where, hint="RECIPE.toml") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL character in its name
-        what = (error.strerror if isinstance(error, OSError) else None) or error
-        raise StillhouseError(f"cannot be read: {what}", where=where) from None
-    if len(content) > _LARGEST:
-        raise StillhouseError(f"is no recipe: it has more than {_LARGEST // 2**20} MiB", where=where)
-    try:
-        text = content.decode("utf-8-sig")  # some editors begin a file with a mark
-    except UnicodeDecodeError as error:
-        wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")
-        what = "is text in UTF-16" if wide else f"is not text in UTF-8: byte {error.start} is {content[error.start]:#x}"
-        raise StillhouseError(what, where=where, hint="save it as UTF-8") from None
-    return parse_toml(text, where)
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:
@@ -102,8 +70,13 @@ def check_tables(tables: Any, where: str = "") -> None:
 
 def _find_faults(tables: Mapping[Any, Any], where: str) -> Iterator[Fault]:
     waiting: list[tuple[str, Any, int]] = [(where, tables, 0)]
+    seen = 0
     while waiting:  # not by recursion: depth is what is looked for
         place, value, depth = waiting.pop()
+        seen += 1
+        if seen > _MOST:
+            yield Fault(where, f"is no recipe: it has more than {_MOST:,} values")
+            return
         if depth > _DEEPEST:
             yield Fault(place[:60] + "...", "is nested too deeply", f"at most {_DEEPEST} levels")
         elif isinstance(value, Mapping):

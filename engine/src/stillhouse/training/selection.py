@@ -8,7 +8,7 @@ from typing import Any
 
 from stillhouse.config.overrides import apply_override, list_names, parse_value
 from stillhouse.config.recipe import Recipe
-from stillhouse.config.toml import read_tables
+from stillhouse.config.recipe_file import read_tables
 from stillhouse.contract.plugin import option_names
 from stillhouse.errors import StillhouseError
 from stillhouse.registry.plugins import load
