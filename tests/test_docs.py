@@ -322,6 +322,8 @@ def test_recipes_in_the_pages_load(documented_plugins: dict[str, str]):
     assert len(recipes) > 10
     for page, text in recipes:
         tables = tomllib.loads(text)
+        for name in tables.pop("include", []):
+            assert (ROOT / "docs/recipes" / name).exists(), short(page)
         teacher = tables.get("teacher", {})
         if isinstance(teacher.get("recipe"), str):
             assert (ROOT / "docs/recipes" / teacher["recipe"]).exists(), short(page)
