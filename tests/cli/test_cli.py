@@ -118,13 +118,6 @@ def test_plugins_lists_and_checks(in_tests: None, capsys: pytest.CaptureFixture[
     assert "broken-dist 1.0: the plugin 'broken' cannot be imported: ModuleNotFoundError: No module named" in text
 
 
-def test_help_is_quick():
-    script = "import sys, stillhouse.cli as c\ntry: c.main(['export', '--help'])\nexcept SystemExit: print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=600)
-    assert "--with-preprocessing" in done.stdout
-    assert done.stdout.endswith("False\n")
-
-
 def test_skip_bad_is_the_recipes_key(tmp_path: Path, in_tests: None, capsys: pytest.CaptureFixture[str]):
     path = save(tmp_path, run__epochs=1)
     assert main(["train", path, "--out", str(tmp_path / "run"), "--quiet", "--skip-bad"]) == 0

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from stillhouse.entries import COMMANDS, installed
+
 RECIPE = """
 [run]
 name = "small"
@@ -57,3 +59,32 @@ def test_what_a_run_does_not_use_is_not_imported(tmp_path: Path, words: tuple[st
 
 def test_a_run_is_explained_without_pictures_and_events(tmp_path: Path):
     assert imports_of(tmp_path, "explain", "small.toml") == {"torch", "ignite"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--help",),
+        ("--version",),
+        ("plugins",),
+        ("plugins", "--json"),
+        *((found.use, "--help") for found in installed(COMMANDS)),
+        ("ablate", "small.toml", "--list", "--leave-one-out", "--grid", "logits.weight=1,2"),
+    ],
+    ids=" ".join,
+)
+def test_what_says_what_there_is_imports_nothing_slow(tmp_path: Path, words: tuple[str, ...]):
+    assert imports_of(tmp_path, *words) == set()
+
+
+def test_finished_runs_are_compared_and_listed_without_torch(tmp_path: Path):
+    imports_of(tmp_path, "ablate", "small.toml", "--seeds", "2", "--one-at-a-time", "--out", "runs", "--quiet")
+    assert imports_of(tmp_path, "compare", "runs") == {"scipy"}
+    assert imports_of(tmp_path, "ablate", "small.toml", "--list", "--out", "runs") == set()
+
+
+def test_a_recipe_is_read_without_torch(tmp_path: Path):
+    (tmp_path / "small.toml").write_text(RECIPE)
+    script = "import sys, stillhouse; stillhouse.Recipe.load('small.toml'); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

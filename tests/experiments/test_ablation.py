@@ -182,6 +182,35 @@ def test_the_runs_can_be_listed_and_done_one_by_one(tmp_path: Path, capsys: pyte
     ]
 
 
+def test_arms_that_are_one_run_keep_their_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path, out = save(tmp_path, FEATURES, {"use": "projector"}, **FAST), str(tmp_path / "a")
+    same = ["ablate", path, "--seeds", "2", "--out", out, "--quiet"]
+
+    def list_numbers() -> dict[int, tuple[str, int]]:
+        assert main([*same, "--list"]) == 0
+        listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        return {run["index"]: (run["arm"], run["seed"]) for run in listed}
+
+    names = ["none", "full", "only-features", "only-projector", "without-features", "without-projector"]
+    every = list_numbers()
+    assert every == {i: (names[i % 6], 3 + i // 6) for i in range(12)}
+    assert main([*same, "--only", "9"]) == 0
+    assert "number 9 is nothing to train: the arm 'only-projector' is the same run as 'full'" in capsys.readouterr().err
+    assert stamps(Path(out)) == {}
+    assert main([*same, "--only", "8"]) == 0
+    assert list(stamps(Path(out))) == ["only-features/seed-4/summary.json"]
+    assert list_numbers() == {i: every[i] for i in (0, 1, 2, 6, 7, 8)}, "the folder knows by now what there is"
+
+
+def test_a_list_says_what_names_tell(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = save(tmp_path, {"use": "featurs"}, **FAST)
+    assert main(["ablate", path, "--list"]) == 2
+    assert "plugins[0].use: no installed plugin is called 'featurs' (did you mean 'features'" in capsys.readouterr().err
+    for arguments, message in ((["--seeds", "0"], "--seeds: must be >= 1"), (["--grid", "x"], "must be KEY=VALUE")):
+        assert main(["ablate", save(tmp_path, FEATURES, **FAST), "--list", *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = save(tmp_path, FEATURES, **FAST)
     arguments = ["--seeds", "2", "--out", str(tmp_path / "a"), "--grid", "optimizer.lr=0.01,1e30", "--json"]

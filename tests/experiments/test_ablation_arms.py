@@ -12,7 +12,7 @@ from support import FEATURES, FIVE, recipe, same_state
 from stillhouse import Recipe, StillhouseError, StillhouseWarning, prepare
 from stillhouse.cli import main
 from stillhouse.experiments.ablation import make_plan
-from stillhouse.experiments.arms import hash_arm, make_arms, resolve
+from stillhouse.experiments.arms import hash_arm, make_arms, name_arms, resolve
 from stillhouse.experiments.grid import make_cells, parse_grid
 
 
@@ -69,6 +69,17 @@ def test_what_a_plugin_needs_without_saying_so_shows_when_the_arm_is_built(tmp_p
         name.startswith("without-projector (without features too: features: ") for name in arms["only-logits"].also
     )
     assert not (tmp_path / "runs").exists()
+    assert [run.index for run in plan.runs()] == [0, 1, 2, 4], "of none, full, three alone and three left out"
+
+
+def test_the_names_that_number_runs_are_the_arms(tmp_path: Path):
+    whole = recipe(*FIVE.values())
+    axes = parse_grid(["logits.weight=1,2", "data.limit=8,16"], whole)
+    asked: dict[str, Any] = {"leave_one_out": True, "one_at_a_time": True, "axes": axes}
+    names, arms = name_arms(whole, **asked), make_arms(resolve(whole), **asked)
+    assert names == name_arms(resolve(whole), **asked)
+    assert sorted(name for arm in arms for name in (arm.name, *arm.merged)) == sorted(names)
+    assert [arm.name for arm in arms] == [name for name in names if name in {arm.name for arm in arms}]
 
 
 def test_an_arm_that_cannot_be_built_is_left_out_with_a_warning():

@@ -7,6 +7,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
+import attrs
 from rich.text import Text
 
 from stillhouse.cli.common import Commands, add_quiet, add_recipe, load_recipe_of, make_console
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "print_comparison", "print_missing"]
 
-_WHAT = ("seeds", "leave_one_out", "one_at_a_time", "grid", "out", "figures", "mixed")
+_ASKED = ("seeds", "leave_one_out", "one_at_a_time", "grid", "out")
+_HOW = ("figures", "mixed")
 
 
 def add(commands: Commands) -> None:
@@ -64,20 +66,21 @@ def add(commands: Commands) -> None:
 
 
 def _ablate(arguments: argparse.Namespace) -> int:
+    recipe = load_recipe_of(arguments)
+    asked = {name: getattr(arguments, name) for name in _ASKED}
+    if arguments.list:
+        from stillhouse.experiments.listing import list_runs
+
+        for run in list_runs(recipe, **asked):
+            print(to_json(attrs.asdict(run), indent=None))
+        return 0
     from stillhouse.experiments.ablation import ablate, make_plan, run_plan
 
-    recipe = load_recipe_of(arguments)
-    what = {name: getattr(arguments, name) for name in _WHAT}
-    if arguments.list or arguments.only is not None:
-        plan, _ = make_plan(recipe, **what)
-        if arguments.list:
-            for run in plan.runs():
-                told = {"index": run.index, "arm": run.arm, "seed": run.seed, "folder": str(run.folder)}
-                print(to_json({**told, "finished": run.summary() is not None}, indent=None))
-            return 0
-        failed = run_plan(plan, progress=not arguments.quiet, only=[arguments.only])
-        return 2 if failed else 0
-    found = ablate(recipe, **what, jobs=arguments.jobs, metric=arguments.metric, progress=not arguments.quiet)
+    how = {name: getattr(arguments, name) for name in _HOW}
+    if arguments.only is not None:
+        plan, _ = make_plan(recipe, **asked, **how)
+        return 2 if run_plan(plan, progress=not arguments.quiet, only=[arguments.only]) else 0
+    found = ablate(recipe, **asked, **how, jobs=arguments.jobs, metric=arguments.metric, progress=not arguments.quiet)
     folder = arguments.out or f"runs/{recipe.run.name}-ablation"
     print_comparison(found, as_json=arguments.json, as_markdown=arguments.markdown)
     if not (arguments.json or arguments.markdown):

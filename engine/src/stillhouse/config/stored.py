@@ -108,7 +108,7 @@ def read_plan_tables(path: Path) -> dict[str, Any]:
         raise StillhouseError("is not an ablation's plan", where=str(path), hint="name another with --out")
     _check(plan, _PLAN, _PLAN, path)
     for index, arm in enumerate(plan["arms"]):
-        _check(arm, _ARM, _ARM, path, f"arms[{index}]")
+        _check(arm, {**_ARM, "merged": list[str]}, _ARM, path, f"arms[{index}]")
         folder = Path(arm["folder"])
         if folder.is_absolute() or ".." in folder.parts:
             what = f"must lie in the ablation's folder, got {arm['folder']!r:.80}"

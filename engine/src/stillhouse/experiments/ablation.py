@@ -16,12 +16,13 @@ import torch
 
 from stillhouse.config.recipe import Recipe
 from stillhouse.errors import StillhouseError, StillhouseWarning, did_you_mean
-from stillhouse.experiments.arms import hash_arm, make_arms, resolve
+from stillhouse.experiments.arms import hash_arm, make_arms, name_arms, resolve
 from stillhouse.experiments.comparison import Comparison
 from stillhouse.experiments.compatibility import check_alike
 from stillhouse.experiments.finished_run import FinishedRun
 from stillhouse.experiments.grid import parse_grid
 from stillhouse.experiments.job import Job, collect_warnings
+from stillhouse.experiments.listing import choose_folder, choose_kinds, choose_seeds
 from stillhouse.experiments.picture import write_picture
 from stillhouse.experiments.plan import Plan, PlannedRun
 from stillhouse.experiments.plan_table import make_comparison
@@ -32,8 +33,6 @@ from stillhouse.files import write_json, write_text
 from stillhouse.memo import share_memo
 
 __all__ = ["ablate", "make_plan", "run_plan"]
-
-_MOST_SEEDS = 10_000
 
 
 def ablate(
@@ -121,11 +120,8 @@ def make_plan(
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise StillhouseError("an ablation must start as one process", hint="start it without torchrun; see --jobs")
-    if not 1 <= seeds <= _MOST_SEEDS:
-        rule = ">= 1" if seeds < 1 else f"at most {_MOST_SEEDS:,}"
-        raise StillhouseError(f"must be {rule}, got {seeds}", where="--seeds")
-    if not (leave_one_out or one_at_a_time or grid):
-        leave_one_out = one_at_a_time = True
+    numbers = choose_seeds(recipe, seeds)
+    leave_one_out, one_at_a_time = choose_kinds(leave_one_out, one_at_a_time, grid)
     known: dict[str, set[str]] = {}
     locks: dict[str, dict[str, Any]] = {}
 
@@ -145,17 +141,15 @@ def make_plan(
     told: list[str] = []
     with share_memo(), collect_warnings(told):
         whole = resolve(recipe)
-        arms = make_arms(
-            whole,
-            leave_one_out=leave_one_out,
-            one_at_a_time=one_at_a_time,
-            axes=parse_grid(grid, whole),
-            check=check,
-        )
+        asked: dict[str, Any] = {
+            "leave_one_out": leave_one_out,
+            "one_at_a_time": one_at_a_time,
+            "axes": parse_grid(grid, whole),
+        }
+        arms = make_arms(whole, **asked, check=check)
     _warn(told)
-    folder = Path(out) if out is not None else Path("runs") / f"{recipe.run.name}-ablation"
-    first = recipe.run.seed
-    plan = Plan(whole, tuple(arms), tuple(range(first, first + seeds)), folder, figures)
+    folder = choose_folder(recipe, out)
+    plan = Plan(whole, tuple(arms), numbers, folder, figures, tuple(name_arms(whole, **asked)))
     plan.check_folder()
     _check_finished(plan, locks, mixed=mixed)
     return plan, known
@@ -204,9 +198,10 @@ def run_plan(
         StillhouseError: an unknown run's number, a folder that cannot be written, a teacher that cannot be trained.
     """
     runs = plan.runs()
-    wrong = [index for index in only or () if not 0 <= index < len(runs)]
+    count = len(plan.numbered) * len(plan.seeds)
+    wrong = [index for index in only or () if not 0 <= index < count]
     if wrong:
-        raise StillhouseError(f"must be 0 to {len(runs) - 1}, got {wrong[0]}", where="--only", hint="see --list")
+        raise StillhouseError(f"must be 0 to {count - 1}, got {wrong[0]}", where="--only", hint="see --list")
     plan.write()
     asked = [run for run in runs if only is None or run.index in only]
     open_runs = [run for run in asked if run.summary() is None]
@@ -215,7 +210,8 @@ def run_plan(
         return (run for run in runs if until is None or time.monotonic() < until)
 
     failed: dict[int, str] = {}
-    told: list[str] = []
+    numbers = {run.index for run in runs}
+    told = [plan.explain(index) for index in only or () if index not in numbers]
     _train_teachers(in_time(open_runs), progress)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch gives it no types
         torch.cuda.empty_cache()  # of the checks and the teacher, for the workers

@@ -9,6 +9,7 @@ from typing import Literal
 
 import attrs
 
+from stillhouse.config.names import default_name
 from stillhouse.config.overrides import apply_override
 from stillhouse.config.recipe import Recipe
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, raise_faults
@@ -16,7 +17,7 @@ from stillhouse.experiments.grid import Axis, make_cells
 from stillhouse.registry.order import ENGINE_CAPABILITIES, Active
 from stillhouse.registry.plugins import activate, plugins_in_use
 
-__all__ = ["Arm", "Check", "hash_arm", "make_arms", "resolve"]
+__all__ = ["Arm", "Check", "hash_arm", "make_arms", "name_arms", "resolve"]
 
 Kind = Literal["none", "full", "without", "only", "grid"]
 
@@ -36,6 +37,7 @@ class Arm:
         group: the settings of keys other than plugins' options: arms are compared within their group.
         reason: why more plugins were left out, or added, than its name says.
         also: other arms that are this very run, each with its reason.
+        merged: their names.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Arm:
     group: str = ""
     reason: str = ""
     also: tuple[str, ...] = ()
+    merged: tuple[str, ...] = ()
 
     @property
     def plugins(self) -> tuple[str, ...]:
@@ -66,6 +69,43 @@ def resolve(recipe: Recipe) -> Recipe:
     actives = plugins_in_use(recipe.plugins, recipe.base)
     activate(actives, has_teacher=recipe.teacher is not None)
     return _set_plugins(recipe, actives)
+
+
+def name_arms(recipe: Recipe, *, leave_one_out: bool, one_at_a_time: bool, axes: Sequence[Axis] = ()) -> list[str]:
+    """Name every arm that is asked for, in order, before it is known which of them are one run or cannot be built.
+
+    Args:
+        recipe: the recipe to ablate, its list of plugins resolved or not.
+        leave_one_out: see :func:`make_arms`, as for the others.
+        one_at_a_time: likewise.
+        axes: likewise.
+
+    Raises:
+        StillhouseError: a setting that no recipe has.
+    """
+    found: list[str] = []
+    for settings in make_cells([axis for axis in axes if not axis.of_plugin]):
+        base = _apply_settings(recipe, settings)
+        names = ["none", "full", *(f"{kind}-{name}" for kind, name in _list_parts(base, leave_one_out, one_at_a_time))]
+        inner = [axis for axis in axes if axis.of_plugin]
+        names += [_format_label(cell) for cell in (make_cells(inner) if inner else [])]
+        found += [_name_within(_format_label(settings), name) for name in names]
+    return list(dict.fromkeys(found))
+
+
+def _list_parts(
+    recipe: Recipe, leave_one_out: bool, one_at_a_time: bool
+) -> list[tuple[Literal["only", "without"], str]]:
+    """The arms with fewer plugins, by kind and plugin; a list of one has none but the empty list."""
+    names = [str(table.get("name") or default_name(str(table.get("use", "")))) for table in recipe.plugins]
+    if len(names) < 2:
+        return []
+    found: list[tuple[Literal["only", "without"], str]] = [("only", name) for name in names if one_at_a_time]
+    return found + [("without", name) for name in names if leave_one_out]
+
+
+def _name_within(group: str, name: str) -> str:
+    return f"{group},{name}" if group else name
 
 
 def make_arms(
@@ -103,12 +143,10 @@ def make_arms(
             faults += error.within(group).faults if group else error.faults
             continue
         made: list[Arm] = [Arm("none", "none", attrs.evolve(base, plugins=())), Arm("full", "full", base)]
-        if len(base.plugins) > 1:
-            parts = _Parts(base, check)
-            names = made[1].plugins
-            found = [parts.only(name) for name in names] if one_at_a_time else []
-            found += [parts.without(name) for name in names] if leave_one_out else []
-            made += [arm for arm in found if arm is not None]
+        parts = _Parts(base, check)
+        for kind, name in _list_parts(base, leave_one_out, one_at_a_time):
+            arm = parts.only(name) if kind == "only" else parts.without(name)
+            made += [] if arm is None else [arm]
         for cell in make_cells(inner) if inner else []:
             try:
                 changed = resolve(_apply_settings(base, cell))
@@ -119,8 +157,9 @@ def make_arms(
             else:
                 made.append(Arm(_format_label(cell), "grid", changed, settings=cell))
         for arm in _merge_equal(made):
-            name = f"{group},{arm.name}" if group else arm.name
-            arms.append(attrs.evolve(arm, name=name, group=group, settings={**settings, **arm.settings}))
+            name, merged = _name_within(group, arm.name), tuple(_name_within(group, other) for other in arm.merged)
+            told = {**settings, **arm.settings}
+            arms.append(attrs.evolve(arm, name=name, group=group, settings=told, merged=merged))
     raise_faults(faults)
     return arms
 
@@ -243,5 +282,6 @@ def _merge_equal(arms: Sequence[Arm]) -> list[Arm]:
         else:
             told = f"{arm.name} ({arm.reason})" if arm.reason else arm.name
             settings = found[key].settings or arm.settings
-            found[key] = attrs.evolve(found[key], also=(*found[key].also, told), settings=settings)
+            also, merged = (*found[key].also, told), (*found[key].merged, arm.name)
+            found[key] = attrs.evolve(found[key], also=also, merged=merged, settings=settings)
     return list(found.values())

@@ -11,7 +11,7 @@ from typing import Any
 from stillhouse.entries import TASKS, installed
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, raise_faults
 from stillhouse.experiments.finished_run import FinishedRun
-from stillhouse.training.lock import list_facts, list_surroundings
+from stillhouse.training.facts import list_facts, list_surroundings
 
 __all__ = ["Facts", "check_alike", "check_comparable", "collect_facts"]
 
@@ -23,7 +23,7 @@ Facts = Mapping[tuple[str, str], frozenset[str]]
 
 
 def collect_facts(runs: Sequence[FinishedRun], metric: str = "") -> Facts:
-    """What ``runs`` have of each thing that compared runs should have alike; see :mod:`stillhouse.training.lock`.
+    """What ``runs`` have of each thing that compared runs should have alike; see :mod:`stillhouse.training.facts`.
 
     Args:
         runs: of one group.

@@ -20,7 +20,7 @@ from stillhouse.experiments.arms import Arm, hash_arm
 from stillhouse.files import write_json
 from stillhouse.training.folder import RunFolder
 
-__all__ = ["PLAN", "Plan", "PlannedRun", "read_finished_summary"]
+__all__ = ["PLAN", "Plan", "PlannedRun", "name_folders", "read_finished_summary", "read_plan"]
 
 PLAN = "ablation.json"
 """The plan's file in its folder."""
@@ -31,7 +31,7 @@ class PlannedRun:
     """One run of a plan.
 
     Attributes:
-        index: its number, from 0, as in ``--only``.
+        index: its number, from 0, as in ``--only``: that of its arm among all that were asked for, seed by seed.
         arm: the arm's name.
         seed: the run's seed.
         folder: the run's folder.
@@ -59,6 +59,7 @@ class Plan:
         seeds: the seeds of every arm.
         folder: the folder of the runs' folders, ``ARM/seed-K``.
         figures: whether runs draw pictures for TensorBoard.
+        names: of every arm that was asked for, by which runs are numbered; empty: the arms'.
     """
 
     recipe: Recipe
@@ -66,12 +67,18 @@ class Plan:
     seeds: tuple[int, ...]
     folder: Path
     figures: bool = False
+    names: tuple[str, ...] = ()
+
+    @property
+    def numbered(self) -> tuple[str, ...]:
+        """The names by which runs are numbered, all of one seed before those of the next."""
+        return self.names or tuple(arm.name for arm in self.arms)
 
     def runs(self) -> list[PlannedRun]:
         """List every run, seed by seed, so that an interrupted ablation has pairs to compare."""
-        folders = _name_folders([arm.name for arm in self.arms])
+        folders, names = name_folders([arm.name for arm in self.arms]), self.numbered
         found: list[PlannedRun] = []
-        for seed in self.seeds:
+        for place, seed in enumerate(self.seeds):
             for arm in self.arms:
                 run = attrs.evolve(
                     arm.recipe.run,
@@ -82,8 +89,16 @@ class Plan:
                     figures=self.figures,
                 )
                 folder = self.folder / folders[arm.name] / f"seed-{seed}"
-                found.append(PlannedRun(len(found), arm.name, seed, folder, attrs.evolve(arm.recipe, run=run)))
+                index = place * len(names) + names.index(arm.name)
+                found.append(PlannedRun(index, arm.name, seed, folder, attrs.evolve(arm.recipe, run=run)))
         return found
+
+    def explain(self, index: int) -> str:
+        """Say why the number ``index`` is no run: its arm is another's run, or cannot be built."""
+        name = self.numbered[index % len(self.numbered)]
+        same = next((arm.name for arm in self.arms if name in arm.merged), None)
+        why = "cannot be built and is left out" if same is None else f"is the same run as {same!r}"
+        return f"number {index} is nothing to train: the arm {name!r} {why}"
 
     def write(self) -> None:
         """Write the plan's file, or refuse a folder that holds another plan or other files.
@@ -129,7 +144,7 @@ class Plan:
         RunFolder(self.folder)._check_writable()
 
     def _to_tables(self) -> dict[str, Any]:
-        folders = _name_folders([arm.name for arm in self.arms])
+        folders = name_folders([arm.name for arm in self.arms])
         return {
             "name": self.recipe.run.name,
             "recipe": shorten_home(self.recipe.to_dict()),
@@ -144,6 +159,7 @@ class Plan:
                     "group": arm.group,
                     "reason": arm.reason,
                     "also": list(arm.also),
+                    "merged": list(arm.merged),
                     "identity": hash_arm(arm.recipe),
                 }
                 for arm in self.arms
@@ -210,7 +226,7 @@ def _name_run(ablated: str, folder: str) -> str:
     return name if len(name.encode()) <= LONGEST_NAME else folder
 
 
-def _name_folders(names: Sequence[str]) -> dict[str, str]:
+def name_folders(names: Sequence[str]) -> dict[str, str]:
     """Name a folder for each arm: its own name where a file system allows it, else cut and ended with a hash."""
     found = {}
     for name in names:

@@ -222,11 +222,11 @@ def _find(runs: Sequence[FinishedRun], folder: Path) -> FinishedRun:
 
 def choose_metric(runs: Sequence[FinishedRun]) -> str:
     """Choose the task's score on the test split where there is one, else on the validation split."""
-    from stillhouse.tasks.builder import build_task
-
     recipe, metrics = runs[0].recipe, runs[0].summary["metrics"]
     score = _read_score(runs[0].summary)
     if score is None:
+        from stillhouse.tasks.builder import build_task  # and torch: a run's summary mostly does without
+
         score = build_task(recipe.task, recipe.base).score
     split = next((s for s in ("test", "val") if score in metrics.get(s, {})), None)
     if split is None:

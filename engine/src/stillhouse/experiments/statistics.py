@@ -9,7 +9,7 @@ from functools import cache
 import attrs
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import special
 
 from stillhouse.errors import StillhouseError
 
@@ -29,6 +29,7 @@ LEVEL = 0.95
 POWER = 0.8
 """Probability with which the smallest detectable difference is found."""
 _QUANTILES = 4096
+_CLOSE = 1e-9
 
 
 @attrs.frozen
@@ -69,7 +70,7 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, fl
     x = _to_array(values)
     if len(x) < 2:
         return None
-    half = float(stats.t.ppf((1 + level) / 2, len(x) - 1)) * float(x.std(ddof=1)) / math.sqrt(len(x))
+    half = _find_quantile((1 + level) / 2, len(x) - 1) * float(x.std(ddof=1)) / math.sqrt(len(x))
     return float(x.mean()) - half, float(x.mean()) + half
 
 
@@ -121,7 +122,7 @@ def welch_difference(a: Sequence[float], b: Sequence[float], level: float = LEVE
     if _no_spread(error, a, b):
         return Difference(mean, None, None, n, None, None, paired=False)
     degrees = (u + v) ** 2 / (u**2 / (len(x) - 1) + v**2 / (len(y) - 1))
-    half = float(stats.t.ppf((1 + level) / 2, degrees)) * error
+    half = _find_quantile((1 + level) / 2, degrees) * error
     found = _find_noncentrality(degrees, (1 - level) / max(1, comparisons)) * error
     return Difference(mean, mean - half, mean + half, n, _p_value(mean, error, degrees), found, paired=False)
 
@@ -167,7 +168,12 @@ def _no_spread(deviation: float, a: Sequence[float], b: Sequence[float]) -> bool
 
 
 def _p_value(mean: float, error: float, degrees: float) -> float:
-    return float(2 * stats.t.sf(abs(mean) / error, degrees))
+    return 2 * float(special.stdtr(degrees, -abs(mean) / error))
+
+
+def _find_quantile(p: float, degrees: float) -> float:
+    """Student's t below which the probability is ``p``. scipy.stats has it too, and takes a second to import."""
+    return float(special.stdtrit(degrees, p))
 
 
 @cache
@@ -177,14 +183,17 @@ def _find_noncentrality(degrees: float, alpha: float) -> float:
     The power is the mean over the estimated spread of a normal probability: SciPy's noncentral t gives NaN in the
     tails that few degrees of freedom reach.
     """
-    quantiles = stats.chi2.ppf((np.arange(_QUANTILES) + 0.5) / _QUANTILES, degrees)
-    bound = float(stats.t.ppf(1 - alpha / 2, degrees)) * np.sqrt(quantiles / degrees)
+    quantiles = special.chdtri(degrees, (np.arange(_QUANTILES) + 0.5) / _QUANTILES)
+    bound = _find_quantile(1 - alpha / 2, degrees) * np.sqrt(quantiles / degrees)
 
     def surplus(shift: float) -> float:
-        found = stats.norm.cdf(shift - bound) + stats.norm.cdf(-shift - bound)
+        found = special.ndtr(shift - bound) + special.ndtr(-shift - bound)
         return float(found.mean()) - POWER
 
-    high = 2.0
+    low, high = 0.0, 2.0
     while surplus(high) < 0:
         high *= 2
-    return float(optimize.brentq(surplus, 0.0, high, xtol=1e-6))
+    while high - low > _CLOSE * high:  # it rises with the shift
+        middle = (low + high) / 2
+        low, high = (low, middle) if surplus(middle) >= 0 else (middle, high)
+    return high

@@ -17,13 +17,17 @@ from stillhouse.config.stored import read_lock, read_summary
 from stillhouse.config.trust import TRUST, is_trusting
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.files import TEMPORARY, write_json, write_text
-from stillhouse.training.folder_lock import is_leftover
-from stillhouse.training.lock import list_changes
+from stillhouse.training.facts import list_changes
 
-__all__ = ["RunFolder", "flat"]
+__all__ = ["RunFolder", "flat", "is_leftover"]
 
 _WRITTEN_THROUGH = ("checkpoints", "tensorboard", "history.jsonl", ".training.lock", ".training.json")
 """Where a run follows a link; its other files are put in a link's place."""
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file of this name is the lock's own, or one that a killed process left half-written."""
+    return name.startswith((".training.", TEMPORARY))
 
 
 class RunFolder:

@@ -18,20 +18,15 @@ from filelock import FileLock, Timeout
 
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError, StillhouseWarning
-from stillhouse.files import TEMPORARY, open_file
+from stillhouse.files import open_file
 
-__all__ = ["FolderLock", "is_leftover"]
+__all__ = ["FolderLock"]
 
 _PATIENCE = 1.0
 """Seconds for a lock that is taken for a moment only, to look whether it can be had."""
 
 _WORKERS_END = 15.0
 """Seconds in which the reading processes of a killed run notice that it is gone, and end as well."""
-
-
-def is_leftover(name: str) -> bool:
-    """Whether a file of this name is the lock's own, or one that a killed process left half-written."""
-    return name.startswith((".training.", TEMPORARY))
 
 
 class FolderLock:
