@@ -40,7 +40,7 @@ from stillhouse.contract.hookspecs import SPECIFICATIONS, hook_arguments
 from stillhouse.data import DataSpec
 from stillhouse.entries import TASKS, installed
 from stillhouse.models import ModelSpec
-from stillhouse.registry.plugins import plugins_in_use
+from stillhouse.registry.plugins import load, plugins_in_use
 from stillhouse.schedule import Schedule
 from stillhouse.tasks import Classification, TaskSpec
 from stillhouse.tasks.builder import load_task
@@ -121,6 +121,18 @@ def default_text(field: attrs.Attribute[Any]) -> str:
     return f"`{json.dumps(unstructure(value))}`"
 
 
+def options_table(distribution: str) -> str:
+    """The options of every plugin that a distribution brings, but for the name: default and meaning."""
+    rows = ["| method | option | default | meaning |", "|---|---|---|---|"]
+    for found in installed():
+        if found.distribution == distribution:
+            kind, _ = load(found.use)
+            texts = {name: text.replace("|", "\\|") for name, text in attribute_texts(kind).items()}
+            fields = [field for field in attrs.fields(kind) if field.name != "name"]
+            rows += [f"| `{found.use}` | `{f.name}` | {default_text(f)} | {texts[f.name]} |" for f in fields]
+    return "\n".join(rows)
+
+
 def hooks_list(group: type) -> str:
     """A group's hooks, each with its arguments and its contract."""
     parts = []
@@ -152,6 +164,7 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "keys": lambda name: keys_table({**SPECS, **{kind.__name__: kind for kind in TASK_KINDS.values()}}[name]),
     "hooks": lambda name: hooks_list(next(g for g in SPECIFICATIONS if g.__name__ == name)),
     "help": help_text,
+    "options": options_table,
 }
 
 
@@ -461,7 +474,6 @@ def test_the_functions_of_the_export_page_run_each_format(tmp_path: Path):
 
 def test_every_plugins_main_option_is_on_the_commands_page():
     from stillhouse.contract.plugin import option_names
-    from stillhouse.registry.plugins import load
 
     text = " ".join((ROOT / "docs/commands.md").read_text(encoding="utf-8").split())
     listed = text.partition("sets the plugin's main option: ")[2].partition(". ")[0]

@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import tomllib
 import venv
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,14 @@ PROJECTS = {
 PARTS = sorted(PROJECTS)
 PLUGINS = [part for part in PARTS if "stillhouse.plugins" in PROJECTS[part]["entry-points"]]
 """The parts that are methods; the others bring commands."""
+USES = {part: sorted(PROJECTS[part]["entry-points"]["stillhouse.plugins"]) for part in PLUGINS}
+"""The names under which recipes find each part's methods."""
+
+
+def ok(parts: Iterable[str]) -> dict[str, str]:
+    """The status of what ``parts`` bring, where all is well."""
+    return {use: "ok" for part in parts for use in USES[part]}
+
 
 OUTSIDE = '''
 """A plugin by somebody else."""
@@ -144,7 +153,7 @@ def test_parts_install_by_themselves_and_a_plugin_from_outside_joins_them(wheels
     environment.install(wheels["engine"])
     assert environment.plugins() == {}
     environment.install(*(wheels[f"plugins/{p}"] for p in PLUGINS))
-    assert {use: row["status"] for use, row in environment.plugins().items()} == dict.fromkeys(PLUGINS, "ok")
+    assert {use: row["status"] for use, row in environment.plugins().items()} == ok(PLUGINS)
 
     source = tmp_path / "outside"
     (source / "somebodys_shrink").mkdir(parents=True)
@@ -203,7 +212,7 @@ def test_uninstalling_any_plugin_leaves_the_others_working(wheels: dict[str, Pat
     for gone in PLUGINS:
         environment.uninstall(f"stillhouse-{gone}")
         rest = [p for p in PLUGINS if p != gone]
-        assert {use: row["status"] for use, row in environment.plugins().items()} == dict.fromkeys(rest, "ok")
+        assert {use: row["status"] for use, row in environment.plugins().items()} == ok(rest)
         links = "features" in rest and "projector" in rest
         usable = [p for p in FIVE if p in rest and (links or p in ("logits", "spectral"))]
         path = write_recipe(tmp_path, [FIVE[p] for p in usable])

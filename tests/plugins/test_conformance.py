@@ -19,7 +19,10 @@ from stillhouse.registry.plugins import load
 
 FIVE = {**FIVE, "tcs": {"use": "tcs", "layer": "dropout"}, "cache": {"use": "cache"}}
 ROOT = Path(__file__).parents[2] / "plugins"
-PLUGINS = sorted(p.parent.name for p in ROOT.glob("*/pyproject.toml") if "stillhouse.plugins" in p.read_text())
+PROJECTS = {p.parent.name: tomllib.loads(p.read_text())["project"] for p in ROOT.glob("*/pyproject.toml")}
+BROUGHT = {part: project["entry-points"].get("stillhouse.plugins", {}) for part, project in PROJECTS.items()}
+PLUGINS = sorted(part for part, brought in BROUGHT.items() if list(brought) == [part])
+"""The distributions of one plugin, which has their name; a pack's are tried with the pack."""
 
 
 def hooks_of(cls: type[Plugin]) -> list[str]:
@@ -37,14 +40,14 @@ def lists(name: str) -> list[dict]:
     return [FIVE[n] for n in FIVE if n == name or n in needs.get(name, [])]
 
 
-@pytest.mark.parametrize("name", PLUGINS)
-def test_it_says_what_it_is(name: str):
+@pytest.mark.parametrize(("part", "name"), sorted((part, name) for part in BROUGHT for name in BROUGHT[part]))
+def test_it_says_what_it_is(part: str, name: str):
     cls, found = load(name)
-    project = tomllib.loads((ROOT / name / "pyproject.toml").read_text())["project"]
-    assert found.distribution == project["name"] == f"stillhouse-{name}"
+    project = PROJECTS[part]
+    assert found.distribution == project["name"] == f"stillhouse-{part}"
     assert found.summary == project["description"]
-    assert project["entry-points"]["stillhouse.plugins"] == {name: found.target}
-    readme = (ROOT / name / "README.md").read_text()
+    assert BROUGHT[part][name] == found.target
+    readme = (ROOT / part / "README.md").read_text()
     assert cls.__doc__
     documented = inspect.getdoc(cls)
     for option in option_names(cls):

@@ -1,0 +1,53 @@
+"""The pack of classics on the digits: the shortest list of plugins with each method, and a run of two steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stillhouse import Recipe
+
+STAGES = ("stage1", "stage2", "stage3")
+
+
+def read(*stages: str, pool: str = "none") -> dict[str, Any]:
+    """Links at ``stages``, whose distance others take."""
+    links = [{"student": stage, "teacher": stage, "pool": pool} for stage in stages]
+    return {"use": "features", "distance": "none", "links": links}
+
+
+MAPS, VECTORS, ALL = read("stage2"), read("stage3", pool="mean"), read(*STAGES)
+WIDEN = {"use": "projector", "kind": "linear"}
+
+LISTS: dict[str, tuple[Mapping[str, Any], ...]] = {
+    "at": (ALL, {"use": "at"}),
+    "cc": (VECTORS, {"use": "cc"}),
+    "dist": ({"use": "dist"},),
+    "dkd": ({"use": "dkd"},),
+    "fitnet": (MAPS, {"use": "fitnet", "kernel": 3}),
+    "nst": (MAPS, {"use": "nst"}),
+    "pkt": (VECTORS, {"use": "pkt"}),
+    "rkd": (VECTORS, {"use": "rkd"}),
+    "sp": (MAPS, {"use": "sp"}),
+    "vid": (ALL, {"use": "vid"}),
+}
+"""The method last."""
+
+TEACHERLESS: tuple[str, ...] = ()
+"""Methods that need no teacher."""
+
+
+def digits(*plugins: Mapping[str, Any], batch_size: int = 10, **tables: Any) -> Recipe:
+    """Two steps on twenty digits, with a random teacher of twice the width and a checkpoint in each step."""
+    net = "stillhouse.models:convnet"
+    given: dict[str, Any] = {
+        "run": {"name": "classic", "epochs": 1, "device": "cpu", "log_every": 1},
+        "data": {"name": "sklearn:digits", "per_class": 2, "batch_size": batch_size},
+        "student": {"model": net, "args": {"width": 4}},
+        "teacher": {"model": net, "args": {"width": 8}, "random": True},
+        "optimizer": {"lr": 1e-2},
+        "checkpoints": {"every_steps": 1, "best": False},
+        "plugins": [dict(p) for p in plugins],
+        **tables,
+    }
+    return Recipe.from_dict(given)
