@@ -504,7 +504,7 @@ def test_the_commands_of_the_pages_are_commands_and_change_keys_that_recipes_hav
             arguments = make_parser().parse_args(words)
         except SystemExit:
             pytest.fail(f"{short(page)}: stillhouse {shlex.join(words)}: {capsys.readouterr().err}")
-        path = Path(getattr(arguments, "recipe", ""))
+        path = Path(getattr(arguments, "recipe", None) or "")
         if path.parts[:1] == ("docs",) and path.suffix == ".toml":
             recipe = load_recipe(path, overrides=collect_overrides(arguments), plugins=arguments.plugins)
             plugins_in_use(recipe.plugins, recipe.base)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, TypeVar, cast, dataclass_transform
 
 import attrs
@@ -68,6 +68,8 @@ class Plugin:
     Which versions of the distribution ``stillhouse`` it needs, its own distribution's dependencies say."""
     shorthand: ClassVar[str] = "kind"
     """The option that ``--plugins projector=linear`` sets."""
+    example: ClassVar[Mapping[str, Any]] = {}
+    """Options, as a recipe has them, that the conformance kit tries it with: :class:`stillhouse.testing.SmallNet` has the layers."""
 
     name: str = ""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -36,6 +36,7 @@ class Features(Plugin):
 
     requires = ("teacher",)
     provides = ("links",)
+    example: ClassVar[Mapping[str, Any]] = {"links": [{"student": "stage3", "teacher": "stage3"}]}
     shorthand = "distance"
 
     links: tuple[LinkOptions, ...]

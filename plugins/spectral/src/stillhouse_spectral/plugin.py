@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -40,6 +40,7 @@ class Spectral(Plugin):
     """
 
     shorthand = "rank"
+    example: ClassVar[Mapping[str, Any]] = {"layer": "stage3", "rank": 2}
 
     layer: str
     rank: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -61,6 +61,7 @@ class TCS(Options):
     requires = ("teacher",)
     provides = ("teacher cache",)
     shorthand = "preset"
+    example: ClassVar[Mapping[str, Any]] = {"layer": "pool"}
 
     weight: Weight = 5.0
 

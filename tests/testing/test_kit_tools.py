@@ -1,0 +1,101 @@
+"""The conformance kit as authors meet it: the command, a recipe of their own, tests under pytest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from support import FEATURES, recipe
+from support.faulty_plugins import Right
+
+from stillhouse import StillhouseError
+from stillhouse.cli import main
+from stillhouse.testing import check_plugin
+from stillhouse.testing.reads import watch_reads
+
+pytest_plugins = ["pytester"]
+
+TESTED = """
+import pytest
+from support.faulty_plugins import Right
+from support.faulty_steps import Items
+
+@pytest.mark.stillhouse_plugin(plugin=Right, options={"momentum": 0.5})
+def test_right(conformance_check):
+    conformance_check()
+
+@pytest.mark.stillhouse_plugin(plugin=Items)
+def test_items(conformance_check):
+    conformance_check()
+
+def test_unmarked(conformance_check):
+    conformance_check()
+"""
+
+
+@pytest.mark.stillhouse_plugin(plugin=Right, options={"momentum": 0.5})
+def test_the_mark_makes_a_test_for_each_check(conformance_check):
+    conformance_check()
+
+
+def test_under_pytest_a_mistake_fails_its_own_check(pytester: pytest.Pytester):
+    pytester.makepyfile(TESTED)
+    done = pytester.runpytest_inprocess("-k", "waiting or documentation or unmarked", "-p", "no:cacheprovider")
+    done.assert_outcomes(passed=2, failed=2, errors=1)
+    done.stdout.fnmatch_lines(["*hook 'losses', faulty_steps.py:* reads a tensor's value*", "*-> stay on the device*"])
+    done.stdout.fnmatch_lines(["*test_unmarked needs the mark @pytest.mark.stillhouse_plugin(plugin=*"])
+
+
+def test_the_command_reports_on_the_terminal_and_as_json(capsys: pytest.CaptureFixture[str]):
+    assert main(["plugin", "check", "logits", "--only", "waiting", "--set", "temperature=2.0"]) == 0
+    assert "1 checks passed, 0 failed" in capsys.readouterr().out
+    wrong = ["plugin", "check", "support.faulty_steps:Items", "--only", "waiting", "--json"]
+    assert main(wrong) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["passed"] is False
+    assert told["checks"][0]["findings"][0]["change"].startswith("stay on the device")
+
+
+def test_a_recipe_gives_the_run_and_the_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    whole = recipe(FEATURES, {"use": "projector", "kind": "linear"})
+    report = check_plugin("projector", recipe=whole)
+    assert report.passed, report.to_dict()
+    assert report.cost.parameters == 6 * 4
+    file = tmp_path / "recipe.toml"
+    file.write_text(whole.to_toml(), encoding="utf-8")
+    assert main(["plugin", "check", "projector", "--recipe", str(file), "--only", "resume"]) == 0
+    with pytest.raises(StillhouseError, match="the recipe does not have the plugin 'logits'"):
+        check_plugin("logits", recipe=whole)
+
+
+def test_a_recipes_trained_teacher_is_left_untrained():
+    teacher = recipe(teacher=None, run__name="teacher", run__epochs=1).to_dict()
+    report = check_plugin("logits", recipe=recipe({"use": "logits"}, teacher={"recipe": teacher}), only=["teacher"])
+    assert report.passed, report.to_dict()
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x.tolist(),
+        lambda x: x.cpu(),
+        lambda x: x.numpy(),
+        lambda x: bool(x.any()),
+        lambda x: x[x > 0],
+        lambda x: torch.nonzero(x),
+        lambda x: x.__setitem__(0, 1.0),
+    ],
+)
+def test_the_watch_sees_a_read_and_lets_it_happen(read):
+    seen: list[str] = []
+    x = torch.ones(3)
+    with watch_reads(lambda what, _: seen.append(what)):
+        (x * 2).sum()
+        assert not seen
+        read(x)
+    assert seen
+    read(x)
+    assert torch.Tensor.item is torch._C.TensorBase.item or "item" not in vars(torch.Tensor)
