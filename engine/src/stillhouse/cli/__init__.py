@@ -42,7 +42,7 @@ def command() -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
-    The exit code is 0, 1 where ``plugins --check`` finds a broken one, 2 for bad input or a full disk, 130 after Ctrl-C, and
+    The exit code is 0, 1 where ``plugins --check`` or ``plugin check`` finds something, 2 for bad input or a full disk, 130 after Ctrl-C, and
     128 and the signal's number after SIGTERM and SIGHUP.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
