@@ -70,10 +70,11 @@ class DataSpec:
 
     Attributes:
         name: ``sklearn:digits``; ``folder:PATH``, with a folder for each class; ``pairs:PATH``, images with a file for each
-            one's target; ``photos:PATH``, images alone; ``torchvision:NAME`` or ``package.module:callable``, which
+            one's target; ``photos:PATH``, images alone; ``table:FILE``, a CSV or parquet file that lists them; ``coco:FILE``, images
+            with COCO's annotations; ``torchvision:NAME`` or ``package.module:callable``, which
             returns a map-style data set of (input, target) or a mapping from split to such data sets.
         args: for ``folder:`` ``levels``, folders down to a class (1); for ``pairs:`` the patterns ``images`` and ``labels``, the ``target`` kind and what describes it; for
-            ``photos:`` the pattern ``images``; else the callable's arguments, and what describes its targets: ``target``,
+            ``photos:`` the pattern ``images``; for ``table:`` the columns; for ``coco:`` the folder ``images`` and the ``target``; else the callable's arguments, and what describes its targets: ``target``,
             ``classes``, ``ignore``, ``values``, ``scale``, ``holes``.
         batch_size: samples in a training batch, of all processes together.
         eval_batch_size: samples in an evaluation batch; None: as many as in a training batch.

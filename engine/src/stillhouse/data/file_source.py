@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from stillhouse.data.files import FoundFile, hash_contents, hash_listing, show_name
-from stillhouse.data.images import WHITE, Look, decode, look_at
+from stillhouse.data.images import WHITE, Look, decode, look_at, open_image
+from stillhouse.data.shaping import Shaping
 from stillhouse.data.sources import Ids, Source
 from stillhouse.errors import StillhouseError, did_you_mean
 
@@ -46,6 +48,7 @@ class FileSource(Source):
     images: NDArray[np.str_]
     targets: NDArray[np.str_] | None = None
     background: int = WHITE
+    _target_look: Look | None = None
 
     def take(self, files: Sequence[FoundFile], targets: Sequence[FoundFile] = ()) -> None:
         """Take the samples' files, in the order of the ids, and those of their targets where there are any."""
@@ -85,6 +88,32 @@ class FileSource(Source):
                 hint="save all with 8 bits, or all with 16",
             )
         return x
+
+    def look_at_targets(self) -> None:
+        """Look at the headers of paired images, which are read alike then; other targets are read as they are."""
+        if self.target == "image" and self.targets is not None:
+            self._target_look = self.look_at_some(self.targets)
+
+    def pair(self, i: int) -> tuple[Tensor, Any]:
+        """See :meth:`Source.pair`."""
+        if self.target == "class":
+            return super().pair(i)
+        image = self.read(i)
+        if self.targets is None or self.spec is None:
+            return image, None
+        path = self.root / self.targets[i]
+        if self._target_look is not None:
+            shape = Shaping(channels=1 if self._target_look.gray else 3)
+            return image, shape(decode(path, self.background, self._target_look.deep))
+        with open_image(path) as label:
+            try:
+                return image, self.spec.read(label)
+            except StillhouseError as error:
+                raise error.within(show_name(path)) from None
+
+    def target_place(self, i: int) -> str:
+        """See :meth:`Source.target_place`."""
+        return "" if self.targets is None else f"{show_name(self.root / self.targets[i])} "
 
     def read_stored(self, i: int) -> bytes | None:
         """See :meth:`Source.read_stored`: the file's bytes."""

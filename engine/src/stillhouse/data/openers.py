@@ -11,14 +11,25 @@ import attrs
 
 from stillhouse.config.signatures import call, read_parameters
 from stillhouse.config.trust import is_strangers_choice, refuse_stored
+from stillhouse.data.coco import Coco
 from stillhouse.data.imagefolder import ImageFolder
 from stillhouse.data.map_style import DatasetSource
 from stillhouse.data.pairs import PairFolder
 from stillhouse.data.sources import Digits, Source, SourceRequest
+from stillhouse.data.table import Table
 from stillhouse.data.targets import TargetSpec
 from stillhouse.errors import StillhouseError, did_you_mean
 
-__all__ = ["divide_arguments", "open_folder", "open_pairs", "open_photos", "open_sklearn", "open_torchvision"]
+__all__ = [
+    "divide_arguments",
+    "open_coco",
+    "open_folder",
+    "open_pairs",
+    "open_photos",
+    "open_sklearn",
+    "open_table",
+    "open_torchvision",
+]
 
 _NAME = "data.name"
 
@@ -66,6 +77,18 @@ def _open_pairs(path: str, request: SourceRequest, kind: str) -> Source:
         skip_bad=request.skip_bad,
         background=request.background,
     )
+
+
+def open_table(path: str, request: SourceRequest) -> Source:
+    """Open ``table:FILE``, a table of images and what they show."""
+    _need_path(path, "table")
+    return Table(request.path(path), request.args, request.val_fraction, request.skip_bad, request.background)
+
+
+def open_coco(path: str, request: SourceRequest) -> Source:
+    """Open ``coco:FILE``, images with COCO's annotations."""
+    _need_path(path, "coco")
+    return Coco(request.path(path), request.args, request.base or Path(), request.val_fraction, request.background)
 
 
 def _need_path(path: str, kind: str) -> None:

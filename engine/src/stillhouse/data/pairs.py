@@ -11,13 +11,11 @@ from typing import Any
 
 import attrs
 import numpy as np
-from torch import Tensor
 
 from stillhouse.config.structure import structure
 from stillhouse.data.file_source import FileSource, check_folder
 from stillhouse.data.files import FoundFile, Walk, show_name
-from stillhouse.data.images import SUFFIXES, WHITE, decode, open_image
-from stillhouse.data.shaping import Shaping
+from stillhouse.data.images import SUFFIXES, WHITE
 from stillhouse.data.sources import ALIASES
 from stillhouse.data.targets import TargetSpec
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, raise_faults
@@ -95,28 +93,7 @@ class PairFolder(FileSource):
         self.labels = np.zeros(len(files), dtype=np.int64)
         self.class_names = self.spec.class_names
         self.split_up(val_fraction, whole=_SPLIT not in patterns["images"])
-        self._target_look = None
-        if self.target == "image" and self.targets is not None:
-            self._target_look = self.look_at_some(self.targets)
-
-    def pair(self, i: int) -> tuple[Tensor, Any]:
-        """See :meth:`Source.pair`."""
-        image = self.read(i)
-        if self.targets is None or self.spec is None:
-            return image, None
-        path = self.root / self.targets[i]
-        if self._target_look is not None:
-            shape = Shaping(channels=1 if self._target_look.gray else 3)
-            return image, shape(decode(path, self.background, self._target_look.deep))
-        with open_image(path) as label:
-            try:
-                return image, self.spec.read(label)
-            except StillhouseError as error:
-                raise error.within(show_name(path)) from None
-
-    def target_place(self, i: int) -> str:
-        """See :meth:`Source.target_place`."""
-        return "" if self.targets is None else f"{show_name(self.root / self.targets[i])} "
+        self.look_at_targets()
 
 
 def _check_patterns(args: Mapping[str, Any], alone: bool) -> tuple[dict[str, str], TargetSpec]:
