@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from stillhouse.cli import main
+from stillhouse.cli.common import importing
 from stillhouse.entries import COMMANDS, installed
 
 RECIPE = """
@@ -88,3 +91,21 @@ def test_a_recipe_is_read_without_torch(tmp_path: Path):
     script = "import sys, stillhouse; stillhouse.Recipe.load('small.toml'); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_what_is_imported_is_left_out_of_later_looks_for_garbage():
+    before = gc.get_freeze_count()
+    try:
+        with importing():
+            assert not gc.isenabled()
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > before
+    finally:
+        gc.unfreeze()
+
+
+def test_a_command_in_ones_own_process_leaves_the_collector_as_it_was(tmp_path: Path):
+    (tmp_path / "small.toml").write_text(RECIPE)
+    assert main(["explain", str(tmp_path / "small.toml")]) == 0
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import os
 import shlex
 import sys
@@ -33,6 +34,7 @@ _MOST_FAULTS = 30
 def command() -> NoReturn:
     """The process ``stillhouse``: :func:`main`, and then the end."""
     code = main()
+    gc.freeze()  # nothing is looked through at the end: see `importing`
     parallel = sys.modules.get("stillhouse.distributed.processes")  # imported by a command that trains, if at all
     if parallel is not None:
         parallel.end(code)
@@ -97,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if joined is not None:
                 # On a signal, too, all of several processes stop after one step, in order.
                 joined.leave(done=code == 0 or terminated)
+            gc.unfreeze()  # what `importing` has left out, where somebody's own process runs the command
 
 
 def _run(parsed: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 from rich.text import Text
 
-from stillhouse.cli.common import Commands, add_quiet, add_recipe, load_recipe_of, make_console
+from stillhouse.cli.common import Commands, add_quiet, add_recipe, importing, load_recipe_of, make_console
 from stillhouse.files import to_json
 from stillhouse.terminal import Terminal, printable
 
@@ -74,7 +74,8 @@ def _ablate(arguments: argparse.Namespace) -> int:
         for run in list_runs(recipe, **asked):
             print(to_json(attrs.asdict(run), indent=None))
         return 0
-    from stillhouse.experiments.ablation import ablate, make_plan, run_plan
+    with importing():
+        from stillhouse.experiments.ablation import ablate, make_plan, run_plan
 
     how = {name: getattr(arguments, name) for name in _HOW}
     if arguments.only is not None:

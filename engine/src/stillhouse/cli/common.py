@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import AbstractContextManager, nullcontext
+import gc
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ __all__ = [
     "add_skip_bad",
     "add_trust",
     "collect_overrides",
+    "importing",
     "load_recipe_of",
     "make_console",
     "trust_as_told",
@@ -43,6 +46,24 @@ SHORT_FORMS = {
 
 _NO_LIMIT = 10_000
 """Characters in a line that goes to a file or a pipe."""
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Import what a command needs without looking for garbage, and leave it out of every later look: all of it stays.
+
+    Python looks through all objects again and again while their number grows, and once more when it ends. With torch these
+    are hundreds of thousands, and the looks take as long as the imports. ``main`` gives back what is left out here.
+    """
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:

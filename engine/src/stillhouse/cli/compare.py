@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from stillhouse.cli.ablate import print_comparison, print_missing
-from stillhouse.cli.common import Commands, add_trust
+from stillhouse.cli.common import Commands, add_trust, importing
 
 __all__ = ["add"]
 
@@ -30,7 +30,8 @@ def add(commands: Commands) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from stillhouse.experiments.run_groups import compare
+    with importing():
+        from stillhouse.experiments.run_groups import compare
 
     found = compare(arguments.runs, metric=arguments.metric, baseline=arguments.baseline, mixed=arguments.mixed)
     print_comparison(found, as_json=arguments.json, as_markdown=arguments.markdown)

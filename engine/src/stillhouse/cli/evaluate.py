@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from stillhouse.cli.common import Commands, add_device, add_run, add_skip_bad, collect_overrides, make_console
+from stillhouse.cli.common import (
+    Commands,
+    add_device,
+    add_run,
+    add_skip_bad,
+    collect_overrides,
+    importing,
+    make_console,
+)
 from stillhouse.files import to_json
 from stillhouse.terminal import make_table
 
@@ -47,7 +55,8 @@ def add(commands: Commands) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from stillhouse.students.evaluation import evaluate
+    with importing():
+        from stillhouse.students.evaluation import evaluate
 
     found = evaluate(
         arguments.run,

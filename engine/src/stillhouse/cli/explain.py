@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from stillhouse.cli.common import Commands, add_recipe, load_recipe_of, make_console
+from stillhouse.cli.common import Commands, add_recipe, importing, load_recipe_of, make_console
 from stillhouse.files import to_json
 from stillhouse.terminal import Terminal
 
@@ -21,8 +21,9 @@ def add(commands: Commands) -> None:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from stillhouse.training.explanation import describe, render
-    from stillhouse.training.preparation import prepare
+    with importing():
+        from stillhouse.training.explanation import describe, render
+        from stillhouse.training.preparation import prepare
 
     training = prepare(load_recipe_of(arguments), write=False, train_teacher=False)
     try:

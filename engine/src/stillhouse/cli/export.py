@@ -6,7 +6,7 @@ import argparse
 
 from rich.text import Text
 
-from stillhouse.cli.common import Commands, add_run
+from stillhouse.cli.common import Commands, add_run, importing
 from stillhouse.files import to_json
 from stillhouse.terminal import Terminal
 
@@ -47,7 +47,8 @@ def _parse_batch(text: str) -> int | None:
 def _export(arguments: argparse.Namespace) -> int:
     import attrs
 
-    from stillhouse.students.export import export
+    with importing():
+        from stillhouse.students.export import export
 
     done = export(
         arguments.run,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from stillhouse.cli.common import Commands, add_device, add_run, make_console
+from stillhouse.cli.common import Commands, add_device, add_run, importing, make_console
 from stillhouse.files import to_json
 from stillhouse.terminal import make_table
 
@@ -52,7 +52,8 @@ def _parse_size(text: str) -> tuple[int, int] | str:
 def _predict(arguments: argparse.Namespace) -> int:
     import attrs
 
-    from stillhouse.students.prediction import predict
+    with importing():
+        from stillhouse.students.prediction import predict
 
     found = predict(
         arguments.run,

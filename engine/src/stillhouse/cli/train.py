@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.text import Text
 
-from stillhouse.cli.common import Commands, add_quiet, add_recipe, load_recipe_of, make_console
+from stillhouse.cli.common import Commands, add_quiet, add_recipe, importing, load_recipe_of, make_console
 from stillhouse.errors import StillhouseWarning
 from stillhouse.files import to_json
 from stillhouse.terminal import make_table
@@ -32,9 +32,10 @@ def add(commands: Commands) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from stillhouse.distributed import processes as parallel
-    from stillhouse.training.preparation import train
-    from stillhouse.training.progress import Detail
+    with importing():
+        from stillhouse.distributed import processes as parallel
+        from stillhouse.training.preparation import train
+        from stillhouse.training.progress import Detail
 
     recipe = load_recipe_of(arguments)
     folder = Path(arguments.out or Path("runs") / recipe.run.name)

@@ -31,6 +31,7 @@ from stillhouse.experiments.tables import to_markdown
 from stillhouse.experiments.workers import can_fork, run_here, run_in_workers
 from stillhouse.files import write_json, write_text
 from stillhouse.memo import share_memo
+from stillhouse.training.preparation import prepare
 
 __all__ = ["ablate", "make_plan", "run_plan"]
 
@@ -116,8 +117,6 @@ def make_plan(
     Raises:
         StillhouseError: as :func:`ablate`.
     """
-    from stillhouse.training.preparation import prepare
-
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise StillhouseError("an ablation must start as one process", hint="start it without torchrun; see --jobs")
     numbers = choose_seeds(recipe, seeds)
@@ -234,8 +233,6 @@ def run_plan(
 
 def _train_teachers(runs: Iterable[PlannedRun], progress: bool) -> None:
     """Train each recipe of a teacher or of a student's start once, so that no two workers train the same one."""
-    from stillhouse.training.preparation import prepare
-
     seen = set()
     for run in runs:
         teacher = run.recipe.teacher
