@@ -1,4 +1,4 @@
-"""DKD and DIST: what is compared of two classifiers' outputs."""
+"""DKD, DIST, logit standardisation and CTKD: what is compared of two classifiers' outputs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from support.agreement import assert_agree, draw, io, logit_pairs, peer, quick
 from support.classics import digits
 from torch import Tensor
 
-from stillhouse import StillhouseError, train
+from stillhouse import StillhouseError, prepare, train
+from stillhouse_classics.ctkd import Temperature, difficulty
 from stillhouse_classics.dist import StrongerTeacher, correlation_loss
 from stillhouse_classics.dkd import DecoupledDistillation, others_loss, target_loss
+from stillhouse_classics.logit_std import standardised_loss
+from stillhouse_classics.logits import divergence
 
 
 def relative_entropy(p: Tensor, q: Tensor) -> Tensor:
@@ -101,3 +104,54 @@ def test_a_teacher_of_other_classes_is_refused(use: str):
     teacher = {"model": "stillhouse.models:convnet", "args": {"width": 8, "num_classes": 7}, "random": True}
     with pytest.raises(StillhouseError, match=use):
         train(digits({"use": use}, teacher=teacher), write=False)
+
+
+def standardised_by_hand(s: Tensor, t: Tensor, temperature: float) -> Tensor:
+    total = s.new_zeros(())
+    for rows in zip(s, t, strict=True):
+        q, p = (torch.exp((x - x.mean()) / (x.std() + 1e-7) / temperature) for x in rows)
+        total = total + relative_entropy(p / p.sum(), q / q.sum())
+    return temperature**2 * total / len(s)
+
+
+@quick
+@given(logit_pairs())
+def test_standardised_logits_are_the_papers(case):
+    s, t, _ = case
+    assert_agree(lambda a, b: standardised_loss(a, b, 3.0), lambda a, b: standardised_by_hand(a, b, 3.0), s, t)
+    torch.testing.assert_close(standardised_loss(s, 5 * t + 2, 3.0), standardised_loss(s, t, 3.0), rtol=1e-5, atol=1e-6)
+
+
+def test_standardised_logits_beside_torchdistill_which_leaves_the_factor_out_without_labels():
+    theirs = peer().LogitStdKDLoss("z", "output", "z", "output", temperature=2.0, alpha=0.0, beta=1.0)
+    beside = lambda a, b: theirs(io(z=a), io(z=b))  # noqa: E731
+    assert_agree(standardised_loss, beside, draw(4, 5), draw(4, 5, seed=1), 4.0)
+
+
+def test_the_temperature_gets_the_gradient_of_the_students_loss_with_its_sign_turned():
+    s, t = draw(4, 5), draw(4, 5, seed=1)
+    raw = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+
+    def loss(turned: Tensor) -> Tensor:
+        temperature = 1.0 + 20.0 * torch.sigmoid(turned)
+        p, q = (t / temperature).softmax(1), (s / temperature).softmax(1)
+        return temperature**2 * sum(relative_entropy(a, b) for a, b in zip(p, q, strict=True)) / len(s)
+
+    (plain,) = torch.autograd.grad(loss(raw), raw)
+    own = Temperature(1.0, 20.0, 10).double()
+    own.raw.data.copy_(raw.detach())
+    for step, factor in ((0, 0.0), (5, 0.5), (10, 1.0), (99, 1.0)):
+        temperature = own(step)
+        value = temperature.square() * divergence(s, t, temperature)
+        (turned,) = torch.autograd.grad(value, own.raw)
+        torch.testing.assert_close(value.detach(), loss(raw).detach())
+        torch.testing.assert_close(turned, -factor * plain)
+        assert difficulty(step, 10) == pytest.approx(factor)
+
+
+def test_the_temperature_is_trained_and_logged():
+    training = prepare(digits({"use": "ctkd", "share": 0.5}), write=False)
+    own = training.run.composition.modules_of["ctkd"]
+    assert float(own(0).detach()) == 11.0
+    training.fit()
+    assert float(own(0).detach()) != 11.0

@@ -20,20 +20,35 @@ MAPS, VECTORS, ALL = read("stage2"), read("stage3", pool="mean"), read(*STAGES)
 WIDEN = {"use": "projector", "kind": "linear"}
 
 LISTS: dict[str, tuple[Mapping[str, Any], ...]] = {
+    "ab": (MAPS, {"use": "ab"}),
     "at": (ALL, {"use": "at"}),
     "cc": (VECTORS, {"use": "cc"}),
+    "crd": (VECTORS, {"use": "crd", "dim": 16, "negatives": 8}),
+    "ctkd": ({"use": "ctkd"},),
     "dist": ({"use": "dist"},),
     "dkd": ({"use": "dkd"},),
     "fitnet": (MAPS, {"use": "fitnet", "kernel": 3}),
+    "fsp": (ALL, WIDEN, {"use": "fsp"}),
+    "ft": (MAPS, {"use": "ft"}),
+    "ickd": (MAPS, {"use": "ickd"}),
+    "logit_std": ({"use": "logit_std"},),
+    "lsh": (VECTORS, {"use": "lsh", "square": 1.0}),
+    "mean_teacher": ({"use": "mean_teacher"},),
+    "mgd": (MAPS, {"use": "mgd"}),
+    "mutual": ({"use": "mutual", "peers": 2},),
     "nst": (MAPS, {"use": "nst"}),
+    "ofd": (MAPS, {"use": "ofd"}),
     "pkt": (VECTORS, {"use": "pkt"}),
+    "reviewkd": (ALL, {"use": "reviewkd", "middle": 8}),
     "rkd": (VECTORS, {"use": "rkd"}),
+    "simkd": ({"use": "simkd", "features": "pool"},),
     "sp": (MAPS, {"use": "sp"}),
+    "srd": (VECTORS, {"use": "srd"}),
     "vid": (ALL, {"use": "vid"}),
 }
 """The method last."""
 
-TEACHERLESS: tuple[str, ...] = ()
+TEACHERLESS = ("mean_teacher", "mutual")
 """Methods that need no teacher."""
 
 

@@ -14,6 +14,7 @@ from stillhouse.layout import channels, format_shape, map_rows, name_layout
 __all__ = [
     "PROJECTIONS",
     "ChannelMap",
+    "LinkedMap",
     "build_for_links",
     "check_batches",
     "check_maps",
@@ -56,11 +57,26 @@ class ChannelMap(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(inputs, outputs)
+        self.linear: nn.Module = nn.Linear(inputs, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs), (B, N, inputs) or (B, inputs, H, W) -> the same with ``outputs`` channels."""
         return map_rows(self.linear, x)
+
+
+class LinkedMap(nn.Module):
+    """The student's features of a link at the teacher's width: a linear map of channels with BatchNorm over all rows."""
+
+    def __init__(self, student: Tensor, teacher: Tensor) -> None:
+        super().__init__()
+        check_positions(student, teacher)
+        inputs, outputs = channels(student), channels(teacher)
+        self.map = ChannelMap(inputs, outputs)
+        self.map.linear = nn.Sequential(nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs))
+
+    def with_loss(self, loss: Loss) -> Loss:
+        """``loss`` of the mapped student's features and of the teacher's."""
+        return lambda student, teacher: loss(self.map(student), teacher)
 
 
 def check_batches(student: Tensor, teacher: Tensor) -> None:
