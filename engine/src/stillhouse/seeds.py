@@ -9,9 +9,10 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["OwnRandomness", "capture", "derive", "mix", "preserve_state", "restore", "seed_everything"]
+__all__ = ["OwnRandomness", "capture", "derive", "mix", "mix_each", "preserve_state", "restore", "seed_everything"]
 
 
 _MASK = (1 << 64) - 1
@@ -26,6 +27,14 @@ def mix(*parts: int) -> int:
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
         state ^= state >> 31
     return state
+
+
+def mix_each(*parts: int, ids: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Mix ``parts`` with each of ``ids`` (B,): ``mix(*parts, i)`` for each i, at once."""
+    state = np.uint64(mix(*parts)) + ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
 
 
 class OwnRandomness:

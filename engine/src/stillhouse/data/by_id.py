@@ -168,7 +168,7 @@ class Passes:
     def _select_samples(self, ids: Ids) -> Samples:
         """Return samples with all of ``ids`` in memory, or none: a run on few labels keeps only its own."""
         samples = self._samples
-        if samples.memory is None or bool((samples.memory.row_of[ids] >= 0).all()):
+        if samples.memory is None or samples.memory.holds_all(ids):
             return samples
         key = hashlib.sha256(np.ascontiguousarray(ids).tobytes()).digest()
         if key not in self._held:

@@ -22,7 +22,7 @@ from torch import Tensor
 from stillhouse.data.files import show_name
 from stillhouse.errors import StillhouseError
 
-__all__ = ["SUFFIXES", "WHITE", "Look", "decode", "is_unclear", "look_at", "open_image", "to_tensor"]
+__all__ = ["SUFFIXES", "WHITE", "Look", "convert_stacked", "decode", "is_unclear", "look_at", "open_image", "to_tensor"]
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".pbm", ".pgm", ".ppm")
 """Of the image files that are read."""
@@ -240,16 +240,28 @@ def to_tensor(value: Any, background: int = WHITE) -> Tensor:
     tensor: Tensor = value.detach().as_subclass(Tensor)
     if tensor.ndim == 0:
         raise StillhouseError("the input must be an image (C, H, W) or a vector (D,), got a single number")
-    if tensor.ndim == 2:
-        tensor = tensor[None]
-    if tensor.is_floating_point():
-        return tensor.float()
-    if tensor.dtype == torch.uint16:
-        return tensor.float().div_(_DEEPEST)
-    if tensor.dtype != torch.uint8:
+    converted = _convert_dtype(tensor[None] if tensor.ndim == 2 else tensor)
+    if converted is None:
         kind = str(tensor.dtype).removeprefix("torch.")
         raise StillhouseError(f"the input must be uint8 (0 to 255) or floats, got {kind}")
-    return tensor
+    return converted
+
+
+def convert_stacked(x: Tensor) -> Tensor | None:
+    """Convert tensors of many inputs (N, ...) at once, as :func:`to_tensor` does each; None where it refuses them."""
+    if x.ndim < 2 or x.layout != torch.strided:
+        return None
+    x = x.detach().as_subclass(Tensor)
+    return _convert_dtype(x[:, None] if x.ndim == 3 else x)
+
+
+def _convert_dtype(x: Tensor) -> Tensor | None:
+    """Convert to float32 what is not uint8; None for other whole numbers."""
+    if x.is_floating_point():
+        return x.float()
+    if x.dtype == torch.uint16:
+        return x.float().div_(_DEEPEST)
+    return x if x.dtype == torch.uint8 else None
 
 
 def _convert_pil(image: Image.Image, background: int, raw: str) -> Tensor:

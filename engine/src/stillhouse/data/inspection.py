@@ -48,7 +48,7 @@ def inspect(samples: Samples, splits: Mapping[str, Ids], batch_size: int) -> tup
     errors: Errors = {}
     looks = {}
     for split, ids in splits.items():
-        held = samples.memory is not None and bool((samples.memory.row_of[ids] >= 0).all())
+        held = samples.memory is not None and samples.memory.holds_all(ids)
         chosen = _choose(ids, _IN_MEMORY if held else _READ, samples, batch_size if split == "val" else 0)
         looks[split] = _Look(samples, len(chosen) == len(ids), all_labels=ids)
         looks[split].go_over(chosen, errors, stop_early=held)
@@ -66,8 +66,8 @@ def inspect(samples: Samples, splits: Mapping[str, Ids], batch_size: int) -> tup
 def _choose(ids: Ids, n: int, samples: Samples, first: int) -> Ids:
     """Choose ``n`` of ``ids`` evenly spaced, the ``first`` ones and the doubtful ones among them."""
     some = ids[np.linspace(0, len(ids) - 1, min(n, len(ids))).astype(np.int64)]
-    doubtful = np.intersect1d(ids, np.asarray(samples.source.doubtful, dtype=np.int64))
-    return np.union1d(np.union1d(some, doubtful), ids[: min(first, _READ)])
+    doubtful = np.asarray(samples.source.doubtful, dtype=np.int64)
+    return np.unique(np.concatenate([some, doubtful[np.isin(doubtful, ids)], ids[: min(first, _READ)]]))
 
 
 class _Look:

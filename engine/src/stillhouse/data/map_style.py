@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -12,12 +14,14 @@ import torch
 from torch import Tensor
 
 from stillhouse.config.structure import structure
-from stillhouse.data.images import WHITE, is_unclear, to_tensor
-from stillhouse.data.labels import find_listed_labels, parse_label
+from stillhouse.data.draws import Begin
+from stillhouse.data.images import WHITE, convert_stacked, is_unclear, to_tensor
+from stillhouse.data.labels import find_listed_labels, parse_label, stack_labels
 from stillhouse.data.memory import Errors, refuse_bad_samples
 from stillhouse.data.sampler import Ids, shuffle_epoch
-from stillhouse.data.sources import ALIASES, Source
+from stillhouse.data.sources import ALIASES, Part, Source
 from stillhouse.data.targets import TargetSpec, guess_kind
+from stillhouse.data.torch_datasets import find_tensors, is_pure, read_items
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, raise_faults
 from stillhouse.seeds import OwnRandomness, mix
 
@@ -60,11 +64,11 @@ class DatasetSource(Source):
         self.unclear = 0
         whole = not isinstance(given, Mapping)
         self.datasets = _check_splits({"train": given} if whole else given, origin)
-        sizes = [len(dataset) for dataset in self.datasets.values()]
-        self.starts = np.cumsum([0, *sizes])
-        ids = np.arange(self.starts[-1], dtype=np.int64)
-        self.splits = dict(zip(self.datasets, np.split(ids, self.starts[1:-1]), strict=True))
-        self.pure = all(_is_pure(d) for d in self.datasets.values()) if pure is None else pure
+        self._sets = list(self.datasets.values())
+        self._starts = list(accumulate(map(len, self._sets), initial=0))
+        ids = np.arange(self._starts[-1], dtype=np.int64)
+        self.splits = dict(zip(self.datasets, np.split(ids, self._starts[1:-1]), strict=True))
+        self.pure = all(is_pure(d) for d in self.datasets.values()) if pure is None else pure
         empty = [name for name, ids in self.splits.items() if len(ids) == 0]
         raise_faults(Fault("data.name", f"the split {name!r} of {origin} is empty") for name in empty)
         self._given_names: tuple[str, ...] = ()
@@ -89,7 +93,7 @@ class DatasetSource(Source):
         if self.spec is not None:
             value, target = self._read_item(i)
             try:
-                return to_tensor(value, self._background), self.spec.read(target)
+                return self._convert(value), self.spec.read(target)
             except StillhouseError as error:
                 raise error.within(self.place(i)) from None
         value, label = self._read_labelled(i)
@@ -102,14 +106,46 @@ class DatasetSource(Source):
                 hint="give a sample the same target every time, and list it so in `targets`",
             )
         try:
-            return to_tensor(value, self._background), label
+            return self._convert(value), label
         except StillhouseError as error:
             raise error.within(self.place(i)) from None
 
+    def gather(self, ids: Ids, begin: Begin | None) -> Tensor | None:
+        """See :meth:`Source.gather`. A data set's own ``__getitems__`` is asked, where it has one and nothing is drawn."""
+        index = self._find_split(int(ids[0]))
+        rows = ids - self._starts[index]
+        dataset = self._sets[index]
+        if self.spec is not None or rows.min() < 0 or rows.max() >= self._starts[index + 1] - self._starts[index]:
+            return None
+        try:
+            inputs, targets = zip(*read_items(dataset, rows.tolist(), begin), strict=True)
+            if not all(type(x) is Tensor for x in inputs):
+                inputs = tuple(map(self._convert, inputs))
+            x = torch.stack(inputs) if len({x.dtype for x in inputs}) == 1 else None
+        except Exception:  # noqa: BLE001 - whatever it is, it is raised again where samples are read one by one
+            return None
+        found = stack_labels(targets)
+        if x is None or found is None or not np.array_equal(found, self.labels[ids]):
+            return None
+        return convert_stacked(x)
+
+    def hold(self) -> Sequence[Part] | None:
+        """See :meth:`Source.hold`: the tensors of TensorDatasets, or of parts of them, on the CPU."""
+        parts = [find_tensors(dataset, self.target) for dataset in self._sets]
+        found = [part for part in parts if part is not None]
+        return found if len(found) == len(parts) else None
+
     def place(self, i: int) -> str:
         """See :meth:`Source.place`."""
-        index = int(np.searchsorted(self.starts, i, side="right")) - 1
-        return f"{self.origin}, split {list(self.datasets)[index]!r}, sample {i - self.starts[index]}"
+        index = self._find_split(i)
+        return f"{self.origin}, split {list(self.datasets)[index]!r}, sample {i - self._starts[index]}"
+
+    def _find_split(self, i: int) -> int:
+        return bisect_right(self._starts, i) - 1
+
+    def _convert(self, value: Any) -> Tensor:
+        self.unclear += is_unclear(value)
+        return to_tensor(value, self._background)
 
     def _describe(self, described: dict[str, Any]) -> TargetSpec | None:
         """Decide how targets are read; None for class indices."""
@@ -135,13 +171,15 @@ class DatasetSource(Source):
 
     def _read_labelled(self, i: int) -> tuple[Any, int]:
         value, target = self._read_item(i)
-        return value, parse_label(target, self.place(i))
+        try:
+            return value, parse_label(target)
+        except StillhouseError as error:
+            raise error.within(self.place(i)) from None
 
     def _read_item(self, i: int) -> tuple[Any, Any]:
-        index = int(np.searchsorted(self.starts, i, side="right")) - 1
-        dataset = list(self.datasets.values())[index]
+        index = self._find_split(i)
         try:
-            item = dataset[int(i - self.starts[index])]
+            item = self._sets[index][i - self._starts[index]]
         except StillhouseError as error:
             raise error.within(self.place(i)) from None
         except Exception as error:
@@ -153,7 +191,6 @@ class DatasetSource(Source):
                 return item, None
             what = f"{len(item)} values" if isinstance(item, tuple | list) else type(item).__name__
             raise StillhouseError(f"a sample must be (input, target), got {what}", where=self.place(i))
-        self.unclear += is_unclear(item[0])
         return item[0], item[1]
 
     def _read_labels(self, split: str, unread: Errors) -> Ids:
@@ -257,10 +294,3 @@ def _check_splits(given: Mapping[Any, Any], origin: str) -> dict[str, Any]:
         faults.append(Fault("data.name", f"{origin} has no split 'train'", did_you_mean("train", found)))
     raise_faults(faults)
     return {name: found[name] for name in sorted(found, key=lambda n: ({"train": 0, "val": 1, "test": 2}.get(n, 3), n))}
-
-
-def _is_pure(dataset: Any) -> bool:
-    """Whether reading is certainly free of randomness; a data set of unknown type may augment."""
-    if isinstance(dataset, torch.utils.data.Subset):
-        return _is_pure(dataset.dataset)
-    return type(dataset) in (torch.utils.data.TensorDataset, list, tuple)

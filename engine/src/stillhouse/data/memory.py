@@ -12,15 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stillhouse.data.sample_errors import MisfitError, suggest_skipping
+from stillhouse.data.held import Memory, join_parts
+from stillhouse.data.sample_errors import MisfitError, find_form, is_finite, suggest_skipping
 from stillhouse.data.sampler import Ids, Key, OrderedBatches
-from stillhouse.data.samples import Memory, Samples
+from stillhouse.data.samples import Samples
+from stillhouse.data.sources import Part
 from stillhouse.data.streams import map_in_workers
 from stillhouse.data.targets import stack
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning
 from stillhouse.seeds import OwnRandomness, mix
 
-__all__ = ["fits_in_memory", "keep_in_memory", "read_once", "refuse_bad_samples", "warn_of_left_out"]
+__all__ = ["fits_in_memory", "keep_in_memory", "read_once", "refuse_bad_samples", "take_tensors", "warn_of_left_out"]
 
 _MEMORY_LIMIT = 1 << 30
 _CHUNK = 256
@@ -97,6 +99,53 @@ class _Rows:
         return self._rows[: self._filled] if isinstance(self._rows, Tensor) else self._rows
 
 
+def take_tensors(samples: Samples, splits: Mapping[str, Ids]) -> tuple[Memory, Errors] | None:
+    """Take the tensors that the source holds as the memory: no sample is read, and nothing is copied.
+
+    Args:
+        samples: the samples.
+        splits: the ids in use.
+
+    Returns:
+        As :func:`read_once`, with the error of each sample of ``splits`` that cannot be used; None where samples must be
+        read, because there are no such tensors or not all of them have the samples' form.
+    """
+    parts = samples.source.hold() if samples.source.pure else None
+    if parts is None or not all(_suits(samples, part) for part in parts):
+        return None
+    memory = join_parts(parts)
+    labels = samples.source.labels
+    classes = len(samples.source.class_names) if samples.source.target == "class" else 1
+    amiss = (labels < 0) | (labels >= classes)
+    for part, start in zip(parts, memory.starts.tolist(), strict=True):
+        for values in (part.inputs if samples.maker is None else None, part.targets):
+            if isinstance(values, Tensor) and not is_finite(values):
+                bad = (~values.isfinite()).flatten(1).any(1).numpy()
+                amiss[start : start + len(bad)] |= bad if part.rows is None else bad[part.rows]
+    errors: Errors = {}
+    used = np.concatenate(list(splits.values()))
+    for i in np.sort(used[amiss[used]]).tolist():
+        try:
+            samples.read_pair(i)
+        except StillhouseError as error:
+            errors[i] = error
+    memory.row_of[list(errors)] = -1
+    return memory, errors
+
+
+def _suits(samples: Samples, part: Part) -> bool:
+    """Whether a part's inputs need no change to be the samples', and its targets are as many numbers as the others'."""
+    if not isinstance(part.inputs, Tensor) or not len(part.inputs):
+        return False
+    first = part.inputs[0]
+    same = find_form(first, samples.shape) == (samples.shape, samples.dtype) and samples.shaping.keeps(
+        tuple(first.shape)
+    )
+    large = -1 not in samples.shape or all(n >= m for n, m in zip(first.shape[1:], samples.read_shape[1:], strict=True))
+    length = samples.source.vector_length
+    return same and large and (part.targets is None or length in (None, len(part.targets[0])))
+
+
 def read_once(samples: Samples, splits: Mapping[str, Ids], workers: int, keep: bool) -> tuple[Memory | None, Errors]:
     """Read every sample of ``splits``.
 
@@ -138,7 +187,7 @@ def _read(samples: Samples, ids: Ids, workers: int, keep: bool) -> tuple[Memory 
         return None, errors
     row_of = np.full(len(samples.source.labels), -1, dtype=np.int64)
     row_of[held] = np.arange(len(held))
-    return Memory(inputs.collect(), row_of, targets.collect()), errors
+    return Memory((Part(inputs.collect(), targets.collect()),), np.zeros(1, dtype=np.int64), row_of), errors
 
 
 def refuse_bad_samples(errors: Errors, of: int, skip_bad: bool) -> None:

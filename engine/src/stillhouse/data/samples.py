@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import torch
@@ -11,47 +11,29 @@ from torch import Tensor
 
 from stillhouse.contract.batch import Batch
 from stillhouse.contract.task import SampleMaker
-from stillhouse.data.boxes import fit_boxes
+from stillhouse.data.draws import Begin, Draws
+from stillhouse.data.held import Memory
+from stillhouse.data.reading import read_shaped
 from stillhouse.data.sample_errors import (
     MisfitError,
     TransformError,
     check_finite,
     find_form,
+    is_finite,
     make_misfit_error,
-    make_size_error,
     suggest_skipping,
 )
-from stillhouse.data.sampler import Ids, Key
+from stillhouse.data.sampler import Key
 from stillhouse.data.shaping import Shaping
 from stillhouse.data.sources import Source
-from stillhouse.data.targets import convert_target, find_size, resize_target
+from stillhouse.data.targets import convert_target, find_size
 from stillhouse.errors import StillhouseError
 from stillhouse.layout import format_shape
-from stillhouse.seeds import OwnRandomness, mix
+from stillhouse.seeds import mix_each
 
-__all__ = ["Memory", "Samples", "read_shaped"]
+__all__ = ["Samples"]
 
-
-@attrs.frozen(eq=False)
-class Memory:
-    """Samples kept in memory.
-
-    Attributes:
-        rows: their inputs, as read and shaped: (M, ...), or a list of M where their shapes differ.
-        row_of: the row of each id (N,); -1 where it is not held.
-        targets: their targets, as one tensor or a list of M; None for class indices, which the source knows.
-    """
-
-    rows: Tensor | list[Tensor]
-    row_of: Ids
-    targets: Tensor | list[Any] | None = None
-
-    def take(self, ids: Ids) -> Tensor:
-        """Copy the rows of ``ids`` (B, ...)."""
-        rows = self.row_of[ids]
-        if isinstance(self.rows, Tensor):
-            return self.rows.index_select(0, torch.from_numpy(rows))
-        return torch.stack([self.rows[row] for row in rows])
+T = TypeVar("T")
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -73,6 +55,7 @@ class Samples:
         memory: the inputs, read already.
         maker: makes input and target of a sample; None: the input as it is, and its class index.
         evaluation: whether randomness follows from the sample alone.
+        _draws: what making samples draws from; never another's, as other transforms draw otherwise.
     """
 
     source: Source
@@ -89,6 +72,7 @@ class Samples:
     memory: Memory | None = None
     maker: SampleMaker | None = None
     evaluation: bool = False
+    _draws: Draws = attrs.field(factory=Draws, init=False)
 
     @property
     def direct(self) -> bool:
@@ -102,9 +86,7 @@ class Samples:
 
     def read_input(self, i: int) -> Tensor:
         """Return sample ``i``'s input as read and shaped; see :meth:`read_pair`."""
-        if self.memory is not None and self.memory.row_of[i] >= 0:
-            return self.memory.rows[self.memory.row_of[i]]
-        return self.read(i)[0]
+        return self.memory.read_input(i) if self.memory is not None and self.memory.holds(i) else self.read(i)[0]
 
     def read_pair(self, i: int) -> tuple[Tensor, Any]:
         """Return sample ``i``'s input and target as read and shaped, before augmentation and normalisation.
@@ -112,11 +94,9 @@ class Samples:
         Raises:
             StillhouseError: it cannot be read, or differs in shape or type from the first training sample.
         """
-        if self.memory is not None and self.memory.row_of[i] >= 0:
-            row, targets = self.memory.row_of[i], self.memory.targets
-            if targets is None:
-                return self.memory.rows[row], None if self.source.target == "none" else int(self.source.labels[i])
-            return self.memory.rows[row], targets[row]
+        if self.memory is not None and self.memory.holds(i):
+            x, target = self.memory.read_pair(i)
+            return x, int(self.source.labels[i]) if self.source.target == "class" else target
         x, target = read_shaped(self.source, self.shaping, i)
         form = find_form(x, self.shape)
         if form != (self.shape, self.dtype):
@@ -130,7 +110,7 @@ class Samples:
                 hint="a smaller `crop`, or `size` to resize images first",
             )
         if self.maker is None:  # or the task may have made something of what is not finite
-            check_finite(x, self.source.place(i))
+            check_finite(x, self.source, i)
         return x, target
 
     def read(self, i: int) -> tuple[Tensor, Any]:
@@ -166,22 +146,50 @@ class Samples:
 
     def make_pairs(self, key: Key) -> tuple[list[Tensor], list[Any]]:
         """Make the inputs, from 0 to 1, and targets of ``key``'s samples by the task, one by one."""
-        with OwnRandomness() as randomness:
-            pairs = [self._make_pair(int(i), key.epoch, randomness) for i in key.ids]
+        pairs = self._make_each(key, self._make_pair)
         return [x for x, _ in pairs], [target for _, target in pairs]
 
     def make_raw(self, key: Key) -> Tensor:
         """Make the inputs of ``key``'s samples (B, ...), augmented, not yet scaled and normalised."""
         if self.memory is not None and self.transforms is None:
             return self.memory.take(key.ids)
-        with OwnRandomness() as randomness:
-            made = [self._augment(int(i), key.epoch, randomness) for i in key.ids]
+        gathered = self._gather(key) if self.transforms is None else None
+        if gathered is not None:
+            return gathered
+        made = self._make_each(key, self._augment)
         if len({x.dtype for x in made}) > 1:  # a transform that makes floats, and is applied to some samples only
             made = [_scale(x) for x in made]
         return torch.stack(made)
 
-    def _augment(self, i: int, epoch: int, randomness: OwnRandomness) -> Tensor:
-        randomness.seed(mix(self.seed, epoch, i))
+    def _make_each(self, key: Key, make: Callable[[int], T]) -> list[T]:
+        """Call ``make`` for each of ``key``'s samples, whose draws follow from (seed, epoch, sample)."""
+
+        def make_all(begin: Begin | None) -> list[T]:
+            made = []
+            for row, i in enumerate(key.ids.tolist()):
+                if begin is not None:
+                    begin(row)
+                made.append(make(i))
+            return made
+
+        return self._draws.make(lambda: self._seeds(key), make_all)
+
+    def _seeds(self, key: Key) -> list[int]:
+        of_sample = self.evaluation and self.maker is not None
+        seeds = mix_each(ids=key.ids) if of_sample else mix_each(self.seed, key.epoch, ids=key.ids)
+        listed: list[int] = seeds.tolist()
+        return listed
+
+    def _gather(self, key: Key) -> Tensor | None:
+        """Read the inputs of ``key``'s samples at once; None where it can't be, or one is amiss: by itself it is named."""
+        if not self.shaping.keeps_all:
+            return None
+        x = self._draws.make(lambda: self._seeds(key), lambda begin: self.source.gather(key.ids, begin))
+        if x is None or tuple(x.shape[1:]) != self.shape or x.dtype != self.dtype or not is_finite(x):
+            return None
+        return x
+
+    def _augment(self, i: int) -> Tensor:
         x = self.read_input(i)
         if self.transforms is None:
             return x
@@ -193,7 +201,7 @@ class Samples:
                 where="data.transforms",
                 hint="set `size` to the shape that they give",
             )
-        check_finite(out, self.source.place(i))
+        check_finite(out, self.source, i)
         return out
 
     def _transform(self, i: int, transforms: Callable[..., Any], *what: Any) -> Any:
@@ -209,10 +217,9 @@ class Samples:
                 f"transforms fail on {self.source.place(i)}: {type(error).__name__}: {error}", where="data.transforms"
             ) from error
 
-    def _make_pair(self, i: int, epoch: int, randomness: OwnRandomness) -> tuple[Tensor, Any]:
+    def _make_pair(self, i: int) -> tuple[Tensor, Any]:
         assert self.maker is not None
         kind = self.source.target
-        randomness.seed(mix(i) if self.evaluation else mix(self.seed, epoch, i))
         x, target = self.read(i)
         if self.transforms is not None:
             from stillhouse.data.geometry import Geometry  # torchvision, which a run without transforms does without
@@ -241,7 +248,7 @@ class Samples:
                 f"transforms must keep evaluation's {self.mean.shape[0]} channels, got an input {format_shape(x)}",
                 where="data.transforms",
             )
-        check_finite(x, self.source.place(i))
+        check_finite(x, self.source, i)
         return x, target
 
     def _make_error(self, method: str, i: int, error: Exception) -> StillhouseError:
@@ -258,37 +265,3 @@ class Samples:
 def _scale(x: Tensor) -> Tensor:
     """Scale uint8 0 ... 255 to float32 0 ... 1; floats count as scaled."""
     return x.float().div_(255) if x.dtype == torch.uint8 else x.float()
-
-
-def read_shaped(source: Source, shaping: Shaping, i: int) -> tuple[Tensor, Any]:
-    """Read sample ``i`` of ``source`` and apply ``shaping``, its target resized with it; an error names its place.
-
-    Raises:
-        StillhouseError: it cannot be read or converted, or its target has another size.
-    """
-    x, target = source.pair(i)
-    try:
-        if source.target == "vector":
-            _check_length(source, target)
-        if source.target == "boxes":
-            target = fit_boxes(target, x.shape[-2], x.shape[-1])
-        whole = find_size(source.target, target)
-        if whole is not None and whole != tuple(x.shape[-2:]):
-            raise make_size_error(x, f"{source.target} {source.target_place(i)}", whole)
-        out = shaping(x)
-    except StillhouseError as error:
-        raise error.within(source.place(i)) from None
-    if source.target != "class" and out.shape[-2:] != x.shape[-2:]:
-        target = resize_target(source.target, target, (x.shape[-2], x.shape[-1]), (out.shape[-2], out.shape[-1]))
-    return out, target
-
-
-def _check_length(source: Source, target: Tensor) -> None:
-    """Refuse a vector of another length than the first one's."""
-    if source.vector_length is None:
-        first = int(source.splits["train"][0])
-        source.vector_length = len(source.pair(first)[1])
-    if len(target) != source.vector_length:
-        raise StillhouseError(
-            f"the target must have {source.vector_length} numbers as the first sample's, got {len(target)}"
-        )

@@ -23,13 +23,23 @@ class Shaping:
     channels: int | None = None
     size: tuple[int, int] | None = None
 
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every input stays as it is."""
+        return self.channels is None and self.size is None
+
+    def keeps(self, shape: tuple[int, ...]) -> bool:
+        """Whether inputs of ``shape``, (C, H, W) for images, stay as they are."""
+        fits = len(shape) == 3 and self.channels in (None, shape[0]) and self.size in (None, shape[1:])
+        return self.keeps_all or fits
+
     def __call__(self, x: Tensor) -> Tensor:
         """(C, H, W) -> (channels, *size); the dtype stays.
 
         Raises:
             StillhouseError: the input is not an image, or its channels cannot be converted.
         """
-        if self.channels is None and self.size is None:
+        if self.keeps_all:
             return x
         if x.ndim != 3:
             raise StillhouseError(

@@ -11,7 +11,8 @@ import attrs
 
 from stillhouse.config.data import DataSpec
 from stillhouse.contract.task import SampleMaker
-from stillhouse.data.samples import Memory, Samples
+from stillhouse.data.held import Memory
+from stillhouse.data.samples import Samples
 from stillhouse.memo import remember
 
 __all__ = ["KEPT", "keep_memory", "make_data_key", "make_source_key", "recall_memory"]

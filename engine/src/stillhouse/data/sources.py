@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 import numpy as np
@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stillhouse.config.home import find_path
+from stillhouse.data.draws import Begin
 from stillhouse.data.splits import hold_out
 from stillhouse.data.targets import Kind, TargetSpec
 from stillhouse.errors import Fault, raise_faults
 
-__all__ = ["ALIASES", "Digits", "Source", "SourceRequest"]
+__all__ = ["ALIASES", "Digits", "Part", "Source", "SourceRequest"]
 
 Ids = NDArray[np.int64]
 
@@ -48,6 +49,20 @@ class SourceRequest:
     def path(self, text: str) -> Path:
         """A path of the recipe's, from its folder on."""
         return find_path(text, self.base)
+
+
+class Part(NamedTuple):
+    """Samples that are in memory.
+
+    Attributes:
+        inputs: (M, ...), as :meth:`Source.read` gives each; a list of M where their shapes differ.
+        targets: as :meth:`Source.pair` gives each, a tensor or a list of M; None for class indices, and where there are none.
+        rows: the row of each of the part's ids, in their order; None: one row after the other.
+    """
+
+    inputs: Tensor | list[Tensor]
+    targets: Tensor | list[Any] | None = None
+    rows: Ids | None = None
 
 
 class Source(ABC):
@@ -94,6 +109,27 @@ class Source(ABC):
     @abstractmethod
     def place(self, i: int) -> str:
         """Name sample ``i``'s place, for messages: a file, or ``split 'train', sample 12``."""
+
+    def gather(self, ids: Ids, begin: Begin | None) -> Tensor | None:
+        """Read the inputs (B, ...) of several samples with class indices at once, where that is quicker.
+
+        Args:
+            ids: the samples (B,).
+            begin: call it with a row before that row's sample is read, one after the other, so that what it draws is its
+                own; None: nothing is drawn.
+
+        Returns:
+            What :meth:`read` gives, stacked; None where it can't be, or anything is amiss: each sample is read by itself
+            then, and one that cannot be used is named.
+        """
+        return None
+
+    def hold(self) -> Sequence[Part] | None:
+        """Return all samples, where they are tensors in memory already: they are taken as they are, and no copy is made.
+
+        The parts follow one another by id, and together have every id; None: samples are read one by one.
+        """
+        return None
 
     def read_stored(self, i: int) -> bytes | None:
         """Return the bytes of sample ``i``'s input as stored, where they can be had without decoding; else None."""
@@ -146,6 +182,10 @@ class Digits(Source):
     def read(self, i: int) -> Tensor:
         """See :meth:`Source.read`."""
         return self.images[i]
+
+    def hold(self) -> Sequence[Part]:
+        """See :meth:`Source.hold`."""
+        return [Part(self.images)]
 
     def place(self, i: int) -> str:
         """See :meth:`Source.place`."""

@@ -1,0 +1,69 @@
+"""Samples in memory: read once, or tensors that their source has in any case."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from stillhouse.data.sources import Ids, Part
+
+__all__ = ["Memory", "join_parts"]
+
+
+@attrs.frozen(eq=False)
+class Memory:
+    """Samples kept in memory, in parts that follow one another by id.
+
+    Attributes:
+        parts: their inputs and targets.
+        starts: the first id of each part (P,).
+        row_of: the row of each id (N,) in its part; -1 where it is not held.
+    """
+
+    parts: tuple[Part, ...]
+    starts: Ids
+    row_of: Ids
+
+    def holds(self, i: int) -> bool:
+        """Whether sample ``i`` is held."""
+        return bool(self.row_of[i] >= 0)
+
+    def holds_all(self, ids: Ids) -> bool:
+        """Whether every sample of ``ids`` is held."""
+        return bool((self.row_of[ids] >= 0).all())
+
+    def read_input(self, i: int) -> Tensor:
+        """Return sample ``i``'s input: a view, not to be written to."""
+        return self._find_part(i).inputs[self.row_of[i]]
+
+    def read_pair(self, i: int) -> tuple[Tensor, Any]:
+        """Return sample ``i``'s input and target; None for a class index, which the source knows."""
+        part, row = self._find_part(i), self.row_of[i]
+        return part.inputs[row], None if part.targets is None else part.targets[row]
+
+    def take(self, ids: Ids) -> Tensor:
+        """Copy the inputs of ``ids`` (B, ...)."""
+        part = self._find_common_part(ids)
+        if part is None or not isinstance(part.inputs, Tensor):
+            return torch.stack([self.read_input(i) for i in ids.tolist()])
+        return part.inputs.index_select(0, torch.from_numpy(self.row_of[ids]))
+
+    def _find_part(self, i: int) -> Part:
+        return self.parts[int(np.searchsorted(self.starts, i, side="right")) - 1]
+
+    def _find_common_part(self, ids: Ids) -> Part | None:
+        if len(self.parts) == 1:
+            return self.parts[0]
+        first, last = np.searchsorted(self.starts, (ids.min(), ids.max()), side="right")
+        return self.parts[first - 1] if first == last else None
+
+
+def join_parts(parts: Sequence[Part]) -> Memory:
+    """Make the memory of all of a source's samples: ``parts`` in the order of their ids."""
+    rows = [np.arange(len(part.inputs)) if part.rows is None else part.rows for part in parts]
+    return Memory(tuple(parts), np.cumsum([0, *map(len, rows[:-1])]), np.concatenate(rows))
