@@ -2,68 +2,21 @@
 
 from __future__ import annotations
 
-import sys
-import types
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from support.loading import Given, Listed, faults_of, ids_of, load
 from torch.utils.data import Subset, TensorDataset
 
-from stillhouse.data import Data, DataSpec, load_data
 from stillhouse.errors import StillhouseError, StillhouseWarning
-
-Given = Callable[[Any], str]
-
-
-def load(name: str, **options: Any) -> Data:
-    return load_data(DataSpec(name=name, **options), seed=0)
-
-
-def faults_of(name: str, **options: Any) -> list[str]:
-    with pytest.raises(StillhouseError) as caught:
-        load(name, **options)
-    return [str(fault) for fault in caught.value.faults]
-
-
-def ids_of(data: Data, split: str) -> list[int]:
-    return [int(i) for batch in data.evaluation(split) for i in batch.id]
-
-
-@pytest.fixture
-def given(monkeypatch: pytest.MonkeyPatch) -> Given:
-    """``given(value)``: the name of a callable that returns ``value``."""
-
-    def make(value: Any) -> str:
-        module = types.ModuleType("sh_given")
-        vars(module)["make"] = lambda: value
-        monkeypatch.setitem(sys.modules, "sh_given", module)
-        return "sh_given:make"
-
-    return make
 
 
 def tensors(n: int = 40, classes: int = 4, shape: tuple[int, ...] = (1, 6, 6)) -> TensorDataset:
     generator = torch.Generator().manual_seed(n)
     inputs = torch.randint(0, 256, (n, *shape), generator=generator).to(torch.uint8)
     return TensorDataset(inputs, torch.arange(n) % classes)
-
-
-class Listed:
-    """A data set of any items, perhaps with ``targets`` and ``classes``; counts what is read."""
-
-    def __init__(self, items: list[Any], **attributes: Any) -> None:
-        self.items, self.read = items, 0
-        vars(self).update(attributes)
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, i: int) -> Any:
-        self.read += 1
-        return self.items[i]
 
 
 def items(n: int = 20, *label: Any) -> list[Any]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import types
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +9,11 @@ import numpy as np
 import pytest
 import torch
 from support.dense_files import DEPTHS, MASKS, load, masked, ranged, save, scene
+from support.loading import Given
 from torch.utils.data import Dataset, TensorDataset
 
 from stillhouse import Recipe, prepare
 from stillhouse.errors import StillhouseError, StillhouseWarning
-
-Given = Callable[[Any], str]
-
-
-@pytest.fixture
-def given(monkeypatch: pytest.MonkeyPatch) -> Given:
-    """``given(value)``: the name of a callable that returns ``value``."""
-
-    def make(value: Any) -> str:
-        module = types.ModuleType("sh_inspected")
-        vars(module)["make"] = lambda: value
-        monkeypatch.setitem(sys.modules, "sh_inspected", module)
-        return "sh_inspected:make"
-
-    return make
 
 
 def faults_of(name: str, **options: Any) -> list[str]:
@@ -57,7 +40,7 @@ def test_inputs_that_are_all_the_same_are_refused(given: Given, normalize: str, 
     (text,) = faults_of(name, normalize=normalize, cache=cache, args=args)
     assert text == (
         "data: every input is constant, and the same: 0.25, 0.5, 0.75 in each of 16 training samples "
-        "(look at sh_inspected:make, split 'train', sample 0)"
+        "(look at sh_given:make, split 'train', sample 0)"
     )
     varied = inputs.clone()
     varied[7] += 0.1
@@ -76,7 +59,7 @@ def test_an_input_that_is_not_finite_is_named_by_its_own_place(given: Given, nor
     (text,) = faults_of(name, normalize=normalize, cache=cache)
     kind = "NaN" if value != value else "infinite"
     assert text == (
-        f"sh_inspected:make, split 'train', sample 33: the input must be finite: 1 of 144 values are {kind} "
+        f"sh_given:make, split 'train', sample 33: the input must be finite: 1 of 144 values are {kind} "
         "(--skip-bad leaves such samples out)"
     )
     with pytest.warns(StillhouseWarning, match="1 of 49 samples are left out"):
@@ -123,9 +106,9 @@ def test_samples_that_are_not_in_memory_are_looked_at_and_every_bad_one_is_named
     train, val, test = Torn(5000, set()), Torn(3000, {3}), Torn(700, {0, 699})
     texts = faults_of(given({"train": train, "val": val, "test": test}), normalize="none", batch_size=16)
     assert [text.partition(": this sample")[0] for text in texts] == [
-        "sh_inspected:make, split 'val', sample 3",  # of the first batch
-        "sh_inspected:make, split 'test', sample 0",
-        "sh_inspected:make, split 'test', sample 699",
+        "sh_given:make, split 'val', sample 3",  # of the first batch
+        "sh_given:make, split 'test', sample 0",
+        "sh_given:make, split 'test', sample 699",
     ]
     assert len(train.read) < 500  # and no more than a look
     measured = Torn(5000, {1, 3})
@@ -240,7 +223,7 @@ def test_a_box_without_area_costs_neither_its_image_nor_the_run(given: Given, ca
         data = load(name, args=ARGS, cache=cache, batch_size=16)
     assert str(caught[0].message) == (
         "of 120 boxes in 20 images looked at, which should lie in their image, 40 have no area there and are left out "
-        "and 20 are cut off at its border, the first in sh_inspected:make, split 'train', sample 0"
+        "and 20 are cut off at its border, the first in sh_given:make, split 'train', sample 0"
     )
     target = next(data.training()).target[3]
     assert target["boxes"].tolist() == [[1, 2, 30, 40], [1, 1, 4, 4], [5, 5, 9, 9], [5, 5, 64, 48]]

@@ -13,26 +13,12 @@ import pytest
 import torch
 from PIL import Image
 from support.dense_files import load, scene
+from support.loading import Given
 from torch.utils.data import TensorDataset
 
 from stillhouse.data.targets import guess_kind
 from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.nested import map_tensors
-
-Given = Callable[[Any], str]
-
-
-@pytest.fixture
-def given(monkeypatch: pytest.MonkeyPatch) -> Given:
-    """``given(value)``: the name of a callable that returns ``value``."""
-
-    def make(value: Any) -> str:
-        module = types.ModuleType("sh_targets")
-        vars(module)["make"] = lambda: value
-        monkeypatch.setitem(sys.modules, "sh_targets", module)
-        return "sh_targets:make"
-
-    return make
 
 
 def items(target: Callable[[int], Any], n: int = 20, size: tuple[int, int] = (4, 6)) -> list[Any]:
@@ -154,19 +140,17 @@ def test_items_that_cannot_be_read_are_left_out(given: Given, cache: str) -> Non
     torn = given(Torn(items(lambda k: torch.full((4, 6), k % 2))))
     args = {"target": "mask", "classes": 2}
     assert "sample 0: this sample cannot be read: OSError: torn" in fault_of(torn, args=args, cache=cache)
-    with pytest.warns(
-        StillhouseWarning, match="2 of 20 samples are left out: sh_targets:make, split 'train', sample 0:"
-    ):
+    with pytest.warns(StillhouseWarning, match="2 of 20 samples are left out: sh_given:make, split 'train', sample 0:"):
         data = load(torn, args=args, cache=cache, skip_bad=True)
     held = [i for split in data.splits for batch in data.evaluation(split) for i in batch.id.tolist()]
     assert sorted(held) == [i for i in range(20) if i not in (0, 7)]
 
 
 def test_the_callables_own_arguments_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = types.ModuleType("sh_targets")
+    module = types.ModuleType("sh_given")
     vars(module)["make"] = lambda target: items(lambda k: torch.full((4, 6), target))
-    monkeypatch.setitem(sys.modules, "sh_targets", module)
-    data = load("sh_targets:make", args={"target": 1, "classes": 2})
+    monkeypatch.setitem(sys.modules, "sh_given", module)
+    data = load("sh_given:make", args={"target": 1, "classes": 2})
     assert int(next(data.training()).target.min()) == 1
 
 

@@ -16,17 +16,9 @@ from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import SampleMaker
 from stillhouse.data.batches import Data
 from stillhouse.data.catalogue import open_source
-from stillhouse.data.held import Memory
 from stillhouse.data.imagefolder import ImageFolder
 from stillhouse.data.inspection import inspect
-from stillhouse.data.memory import (
-    Errors,
-    fits_in_memory,
-    read_once,
-    refuse_bad_samples,
-    take_tensors,
-    warn_of_left_out,
-)
+from stillhouse.data.memory import collect, fits_in_memory, refuse_bad_samples, warn_of_left_out
 from stillhouse.data.reading import read_shaped
 from stillhouse.data.sampler import Ids, Key
 from stillhouse.data.samples import Samples
@@ -244,7 +236,7 @@ def _examine(samples: Samples, spec: DataSpec, seed: int, pair: tuple[Tensor, An
     if spec.skip_bad:
         total = sum(map(len, source.splits.values()))
         keep = spec.per_class is None and spec.limit is None and fits_in_memory(samples, total, spec.cache, pair)
-        memory, errors = _read_all(samples, source.splits, spec, keep, check=True)
+        memory, errors = collect(recall_memory(samples), source.splits, spec, keep, check=True)
         refuse_bad_samples(errors, total, skip_bad=True)
         if errors:
             _leave_out(source, errors)
@@ -254,21 +246,11 @@ def _examine(samples: Samples, spec: DataSpec, seed: int, pair: tuple[Tensor, An
     n = sum(map(len, splits.values()))
     if samples.memory is None:
         keep = fits_in_memory(samples, n, spec.cache, pair)
-        memory, errors = _read_all(samples, splits, spec, keep, check=False)
+        memory, errors = collect(recall_memory(samples), splits, spec, keep, check=False)
         refuse_bad_samples(errors, n, skip_bad=False)
         samples = attrs.evolve(samples, memory=memory)
     keep_memory(samples)
     return samples, splits
-
-
-def _read_all(
-    samples: Samples, splits: dict[str, Ids], spec: DataSpec, keep: bool, check: bool
-) -> tuple[Memory | None, Errors]:
-    """Take the tensors that the source holds; else read every sample, where they are to be kept or checked."""
-    taken = None if spec.cache == "none" else take_tensors(samples, splits)
-    if taken is not None:
-        return taken
-    return read_once(recall_memory(samples), splits, spec.workers, keep) if keep or check else (None, {})
 
 
 def _leave_out(source: Source, errors: dict[int, StillhouseError]) -> None:

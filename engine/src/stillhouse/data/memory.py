@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stillhouse.config.data import DataSpec
 from stillhouse.data.held import Memory, join_parts
 from stillhouse.data.sample_errors import MisfitError, find_form, is_finite, suggest_skipping
 from stillhouse.data.sampler import Ids, Key, OrderedBatches
@@ -22,7 +23,15 @@ from stillhouse.data.targets import stack
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning
 from stillhouse.seeds import OwnRandomness, mix
 
-__all__ = ["fits_in_memory", "keep_in_memory", "read_once", "refuse_bad_samples", "take_tensors", "warn_of_left_out"]
+__all__ = [
+    "collect",
+    "fits_in_memory",
+    "keep_in_memory",
+    "read_once",
+    "refuse_bad_samples",
+    "take_tensors",
+    "warn_of_left_out",
+]
 
 _MEMORY_LIMIT = 1 << 30
 _CHUNK = 256
@@ -97,6 +106,20 @@ class _Rows:
 
     def collect(self) -> Any:
         return self._rows[: self._filled] if isinstance(self._rows, Tensor) else self._rows
+
+
+def collect(
+    samples: Samples, splits: Mapping[str, Ids], spec: DataSpec, keep: bool, check: bool
+) -> tuple[Memory | None, Errors]:
+    """Take the tensors that the source holds, or read every sample where they are to be kept or checked.
+
+    Returns:
+        As :func:`read_once`; nothing and no errors where nothing is taken or read.
+    """
+    taken = None if spec.cache == "none" else take_tensors(samples, splits)
+    if taken is not None:
+        return taken
+    return read_once(samples, splits, spec.workers, keep) if keep or check else (None, {})
 
 
 def take_tensors(samples: Samples, splits: Mapping[str, Ids]) -> tuple[Memory, Errors] | None:
