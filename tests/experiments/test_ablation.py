@@ -91,12 +91,13 @@ def test_samples_are_read_once_for_all_runs_and_give_the_same_results(tmp_path: 
     read: list[int] = []
     shaped = samples.read_shaped
     monkeypatch.setattr(samples, "read_shaped", lambda source, shaping, i: read.append(i) or shaped(source, shaping, i))
-    whole = recipe(FEATURES, **FAST, data__per_class=4)
+    resized = {"data__per_class": 4, "data__size": 7}  # tensors of the right size are not read at all
+    whole = recipe(FEATURES, **FAST, **resized)
     found = ablate(whole, seeds=3, out=tmp_path / "a")
     held_out = range(24, 42)  # validation and test, which every run measures on
     assert {i: read.count(i) for i in held_out} == dict.fromkeys(held_out, 1)
     read.clear()
-    last = train(recipe(FEATURES, **FAST, data__per_class=4, run__seed=5), write=False)
+    last = train(recipe(FEATURES, **FAST, **resized, run__seed=5), write=False)
     assert read.count(24) == 1, "outside an ablation nothing is kept"
     assert found.rows[1].group.values[5] == last.metrics["test"]["accuracy"]
 
