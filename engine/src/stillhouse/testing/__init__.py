@@ -1,4 +1,4 @@
-"""The conformance kit for authors of plugins: what any plugin keeps to, tried on small models, one check a function.
+"""The kit for authors of plugins: a package from a template, and what any plugin keeps to, tried in short runs.
 
 Imports: students, training and below.
 Public: this package.

@@ -27,7 +27,10 @@ _LAUNCH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--npr
 
 
 def check_neighbours(subject: Subject) -> Iterator[Finding | Note]:
-    """Does it train, or is it refused in words, beside each installed plugin, before and after it?"""
+    """Is its list taken, or refused in words, with each installed plugin before it and after it?
+
+    The list is walked over and a step rehearsed; with ``slow`` it is trained, too.
+    """
     if not subject.own_models:
         yield Note("tried on the kit's own models alone")
         return
@@ -59,6 +62,9 @@ def _stand(subject: Subject, plugins: list[Plugin], when: str, refused: dict[str
         return
     except Exception as error:  # noqa: BLE001 - whatever the two raise is the finding
         yield Finding(f"{when}: {say_error(error)}", change)
+        return
+    if not subject.slow:
+        training.close()
         return
     try:
         trained = subject.finish(training)
