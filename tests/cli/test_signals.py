@@ -125,14 +125,14 @@ def test_a_signal_to_a_group_and_the_parents_own_after_it_are_one(
 def test_a_checkpoint_that_cannot_be_written_does_not_keep_the_process(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    real: Callable[..., None] = sys.modules["stillhouse.training.checkpoints"].write_checkpoint  # type: ignore[attr-defined]
+    real: Callable[..., None] = sys.modules["stillhouse.training.checkpoint_writer"].write_checkpoint  # type: ignore[attr-defined]
 
     def write(path: Path, content: Any) -> None:
         if path.name == "last_5.pt":
             raise OSError(28, "No space left on device")
         real(path, content)
 
-    monkeypatch.setattr("stillhouse.training.checkpoints.write_checkpoint", write)
+    monkeypatch.setattr("stillhouse.training.checkpoint_writer.write_checkpoint", write)
     monkeypatch.setenv("SIGNALS", "15 step 1")
     assert main(words) == 143
     told = capsys.readouterr().err

@@ -43,10 +43,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ema": {
         "ema": {"decay": 0.9, "evaluate": "instead"},
         "early_stopping": {"patience": 9},
-        "checkpoints": {"every_steps": 1},
+        "checkpoints": {"every_seconds": 0.05},
         "schedule": {"warmup": 0.1, "decay": "cosine"},
     },
-    "workers": {"data__workers": 2, "data__transforms": FLIPS, "run__figures": True, "plugins": [FIVE["logits"]]},
+    "workers": {
+        "data__workers": 2,
+        "data__transforms": FLIPS,
+        "run__figures": True,
+        "plugins": [FIVE["logits"]],
+        "checkpoints": {"every_seconds": 0},
+    },
     "teacher": {
         "teacher": TEACHER,
         "plugins": [{"use": "cache"}, {"use": "logits"}],

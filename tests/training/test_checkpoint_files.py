@@ -51,7 +51,7 @@ def when_written(monkeypatch: pytest.MonkeyPatch, do: Callable[[int], Any]) -> N
         with do(next(count)):
             write_checkpoint(path, content)
 
-    monkeypatch.setattr("stillhouse.training.checkpoints.write_checkpoint", write)
+    monkeypatch.setattr("stillhouse.training.checkpoint_writer.write_checkpoint", write)
 
 
 def test_the_older_checkpoint_goes_only_after_the_newer_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -63,7 +63,7 @@ def test_the_older_checkpoint_goes_only_after_the_newer_is_written(tmp_path: Pat
         return full_disk(1 << 30)
 
     when_written(monkeypatch, look)
-    train(recipe(checkpoints={"best": False}, run__epochs=3), out=tmp_path / "run")
+    train(recipe(checkpoints={"best": False, "every_seconds": 0}, run__epochs=3), out=tmp_path / "run")
     assert seen == [[], ["last_3.pt"], ["last_6.pt"]]
     assert names(tmp_path / "run" / "checkpoints") == ["last_9.pt"]
 

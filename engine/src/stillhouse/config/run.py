@@ -120,14 +120,18 @@ class DistributedSpec:
 
 @attrs.frozen(kw_only=True, field_transformer=strict_fields)
 class CheckpointSpec:
-    """The recipe's ``[checkpoints]``. The last one is written at the end of every epoch.
+    """The recipe's ``[checkpoints]``. The last one is written at the ends of the first epoch, of the run, and of epochs between.
 
     Attributes:
+        every_seconds: at an epoch's end the last one is written, and the best one before it, where so many seconds have gone
+            by since it was. A kill loses the epoch that was under way and at most so many seconds of those that had ended;
+            0: no epoch that had ended.
         every_steps: the last one is written every so many steps as well.
         keep_every: one that stays is written every so many epochs.
         best: keep the one with the best validation score.
     """
 
+    every_seconds: float = attrs.field(default=10.0, validator=_check_not_negative)
     every_steps: int | None = attrs.field(default=None, validator=_check_positive)
     keep_every: int | None = attrs.field(default=None, validator=_check_positive)
     best: bool = True

@@ -9,6 +9,7 @@ A plugin takes the arguments it wants, by name. Hooks are called in the order of
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -210,6 +211,7 @@ class LeavingHooks:
 SPECIFICATIONS = (AssemblingHooks, StepHooks, ObservingHooks, MeasuringHooks, LeavingHooks)
 
 
+@cache
 def hook_arguments() -> dict[str, tuple[str, ...]]:
     """Every hook's name and its arguments, in the order of this file."""
     return {

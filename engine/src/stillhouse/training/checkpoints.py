@@ -1,108 +1,62 @@
 """Checkpoints: data alone, written whole or not at all, and read without unpickling code.
 
-ignite's Checkpoint keeps count; :mod:`stillhouse.models.checkpoint_file` writes. An older file goes only after the newer one
-is there, nothing is written while a value is not finite, and nothing that could not be read back.
+:mod:`stillhouse.training.run_state` says what is in one and :mod:`stillhouse.training.checkpoint_writer` writes it; here is
+when. An older file goes only after the newer one is there, nothing is written while a value is not finite, and nothing that
+could not be read back.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
-import ignite.distributed as idist
 from ignite.engine import Events
-from ignite.handlers import Checkpoint
-from ignite.handlers.checkpoint import BaseSaveHandler
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import nn
 
-from stillhouse import seeds as rng
 from stillhouse.config.run import CheckpointSpec
 from stillhouse.contract.hookspecs import hookimpl
 from stillhouse.contract.run import Run
 from stillhouse.distributed import processes as parallel
 from stillhouse.distributed.finite import find_non_finite
-from stillhouse.distributed.fsdp import fit_state, gather_tensors, spread_optimizer_state
-from stillhouse.errors import Fault, StillhouseError, raise_faults
+from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.files import clear_temporaries, replacing
-from stillhouse.models.checkpoint_file import find_unreadable, read_checkpoint, write_checkpoint
-from stillhouse.models.weights import find_last_checkpoint, load_state
+from stillhouse.models.checkpoint_file import read_checkpoint
+from stillhouse.models.weights import find_last_checkpoint
+from stillhouse.training.checkpoint_writer import CheckpointWriter, File
 from stillhouse.training.evaluation import Evaluation
 from stillhouse.training.history import HistoryFile
-from stillhouse.training.score import best_of
+from stillhouse.training.run_state import WEIGHTS, RunState
+from stillhouse.training.score import RunningBest
 
 __all__ = ["Checkpoints"]
 
 _DELETE = "delete it: the run goes on from an older checkpoint, or else from the start"
 
 
-class _Saver(BaseSaveHandler):
-    """Writes a checkpoint in the first process, and removes an older file only once the newer one has been written."""
+class _BestName:
+    """Which file has the best weights, or will have, as an object with a state."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._outdated: list[str] = []
-        self._tried = False
+    def __init__(self) -> None:
+        self.file: str | None = None
 
-    def __call__(self, checkpoint: Mapping[str, Any], filename: str, metadata: Mapping[str, Any] | None = None) -> None:
-        # ignite leaves the name out of a checkpoint of one thing.
-        only = str((metadata or {}).get("basename", "")).rpartition("_")[2]
-        whole = {only: checkpoint} if only in ("model", "ema") else checkpoint
-        parallel.in_first(lambda: self._write(whole, self._folder / filename))
-        while self._outdated and parallel.is_first():
-            (self._folder / self._outdated.pop()).unlink(missing_ok=True)
+    def state_dict(self) -> dict[str, str | None]:
+        return {"file": self.file}
 
-    def _write(self, checkpoint: Mapping[str, Any], path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_checkpoint(path, checkpoint)
-        if self._tried:
-            return
-        try:  # the first one: what can be read once can be read again
-            read_checkpoint(path, "the file system has not kept what was written", own=True)
-        except StillhouseError:
-            path.unlink(missing_ok=True)
-            raise
-        self._tried = True
-
-    def remove(self, filename: str) -> None:
-        self._outdated.append(filename)
-
-
-class _Generators:
-    """The global generators of every process, as an object with a state."""
-
-    def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        return {f"rank{rank}": state for rank, state in enumerate(parallel.gather_objects(rng.capture()))}
-
-    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        own = state.get(f"rank{idist.get_rank()}")
-        if own is not None:  # with more processes than before, the new ones keep their own beginning
-            rng.restore(own)
-
-
-class _Whole:
-    """Something with a state whose tensors may be spread over the processes: saved whole, loaded spread again."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-
-    def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = gather_tensors(self.inner.state_dict())
-        return state
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if isinstance(self.inner, nn.Module):
-            self.inner.load_state_dict(fit_state(state, self.inner.state_dict()))
-            return
-        self.inner.load_state_dict(dict(state))
-        if isinstance(self.inner, Optimizer):
-            spread_optimizer_state(self.inner)
+    def load_state_dict(self, state: Mapping[str, str | None]) -> None:
+        self.file = state["file"]
 
 
 class Checkpoints:
     """Writes a run's checkpoints and brings a run back to its last one.
+
+    At each epoch's end the run's state is copied, and a short epoch's copy is worth no file: it is written at the first
+    epoch's end, when ``every_seconds`` have gone by, and at the run's end, also where that is an error or Ctrl-C. So are the
+    best weights, before any checkpoint that names them.
 
     Args:
         folder: the run's.
@@ -119,33 +73,22 @@ class Checkpoints:
         self._spec, self._evaluation = spec, evaluation
         self._history = HistoryFile(folder, evaluation)
         self._parts = parts
-        self._state: dict[str, Any] = {}
-        self._handlers: dict[str, Checkpoint] = {}
+        self._state: RunState | None = None
+        self._writer = CheckpointWriter(self.folder)
+        self._best_name = _BestName()
+        self._held: dict[str, Mapping[str, Any]] = {}
+        """What is copied and not written yet, by kind: the last state, the best weights."""
+        self._there: dict[str, str] = {}
+        """By kind the file that was handed to the writer last."""
+        self._step = 0
+        """That of the last copy."""
+        self._written_at: float | None = None
 
-    def _open(self, run: Run) -> None:
-        """Make ignite's handlers and the folder; the first time that the run is seen."""
-        if self._handlers:
-            return
-        saver = _Saver(self.folder)
-        parts = {key: _Whole(part) if isinstance(part, Optimizer) else part for key, part in self._parts.items()}
-        self._state |= {"model": _Whole(run.composition), **parts, "trainer": run.trainer}
-        self._state |= {"generators": _Generators(), "history": self._history}
-        if self._spec.best:
-            weights = {key: value for key, value in self._state.items() if key in ("model", "ema")}
-            self._state["best"] = self._handlers["best"] = self._handler(run, saver, weights, "best", 1)
-        self._handlers["last"] = self._handler(run, saver, self._state, "last", 1)
-        self._handlers["epoch"] = self._handler(run, saver, self._state, "epoch", None)
-
-    @staticmethod
-    def _handler(run: Run, saver: _Saver, state: dict[str, Any], prefix: str, n_saved: int | None) -> Checkpoint:
-        return Checkpoint(
-            state,
-            saver,
-            filename_prefix=prefix,
-            filename_pattern="{filename_prefix}_{global_step}.pt",
-            n_saved=n_saved,
-            global_step_transform=lambda *_: run.trainer.state.iteration,
-        )
+    def _open(self, run: Run) -> RunState:
+        """The run's state; made the first time that the run is seen."""
+        if self._state is None:
+            self._state = RunState(run, self._parts, {"history": self._history, "best": self._best_name})
+        return self._state
 
     @hookimpl
     def started(self, run: Run) -> None:
@@ -154,54 +97,84 @@ class Checkpoints:
         Raises:
             StillhouseError: a module keeps in its state what no checkpoint can be read back with.
         """
-        self._open(run)
-        self._refuse_unreadable()
-        # An optimizer's state is there after its first step. A handler with a filter would be asked in every other one too.
-        run.trainer.add_event_handler(Events.ITERATION_COMPLETED, self._after_first_step, run)
+        state = self._open(run)
+        state.refuse_unreadable()
+        self._best = RunningBest(run)
+        trainer = run.trainer
+
+        def after_first_step() -> None:
+            # An optimizer's state is there after its first step. A handler with a filter would be asked in every other one too.
+            trainer.remove_event_handler(after_first_step, Events.ITERATION_COMPLETED)
+            state.refuse_unreadable()
+
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, after_first_step)
         if self._spec.every_steps is not None:
             event = Events.ITERATION_COMPLETED(every=self._spec.every_steps)
-            run.trainer.add_event_handler(event, lambda: self._in_epoch(run))
-        run.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: self._after_epoch(run))
-
-    def _after_first_step(self, run: Run) -> None:
-        run.trainer.remove_event_handler(self._after_first_step, Events.ITERATION_COMPLETED)
-        self._refuse_unreadable()
-
-    def _refuse_unreadable(self) -> None:
-        faults = []
-        for name, part in self._state.items():
-            if name in ("generators", "history", "best"):
-                continue  # ours
-            inner = part.inner if isinstance(part, _Whole) else part
-            faults += [
-                Fault(
-                    f"checkpoints: {name}",
-                    f"{key!r} is a {kind}, and a checkpoint with it could be written but never read",
-                    "state is tensors, numbers, texts, and lists and dicts of them",
-                )
-                for key, kind in find_unreadable(inner.state_dict())
-            ]
-        raise_faults(faults)
+            trainer.add_event_handler(event, lambda: self._in_epoch(run))
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: self._after_epoch(run))
+        trainer.add_event_handler(Events.TERMINATE, lambda: self._in_epoch(run))
 
     def _in_epoch(self, run: Run) -> None:
         # After an epoch's last step the evaluation and the plugins' epoch hooks are still to come: a run resumed from
         # here would skip them. The checkpoint of the epoch's end covers that step.
         if run.trainer.state.iteration % run.steps_per_epoch:
+            self._copy(run)
             self._write(run, "last")
 
     def _after_epoch(self, run: Run) -> None:
         epoch = run.trainer.state.epoch
-        if self._spec.best and best_of(run, self._evaluation.history).epoch == epoch:
-            self._write(run, "best")
+        improved = self._spec.best and self._best.of(self._evaluation.history).epoch == epoch
+        self._copy(run, improved=improved)
         if self._spec.keep_every and epoch % self._spec.keep_every == 0:
-            self._write(run, "epoch")
-        self._write(run, "last")
+            self._write(run, "epoch", "last")
+        elif self._is_due(run):
+            self._write(run, "last")
 
-    def _write(self, run: Run, kind: str) -> None:
+    def _is_due(self, run: Run) -> bool:
+        """Whether the state at an epoch's end is to be written now; the first process's clock says so for all."""
+        step, every = run.trainer.state.iteration, self._spec.every_steps
+        ends = run.trainer.state.epoch == run.epochs or run.trainer.should_terminate
+        late = self._written_at is None or time.monotonic() - self._written_at >= self._spec.every_seconds
+        due: bool = parallel.broadcast_object(bool(ends or late or (every and step % every == 0)))
+        return due
+
+    def _copy(self, run: Run, *, improved: bool = False) -> None:
+        """Copy the run's state as it is now, and hold it, as the best one too where it has ``improved``."""
         refuse_non_finite(run.composition)
-        self._refuse_unreadable()
+        if improved:
+            self._best_name.file = f"best_{run.trainer.state.iteration}.pt"
+        self._held["last"] = content = self._open(run).copy()
+        if improved:
+            self._held["best"] = {key: content[key] for key in WEIGHTS if key in content}
+        self._step = run.trainer.state.iteration
+
+    def _write(self, run: Run, *kinds: str) -> None:
+        """Have what is held written, the last state as each of ``kinds``."""
+        self._open(run).refuse_unreadable()
+        with self._telling():
+            parallel.in_first(self._history.write)  # before the checkpoint that has seen it
+            files = self._take_held(*kinds)
+            parallel.in_first(lambda: self._writer.write(files))
+        self._written_at = time.monotonic()
+
+    def _take_held(self, *kinds: str) -> list[File]:
+        """The files of what is held, which is so no longer: of the best weights, then of the last state as each of ``kinds``."""
+        named = []
+        if "best" in self._held and self._best_name.file is not None:
+            named.append(("best", self._best_name.file, self._held["best"]))
+        if "last" in self._held:
+            named += [(kind, f"{kind}_{self._step}.pt", self._held["last"]) for kind in kinds]
+        self._held.clear()
+        files = [File(name, content, self._there.get(kind)) for kind, name, content in named if kind != "epoch"]
+        files += [File(name, content) for kind, name, content in named if kind == "epoch"]
+        self._there |= {kind: name for kind, name, _ in named}
+        return files
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Say of what cannot be written which checkpoint is left."""
         try:
-            self._handlers[kind](run.trainer)
+            yield
         except OSError as error:
             last = _find_whole(self.folder)
             kept = "there is none yet: the run begins anew" if last is None else f"{last.name} is still there"
@@ -212,13 +185,42 @@ class Checkpoints:
             ) from error
 
     def write_last(self, run: Run) -> None:
-        """Write the last checkpoint now, in mid-epoch, unless this step's is there.
+        """Have this step's checkpoint written, unless it is, and wait until it is there.
 
         Raises:
             StillhouseError: it cannot be written; the one before stays.
         """
-        if not (self.folder / f"last_{run.trainer.state.iteration}.pt").exists():
+        if self._step != run.trainer.state.iteration:
+            self._copy(run)
+        if self._held:
             self._write(run, "last")
+        self._wait()
+
+    def _wait(self) -> None:
+        with self._telling():
+            parallel.in_first(self._writer.wait)
+
+    @hookimpl
+    def completed(self, run: Run) -> None:
+        """Wait for the last files, which were written while the run was measured.
+
+        Raises:
+            StillhouseError: one cannot be written; the one before stays.
+        """
+        if self._held:  # of a run that was ended before its epoch was
+            self._write(run, "last")
+        self._wait()
+
+    def close(self) -> None:
+        """Write what a run that has failed still holds, and wait for it; the other processes may be gone."""
+        try:
+            with self._telling():
+                if self._held and parallel.is_first():
+                    self._history.write()
+                    self._writer.write(self._take_held("last"))
+                self._writer.close()
+        except StillhouseError as error:
+            warn(str(error), StillhouseWarning, stacklevel=2)  # what has ended the run is raised already
 
     def resume(self, run: Run) -> int:
         """Bring models, optimizer, schedule, generators and step count back; tidy away what a killed run left.
@@ -229,32 +231,21 @@ class Checkpoints:
         Raises:
             StillhouseError: the checkpoint is damaged or of another composition.
         """
-        self._open(run)
+        state = self._open(run)
         if parallel.is_first():
             clear_temporaries(self.folder)
         path = _find_whole(self.folder)
         if path is None:
             self._begin_anew()
             return 0
-        saved = read_checkpoint(path, _DELETE, own=True)
-        missing = [key for key in self._state if key not in saved]
-        if missing:
-            raise StillhouseError(
-                f"lacks {', '.join(missing)}", where=str(path), hint="it must be a checkpoint of this run"
-            )
-        for key, target in self._state.items():
-            if key == "model":
-                load_state(run.composition, saved[key], str(path))
-            else:
-                try:
-                    target.load_state_dict(saved[key])
-                except (ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
-                    raise StillhouseError(f"its {key} does not fit this run: {error}", where=str(path)) from error
+        state.load(read_checkpoint(path, _DELETE, own=True), str(path))
         step: int = run.trainer.state.iteration
         last = self.folder / f"last_{step}.pt"
         if path != last:  # one that was to stay does so, and is the last as well
             parallel.in_first(lambda: _copy(path, last))
-        self._handlers["last"].load_state_dict({"_saved": [(step, last.name)]})
+        self._there["last"], self._step = last.name, step
+        if self._best_name.file is not None:
+            self._there["best"] = self._best_name.file
         self._tidy(last)
         return step
 
@@ -265,10 +256,10 @@ class Checkpoints:
             file.unlink(missing_ok=True)
 
     def _tidy(self, path: Path) -> None:
-        best = {item.filename for item in self._handlers["best"]._saved} if self._spec.best else set()
+        best = self._best_name.file if self._spec.best else None
         for file in self.folder.glob("*.pt") if parallel.is_first() else ():
             outdated = file.name.startswith("last_") and file != path
-            if outdated or (file.name.startswith("best_") and file.name not in best):
+            if outdated or (file.name.startswith("best_") and file.name != best):
                 file.unlink(missing_ok=True)
 
 

@@ -12,7 +12,7 @@ from stillhouse.contract.protocols import ProgressReport
 from stillhouse.contract.run import Run
 from stillhouse.errors import StillhouseError
 from stillhouse.training.evaluation import Evaluation
-from stillhouse.training.score import best_of
+from stillhouse.training.score import RunningBest
 
 __all__ = ["EarlyStopping", "check_stopping"]
 
@@ -52,6 +52,11 @@ class EarlyStopping:
         self.stopped: dict[str, Any] | None = None
 
     @hookimpl
+    def started(self, run: Run) -> None:
+        """Count from the beginning of the history, which a resumed run has of the one before."""
+        self._best = RunningBest(run, self._spec.min_delta, cumulative=self._spec.cumulative)
+
+    @hookimpl
     def epoch_completed(self, run: Run) -> None:
         """Look at the epoch's validation score. ignite ends the run after all handlers of the epoch's end."""
         if not self._evaluation.is_fresh(run):
@@ -63,8 +68,7 @@ class EarlyStopping:
                 where="early_stopping",
                 hint=f"measured: {', '.join(run.metrics['val'])}",
             )
-        best = best_of(run, self._evaluation.history, spec.min_delta, cumulative=spec.cumulative)
-        if best.waited < spec.patience:
+        if self._best.of(self._evaluation.history).waited < spec.patience:
             return
         better = f" by more than {spec.min_delta:g}" if spec.min_delta else ""
         unit = "epoch" if run.recipe.run.validate_every == 1 else "measurement"

@@ -19,9 +19,12 @@ from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.files import TEMPORARY, write_json, write_text
 from stillhouse.training.facts import list_changes
 
-__all__ = ["RunFolder", "flat", "is_leftover"]
+__all__ = ["HISTORY", "RunFolder", "flat", "is_leftover"]
 
-_WRITTEN_THROUGH = ("checkpoints", "tensorboard", "history.jsonl", ".training.lock", ".training.json")
+HISTORY = "history.jsonl"
+"""The name of the file of epochs' metrics."""
+
+_WRITTEN_THROUGH = ("checkpoints", "tensorboard", HISTORY, ".training.lock", ".training.json")
 """Where a run follows a link; its other files are put in a link's place."""
 
 
@@ -130,7 +133,7 @@ class RunFolder:
             return
         for folder in ("checkpoints", "tensorboard"):
             shutil.rmtree(self.path / folder, ignore_errors=True)
-        for file in (self.recipe, self.lock, self.composition):
+        for file in (self.recipe, self.lock, self.composition, self.path / HISTORY):
             file.unlink(missing_ok=True)
         with suppress(OSError):  # something of somebody else's is in it
             self.path.rmdir()

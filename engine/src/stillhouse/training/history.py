@@ -13,11 +13,9 @@ from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError
 from stillhouse.files import append_lines, open_file, write_text
 from stillhouse.training.evaluation import Evaluation
+from stillhouse.training.folder import HISTORY
 
-__all__ = ["HISTORY", "HistoryFile"]
-
-HISTORY = "history.jsonl"
-"""The file's name in the run's folder."""
+__all__ = ["HistoryFile"]
 
 
 class HistoryFile:
@@ -34,20 +32,26 @@ class HistoryFile:
     def __init__(self, folder: Path, evaluation: Evaluation) -> None:
         self.path = folder / HISTORY
         self._evaluation = evaluation
-        self._written = 0
+        self._seen = 0
         self._digest = hashlib.sha256()
+        self._unwritten: list[str] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """Write the epochs that are not written yet; a checkpoint's ``history``.
+        """A checkpoint's ``history``; :meth:`write` has to come before the checkpoint is written."""
+        lines = [_to_line(metrics) for metrics in self._evaluation.history[self._seen :]]
+        self._take_in(lines)
+        self._unwritten += lines
+        return {"epochs": self._seen, "sha256": self._digest.hexdigest()}
+
+    def write(self) -> None:
+        """Write the epochs that a state has seen and that are not written yet, in the process that writes.
 
         Raises:
             OSError: they cannot be written.
         """
-        lines = [_to_line(metrics) for metrics in self._evaluation.history[self._written :]]
-        if lines:
-            parallel.in_first(lambda: append_lines(self.path, lines))
-        self._take_in(lines)
-        return {"epochs": self._written, "sha256": self._digest.hexdigest()}
+        if self._unwritten:
+            append_lines(self.path, self._unwritten)
+            self._unwritten = []
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on after the epochs that a checkpoint has seen.
@@ -72,7 +76,7 @@ class HistoryFile:
         parallel.in_first(lambda: self.path.unlink(missing_ok=True))
 
     def _take_in(self, lines: Sequence[str]) -> None:
-        self._written += len(lines)
+        self._seen += len(lines)
         for line in lines:
             self._digest.update(line.encode() + b"\n")
 

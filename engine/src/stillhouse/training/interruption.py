@@ -64,13 +64,13 @@ class Interruption:
 
     def _stop_after_step(self) -> None:
         if self._run.trainer.state.iteration % self._run.steps_per_epoch:  # else the epoch's end is still to come
-            try:
-                self._checkpoints.write_last(self._run)
-            except StillhouseError as error:
-                raise Terminated(self._number, f"no checkpoint of this step was written, since {error}") from error
             self._stop()
 
     def _stop(self) -> None:
+        try:
+            self._checkpoints.write_last(self._run)
+        except StillhouseError as error:
+            raise Terminated(self._number, f"no checkpoint of this step was written, since {error}") from error
         done, total = self._run.trainer.state.iteration, self._run.total_steps
         raise Terminated(self._number, f"step {done} of {total} is done, and its checkpoint written")
 

@@ -70,7 +70,7 @@ class Observers:
 
     def close(self) -> None:
         """Close what holds a file, the terminal or a signal, however the run has ended."""
-        for observer in (self.interruption, self.progress, self.tensorboard):
+        for observer in (self.interruption, self.progress, self.tensorboard, self.checkpoints):
             if observer is not None:
                 observer.close()
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from stillhouse.contract.run import Run
 
-__all__ = ["BestScore", "best_of"]
+__all__ = ["BestScore", "RunningBest", "best_of"]
 
 
 class BestScore:
@@ -46,16 +46,33 @@ class BestScore:
             self._to_beat = rank
 
 
-def best_of(
-    run: Run, history: Sequence[Mapping[str, float]], min_delta: float = 0.0, *, cumulative: bool = False
-) -> BestScore:
-    """The best score of ``history``, which has the validation metrics of each epoch.
+class RunningBest:
+    """The best score of a history that grows: each epoch is looked at once, however many come after it.
 
     Left out are epochs without a score, and those that ended before the step from which on the student is what the method
-    makes of it (:meth:`stillhouse.contract.run.Run.settle`): their weights are another model's.
+    makes of it (``run.best_from``): their weights are another model's.
+
+    Args:
+        run: whose score it is.
+        min_delta: as in :class:`BestScore`.
+        cumulative: likewise.
     """
-    best = BestScore(run.task.score_mode, min_delta, cumulative=cumulative)
-    for epoch, metrics in enumerate(history, 1):
-        if run.task.score in metrics and epoch * run.steps_per_epoch >= run.best_from:
-            best.offer(metrics[run.task.score], epoch)
-    return best
+
+    def __init__(self, run: Run, min_delta: float = 0.0, *, cumulative: bool = False) -> None:
+        self._run = run
+        self._best = BestScore(run.task.score_mode, min_delta, cumulative=cumulative)
+        self._seen = 0
+
+    def of(self, history: Sequence[Mapping[str, float]]) -> BestScore:
+        """The best of ``history``, which has the validation metrics of each epoch, and begins with what was given before."""
+        run = self._run
+        for metrics in history[self._seen :]:
+            self._seen += 1
+            if run.task.score in metrics and self._seen * run.steps_per_epoch >= run.best_from:
+                self._best.offer(metrics[run.task.score], self._seen)
+        return self._best
+
+
+def best_of(run: Run, history: Sequence[Mapping[str, float]]) -> BestScore:
+    """The best score of a whole ``history``: see :class:`RunningBest`."""
+    return RunningBest(run).of(history)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -23,9 +24,17 @@ if TYPE_CHECKING:
 
 __all__ = ["TensorBoard"]
 
+_WAIT = 1.0
+"""Seconds for which scalars are collected: each hand-over wakes the writer's thread, which costs more than a short step."""
+
+_MOST = 500
+"""Points that are collected."""
+
 
 class TensorBoard:
     """Writes events with torch's writer. One that fails is told of once, and the run goes on without.
+
+    Points are handed over in groups, and always before a checkpoint that comes after them is written.
 
     Args:
         hooks: whose ``figures`` are drawn at the end of an epoch.
@@ -36,6 +45,8 @@ class TensorBoard:
     def __init__(self, hooks: Hooks) -> None:
         self._hooks = hooks
         self._writer: SummaryWriter | None = None
+        self._waiting: list[tuple[Mapping[str, float], int, float]] = []
+        self._handed_over_at = 0.0
         self._excepthook = threading.excepthook
 
     @hookimpl
@@ -48,15 +59,18 @@ class TensorBoard:
 
             # The thread that writes keeps its error for who calls next, which is told of here, and raises it besides.
             self._excepthook, threading.excepthook = threading.excepthook, self._pass_over
-            self._writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=done + 1)
+            self._writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=done + 1, max_queue=2 * _MOST)
             if done == 0:
                 self._writer.add_text("recipe", _as_it_is(run.recipe.to_toml()))
                 self._writer.add_text("composition", _as_it_is(folder.composition.read_text(encoding="utf-8")))
 
     @hookimpl
-    def logged(self, step: Step, scalars: Mapping[str, float]) -> None:
+    def logged(self, run: Run, step: Step, scalars: Mapping[str, float]) -> None:
         """Write the step's scalars under their tags."""
         self._add_scalars(scalars, step.iteration + 1)
+        every = run.recipe.checkpoints.every_steps
+        if every is not None and (step.iteration + 1) % every == 0:
+            self._hand_over()
 
     @hookimpl
     def evaluated(self, run: Run, split: str, metrics: Mapping[str, float]) -> None:
@@ -66,6 +80,7 @@ class TensorBoard:
     @hookimpl
     def epoch_completed(self, run: Run) -> None:
         """Draw the figures of task and plugins."""
+        self._hand_over()
         if self._writer is None or not run.recipe.run.figures:
             return
         drawn = {
@@ -89,6 +104,7 @@ class TensorBoard:
 
     def close(self) -> None:
         """Write what is buffered and close."""
+        self._hand_over()
         if self._writer is not None:
             with self._guarded():
                 self._writer.close()
@@ -103,13 +119,25 @@ class TensorBoard:
     def _add_scalars(self, scalars: Mapping[str, float], iteration: int) -> None:
         if self._writer is None:
             return
+        now = time.time()
+        self._waiting.append((scalars, iteration, now))
+        if now - self._handed_over_at > _WAIT or len(self._waiting) >= _MOST:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give the writer what is collected."""
+        points, self._waiting = self._waiting, []
+        self._handed_over_at = time.time()
+        if self._writer is None or not points:
+            return
         with self._guarded():
             from tensorboard.compat.proto.summary_pb2 import Summary
 
-            # One event with all of them: torch's add_scalar makes one each, and takes six times as long.
-            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
             events = self._writer._get_file_writer()  # type: ignore[no-untyped-call]  # torch gives it no types
-            events.add_summary(Summary(value=values), iteration)
+            for scalars, iteration, at in points:
+                # One event with all of them: torch's add_scalar makes one each, and takes six times as long.
+                values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+                events.add_summary(Summary(value=values), iteration, at)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
