@@ -27,6 +27,11 @@ def add(commands: Commands) -> None:
     shown = train.add_mutually_exclusive_group()
     add_quiet(shown)
     shown.add_argument("-v", "--verbose", action="store_true", help="show each epoch with its losses and metrics")
+    train.add_argument(
+        "--debug",
+        action="store_true",
+        help="look at every step, several times slower: the first tensor that is not finite is named by layer and plugin",
+    )
     train.add_argument("--json", action="store_true", help="print the summary as JSON")
     train.set_defaults(function=_train)
 
@@ -34,7 +39,8 @@ def add(commands: Commands) -> None:
 def _train(arguments: argparse.Namespace) -> int:
     with importing():
         from stillhouse.distributed import processes as parallel
-        from stillhouse.training.preparation import train
+        from stillhouse.training.debugging import fit_watched
+        from stillhouse.training.preparation import prepare
         from stillhouse.training.progress import Detail
 
     recipe = load_recipe_of(arguments)
@@ -42,7 +48,8 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.resume and not folder.exists():
         warnings.warn(f"{folder}: no run to resume, a new one begins", StillhouseWarning, stacklevel=1)
     progress: Detail = "verbose" if arguments.verbose else not arguments.quiet
-    result = train(recipe, out=arguments.out, resume=arguments.resume, progress=progress)
+    training = prepare(recipe, out=arguments.out, resume=arguments.resume, progress=progress)
+    result = fit_watched(training) if arguments.debug else training.fit()
     if not parallel.is_first():
         return 0
     if arguments.json:

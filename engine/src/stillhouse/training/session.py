@@ -222,12 +222,21 @@ class Training:
             run.trainer.fire_event(Events.STARTED)
             run.trainer.fire_event(Events.COMPLETED)
             return
+        run.trainer.run(self._stream(done), max_epochs=run.epochs, epoch_length=run.steps_per_epoch)
+
+    def _stream(self, done: int) -> Iterable[Batch]:
+        """The batches from step ``done`` on, as the trainer gets them."""
+        run = self.run
         stream: Iterable[Batch] = self.data.training(done)
         if self._batch_transforms is not None:
             from stillhouse.data.batch_transforms import transform_batches  # imported with the transforms alone
 
             stream = transform_batches(stream, self._batch_transforms, run.device, done, run.steps_per_epoch)
-        run.trainer.run(stream, max_epochs=run.epochs, epoch_length=run.steps_per_epoch)
+        return stream
+
+    def first_batch(self) -> Batch:
+        """The batch that the run begins with."""
+        return next(iter(self._stream(0)))
 
     def make_lock(self) -> dict[str, Any]:
         """The run's lock: see :mod:`stillhouse.training.lock`."""
