@@ -55,7 +55,7 @@ def fault_of(use: str) -> str:
         (
             "engine_a:Good",
             GOOD.replace("size: int", "engine = '>=2'\n    size: int"),
-            "needs version >=2 of the contract, and stillhouse 0.1.0 has version 1",
+            "needs version >=2 of the contract, and stillhouse 0.1.0 has version 1; it is too new: update stillhouse",
         ),
         (
             "text_a:Good",

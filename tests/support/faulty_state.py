@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from stillhouse import hookimpl
+from stillhouse.errors import warn_deprecated
 from support.faulty_plugins import MISTAKES, Term, mistake
 from support.wrong_plugins import out
 
@@ -117,3 +118,12 @@ class WritesTeacher(Term):
     @hookimpl
     def optimizer_stepped(self, run, step):
         run.teacher.head.bias.add_(1.0)
+
+
+@mistake("versions")
+class Outdated(Term):
+    """Uses a name that will go."""
+
+    @hookimpl
+    def started(self, run):
+        warn_deprecated("run.old", "run.new", "0.3", stacklevel=2)

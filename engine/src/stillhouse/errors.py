@@ -7,11 +7,21 @@ The command line prints them and exits with code 2; from Python they arrive as o
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable
 
 import attrs
 
-__all__ = ["Fault", "StillhouseError", "StillhouseWarning", "did_you_mean", "first_line", "raise_faults"]
+__all__ = [
+    "DeprecatedNameWarning",
+    "Fault",
+    "StillhouseError",
+    "StillhouseWarning",
+    "did_you_mean",
+    "first_line",
+    "raise_faults",
+    "warn_deprecated",
+]
 
 
 _LONGEST = 4_000
@@ -73,6 +83,25 @@ class StillhouseError(Exception):
 
 class StillhouseWarning(UserWarning):
     """Allowed, but probably not meant: a version that changed, an option without effect."""
+
+
+class DeprecatedNameWarning(StillhouseWarning):
+    """A public name that still works and goes with the next minor version."""
+
+
+def warn_deprecated(old: str, new: str, gone_in: str, *, stacklevel: int = 3) -> None:
+    """Warn whoever uses the public name ``old`` that it is ``new`` now; what still answers to it calls this.
+
+    A name answers for one minor version after it was renamed: :mod:`stillhouse.testing` reports its uses to authors.
+
+    Args:
+        old: as it is written: ``run.settle``.
+        new: what to write instead.
+        gone_in: the release that no longer has it.
+        stacklevel: of the line that uses it, as :func:`warnings.warn` counts from here.
+    """
+    text = f"{old} is deprecated, and gone in stillhouse {gone_in}: write {new}"
+    warnings.warn(text, DeprecatedNameWarning, stacklevel=stacklevel)
 
 
 def raise_faults(faults: Iterable[Fault]) -> None:

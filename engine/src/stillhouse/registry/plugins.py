@@ -88,9 +88,17 @@ def _class_fault(cls: Any, found: Installed) -> str:
         return f"must be a subclass of stillhouse.Plugin, got {found.target}"
     if "__attrs_attrs__" not in vars(cls):
         return f"is {found.target}, which lacks the decorator @plugin"
-    if Version(str(VERSION)) in SpecifierSet(cls.engine, prereleases=True):
+    return _version_fault(cls)
+
+
+def _version_fault(cls: type[Plugin]) -> str:
+    """What is wrong with the versions of the contract that a class was made for, and which side has to follow."""
+    versions = SpecifierSet(cls.engine, prereleases=True)
+    if Version(str(VERSION)) in versions:
         return ""
-    return f"needs version {cls.engine} of the contract, and stillhouse {__version__} has version {VERSION}"
+    is_newer = any(Version(str(later)) in versions for later in range(VERSION + 1, VERSION + 100))
+    follow = "it is too new: update stillhouse" if is_newer else "it is too old: update the plugin"
+    return f"needs version {cls.engine} of the contract, and stillhouse {__version__} has version {VERSION}; {follow}"
 
 
 def kind_of(cls: type[Plugin]) -> tuple[str, str, str]:
@@ -187,6 +195,8 @@ def from_instances(instances: Sequence[Plugin]) -> list[Active]:
                 where=f"plugins[{index}]",
                 hint="an instance of a class decorated with @plugin",
             )
+        if fault := _version_fault(type(instance)):
+            raise StillhouseError(f"the plugin {type(instance).__name__} {fault}", where=f"plugins[{index}]")
         use, distribution, version = kind_of(type(instance))
         alone = sum(found.use == use for found in installed()) < 2
         named = use if alone else f"{distribution}:{use}"

@@ -44,6 +44,7 @@ from stillhouse.testing.checks.training import (
     check_weight_zero,
     say_error,
 )
+from stillhouse.testing.checks.versions import check_versions
 from stillhouse.testing.checks.waiting import check_waiting
 from stillhouse.testing.companions import find_companions
 from stillhouse.testing.cost import measure_cost
@@ -69,6 +70,7 @@ _SLOW: tuple[Callable[[Subject], Iterator[Any]], ...] = (check_compilation, chec
 CHECKS: tuple[Callable[[Subject], Iterator[Any]], ...] = (
     *_BEFORE,
     check_wrong_options,
+    check_versions,
     check_repeatability,
     check_resume,
     check_loading,
