@@ -1,114 +1,176 @@
-"""The demo: a small student on few labelled digits, alone and distilled by VkD, over paired seeds.
+"""The demo: a small student on a few labelled digits, alone and distilled, with a control, over paired seeds.
 
-``make demo`` runs it. Each seed draws its own ten images a class and its own initial student; alone and distilled share
-both, so the difference of a pair is the method's. The teacher is trained once and kept in the cache.
+``make demo`` runs it. Each seed draws its own five images a class and its own initial student, which its three runs share:
+*alone* has no teacher; *distilled* follows one that was trained without labels, on all images; the *control* follows one
+that was never trained. So the difference of a pair is the method's, and the control's what is not the teacher's knowledge.
 
-A demonstration, not an experiment. The number of labels was picked from three that were tried on the validation split, and
-the seeds were raised from 10 to 20 after the interval over the first 10 had held zero: read the interval accordingly.
+``python docs/demo.py --choose`` shows how learning rates and weights were chosen: each arm alike, by the validation split,
+over seeds that the demo does not use.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from rich import box
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
-from scipy.stats import t as student_t
 
-from stillhouse import Result, StillhouseError, load_recipe, prepare, train
+from stillhouse import Recipe, Result, StillhouseError, load_recipe, train
+from stillhouse.experiments.picture import draw_ablation
+from stillhouse.experiments.run_groups import compare
+from stillhouse.experiments.statistics import t_interval
+from stillhouse.terminal import Terminal, make_table
 
-RECIPE = Path(__file__).parent / "recipes" / "digits-vkd.toml"
-SEEDS = range(20)
-CONFIDENCE = 0.95
+RECIPE = Path(__file__).parent / "recipes" / "digits-demo.toml"
+OUT = Path("runs") / "demo"
+SEEDS = range(6)
+ARMS: Mapping[str, tuple[str, ...]] = {"alone": (), "distilled": (), "control": ("plugins.tcs.weight=1",)}
+"""The arms, and what the validation split has chosen for each where it is not the recipe's."""
+
+CHOICE_SEEDS = range(1000, 1004)
+RATES, WEIGHTS = (2e-3, 5e-3, 1e-2, 2e-2), (0.2, 1, 5, 20, 80)
+SCORE = "accuracy"
 
 
-def run(seed: int, plugins: str | None, name: str) -> Result:
-    """One run; the first seed's is kept in ``runs/`` to be looked at."""
-    recipe = load_recipe(
-        RECIPE, overrides=[f"run.seed={seed}", f"run.name={name}", "run.log_every=10"], plugins=plugins
+def make_recipe(arm: str, overrides: list[str]) -> Recipe:
+    """The recipe of an arm."""
+    changed = [*(ARMS[arm] if arm != "alone" else ()), f"run.name={arm}", "run.log_every=10", *overrides]
+    if arm == "alone":
+        return load_recipe(RECIPE, overrides=[text for text in changed if "plugins." not in text], plugins="")
+    recipe = load_recipe(RECIPE, overrides=changed)
+    if arm == "distilled":
+        return recipe
+    tables = recipe.to_dict()
+    assert recipe.teacher is not None
+    assert recipe.teacher.recipe is not None
+    teacher = recipe.teacher.recipe["student"]
+    tables["teacher"] = {"model": teacher["model"], "args": teacher["args"], "random": True}
+    return Recipe.from_dict(tables, base=recipe.base)
+
+
+def run(arm: str, seed: int) -> Result:
+    """One run, in its folder; the second time it is found there."""
+    return train(make_recipe(arm, [f"run.seed={seed}"]), out=OUT / arm / f"seed-{seed}", resume=True)
+
+
+def choose(console: Terminal) -> None:
+    """Show what the validation split says of each rate and weight, for each arm."""
+    table = make_table(
+        "arm", "weight", *(f"lr = {rate:g}" for rate in RATES), title="accuracy on the validation split, in percent"
     )
-    keep = seed == SEEDS[0]
-    return train(recipe, out=Path("runs") / name, write=keep, resume=keep)
-
-
-def teachers_accuracy() -> float:
-    """Accuracy of the teacher on the test images, in percent; trains it where it is not in the cache yet."""
-    training = prepare(load_recipe(RECIPE), write=False)
-    with torch.no_grad():
-        hits = [training.run.teacher(b.input).argmax(1) == b.target for b in training.data.evaluation("test")]
-    training.close()
-    return torch.cat(hits).float().mean().item() * 100
-
-
-def interval(differences: list[float]) -> float:
-    """Half the width of the confidence interval of the mean of ``differences`` (Student's t)."""
-    n = len(differences)
-    return float(student_t.ppf((1 + CONFIDENCE) / 2, n - 1)) * statistics.stdev(differences) / n**0.5
-
-
-def main() -> int:
-    """Train and print the table."""
-    torch.set_num_threads(1)  # these models are too small for a second thread to help
-    console = Console()
-    recipe = load_recipe(RECIPE)
-    console.print(f"Recipe [bold]{RECIPE.name}[/]: {recipe.data.per_class} labelled images a class, plugins:")
-    for plugin in recipe.plugins:
-        console.print("  " + ", ".join(f"{k} = {v}" for k, v in plugin.items()), markup=False, highlight=False)
-    started = time.perf_counter()
-    with console.status("training the teacher"):
-        console.print(
-            f"teacher, on all training images: {teachers_accuracy():.2f} % of the test images", highlight=False
-        )
-    rows = []
-    for seed in track(SEEDS, "training, alone and distilled", console=console, transient=True):
-        alone, distilled = run(seed, "", "demo-alone"), run(seed, None, "demo-distilled")
-        rows.append((alone.metrics["test"]["accuracy"] * 100, distilled.metrics["test"]["accuracy"] * 100))
-    table = Table("seed", "alone", "distilled", "difference", box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for seed, (alone_accuracy, distilled_accuracy) in zip(SEEDS, rows, strict=True):
-        table.add_row(
-            str(seed),
-            f"{alone_accuracy:.2f}",
-            f"{distilled_accuracy:.2f}",
-            f"{distilled_accuracy - alone_accuracy:+.2f}",
-            end_section=seed == SEEDS[-1],
-        )
-    differences = [b - a for a, b in rows]
-    mean, half = statistics.mean(differences), interval(differences)
-    table.add_row(
-        "mean",
-        f"{statistics.mean(a for a, _ in rows):.2f}",
-        f"{statistics.mean(b for _, b in rows):.2f}",
-        f"{mean:+.2f} ± {half:.2f}",
-        style="bold",
-    )
-    console.print("\nAccuracy on the test images, in percent:")
+    cells = [(arm, weight) for arm in ARMS for weight in (WEIGHTS if arm != "alone" else (None,))]
+    for arm, weight in track(cells, "choosing", console=console, transient=True):
+        told = [] if weight is None else [f"plugins.tcs.weight={weight}"]
+        means = []
+        for rate in RATES:
+            tried = [*told, f"optimizer.lr={rate}", "run.test=false"]
+            runs = (train(make_recipe(arm, [*tried, f"run.seed={seed}"]), write=False) for seed in CHOICE_SEEDS)
+            means.append(statistics.mean(one.metrics["val"][SCORE] * 100 for one in runs))
+        table.add_row(arm, "-" if weight is None else str(weight), *(f"{mean:.2f}" for mean in means))
     console.print(table)
-    verdict = "zero lies outside it" if abs(mean) > half else "zero lies inside it: no difference is shown"
-    console.print(f"Mean difference with its 95% interval over {len(rows)} pairs; {verdict}.", highlight=False)
-    console.print(f"{time.perf_counter() - started:.0f} s, {torch.get_num_threads()} thread", highlight=False)
-    tensorboard = Path(sys.executable).parent / "tensorboard"
-    shown = tensorboard.relative_to(Path.cwd()) if tensorboard.is_relative_to(Path.cwd()) else tensorboard
-    console.print(f"\nSee both runs of seed 0:  {shown} --logdir runs", highlight=False, soft_wrap=True)
-    console.print(f"Change the plugin list:   edit {os.path.relpath(RECIPE)}, or try", soft_wrap=True)
-    command = Path(shown).parent / "stillhouse"
-    console.print(
-        f"  {command} train {os.path.relpath(RECIPE)} --plugins features,projector=linear --out runs/mine",
-        highlight=False,
-        soft_wrap=True,
+
+
+def draw(results: Mapping[str, list[Result]]) -> Path:
+    """Draw the curves of the students alone and distilled, and the gains, into a file."""
+    comparison = compare([OUT / arm for arm in ARMS], baseline=OUT / "alone" / f"seed-{SEEDS[0]}")
+    curves: dict[str, dict[int, list[float]]] = {}
+    for kind, arm in (("none", "alone"), ("full", "distilled")):
+        histories = [result.summary["history"] for result in results[arm]]
+        curves[kind] = {
+            n: [entry[SCORE] for entry in entries] for n, entries in enumerate(zip(*histories, strict=True), 1)
+        }
+    file = OUT / "picture.svg"
+    draw_ablation(comparison, curves, {}).savefig(file)
+    return file
+
+
+def show(console: Terminal, results: Mapping[str, list[Result]]) -> None:
+    """Print each seed's accuracies, and the means of the differences with their intervals."""
+    percent = {arm: [result.metrics["test"][SCORE] * 100 for result in found] for arm, found in results.items()}
+    table = make_table("seed", *ARMS, "distilled - alone", title="accuracy on the test images, in percent")
+    for k, seed in enumerate(SEEDS):
+        gain = percent["distilled"][k] - percent["alone"][k]
+        table.add_row(
+            str(seed), *(f"{percent[arm][k]:.2f}" for arm in ARMS), f"{gain:+.2f}", end_section=k + 1 == len(SEEDS)
+        )
+    table.add_row(
+        "mean", *(f"{statistics.mean(percent[arm]):.2f}" for arm in ARMS), say_gain(percent, "distilled", "alone")
     )
+    console.print(table)
+    console.print(
+        f"distilled - alone    {say_gain(percent, 'distilled', 'alone')}   what the teacher and the other images bring"
+    )
+    console.print(
+        f"distilled - control  {say_gain(percent, 'distilled', 'control')}   what of it is the teacher's knowledge"
+    )
+    console.print(f"The mean over {len(SEEDS)} pairs, and half of its 95% interval.\n")
+
+
+def say_gain(percent: Mapping[str, list[float]], more: str, less: str) -> str:
+    """The mean difference of two arms and half of its interval."""
+    differences = [a - b for a, b in zip(percent[more], percent[less], strict=True)]
+    interval = t_interval(differences)
+    half = "" if interval is None else f" ± {(interval[1] - interval[0]) / 2:.2f}"
+    return f"{statistics.mean(differences):+.2f}{half}"
+
+
+def say_next(console: Terminal, picture: Path) -> None:
+    """Say where the results lie, and what to type next."""
+    programs = Path(sys.executable).parent
+    shown = programs.relative_to(Path.cwd()) if programs.is_relative_to(Path.cwd()) else programs
+    recipe = os.path.relpath(RECIPE)
+    for what, command in (
+        ("the picture", str(picture)),
+        ("the runs in TensorBoard", f"{shown / 'tensorboard'} --logdir {OUT}"),
+        ("what the method does", f"{shown / 'stillhouse'} explain {recipe}"),
+        ("another list of plugins", f"{shown / 'stillhouse'} train {recipe} --plugins tcs,logits --out runs/mine"),
+        (
+            "your own photographs",
+            f"{shown / 'stillhouse'} train {recipe} --data folder:PHOTOS --set data.size=32 --epochs 5",
+        ),
+    ):
+        console.print(f"{what + ':':<25}{command}", soft_wrap=True)
+
+
+def main(arguments: list[str]) -> int:
+    """Train the arms and print the table."""
+    parser = argparse.ArgumentParser(description="A student alone and distilled, on a few labelled digits.")
+    parser.add_argument("--choose", action="store_true", help="show how rates and weights were chosen")
+    torch.set_num_threads(1)  # these models are too small for a second thread to help
+    console = Terminal()
+    if parser.parse_args(arguments).choose:
+        choose(console)
+        return 0
+    recipe = load_recipe(RECIPE)
+    console.print(
+        f"Recipe {RECIPE.name}: {recipe.data.per_class} labelled images a class, {recipe.run.epochs} epochs, plugins:"
+    )
+    for plugin in recipe.plugins:
+        console.print("  " + ", ".join(f"{key} = {value}" for key, value in plugin.items()))
+    started = time.perf_counter()
+    with console.status("training the teacher, without labels"):
+        results: dict[str, list[Any]] = {"distilled": [run("distilled", SEEDS[0])]}
+    teacher = time.perf_counter() - started
+    pairs = [(arm, seed) for seed in SEEDS for arm in ARMS if (arm, seed) != ("distilled", SEEDS[0])]
+    for arm, seed in track(pairs, f"training {len(SEEDS)} seeds of {', '.join(ARMS)}", console=console, transient=True):
+        results.setdefault(arm, []).append(run(arm, seed))
+    show(console, results)
+    seconds = time.perf_counter() - started
+    console.print(f"{seconds:.0f} s, {teacher:.0f} of them the teacher's, {torch.get_num_threads()} thread\n")
+    say_next(console, draw(results))
     return 0
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        sys.exit(main(sys.argv[1:]))
     except StillhouseError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
