@@ -222,7 +222,7 @@ def test_the_start_of_another_task_keeps_all_but_the_head(own_cache: Path):
         prepare(recipe(teacher=None, student=tables), write=False)
     start = prepare(recipe(teacher=None, student={**tables, "replace_head": True}), write=False).run.student
     (folder,) = [p for p in (own_cache / "teachers").iterdir() if p.is_dir()]
-    kept = read_weights(folder)
+    kept = read_weights(folder).state
     own = start.state_dict()
     differ = [key for key in own if own[key].shape != kept[key].shape]
     assert 0 < len(differ) < len(own)

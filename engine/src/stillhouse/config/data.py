@@ -80,6 +80,8 @@ class DataSpec:
         eval_batch_size: samples in an evaluation batch; None: as many as in a training batch.
         drop_last: leave out an epoch's last training batch when it is smaller than the others. One of a single sample
             is left out always: batch statistics need two.
+        sampling: ``balanced``: an epoch has as many samples as there are, and each class equally often, so that those of a
+            rare one come several times, alike within an epoch. None: each sample once.
         workers: processes that read and augment; 0: the training process does. The batches are the same.
         prefetch: batches that each worker makes ahead.
         per_class: train on so many samples of each class; None: on all. The validation split stays whole.
@@ -114,6 +116,7 @@ class DataSpec:
     batch_size: int = 64
     eval_batch_size: int | None = None
     drop_last: bool = False
+    sampling: Literal["balanced"] | None = None
     workers: int = 0
     prefetch: int = 2
     per_class: int | None = None

@@ -32,6 +32,10 @@ class ModelSpec:
             content, and the student starts with its student's weights. Fine-tuning, in other words.
         replace_head: a ``checkpoint`` or ``recipe`` of another number of classes: the layers that differ in it start
             anew.
+        averaged: with ``checkpoint``: of a file that has averaged weights beside the plain ones, which are taken. None:
+            the averaged ones, and what a run of ours has measured.
+        prefix: with ``checkpoint``: what comes before each of the model's keys in the file, such as ``"model."``. None:
+            it is found, and an error where two fit.
         given: true in the recipe of a run whose student was handed over from Python: `model` is its class, and no recipe
             can build it again.
     """
@@ -42,6 +46,8 @@ class ModelSpec:
     checkpoint: str | None = None
     recipe: dict[str, Any] | None = None
     replace_head: bool = False
+    averaged: bool | None = None
+    prefix: str | None = None
     given: bool | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -57,4 +63,9 @@ class ModelSpec:
                     "pretrained = true does so itself",
                 )
             )
+        faults += [
+            Fault(key, "needs `checkpoint`")
+            for key in ("averaged", "prefix")
+            if getattr(self, key) is not None and self.checkpoint is None
+        ]
         raise_faults(faults)

@@ -130,7 +130,9 @@ class Recipe:
         for key, default in (("test", True), ("validate_every", 1)):  # as runs from before these keys have it
             if tables["run"][key] == default:
                 del tables["run"][key]
-        tables.pop("checkpoints", None)
+        written = tables.pop("checkpoints")
+        # Which epoch is the best decides when early stopping ends the run, and what is measured, exported and taught from.
+        tables |= {f"checkpoints.{key}": written[key] for key in ("score", "score_mode") if key in written}
         for _, model in find_nested(tables):
             model["recipe"] = Recipe.from_dict(model["recipe"]).digest()
         return hashlib.sha256(json.dumps(shorten_home(tables), sort_keys=True).encode()).hexdigest()

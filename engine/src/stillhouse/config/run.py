@@ -129,9 +129,22 @@ class CheckpointSpec:
         every_steps: the last one is written every so many steps as well.
         keep_every: one that stays is written every so many epochs.
         best: keep the one with the best validation score.
+        score: the validation metric that is the score, for the best checkpoint, early stopping and the summary:
+            ``"val/f1"``; None: the task's own. Of equal scores the one with the lower ``loss`` is the best.
+        score_mode: whether more or less of it is better, ``max`` or ``min``; None: the task's own of its own score, ``min``
+            of losses and errors, else ``max``.
     """
 
     every_seconds: float = attrs.field(default=10.0, validator=_check_not_negative)
     every_steps: int | None = attrs.field(default=None, validator=_check_positive)
     keep_every: int | None = attrs.field(default=None, validator=_check_positive)
     best: bool = True
+    score: str | None = None
+    score_mode: Literal["max", "min"] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        split, _, name = (self.score or "val/x").partition("/")
+        if split != "val" or not name:
+            raise StillhouseError(
+                f'must be a metric of the validation split, such as "val/f1", got {self.score!r}', where="score"
+            )

@@ -58,6 +58,10 @@ class TeacherSpec:
             on the device. None: likewise.
         classes: the names of its outputs, in order, for what reads its output: its numbers are brought into the student's
             order by name. ``same``: they are the student's, in the student's order. None: likewise.
+        averaged: with ``checkpoint``: of a file that has averaged weights beside the plain ones, which are taken. None:
+            the averaged ones, and what a run of ours has measured.
+        prefix: with ``checkpoint``: what comes before each of the model's keys in the file, such as ``"model."``. None:
+            it is found, and an error where two fit.
         given: true in the recipe of a run whose teacher was handed over from Python: `model` is its class, and no recipe
             can build it again.
     """
@@ -72,6 +76,8 @@ class TeacherSpec:
     normalize: Literal["same", "none", "imagenet"] | Normalization | None = None
     size: Literal["same"] | int | tuple[int, int] | None = None
     classes: Literal["same"] | tuple[str, ...] | None = None
+    averaged: bool | None = None
+    prefix: str | None = None
     given: bool | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -97,6 +103,9 @@ class TeacherSpec:
             )
         if self.same_labels and self.recipe is None:
             raise StillhouseError("needs `recipe`", where="same_labels")
+        for key in ("averaged", "prefix"):
+            if getattr(self, key) is not None and self.checkpoint is None:
+                raise StillhouseError("needs `checkpoint`", where=key)
 
 
 def check_teacher_names(names: Iterable[str], *, has_first: bool) -> None:

@@ -29,6 +29,7 @@ class DataInfo:
             another of it.
         target_shape: of one target as it is read, where that is a tensor: (H, W), (1, H, W), (C, H, W) or (D,).
         ignore: of masks, the value beside the classes that marks pixels without a label; None: there is none.
+        class_counts: training samples of each class, where each sample has one.
         eval_shape: of one input in evaluation; it differs from ``input_shape`` where transforms change the size.
     """
 
@@ -43,6 +44,7 @@ class DataInfo:
     target_shape: tuple[int, ...] = ()
     ignore: int | None = None
     eval_shape: tuple[int, ...] = ()
+    class_counts: tuple[int, ...] = ()
 
 
 class Batch(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import attrs
 import torch
@@ -64,6 +64,10 @@ class Task:
     """The kinds of targets that it takes: see :attr:`stillhouse.data.DataInfo.target`."""
     takes_logits: ClassVar[bool] = False
     """Outputs are logits along dimension 1: a run warns of a model whose outputs are probabilities already."""
+
+    def for_data(self, data: DataInfo) -> Self:
+        """The task as it is trained on ``data``: one whose loss depends on them, on the classes' weights, returns another."""
+        return self
 
     def sample(self, image: Tensor, target: Any) -> tuple[Tensor, Any]:
         """One sample's input and target, made of what the data gives; called on the CPU, after augmentation.

@@ -37,6 +37,9 @@ class Data:
         pin: bool,
         notes: tuple[str, ...] = (),
     ) -> None:
+        if spec.sampling == "balanced" and info.target != "class":
+            what = f"'balanced' needs targets of kind 'class', got {info.target!r}"
+            raise StillhouseError(what, where="data.sampling", hint="leave it out")
         self.info, self.notes = info, notes
         self._spec, self._samples, self._splits, self._pin = spec, samples, splits, pin
         self._plain = samples.plain
@@ -84,6 +87,7 @@ class Data:
             start_step=start_step,
             rank=idist.get_rank(),
             world=idist.get_world_size(),
+            labels=self._samples.source.labels[self._splits["train"]] if self._spec.sampling == "balanced" else None,
         )
 
     def example(self, n: int = 2, split: str = "train") -> Batch:

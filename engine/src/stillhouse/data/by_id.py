@@ -28,6 +28,7 @@ _NO_PART_OF_AN_INPUT = frozenset(
         "batch_size",
         "eval_batch_size",
         "drop_last",
+        "sampling",
         "workers",
         "prefetch",
         "per_class",

@@ -13,7 +13,7 @@ from torch import Tensor
 from stillhouse.data.sampler import Ids
 from stillhouse.errors import StillhouseError
 
-__all__ = ["find_listed_labels", "parse_label", "stack_labels"]
+__all__ = ["count_labels", "find_listed_labels", "parse_label", "stack_labels"]
 
 
 def parse_label(target: Any) -> int:
@@ -64,3 +64,9 @@ def find_listed_labels(dataset: Any) -> Ids | None:
     except Exception:  # noqa: BLE001 - an attribute of that name may be anything
         return None
     return array.astype(np.int64) if array.ndim == 1 and array.dtype.kind in "iu" else None
+
+
+def count_labels(labels: Ids, classes: int) -> tuple[int, ...]:
+    """How many of ``labels`` (N,) are each of the ``classes``; values of no class are refused elsewhere, where they are read."""
+    known = labels[(labels >= 0) & (labels < classes)]
+    return tuple(np.bincount(known, minlength=classes).tolist())

@@ -18,6 +18,7 @@ from stillhouse.data.batches import Data
 from stillhouse.data.catalogue import open_source
 from stillhouse.data.imagefolder import ImageFolder
 from stillhouse.data.inspection import inspect
+from stillhouse.data.labels import count_labels
 from stillhouse.data.memory import collect, fits_in_memory, refuse_bad_samples, warn_of_left_out
 from stillhouse.data.reading import read_shaped
 from stillhouse.data.sampler import Ids, Key
@@ -135,6 +136,9 @@ def _load(
         mean=() if mean is None else tuple(mean.flatten().tolist()),
         std=() if std is None else tuple(std.flatten().tolist()),
         target=source.target,
+        class_counts=count_labels(source.labels[splits["train"]], len(source.class_names))
+        if source.target == "class"
+        else (),
         target_shape=tuple(pair[1].shape) if isinstance(pair[1], Tensor) else (),
         ignore=None if described is None else described.ignored,
         eval_shape=made,

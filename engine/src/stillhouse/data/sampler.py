@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from stillhouse.errors import StillhouseError
 from stillhouse.seeds import mix
 
-__all__ = ["EpochBatches", "Key", "OrderedBatches", "shuffle_epoch"]
+__all__ = ["EpochBatches", "Key", "OrderedBatches", "draw_balanced", "shuffle_epoch"]
 
 Ids = NDArray[np.int64]
 """Ids of samples: positions in their source."""
@@ -28,6 +28,31 @@ def shuffle_epoch(seed: int, epoch: int, n: int) -> Ids:
     """Return the permutation of 0 ... n-1 that follows from (seed, epoch)."""
     generator = torch.Generator().manual_seed(mix(seed, epoch))
     return torch.randperm(n, generator=generator).numpy()
+
+
+def draw_balanced(seed: int, epoch: int, labels: Ids) -> Ids:
+    """Return the positions (N,) of an epoch in which each class of ``labels`` (N,) comes equally often, up to one sample.
+
+    It follows from (seed, epoch). A small class comes round and round, each time whole and in another order, and of a large
+    one as many samples as are due, others in other epochs.
+    """
+    generator = torch.Generator().manual_seed(mix(seed, epoch, _BALANCED))
+    classes = np.unique(labels)
+    due = np.full(len(classes), len(labels) // len(classes))
+    more = torch.randperm(len(classes), generator=generator)[: len(labels) % len(classes)].numpy()
+    due[more] += 1
+    chosen = []
+    for label, number in zip(classes, due, strict=True):
+        own = np.flatnonzero(labels == label)
+        rounds = -(-int(number) // len(own))
+        drawn = [own[torch.randperm(len(own), generator=generator).numpy()] for _ in range(rounds)]
+        chosen.append(np.concatenate(drawn)[:number] if drawn else own[:0])
+    every: Ids = np.concatenate(chosen)[torch.randperm(len(labels), generator=generator).numpy()]
+    return every
+
+
+_BALANCED = 0xBA1
+"""Sets its random numbers apart from those of :func:`shuffle_epoch`."""
 
 
 class Key(NamedTuple):
@@ -57,6 +82,7 @@ class EpochBatches:
         world: how many processes there are. All shares of a batch have one size: where an epoch's last batch cannot
             be shared evenly, up to ``world - 1`` of its samples are left out, and the whole of it where a share would
             be a single sample.
+        labels: of the training samples (N,): each class comes equally often in an epoch; None: each sample comes once.
 
     Raises:
         StillhouseError: ``batch_size`` is not a multiple of ``world``.
@@ -69,6 +95,7 @@ class EpochBatches:
     start_step: int = 0
     rank: int = 0
     world: int = 1
+    labels: Ids | None = None
 
     def __attrs_post_init__(self) -> None:
         if self.batch_size % self.world:
@@ -86,10 +113,15 @@ class EpochBatches:
     def __iter__(self) -> Iterator[Key]:
         epoch, skip = divmod(self.start_step, self.steps_per_epoch)
         while True:
-            order = self.ids[shuffle_epoch(self.seed, epoch, len(self.ids))]
+            order = self.ids[self._order(epoch)]
             for step in range(skip, self.steps_per_epoch):
                 yield Key(epoch, self._share(order[step * self.batch_size : (step + 1) * self.batch_size]))
             epoch, skip = epoch + 1, 0
+
+    def _order(self, epoch: int) -> Ids:
+        if self.labels is not None:
+            return draw_balanced(self.seed, epoch, self.labels)
+        return shuffle_epoch(self.seed, epoch, len(self.ids))
 
     def _share(self, ids: Ids) -> Ids:
         # Every world-th sample: the first rows of all shares together are the first rows of the batch.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from stillhouse.config.references import import_object
 from stillhouse.config.signatures import call, read_parameters
 from stillhouse.contract.batch import DataInfo
 from stillhouse.entries import MODELS, Installed, error_text, find_scheme, load_entry, nearest
-from stillhouse.errors import StillhouseError
+from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.models.arguments import fill_arguments
 from stillhouse.models.family import ModelFamily, ModelRequest, Published
 from stillhouse.models.heads import load_but_heads
 from stillhouse.models.lazy import materialise
+from stillhouse.models.state_dicts import Choice
 from stillhouse.seeds import OwnRandomness
 
 __all__ = ["build_model", "describe_published", "load_model"]
@@ -61,9 +63,12 @@ def build_model(
     materialise(model, lambda: torch.zeros(2, *info.input_shape), seed, where)
     if spec.checkpoint is not None:
         try:
-            load_but_heads(model, find_path(spec.checkpoint, base), spec.replace_head)
+            path = find_path(spec.checkpoint, base)
+            told = load_but_heads(model, path, spec.replace_head, Choice(averaged=spec.averaged, prefix=spec.prefix))
         except StillhouseError as error:
             raise error.within(f"{where}.checkpoint") from None
+        if told:
+            warnings.warn(f"{where}.checkpoint: {'; '.join(told)} ({path.name})", StillhouseWarning, stacklevel=2)
     return model
 
 
@@ -74,10 +79,12 @@ def describe_published(request: ModelRequest) -> Published | None:
         StillhouseError: the family cannot be imported.
     """
     named = find_scheme(MODELS, request.spec.model, f"{request.where}.model")
-    if named is None or not named[1]:
+    if named is None:
         return None
     family = load_model(named[0], f"{request.where}.model")
-    return family.describe(named[1], request) if isinstance(family, ModelFamily) and family.describe else None
+    if not isinstance(family, ModelFamily) or family.describe is None or bool(named[1]) == family.is_one_model:
+        return None
+    return family.describe(named[1], request)
 
 
 def _call_named(request: ModelRequest) -> Any:
@@ -93,8 +100,8 @@ def _call_named(request: ModelRequest) -> Any:
         return _call(import_object(text, where, request.base, MODELS), request)
     found, name = named
     model = load_model(found, where)
-    if isinstance(model, ModelFamily):
-        if not name:
+    if isinstance(model, ModelFamily) and not (name and model.is_one_model):
+        if not name and not model.is_one_model:
             raise StillhouseError(f"must be {text}:NAME, since {text!r} is a family of models", where=where)
         return _build(model, name, request, found)
     if name:

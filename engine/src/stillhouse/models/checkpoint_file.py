@@ -23,6 +23,8 @@ from torch.distributed.tensor import DTensor
 
 from stillhouse.errors import StillhouseError
 from stillhouse.files import open_file, replacing
+from stillhouse.models.foreign_objects import read_with_shells, replace_shells
+from stillhouse.models.state_dicts import find_tables
 
 __all__ = ["FORMAT", "find_unreadable", "is_sealed", "read_checkpoint", "write_checkpoint"]
 
@@ -121,7 +123,7 @@ def read_checkpoint(path: Path, advice: str, *, own: bool = False) -> dict[str, 
         raise StillhouseError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
     except StillhouseError as error:
         raise StillhouseError(error.faults[0].what, where=str(path), hint=advice) from None
-    found = _unpack(path, advice)
+    found = _unpack(path, advice, own=own or sealed)
     if not sealed and (own or "format" in found or "generators" in found):
         what = "has no checksum: its end is damaged, or another version of Stillhouse wrote it"
         raise StillhouseError(what, where=str(path), hint=advice)
@@ -133,17 +135,22 @@ def read_checkpoint(path: Path, advice: str, *, own: bool = False) -> dict[str, 
     return found
 
 
-def _unpack(path: Path, advice: str) -> dict[str, Any]:
+def _unpack(path: Path, advice: str, *, own: bool) -> dict[str, Any]:
+    """What the file holds; in one that is not our own, objects of unknown classes are left out and modules are state dicts."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice on files of an older format, for what is refused anyway
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - damaged bytes make torch.load raise almost anything
         if (isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error)) or _is_plain_pickle(path):
+            found = None if own else _read_without_code(path)
+            if found is not None:
+                return found
             raise StillhouseError(
                 "has pickled objects, which are code, and is not loaded",
                 where=str(path),
-                hint="save a state dict: torch.save(model.state_dict(), ...)",
+                hint="save a state dict, where its classes can be imported: "
+                "torch.save(torch.load(FILE, weights_only=False)['model'].state_dict(), ...)",
             ) from None
         if "TorchScript" in str(error):
             raise StillhouseError(
@@ -156,6 +163,15 @@ def _unpack(path: Path, advice: str) -> dict[str, Any]:
     if not isinstance(found, Mapping):
         raise StillhouseError(f"must hold a dict of tensors, got {type(found).__name__}", where=str(path), hint=advice)
     return dict(found)
+
+
+def _read_without_code(path: Path) -> dict[str, Any] | None:
+    """The tables of an archive with objects of unknown classes, without these; None where nothing of it can be used."""
+    try:
+        found, _ = replace_shells(read_with_shells(path))
+    except Exception:  # noqa: BLE001 - an older format, damaged bytes, a module that torch blocks
+        return None
+    return found if isinstance(found, dict) and next(find_tables(found), None) is not None else None
 
 
 def _is_plain_pickle(path: Path) -> bool:

@@ -66,7 +66,9 @@ class ModelFamily:
             random generators are seeded by then. It raises StillhouseError where there is no such model.
         describe: called likewise, before ``build``: what the source says of the published weights, without fetching
             them; None where it says nothing. A family without it says nothing.
+        is_one_model: the family's name is a model's already, and the name in the family is empty.
     """
 
     build: Callable[[str, ModelRequest], nn.Module]
     describe: Callable[[str, ModelRequest], Published | None] | None = None
+    is_one_model: bool = False

@@ -13,8 +13,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from stillhouse.errors import StillhouseError
+from stillhouse.models.state_dicts import Choice
+from stillhouse.models.weights import load_state, read_fitting
 
-__all__ = ["load_but_heads", "put_new_heads"]
+__all__ = ["find_heads", "load_but_heads", "load_or_count_classes", "put_new_heads"]
 
 _COUNTS = ("num_classes", "num_columns")
 """Attributes in which torchvision's detection heads keep the number of classes, by which they reshape their output."""
@@ -47,34 +49,59 @@ def put_new_heads(published: nn.Module, fresh: nn.Module) -> list[str]:
     return replaced
 
 
-def load_but_heads(model: nn.Module, path: Path, replace_head: bool) -> None:
+def load_but_heads(model: nn.Module, path: Path, replace_head: bool, choice: Choice | None = None) -> list[str]:
     """Load the weights in ``path`` into ``model``; with ``replace_head`` all but the layers of another number of outputs.
+
+    Returns:
+        What was done to make them fit, in words.
 
     Raises:
         StillhouseError: missing, damaged, pickled, or another model's.
     """
-    from stillhouse.models.weights import (
-        load_state,
-        read_weights,  # which imports this package
-    )
-
-    state = dict(read_weights(path))
+    state, told = read_fitting(model, path, choice)
     if replace_head:
-        state.update(_find_heads(model, state))
+        state.update(find_heads(model, state))
     try:
         load_state(model, state, str(path))
     except StillhouseError as error:
-        heads = [] if replace_head else list(_find_heads(model, state))
-        if heads and _agrees(model, {**state, **_find_heads(model, state)}):
+        heads = {} if replace_head else find_heads(model, state)
+        if heads and _agrees(model, {**state, **heads}):
             raise StillhouseError(
-                f"must have the model's number of classes; other layers: {', '.join(heads[:4])}",
+                f"must have the model's number of classes; other layers: {', '.join(list(heads)[:4])}",
                 where=str(path),
                 hint="replace_head = true initialises these layers anew",
             ) from None
         raise error
+    return told
 
 
-def _find_heads(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Tensor]:
+def load_or_count_classes(model: nn.Module, path: Path, choice: Choice | None = None) -> list[str]:
+    """Load the weights in ``path`` into ``model``; one of another number of classes is told how many the file has.
+
+    Returns:
+        What was done to make them fit, in words.
+
+    Raises:
+        StillhouseError: missing, damaged, pickled, or another model's.
+    """
+    state, told = read_fitting(model, path, choice)
+    try:
+        load_state(model, state, str(path))
+    except StillhouseError as error:
+        heads = find_heads(model, state)
+        counts = {(state[key].shape[0], own.shape[0]) for key, own in heads.items()}
+        if len(counts) == 1 and _agrees(model, {**state, **heads}):
+            theirs, ours = counts.pop()
+            raise StillhouseError(
+                f"is a model of {theirs} classes and not of {ours}: {', '.join(list(heads)[:4])}",
+                where=str(path),
+                hint=f"args = {{ num_classes = {theirs} }} (num_labels for transformers:) builds it so",
+            ) from None
+        raise error
+    return told
+
+
+def find_heads(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Tensor]:
     """Find the model's own tensors that differ from ``state``'s in the first dimension alone, that of the outputs."""
     found = {}
     for key, own in model.state_dict().items():

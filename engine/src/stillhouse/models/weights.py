@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,19 @@ from stillhouse.distributed.fsdp import fit_state
 from stillhouse.errors import Fault, StillhouseError, first_line, raise_faults
 from stillhouse.files import open_file
 from stillhouse.models.checkpoint_file import read_checkpoint
+from stillhouse.models.position_embeddings import fit_position_embeddings
+from stillhouse.models.state_dicts import Choice, Found, find_state, find_tables
 from stillhouse.nested import can_be_resized
 
 __all__ = [
     "find_last_checkpoint",
+    "is_student_of_run",
+    "list_state_dicts",
     "load_state",
     "load_weights",
     "read_averaged_state",
     "read_checkpoint",
+    "read_fitting",
     "read_weights",
     "select_model_state",
 ]
@@ -33,29 +38,87 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _EXPECTED = "a state dict (torch.save(model.state_dict(), ...)), a .safetensors file, or a run's folder or checkpoint"
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path, choice: Choice | None = None) -> list[str]:
     """Load a file of weights into ``model``: a state dict (.pt, .pth, .safetensors), or the student of a run's checkpoint.
+
+    Position embeddings of another grid are interpolated, and other precisions converted.
+
+    Args:
+        model: filled in place.
+        path: the file, or a run's folder.
+        choice: which of several state dicts; None: see :class:`stillhouse.models.state_dicts.Choice`.
+
+    Returns:
+        What was done to make it fit, in words; empty for a plain state dict.
 
     Raises:
         StillhouseError: missing, damaged, pickled, or another model's.
     """
-    load_state(model, read_weights(path), str(path))
+    state, told = read_fitting(model, path, choice)
+    load_state(model, state, str(path))
+    return told
 
 
-def read_weights(path: Path) -> dict[str, Any]:
-    """Read the state dict that :func:`load_weights` loads.
+def read_fitting(model: nn.Module, path: Path, choice: Choice | None = None) -> tuple[dict[str, Any], list[str]]:
+    """Read what :func:`load_weights` loads, by the keys of ``model``; the same with what was done, in words.
+
+    Raises:
+        StillhouseError: as :func:`load_weights`, but for what does not fit.
+    """
+    own = model.state_dict()
+    found = read_weights(path, own, choice)
+    state, interpolated = fit_position_embeddings(model, found.state)
+    kinds = {v.dtype for v in state.values() if isinstance(v, Tensor) and v.dtype in _FLOATS}
+    wanted = {v.dtype for v in own.values() if isinstance(v, Tensor) and v.dtype in _FLOATS}
+    precision = [] if kinds <= wanted else [f"{_list_dtypes(kinds)} in the file, {_list_dtypes(wanted)} here"]
+    return state, [*found.describe(), *interpolated, *precision]
+
+
+def _list_dtypes(kinds: set[torch.dtype]) -> str:
+    return " and ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+
+
+def read_weights(path: Path, own: Collection[str] = (), choice: Choice | None = None) -> Found:
+    """Find the state dict of a model in a file, without unpickling code.
+
+    Args:
+        path: the file, or a run's folder.
+        own: the model's keys; empty: they are not known.
+        choice: which of several.
+
+    Raises:
+        StillhouseError: missing, damaged or pickled, or there is no such choice.
+    """
+    content = _read_content(path)
+    if is_student_of_run(content):
+        averaged = None if choice is None else choice.averaged
+        state = select_model_state(content, averaged=averaged, where=str(path))
+        return Found({k.removeprefix("student."): v for k, v in state.items() if k.startswith("student.")})
+    return find_state(content, own, choice)
+
+
+def list_state_dicts(path: Path) -> dict[str, dict[str, Tensor]]:
+    """List the tables of tensors in a file that may be a model's, by their place; empty: it is the file.
 
     Raises:
         StillhouseError: missing, damaged or pickled.
     """
+    return dict(find_tables(_read_content(path)))
+
+
+def _read_content(path: Path) -> dict[str, Any]:
     if path.is_dir():
-        found = find_last_checkpoint(path / "checkpoints")
-        if found is None:
+        last = find_last_checkpoint(path / "checkpoints")
+        if last is None:
             raise StillhouseError("has no checkpoint", where=str(path))
-        return _find_student(read_checkpoint(found, _EXPECTED, own=True))
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    return _find_student(read_checkpoint(path, _EXPECTED))
+        return read_checkpoint(last, _EXPECTED, own=True)
+    return _read_safetensors(path) if path.suffix == ".safetensors" else read_checkpoint(path, _EXPECTED)
+
+
+def is_student_of_run(content: Mapping[str, Any]) -> bool:
+    """Whether a file's ``content`` is a run's checkpoint: its model has the student's weights beside the plugins'."""
+    model = content.get("model")
+    return isinstance(model, Mapping) and any(str(key).startswith("student.") for key in model)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -72,15 +135,6 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise StillhouseError(f"is damaged or not a safetensors file: {error}", where=str(path)) from None
     return state
-
-
-def _find_student(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the student's state dict in a run's checkpoint or under the usual wrappers; else the whole mapping."""
-    state = select_model_state(found)
-    if state is found and isinstance(found.get("state_dict"), Mapping):
-        state = found["state_dict"]
-    student = {key.removeprefix("student."): value for key, value in state.items() if key.startswith("student.")}
-    return student or dict(state)
 
 
 def find_last_checkpoint(folder: Path, kind: str = "last") -> Path | None:

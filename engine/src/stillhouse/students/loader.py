@@ -143,7 +143,7 @@ def rebuild(
     Raises:
         StillhouseError: a model cannot be built, or the weights do not fit the composition.
     """
-    task = saved.task
+    task = saved.task.for_data(saved.info)
     student = build_student(saved, student, fill=not Hooks(actives).calls("adapt"))
     stand_ins = {**({} if teacher is None else {"teacher": teacher}), **(teachers or {})}
     if actives:

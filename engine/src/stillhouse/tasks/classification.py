@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import attrs
-import torch
 import torch.nn.functional as F
 from ignite.metrics import Accuracy, Loss, Metric, TopKCategoricalAccuracy
 from torch import Tensor
@@ -14,14 +13,21 @@ from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Task
 from stillhouse.errors import StillhouseError
 from stillhouse.layout import format_shape
+from stillhouse.tasks.class_weights import ClassWeights, check_weights, get_weights, resolve_weights
+from stillhouse.tasks.focal import compute_focal_loss
 from stillhouse.tasks.maps import get_class_name
 from stillhouse.tasks.measures import measure_recall
+from stillhouse.tasks.measures_by_class import measure_by_class
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
 __all__ = ["Classification"]
+
+
+_TOP = 5
+_GREATEST_FOCAL = 100.0
 
 
 def select_output_and_target(state: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -34,16 +40,34 @@ class Classification(Task):
 
     Attributes:
         label_smoothing: share of the target spread evenly over the classes, 0 to 1.
+        class_weights: factors of the classes in the loss: ``balanced``, by the training samples' numbers, so that each
+            class counts alike, or a table by their names, ``{ cat = 2.0 }``, where the others have 1. The loss is divided by
+            the sum of the batch's factors; the metric ``loss`` has none. None: each sample counts alike.
+        focal: the exponent of the focal loss (Lin et al., 2017): a sample's loss is multiplied by (1 - p)^focal, p being
+            the probability of its class, so that what is known already counts less; 2 is usual, 0 is cross-entropy.
+        measure: further metrics, each also by class: ``f1`` and ``precision``, means over the classes;
+            ``balanced_accuracy``, the mean of the classes' recall; ``auroc``, the mean over the classes of the area under the
+            ROC curve of one against the rest.
     """
 
     score: ClassVar[str] = "accuracy"
     takes_logits: ClassVar[bool] = True
 
     label_smoothing: float = 0.0
+    class_weights: ClassWeights | None = None
+    focal: float = 0.0
+    measure: tuple[Literal["f1", "precision", "balanced_accuracy", "auroc"], ...] = ()
 
     def __attrs_post_init__(self) -> None:
         if not 0.0 <= self.label_smoothing < 1.0:
             raise StillhouseError(f"must be in [0, 1], got {self.label_smoothing}", where="label_smoothing")
+        if not 0.0 <= self.focal <= _GREATEST_FOCAL:
+            raise StillhouseError(f"must be in [0, {_GREATEST_FOCAL:g}], got {self.focal}", where="focal")
+        check_weights(self.class_weights)
+
+    def for_data(self, data: DataInfo) -> Self:
+        """The task with its classes' weights as numbers."""
+        return attrs.evolve(self, class_weights=resolve_weights(self.class_weights, data))
 
     def check(self, output: Any, targets: Tensor, data: DataInfo) -> None:
         """Refuse a model whose output is not logits (B, classes)."""
@@ -66,25 +90,44 @@ class Classification(Task):
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of logits (B, C) and indices (B,), or probabilities (B, c) of the first c <= C classes."""
-        return self._compute_cross_entropy(output, targets, "mean")
+        if not self.focal:
+            return F.cross_entropy(*self._prepare(output, targets), **self._options(output))
+        each, total = self.loss_by_sample(output, targets)
+        return each.mean() if total is None else each.sum() / total
 
-    def loss_by_sample(self, output: Tensor, targets: Tensor) -> tuple[Tensor, None]:
-        """The cross-entropy of each sample (B,)."""
-        return self._compute_cross_entropy(output, targets, "none"), None
+    def loss_by_sample(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The cross-entropy of each sample (B,), times its class's weight, and the sum of these weights."""
+        logits, targets = self._prepare(output, targets)
+        if self.focal:
+            each = compute_focal_loss(logits, targets, self.focal, **self._options(output))
+        else:
+            each = F.cross_entropy(logits, targets, reduction="none", **self._options(output))
+        return each, self.count(targets)
 
-    def _compute_cross_entropy(self, output: Tensor, targets: Tensor, reduction: str) -> Tensor:
+    def count(self, targets: Tensor) -> Tensor | None:
+        """The sum of the samples' weights; None where they have none, and for targets that are mixed."""
+        weights = None if targets.is_floating_point() else get_weights(self.class_weights, targets)
+        return None if weights is None else weights[targets].sum()
+
+    def _options(self, output: Tensor) -> dict[str, Any]:
+        return {"weight": get_weights(self.class_weights, output), "label_smoothing": self.label_smoothing}
+
+    def _prepare(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         if targets.is_floating_point() and targets.shape[1] < output.shape[1]:
             targets = F.pad(targets, (0, output.shape[1] - targets.shape[1]))
-        return F.cross_entropy(output.float(), targets, label_smoothing=self.label_smoothing, reduction=reduction)
+        return output.float(), targets
 
     def metrics(self, data: DataInfo) -> dict[str, Metric]:
-        """Accuracy, top-5 accuracy and cross-entropy; by class ``recall``, the share of the class's samples found."""
-        return {
-            "accuracy": Accuracy(select_output_and_target),
-            "top5": TopKCategoricalAccuracy(5, _clip_for_top5),
-            "loss": Loss(F.cross_entropy, select_output_and_target),
-            "recall": measure_recall(data),
-        }
+        """Accuracy, cross-entropy, with more than five classes top-5 accuracy, and what ``measure`` names.
+
+        By class: ``recall``, the share of the class's samples found. Of ``measure``, metrics by class are called
+        ``f1_by_class`` and so on; a class that the split does not have is left out of means and NaN by class.
+        """
+        found: dict[str, Metric] = {"accuracy": Accuracy(select_output_and_target)}
+        if data.classes > _TOP:
+            found["top5"] = TopKCategoricalAccuracy(_TOP, select_output_and_target)
+        found |= {"loss": Loss(F.cross_entropy, select_output_and_target), "recall": measure_recall(data)}
+        return found | measure_by_class(self.measure, data)
 
     def figures(self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor) -> dict[str, Figure]:
         """The samples, each with the class found, its probability, and the true class."""
@@ -120,11 +163,3 @@ class Classification(Task):
             return None
         ranked = self.prediction(data, output)["top"]
         return to_picture(draw_bars(image, [(r["class"], r["probability"]) for r in ranked], "probability", 1.0))
-
-
-def _clip_for_top5(state: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    output = state["output"]
-    missing = 5 - output.shape[1]  # fewer than five classes: pad with what is never chosen, so that top-5 is 1
-    if missing > 0:
-        output = F.pad(output, (0, missing), value=torch.finfo(output.dtype).min)
-    return output, state["target"]

@@ -17,7 +17,15 @@ from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Task
 from stillhouse.errors import StillhouseError
 
-__all__ = ["AveragePrecision", "average_present", "derive_metric", "measure_loss", "measure_recall", "sum_over_split"]
+__all__ = [
+    "AveragePrecision",
+    "RankedByClass",
+    "average_present",
+    "derive_metric",
+    "measure_loss",
+    "measure_recall",
+    "sum_over_split",
+]
 
 
 def sum_over_split(of: Callable[[dict[str, Any]], Tensor]) -> Metric:
@@ -63,18 +71,23 @@ def measure_recall(data: DataInfo) -> Metric:
     return derive_metric(lambda sums: sums[0] / sums[1], sum_over_split(of))
 
 
-class AveragePrecision(Metric):
-    """The average precision of each class over a split, a vector (classes,), by scikit-learn; NaN where no label is 1.
+class RankedByClass(Metric):
+    """A measure of how each class's scores rank over a split, a vector (classes,).
 
-    It is the sum over the ranking of precision times gain in recall, without interpolation. All scores are kept, and
-    with several processes gathered. (ignite's own gives 0 for a class without a label, and its gathering does
-    not outlive torch's deprecation of what it indexes with.)
+    All scores are kept, and with several processes gathered. (ignite's own gives 0 for a class without a label, and its
+    gathering does not outlive torch's deprecation of what it indexes with.)
 
     Args:
+        measure: from labels (N,), 0 or 1, and scores (N,) of one class, as arrays, to a number; NaN where there is none.
         output_transform: from the evaluator's output to scores (B, classes) and labels (B, classes), 0 or 1.
     """
 
-    def __init__(self, output_transform: Callable[[dict[str, Any]], tuple[Tensor, Tensor]]) -> None:
+    def __init__(
+        self,
+        measure: Callable[[Any, Any], float],
+        output_transform: Callable[[dict[str, Any]], tuple[Tensor, Tensor]],
+    ) -> None:
+        self._measure = measure
         super().__init__(output_transform=output_transform)
 
     @reinit__is_reduced
@@ -89,15 +102,32 @@ class AveragePrecision(Metric):
 
     def compute(self) -> Tensor:
         """See ignite's Metric."""
-        from sklearn.metrics import average_precision_score
-
         shares: Any = idist.all_gather(self._kept) if idist.get_world_size() > 1 else [self._kept]
         kept = [pair for share in shares for pair in share]
         if not kept:
             raise NotComputableError("no samples")
         scores, labels = (np.concatenate(part) for part in zip(*kept, strict=True))
-        values = [average_precision_score(y, x) if y.any() else np.nan for x, y in zip(scores.T, labels.T, strict=True)]
+        values = [self._measure(y, x) for x, y in zip(scores.T, labels.T, strict=True)]
         return torch.tensor(values, dtype=torch.float64)
+
+
+class AveragePrecision(RankedByClass):
+    """The average precision of each class over a split, a vector (classes,), by scikit-learn; NaN where no label is 1.
+
+    It is the sum over the ranking of precision times gain in recall, without interpolation.
+
+    Args:
+        output_transform: from the evaluator's output to scores (B, classes) and labels (B, classes), 0 or 1.
+    """
+
+    def __init__(self, output_transform: Callable[[dict[str, Any]], tuple[Tensor, Tensor]]) -> None:
+        super().__init__(_compute_average_precision, output_transform)
+
+
+def _compute_average_precision(labels: Any, scores: Any) -> float:
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(labels, scores)) if labels.any() else float("nan")
 
 
 def average_present(values: Tensor, what: str) -> Tensor:

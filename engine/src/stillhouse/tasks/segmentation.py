@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import attrs
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Task
 from stillhouse.errors import StillhouseError
+from stillhouse.tasks.class_weights import check_weights, get_weights, resolve_weights
 from stillhouse.tasks.maps import check_ignored, get_class_name, require_map, resize_map
 from stillhouse.tasks.measures import average_present, measure_loss
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = ["Segmentation"]
+
+_LEAST = 1e-12
+"""The least sum of weights that is divided by."""
 
 
 @attrs.frozen(kw_only=True)
@@ -35,6 +39,8 @@ class Segmentation(Task):
         ignore_index: the mask's value for pixels that are left out, of loss, metrics and pictures alike: the data's
             ``ignore``.
         label_smoothing: share of the target spread evenly over the classes, 0 to below 1.
+        class_weights: factors of the classes in the loss, by name: ``{ pedestrian = 5.0 }``, where the others have 1. The
+            loss is divided by the sum of its pixels' factors. None: each pixel counts alike.
     """
 
     score: ClassVar[str] = "miou"
@@ -43,10 +49,16 @@ class Segmentation(Task):
 
     ignore_index: int = 255
     label_smoothing: float = 0.0
+    class_weights: dict[str, float] | None = attrs.field(default=None, repr=False)  # no part of what a sample is
 
     def __attrs_post_init__(self) -> None:
         if not 0.0 <= self.label_smoothing < 1.0:
             raise StillhouseError(f"must be in [0, 1), got {self.label_smoothing}", where="label_smoothing")
+        check_weights(self.class_weights)
+
+    def for_data(self, data: DataInfo) -> Self:
+        """The task with a weight for each of the classes."""
+        return attrs.evolve(self, class_weights=resolve_weights(self.class_weights, data))
 
     def sample(self, image: Tensor, target: Any) -> tuple[Tensor, Tensor]:
         """The image, and the mask (H, W) as int64."""
@@ -67,7 +79,7 @@ class Segmentation(Task):
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of logits (B, C, h, w) and a mask (B, H, W) over the pixels that are not ignored."""
         each, count = self._compute_by_pixel(output, targets)
-        return each.sum() / count.clamp(min=1)
+        return each.sum() / count.clamp(min=1 if self.class_weights is None else _LEAST)
 
     def loss_by_sample(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The sum over each mask's pixels (B,), and how many are not ignored in all."""
@@ -82,6 +94,7 @@ class Segmentation(Task):
         each = F.cross_entropy(
             logits,
             torch.where(kept, targets, -1),
+            weight=get_weights(self.class_weights, logits),
             ignore_index=-1,
             label_smoothing=self.label_smoothing,
             reduction="none",
@@ -93,11 +106,16 @@ class Segmentation(Task):
         return (targets >= 0) & (targets < classes) & (targets != self.ignore_index)
 
     def count(self, targets: Tensor) -> Tensor:
-        """The pixels that are not ignored; a value of no class among them, which :meth:`loss` gives a loss of 0.
+        """The pixels that are not ignored, each with its class's weight; a value of no class among them, which :meth:`loss` gives a loss of 0.
 
         By the masks alone, so that the loss of a split, of a batch in parts and of several processes is one and the same.
         """
-        return (targets != self.ignore_index).sum()
+        counts = targets != self.ignore_index
+        weights = get_weights(self.class_weights, targets)
+        if weights is None:
+            return counts.sum()
+        known = self._find_kept(targets, len(weights))
+        return (torch.where(known, weights[torch.where(known, targets, 0)], 1.0) * counts).sum()
 
     def metrics(self, data: DataInfo) -> dict[str, Metric]:
         """Over all pixels of the split that count, from one confusion matrix.

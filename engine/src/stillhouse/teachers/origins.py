@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +183,15 @@ def find_run(path: Path | None) -> Path | None:
 
 
 def fit_teacher(
-    teacher: nn.Module, origin: Origin, info: DataInfo, task: Task, where: str, key: str, *, told: bool = True
+    teacher: nn.Module,
+    origin: Origin,
+    info: DataInfo,
+    task: Task,
+    where: str,
+    key: str,
+    *,
+    told: bool = True,
+    weights: Sequence[str] = (),
 ) -> None:
     """Have ``teacher`` take the student's inputs, and give its output in the student's order of classes.
 
@@ -195,6 +203,7 @@ def fit_teacher(
         where: the recipe's table that names it.
         key: the key of that table that does.
         told: False says nothing of what is not known.
+        weights: what was done to its file's weights, in words.
 
     Raises:
         StillhouseError: its inputs cannot be made of the student's.
@@ -210,6 +219,8 @@ def fit_teacher(
             f'{where}.normalize = "same" says so, "imagenet", "none" or {{ mean = [...], std = [...] }} says otherwise'
         )
         warnings.warn(f"{where}: {text}: {hint}", StillhouseWarning, stacklevel=2)
+    if weights:
+        notes.insert(0, f"weights: {'; '.join(weights)}")
     if notes:
         setattr(teacher, _NOTES, tuple(notes))
 

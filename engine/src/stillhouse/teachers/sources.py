@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from stillhouse.config.teacher import TeacherSpec
 from stillhouse.config.trust import reading_stored
 from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Task
-from stillhouse.errors import StillhouseError
+from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.models.builder import build_model, describe_published
 from stillhouse.models.family import ModelRequest
-from stillhouse.models.heads import load_but_heads
+from stillhouse.models.heads import load_but_heads, load_or_count_classes
+from stillhouse.models.state_dicts import Choice
 from stillhouse.models.weights import load_weights
 from stillhouse.tasks.builder import build_task
 from stillhouse.teachers.origins import Origin, find_run, fit_teacher
@@ -125,13 +127,16 @@ def _build(
         made = ModelSpec(model=spec.model, args=spec.args, pretrained=spec.pretrained and fill)
         outputs = task.outputs(info) if origin.outputs is None else origin.outputs
         model = build_model(made, origin.info, seed=seed, where=where, base=base, outputs=outputs)
+    told: list[str] = []
     try:
         if fill and path is not None:
-            load_weights(model, path)
+            told = load_or_count_classes(model, path, Choice(averaged=spec.averaged, prefix=spec.prefix))
     except StillhouseError as error:
         raise error.within(f"{where}.checkpoint") from None
+    if told and path is not None:
+        warnings.warn(f"{where}.checkpoint: {'; '.join(told)} ({path.name})", StillhouseWarning, stacklevel=2)
     # A random teacher knows no data.
-    fit_teacher(model, origin, info, task, where, key, told=fill and not spec.random)
+    fit_teacher(model, origin, info, task, where, key, told=fill and not spec.random, weights=told)
     return model
 
 

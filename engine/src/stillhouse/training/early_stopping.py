@@ -12,7 +12,7 @@ from stillhouse.contract.protocols import ProgressReport
 from stillhouse.contract.run import Run
 from stillhouse.errors import StillhouseError
 from stillhouse.training.evaluation import Evaluation
-from stillhouse.training.score import RunningBest
+from stillhouse.training.score import RunningBest, find_score
 
 __all__ = ["EarlyStopping", "check_stopping"]
 
@@ -61,13 +61,7 @@ class EarlyStopping:
         """Look at the epoch's validation score. ignite ends the run after all handlers of the epoch's end."""
         if not self._evaluation.is_fresh(run):
             return
-        spec, score = self._spec, run.task.score
-        if score not in run.metrics["val"]:
-            raise StillhouseError(
-                f"goes by the task's score {score!r}, which is not among its metrics",
-                where="early_stopping",
-                hint=f"measured: {', '.join(run.metrics['val'])}",
-            )
+        spec, score = self._spec, find_score(run.recipe.checkpoints, run.task).name
         if self._best.of(self._evaluation.history).waited < spec.patience:
             return
         better = f" by more than {spec.min_delta:g}" if spec.min_delta else ""

@@ -12,10 +12,11 @@ from stillhouse.assembly.evaluator import evaluate
 from stillhouse.contract.hookspecs import hookimpl
 from stillhouse.contract.run import Run
 from stillhouse.data.batches import Data
-from stillhouse.errors import StillhouseError, StillhouseWarning
+from stillhouse.errors import StillhouseWarning
 from stillhouse.registry.hooks import Hooks, emit
 from stillhouse.training.ema import AveragedWeights
 from stillhouse.training.optimizer_modes import OptimizerModes
+from stillhouse.training.score import check_measured, find_score
 
 __all__ = ["Evaluation"]
 
@@ -108,14 +109,9 @@ class Evaluation:
 
     def _look_at(self, run: Run, split: str, metrics: Mapping[str, float]) -> None:
         """Say which metrics are no numbers, once each, and refuse a run that has no score to go by."""
-        score = run.task.score
-        if split == "val" and score not in metrics:
-            kind = type(run.evaluator.state.metrics.get(score)).__name__
-            raise StillhouseError(
-                f"must be one number, to say which epoch is the best, got {kind if kind != 'NoneType' else 'no such metric'}",
-                where=f"the task's score {score!r}",
-                hint=f"measured: {', '.join(metrics)}",
-            )
+        score = find_score(run.recipe.checkpoints, run.task).name
+        if split == "val":
+            check_measured(run, metrics)
         bad = [name for name, value in metrics.items() if not math.isfinite(value) and (split, name) not in self._told]
         if bad:
             self._told |= {(split, name) for name in bad}

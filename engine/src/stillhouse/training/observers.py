@@ -24,6 +24,7 @@ from stillhouse.training.ema import AveragedWeights
 from stillhouse.training.evaluation import Evaluation
 from stillhouse.training.interruption import Interruption
 from stillhouse.training.learning_rate import LearningRate
+from stillhouse.training.one_class import OneClass
 from stillhouse.training.optimizer_modes import OptimizerModes, has_modes
 from stillhouse.training.preview import Preview
 from stillhouse.training.progress import Progress
@@ -46,6 +47,7 @@ class Observers:
         interruption: hears of a signal that ends the process, before what is left at the end is measured.
         evaluation: measures an ended epoch after the plugins have had their last word on the student; the test split
             before they hear that the run is done.
+        one_class: looks whether a single class was said throughout.
         early_stopping: looks at what has just been measured.
         preview: keeps samples of the evaluation, and draws them.
         tensorboard: writes scalars, metrics and figures.
@@ -58,6 +60,7 @@ class Observers:
     learning_rate: LearningRate | None
     interruption: Interruption | None
     evaluation: Evaluation
+    one_class: OneClass
     early_stopping: EarlyStopping | None
     preview: Preview | None
     tensorboard: TensorBoard | None
@@ -115,6 +118,7 @@ def build_observers(
         learning_rate=None if scheduler is None else LearningRate(scheduler),
         interruption=None if checkpoints is None else Interruption(checkpoints),
         evaluation=evaluation,
+        one_class=OneClass(),
         early_stopping=stopping,
         preview=Preview() if shows and recipe.run.figures else None,
         tensorboard=TensorBoard(hooks) if shows else None,

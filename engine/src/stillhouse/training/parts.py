@@ -97,6 +97,7 @@ def gather(
     """
     task = build_task(recipe.task, recipe.base)
     data = _load(recipe, task, device)
+    task = task.for_data(data.info)
     outputs = task.outputs(data.info)
     if student is None:
         student = build_untrained(recipe, data.info, outputs)

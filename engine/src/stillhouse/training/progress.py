@@ -122,9 +122,10 @@ class Progress:
         parts = [f"epoch {run.trainer.state.epoch}/{run.epochs}"]
         if "loss/total" in self._scalars:
             parts.append(f"loss {self._scalars['loss/total']:.4f}")
-        value = run.metrics.get("val", {}).get(run.task.score)
+        score = _name_score(run)
+        value = run.metrics.get("val", {}).get(score)
         if value is not None:
-            parts.append(f"val {run.task.score} {value:.4f}")
+            parts.append(f"val {score} {value:.4f}")
         return "  ".join(parts)
 
     def _details(self, run: Run) -> str:
@@ -132,5 +133,13 @@ class Progress:
         if self.detail != "verbose":
             return ""
         more = {name: value for name, value in self._scalars.items() if name != "loss/total"}
-        more |= {f"val/{name}": value for name, value in run.metrics.get("val", {}).items() if name != run.task.score}
+        more |= {f"val/{name}": value for name, value in run.metrics.get("val", {}).items() if name != _name_score(run)}
         return "".join(f"\n    {name} {value:.4g}" for name, value in sorted(more.items()))
+
+
+def _name_score(run: Run) -> str:
+    from stillhouse.training.score import (
+        find_score,
+    )  # here: what is shown of commands that train nothing imports no torch
+
+    return find_score(run.recipe.checkpoints, run.task).name

@@ -4,17 +4,85 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
+import attrs
+
+from stillhouse.config.run import CheckpointSpec
+from stillhouse.contract.assembly import Facts
 from stillhouse.contract.run import Run
+from stillhouse.contract.task import Task
+from stillhouse.errors import StillhouseError, did_you_mean
+from stillhouse.registry.hooks import Hooks
 
-__all__ = ["BestScore", "RunningBest", "best_of"]
+__all__ = ["BestScore", "RunningBest", "Score", "best_of", "check_measured", "check_named", "find_score"]
+
+_ERRORS = ("loss", "error", "mae", "mse", "rmse", "abs_rel")
+
+
+@attrs.frozen
+class Score:
+    """The validation metric that says which epoch is the best.
+
+    Attributes:
+        name: of the metric, without its split.
+        mode: which is better.
+    """
+
+    name: str
+    mode: Literal["max", "min"]
+
+
+def find_score(spec: CheckpointSpec, task: Task) -> Score:
+    """The score of a run: the recipe's, or else the task's own."""
+    name = task.score if spec.score is None else spec.score.partition("/")[2]
+    if spec.score_mode is not None:
+        return Score(name, spec.score_mode)
+    if name == task.score:
+        return Score(name, task.score_mode)
+    return Score(name, "min" if any(part in _ERRORS for part in name.split("_")) or name in _ERRORS else "max")
+
+
+def check_named(spec: CheckpointSpec, assembly: Facts, hooks: Hooks) -> None:
+    """Refuse a score that nothing measures, before anything is trained.
+
+    Raises:
+        StillhouseError: the task has no such metric; a plugin may bring it.
+    """
+    score = find_score(spec, assembly.task).name
+    there = list(assembly.task.metrics(assembly.data))
+    if spec.score is None or score in there or hooks.calls("metrics"):
+        return
+    raise StillhouseError(
+        f"the task has no metric {score!r}",
+        where="checkpoints.score",
+        hint=f"{did_you_mean(score, there)}; classification measures more by task.args = {{ measure = [...] }}",
+    )
+
+
+def check_measured(run: Run, metrics: Mapping[str, float]) -> None:
+    """Refuse a run whose validation split has been measured without its score.
+
+    Raises:
+        StillhouseError: it is no number, or there is none of the name.
+    """
+    score = find_score(run.recipe.checkpoints, run.task).name
+    if score in metrics:
+        return
+    kind = type(run.evaluator.state.metrics.get(score)).__name__
+    raise StillhouseError(
+        f"must be one number, to say which epoch is the best, got {kind if kind != 'NoneType' else 'no such metric'}",
+        where=f"the {'task' if run.recipe.checkpoints.score is None else 'recipe'}'s score {score!r}",
+        hint=f"measured: {', '.join(metrics)}",
+    )
 
 
 class BestScore:
     """The best of the scores that :meth:`offer` was given, one after the other.
 
-    Of equal scores the first is the best. What is not finite is no score: it is never the best, and never keeps another
-    from being it.
+    Of equal scores the one with the lower loss is the best, and of equal losses the first; only a better score is an
+    improvement that waiting ends with. What is not finite is no score: it is never the best, and never keeps another from
+    being it.
 
     Args:
         mode: ``max`` or ``min``: which is better.
@@ -22,7 +90,7 @@ class BestScore:
         cumulative: measure that from the last improvement; otherwise from the best score, whatever it was better by.
 
     Attributes:
-        epoch: of the last improvement, from 1; None before any score.
+        epoch: of the best one, from 1; None before any score.
         value: the score that it had; NaN before any.
         waited: how many were offered since.
     """
@@ -31,19 +99,27 @@ class BestScore:
         self._sign = 1.0 if mode == "max" else -1.0
         self._min_delta, self._cumulative = min_delta, cumulative
         self._to_beat = -math.inf
+        self._loss = math.inf
         self.epoch: int | None = None
         self.value = math.nan
         self.waited = 0
 
-    def offer(self, value: float, epoch: int) -> None:
-        """Take in the score of an epoch."""
+    def offer(self, value: float, epoch: int, loss: float = math.nan) -> None:
+        """Take in the score of an epoch, and its loss where there is one."""
         rank = self._sign * value if math.isfinite(value) else -math.inf
         if rank > self._to_beat + (0.0 if self.epoch is None else self._min_delta):
-            self.epoch, self.value, self.waited, self._to_beat = epoch, value, 0, rank
+            self._take(value, epoch, loss)
+            self.waited, self._to_beat = 0, rank
             return
         self.waited += 1
+        if math.isfinite(rank) and value == self.value and loss < self._loss:
+            self._take(value, epoch, loss)
         if not self._cumulative and rank > self._to_beat:
             self._to_beat = rank
+
+    def _take(self, value: float, epoch: int, loss: float) -> None:
+        self.epoch, self.value = epoch, value
+        self._loss = loss if math.isfinite(loss) else math.inf
 
 
 class RunningBest:
@@ -60,16 +136,17 @@ class RunningBest:
 
     def __init__(self, run: Run, min_delta: float = 0.0, *, cumulative: bool = False) -> None:
         self._run = run
-        self._best = BestScore(run.task.score_mode, min_delta, cumulative=cumulative)
+        self._score = find_score(run.recipe.checkpoints, run.task)
+        self._best = BestScore(self._score.mode, min_delta, cumulative=cumulative)
         self._seen = 0
 
     def of(self, history: Sequence[Mapping[str, float]]) -> BestScore:
         """The best of ``history``, which has the validation metrics of each epoch, and begins with what was given before."""
-        run = self._run
+        run, name = self._run, self._score.name
         for metrics in history[self._seen :]:
             self._seen += 1
-            if run.task.score in metrics and self._seen * run.steps_per_epoch >= run.best_from:
-                self._best.offer(metrics[run.task.score], self._seen)
+            if name in metrics and self._seen * run.steps_per_epoch >= run.best_from:
+                self._best.offer(metrics[name], self._seen, metrics.get("loss", math.nan))
         return self._best
 
 

@@ -40,7 +40,7 @@ from stillhouse.training.lost_processes import naming_lost_processes
 from stillhouse.training.observers import build_observers
 from stillhouse.training.optimizers import build_optimizer, build_scheduler
 from stillhouse.training.progress import Progress
-from stillhouse.training.score import best_of
+from stillhouse.training.score import best_of, check_named, find_score
 
 if TYPE_CHECKING:
     from stillhouse.data.batch_transforms import BatchTransforms
@@ -110,6 +110,7 @@ class Training:
         self._made_folder = False
         self._compiled: list[str] = []
         hooks, composition = walk.hooks, walk.composition
+        check_named(recipe.checkpoints, assembly, hooks)
         self.optimizer = build_optimizer(recipe.optimizer, assembly, composition, hooks)
         scheduler = build_scheduler(recipe.schedule, self.optimizer, assembly.total_steps, assembly.steps_per_epoch)
         stepper = Stepper(assembly, composition, self.optimizer)
@@ -273,6 +274,7 @@ class Training:
 
     def _summary(self, metrics: dict[str, dict[str, float]], seconds: float, done: int) -> dict[str, Any]:
         run, best = self.run, best_of(self.run, self._history)
+        score = find_score(self.recipe.checkpoints, run.task).name
         return {
             "name": self.recipe.run.name,
             "seed": run.seed,
@@ -281,7 +283,7 @@ class Training:
             "steps_done": run.trainer.state.iteration,
             "stopped": self._stopped,
             "metrics": metrics,
-            "best": None if best.epoch is None else {"epoch": best.epoch, f"val/{run.task.score}": best.value},
+            "best": None if best.epoch is None else {"epoch": best.epoch, f"val/{score}": best.value},
             "student_parameters": sum(p.numel() for p in run.student.parameters()),
             "plugins": [a.name for a in self.actives],
             "device": str(run.device),
