@@ -24,7 +24,6 @@ def test_the_chosen_metric_is_the_score_of_the_run(tmp_path: Path):
     assert best["val/f1"] == max(epoch["f1"] for epoch in ended.history)
 
 
-@pytest.mark.filterwarnings("ignore:.*for every validation sample")
 def test_early_stopping_goes_by_it(tmp_path: Path):
     made = scored("val/loss", run__epochs=6, early_stopping={"patience": 2, "min_delta": 10.0})
     stopped = train(made, write=False).summary["stopped"]

@@ -13,9 +13,6 @@ from stillhouse import Plugin, Run, StillhouseError, hookimpl, plugin, prepare, 
 from stillhouse.cli import main
 from stillhouse.training.evaluation import Evaluation
 
-# A network of four channels that is trained for eighteen steps.
-pytestmark = pytest.mark.filterwarnings("ignore:.*for every validation sample")
-
 
 def stopped_after(scores: list[float], **spec: Any) -> int:
     training = prepare(recipe(teacher=None, run__epochs=len(scores), early_stopping=spec), write=False)

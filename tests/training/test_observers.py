@@ -204,7 +204,7 @@ def test_only_those_are_there_that_the_recipe_asks_for(tmp_path: Path):
         training.close()
         return [observer.name for observer in training.observers]
 
-    assert names() == ["scalars", "evaluation"]
+    assert names() == ["scalars", "evaluation", "one class"]
     all_of_them = {"ema": {}, "early_stopping": {}, "schedule": {"decay": "linear"}}
     assert names(out=tmp_path / "run", **all_of_them) == [
         *(
@@ -213,6 +213,7 @@ def test_only_those_are_there_that_the_recipe_asks_for(tmp_path: Path):
             "learning rate",
             "interruption",
             "evaluation",
+            "one class",
             "early stopping",
             "task",
             "tensorboard",

@@ -13,8 +13,10 @@ from stillhouse.errors import StillhouseError
 
 __all__ = ["Schedule", "Weight", "value_at"]
 
-Decay = Literal["none", "linear", "cosine"]
+Decay = Literal["none", "linear", "cosine", "steps"]
 """How a schedule falls."""
+
+_MILESTONES = ("milestones", "milestone_steps", "milestone_epochs")
 
 
 @attrs.frozen(kw_only=True)
@@ -29,9 +31,16 @@ class Schedule:
         warmup: fraction of the run (0 to 1) of the linear rise from 0. Only one of the three warm-ups may be set.
         warmup_steps: its length in optimizer steps instead.
         warmup_epochs: its length in epochs instead; 0.5 is half of one.
-        decay: ``none``, ``linear`` or ``cosine``, from the end of the warm-up to ``until``.
-        final: the value at the decay's end.
+        decay: ``none``, ``linear`` or ``cosine``, from the end of the warm-up to ``until``; ``steps``: multiplied by ``factor``
+            at each of the milestones.
+        final: the value at the decay's end, its floor.
         until: fraction of the run (0 to 1) after which the value is 0; 1 keeps it on to the end.
+        decay_until: fraction of the run at which the decay has reached ``final``, which holds from there on; None: it would
+            at ``until``, and the last step is just short of it.
+        milestones: of ``steps``: fractions of the run. Only one of the three kinds of milestones may be set.
+        milestone_steps: optimizer steps instead.
+        milestone_epochs: epochs instead: ``[30, 60]``.
+        factor: of ``steps``; None: 0.1.
     """
 
     peak: float = 1.0
@@ -41,6 +50,11 @@ class Schedule:
     decay: Decay = "none"
     final: float = 0.0
     until: float = 1.0
+    decay_until: float | None = None
+    milestones: tuple[float, ...] | None = None
+    milestone_steps: tuple[int, ...] | None = None
+    milestone_epochs: tuple[float, ...] | None = None
+    factor: float | None = None
 
     def __attrs_post_init__(self) -> None:
         if self.decay not in get_args(Decay):
@@ -68,6 +82,28 @@ class Schedule:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise StillhouseError(f"must be finite and >= 0, got {value}", where=name)
+        self._check_decay()
+
+    def _check_decay(self) -> None:
+        if self.decay_until is not None:
+            if self.decay not in ("linear", "cosine"):
+                raise StillhouseError("needs a decay, linear or cosine", where="decay_until")
+            if not self.warmup <= self.decay_until <= self.until:
+                what = f"must be in [warmup, until] = [{self.warmup}, {self.until}], got {self.decay_until}"
+                raise StillhouseError(what, where="decay_until", hint="a fraction of the run")
+        given = [name for name in _MILESTONES if getattr(self, name) is not None]
+        if self.decay == "steps" and len(given) != 1:
+            raise StillhouseError(
+                f"'steps' needs one of {', '.join(_MILESTONES)}, got {' and '.join(given) or 'none'}", where="decay"
+            )
+        if self.decay != "steps" and (given or self.factor is not None):
+            raise StillhouseError('needs decay = "steps"', where=(*given, "factor")[0])
+        for name in given:
+            places = getattr(self, name)
+            if list(places) != sorted(places) or any(not 0 < place < math.inf for place in places):
+                raise StillhouseError(f"must be > 0 and rise, got {list(places)}", where=name)
+        if self.factor is not None and not 0.0 <= self.factor < math.inf:
+            raise StillhouseError(f"must be finite and >= 0, got {self.factor}", where="factor")
 
     @property
     def constant(self) -> bool:
@@ -85,6 +121,9 @@ class Schedule:
         if self.warmup_epochs is not None:
             steps = round(self.warmup_epochs * steps_per_epoch)
             schedule = attrs.evolve(self, warmup_epochs=None, warmup_steps=steps)
+        if self.milestone_epochs is not None:
+            places = tuple(round(epoch * steps_per_epoch) for epoch in self.milestone_epochs)
+            schedule = attrs.evolve(schedule, milestone_epochs=None, milestone_steps=places)
         length = schedule.warmup_steps or 0
         if length > _exact(self.until) * total:
             key = "warmup_steps" if self.warmup_epochs is None else "warmup_epochs"
@@ -100,22 +139,30 @@ class Schedule:
         """Return the value at optimizer step ``step`` (counted from 0) of ``total``.
 
         Raises:
-            ValueError: the warm-up is in epochs: see :meth:`to_steps`.
+            ValueError: the warm-up, or a milestone, is in epochs: see :meth:`to_steps`.
         """
-        if self.warmup_epochs:
-            raise ValueError("a warm-up in epochs must be converted by to_steps(...) first")
+        if self.warmup_epochs or self.milestone_epochs:
+            raise ValueError("a warm-up or milestones in epochs must be converted by to_steps(...) first")
         total = max(total, 1)
         if self.until < 1.0 and step >= _count_steps(self.until, total):
             return 0.0
         length = self.warmup_steps or _count_steps(self.warmup, total)
         if step < length:
             return self.peak * (step + 1) / length
+        if self.decay == "steps":
+            return self.peak * (0.1 if self.factor is None else self.factor) ** self._count_passed(step, total)
         start = self.warmup_steps / total if self.warmup_steps else self.warmup
-        if self.decay == "none" or self.until <= start:
+        end = self.until if self.decay_until is None else self.decay_until
+        if self.decay == "none" or (end <= start and self.decay_until is None):
             return self.peak
-        done = min(1.0, max(0.0, (step / total - start) / (self.until - start)))
+        done = 1.0 if end <= start else min(1.0, max(0.0, (step / total - start) / (end - start)))
         mix = (1.0 + math.cos(math.pi * done)) / 2.0 if self.decay == "cosine" else 1.0 - done
         return self.final + (self.peak - self.final) * mix
+
+    def _count_passed(self, step: int, total: int) -> int:
+        """How many milestones ``step`` has reached."""
+        places = self.milestone_steps or [_count_steps(place, total) for place in self.milestones or ()]
+        return sum(step >= place for place in places)
 
 
 def _exact(fraction: float) -> Fraction:

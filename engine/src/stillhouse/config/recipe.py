@@ -16,6 +16,7 @@ import tomli_w
 from stillhouse.config.data import DataSpec
 from stillhouse.config.environment import expand_environment
 from stillhouse.config.home import expand_home, find_path, shorten_home
+from stillhouse.config.learning_rate import LearningRateSchedule
 from stillhouse.config.model import ModelSpec
 from stillhouse.config.overrides import apply_override
 from stillhouse.config.recipe_file import read_tables
@@ -26,7 +27,6 @@ from stillhouse.config.task import TaskSpec
 from stillhouse.config.teacher import TeacherSpec, check_teacher_names
 from stillhouse.config.toml import check_tables
 from stillhouse.errors import Fault, StillhouseError
-from stillhouse.schedule import Schedule
 
 __all__ = ["BESIDE_THE_RESULT", "Recipe", "find_nested"]
 
@@ -69,7 +69,7 @@ class Recipe:
     teacher: TeacherSpec | None = None
     teachers: dict[str, TeacherSpec] = attrs.field(factory=dict)
     optimizer: OptimizerSpec = attrs.field(factory=OptimizerSpec)
-    schedule: Schedule = attrs.field(factory=Schedule)
+    schedule: LearningRateSchedule = attrs.field(factory=LearningRateSchedule)
     checkpoints: CheckpointSpec = attrs.field(factory=CheckpointSpec)
     distributed: DistributedSpec = attrs.field(factory=DistributedSpec)
     speed: SpeedSpec = attrs.field(factory=SpeedSpec)

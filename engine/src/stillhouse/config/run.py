@@ -90,6 +90,10 @@ class OptimizerSpec:
         lr: learning rate, before the schedule.
         weight_decay: None leaves the optimizer's own default.
         clip_norm: gradients of all parameters together are scaled down to this Euclidean norm; None: as they are.
+        layer_decay: the rate of each of the student's layers is this factor of the next one's, so that the head has ``lr`` and
+            early layers less; 0.65 to 0.9 for fine-tuning transformers. None: all have ``lr``.
+        spare_norms_and_biases: no weight decay of the student's norms, biases and other parameters of one dimension, nor of
+            those that its ``no_weight_decay()`` names, as recipes of vision transformers have it. None: of all of them.
         args: further arguments: ``{ momentum = 0.9 }``.
     """
 
@@ -97,6 +101,8 @@ class OptimizerSpec:
     lr: float = attrs.field(default=1e-3, validator=_check_positive)
     weight_decay: float | None = None
     clip_norm: float | None = attrs.field(default=None, validator=_check_positive)
+    layer_decay: float | None = attrs.field(default=None, validator=_check_positive)
+    spare_norms_and_biases: bool | None = None
     args: dict[str, Any] = attrs.field(factory=dict)
 
 

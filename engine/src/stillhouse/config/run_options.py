@@ -39,6 +39,9 @@ class SpeedSpec:
             the taps are attached, so that layers, checkpoints and taps stay as they are.
         compile_args: see :class:`CompileArgs`.
         compile_fallback: go on without where compiling fails, with a warning; else it is an error.
+        checkpoint_gradients: compute the insides of the student's blocks again on the way back, instead of keeping them: less
+            memory, some third more time. By the model's own means (timm's, transformers'), else by torch around each of the
+            blocks that it has in a row, as torchvision's models do.
         teacher_precision: dtype of the teacher's forward pass, by autocast as in ``[run] precision``; ``same``: that one.
     """
 
@@ -46,6 +49,7 @@ class SpeedSpec:
     compile: Literal["none", "student", "teacher", "both"] = "none"
     compile_args: CompileArgs = attrs.field(factory=CompileArgs)
     compile_fallback: bool = False
+    checkpoint_gradients: bool | None = None
     teacher_precision: Literal["same", "float32", "bfloat16", "float16"] = "same"
 
     def compiles(self, which: Literal["student", "teacher"]) -> bool:

@@ -19,7 +19,7 @@ from stillhouse.registry.order import Active
 from stillhouse.students.data import open_data
 from stillhouse.students.loader import rebuild, select_plugins
 from stillhouse.students.saved_run import SavedRun, Weights, guarded, open_run
-from stillhouse.training.preparation import find_device
+from stillhouse.training.devices import find_device
 
 __all__ = ["Measured", "evaluate"]
 

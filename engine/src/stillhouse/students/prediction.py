@@ -22,7 +22,7 @@ from stillhouse.loop.tapped_model import TappedModel
 from stillhouse.nested import map_tensors, slice_rows
 from stillhouse.students.loader import fold_student
 from stillhouse.students.saved_run import SavedRun, Weights, guarded, open_run
-from stillhouse.training.preparation import find_device
+from stillhouse.training.devices import find_device
 
 __all__ = ["Predicted", "predict"]
 

@@ -11,15 +11,21 @@ from stillhouse.config.task import TaskSpec
 from stillhouse.contract.task import Task
 from stillhouse.entries import TASKS, Installed, find, find_named, load_entry
 from stillhouse.errors import StillhouseError
+from stillhouse.tasks.own_loss import with_loss
 
 __all__ = ["build_task", "load_task"]
 
 
-def build_task(spec: TaskSpec, base: Path | None = None) -> Task:
+def build_task(spec: TaskSpec, base: Path | None = None, *, trained: bool = False) -> Task:
     """Build the task of ``spec``: an installed one's name, or ``package.module:Class``.
 
+    Args:
+        spec: the recipe's.
+        base: the recipe's folder.
+        trained: with the loss that the recipe names, which nobody else needs.
+
     Raises:
-        StillhouseError: no such task, a broken one, or options that do not fit it.
+        StillhouseError: no such task or loss, a broken one, or options that do not fit it.
     """
     where = "task.name"
     if ":" not in spec.name or find_named(TASKS, spec.name) is not None:
@@ -27,7 +33,15 @@ def build_task(spec: TaskSpec, base: Path | None = None) -> Task:
     else:
         kind = _check(import_object(spec.name, where, base, TASKS), spec.name, where)
     task: Task = structure(spec.args, kind, "task.args")
-    return task
+    if not trained or spec.loss is None:
+        return task
+    if ":" not in spec.loss:
+        what = f"this run was given its loss, {spec.loss}, from Python"
+        raise StillhouseError(what, where="task.loss", hint='train(recipe, loss=...), or "package.module:function"')
+    try:
+        return with_loss(task, import_object(spec.loss, "task.loss", base))
+    except StillhouseError as error:
+        raise error.within("task") if error.faults[0].where == "loss" else error from None
 
 
 def load_task(found: Installed, where: str = "") -> type[Task]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
 from stillhouse.config.home import find_path
@@ -17,8 +19,9 @@ from stillhouse.teachers.prerequisites import get_role
 from stillhouse.training.compilation import check_compile
 from stillhouse.training.early_stopping import check_stopping
 from stillhouse.training.folder import flat
+from stillhouse.version import __version__
 
-__all__ = ["check_options", "check_scaling", "check_sources"]
+__all__ = ["check_options", "check_scaling", "check_sources", "list_facts_alike"]
 
 
 def check_options(facts: Facts, actives: Sequence[Active]) -> None:
@@ -31,6 +34,7 @@ def check_options(facts: Facts, actives: Sequence[Active]) -> None:
     checks: list[Callable[[], None]] = [
         lambda: check_compile(recipe.speed, bool(facts.all_teachers)),
         lambda: check_stopping(recipe.early_stopping, facts),
+        lambda: _check_schedule(facts),
         lambda: _check_channels_last(facts),
         lambda: _check_sharding(facts),
         lambda: _check_cache(facts, actives),
@@ -147,3 +151,20 @@ def _check_cache(facts: Facts, actives: Sequence[Active]) -> None:
                 where="data.batch_transforms",
                 hint=f"leave out batch_transforms, or the plugin {active.name!r}",
             )
+
+
+def _check_schedule(facts: Facts) -> None:
+    if facts.recipe.schedule.name in ("plateau", "reducelronplateau") and not facts.data.sizes.get("val"):
+        raise StillhouseError(
+            "goes by the score of the validation split, and the data has none",
+            where="schedule.name",
+            hint="[data] val_fraction, or another scheduler",
+        )
+
+
+def list_facts_alike(recipe: Recipe, actives: Sequence[Active]) -> dict[str, Any]:
+    """What every process of a run has to have alike."""
+    facts: dict[str, Any] = {"stillhouse": __version__, "torch": torch.__version__}
+    facts |= {f"plugin {a.name}": f"{a.use} of {a.distribution} {a.version}" for a in actives}
+    tables = {f"the recipe's {key}": value for key, value in flat(recipe.to_dict()).items() if key != "run.base"}
+    return {"the plugins' list": [a.name for a in actives], **facts, **tables}

@@ -9,7 +9,6 @@ from typing import Any
 import attrs
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from stillhouse.config.recipe import Recipe
 from stillhouse.contract.protocols import Named
@@ -23,12 +22,13 @@ from stillhouse.training.early_stopping import EarlyStopping
 from stillhouse.training.ema import AveragedWeights
 from stillhouse.training.evaluation import Evaluation
 from stillhouse.training.interruption import Interruption
-from stillhouse.training.learning_rate import LearningRate
+from stillhouse.training.learning_rate import EpochRate, LearningRate
 from stillhouse.training.one_class import OneClass
 from stillhouse.training.optimizer_modes import OptimizerModes, has_modes
 from stillhouse.training.preview import Preview
 from stillhouse.training.progress import Progress
 from stillhouse.training.scalars import StepScalars
+from stillhouse.training.schedulers import Moves
 from stillhouse.training.tensorboard import TensorBoard
 
 __all__ = ["Observers", "build_observers"]
@@ -43,12 +43,13 @@ class Observers:
     Attributes:
         ema: averages the weights as the plugins' ``optimizer_stepped`` have left them; or has the optimizer do so.
         scalars: reads what is logged of a step; its clock starts with the epoch.
-        learning_rate: moves the schedule on, once the step is logged with the rate that it had.
+        learning_rate: moves a schedule of steps on, once the step is logged with the rate that it had.
         interruption: hears of a signal that ends the process, before what is left at the end is measured.
         evaluation: measures an ended epoch after the plugins have had their last word on the student; the test split
             before they hear that the run is done.
         one_class: looks whether a single class was said throughout.
-        early_stopping: looks at what has just been measured.
+        epoch_rate: moves a schedule of epochs on, which may go by what has just been measured.
+        early_stopping: looks at that as well.
         preview: keeps samples of the evaluation, and draws them.
         tensorboard: writes scalars, metrics and figures.
         progress: shows steps, loss and score.
@@ -61,6 +62,7 @@ class Observers:
     interruption: Interruption | None
     evaluation: Evaluation
     one_class: OneClass
+    epoch_rate: EpochRate | None
     early_stopping: EarlyStopping | None
     preview: Preview | None
     tensorboard: TensorBoard | None
@@ -84,7 +86,7 @@ def build_observers(
     data: Data,
     hooks: Hooks,
     optimizer: Optimizer,
-    scheduler: LRScheduler | None,
+    moves: Moves | None,
     stepper: Stepper,
     progress: Progress,
     folder: Path | None,
@@ -106,7 +108,9 @@ def build_observers(
     stopping = None
     if recipe.early_stopping is not None:
         stopping = EarlyStopping(recipe.early_stopping, evaluation, progress)
-    parts: dict[str, Any] = {"optimizer": optimizer, "ema": ema, "early_stopping": stopping, "scheduler": scheduler}
+    parts: dict[str, Any] = {"optimizer": optimizer, "ema": ema, "early_stopping": stopping}
+    if moves is not None:
+        parts["scheduler"] = moves.scheduler
     if stepper.scaler.is_enabled():
         parts["scaler"] = stepper.scaler
     parts = {name: part for name, part in parts.items() if part is not None}
@@ -115,10 +119,11 @@ def build_observers(
     return Observers(
         ema=ema,
         scalars=StepScalars(recipe, data.steps_per_epoch, optimizer, hooks, stepper),
-        learning_rate=None if scheduler is None else LearningRate(scheduler),
+        learning_rate=LearningRate(moves) if moves is not None and moves.per == "step" else None,
         interruption=None if checkpoints is None else Interruption(checkpoints),
         evaluation=evaluation,
         one_class=OneClass(),
+        epoch_rate=EpochRate(moves, evaluation) if moves is not None and moves.per == "epoch" else None,
         early_stopping=stopping,
         preview=Preview() if shows and recipe.run.figures else None,
         tensorboard=TensorBoard(hooks) if shows else None,

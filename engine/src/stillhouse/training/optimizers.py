@@ -1,4 +1,4 @@
-"""The optimizer and the learning rate's schedule, from torch by name."""
+"""The optimizer, from torch by name or from anywhere by its path."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from stillhouse.config.references import import_object
 from stillhouse.config.run import OptimizerSpec
@@ -16,9 +15,9 @@ from stillhouse.contract.layers import match_names
 from stillhouse.errors import StillhouseError, did_you_mean, first_line
 from stillhouse.loop.composition import Composition
 from stillhouse.registry.hooks import Hooks, named_values
-from stillhouse.schedule import Schedule
+from stillhouse.training.parameter_groups import group_student
 
-__all__ = ["build_optimizer", "build_scheduler", "find_optimizer"]
+__all__ = ["build_optimizer", "find_optimizer"]
 
 _KNOWN: dict[str, type[Optimizer]] = {
     name.lower(): cls
@@ -65,7 +64,7 @@ def _get_name(value: Any) -> str:
 
 
 def build_optimizer(spec: OptimizerSpec, assembly: Assembly, composition: Composition, hooks: Hooks) -> Optimizer:
-    """One parameter group for the student, one for each plugin's module with the plugin's own options.
+    """The student's parameter groups (:mod:`stillhouse.training.parameter_groups`), and one for each plugin's module.
 
     Raises:
         StillhouseError: an unknown optimizer or option, or nothing to train.
@@ -77,7 +76,7 @@ def build_optimizer(spec: OptimizerSpec, assembly: Assembly, composition: Compos
     student = {name: p for name, p in composition.student.named_parameters() if p.requires_grad}
     if not student:
         raise StillhouseError("has no trainable parameter", where="student")
-    groups: list[dict[str, Any]] = [{"params": [], "name": "student"}]
+    groups: list[dict[str, Any]] = []
     options = {
         plugin.name: dict(named_values(plugin, "optimizer_options", function, assembly))
         for plugin, function in hooks.calls("optimizer_options")
@@ -93,9 +92,8 @@ def build_optimizer(spec: OptimizerSpec, assembly: Assembly, composition: Compos
         if not parameters:
             continue
         groups.append({"params": parameters, "name": plugin.name, **_known_only(own, cls, plugin.name)})
-    groups[0]["params"] = list(student.values())
     try:
-        return cls(groups, **args)
+        return cls([*group_student(composition.student, student, spec), *groups], **args)
     except (Exception, SystemExit) as error:  # its arguments may be anything, and it somebody's own
         given = ", ".join(f"{key} = {value!r}" for key, value in args.items())
         raise StillhouseError(f"{cls.__name__} with {given}: {first_line(error)}", where="optimizer") from error
@@ -117,20 +115,3 @@ def _known_only(own: dict[str, Any], cls: type[Optimizer], plugin: str) -> dict[
                 hint=did_you_mean(key, takes),
             )
     return {key: value for key, value in own.items() if key in takes}
-
-
-def build_scheduler(
-    schedule: Schedule, optimizer: Optimizer, total_steps: int, steps_per_epoch: int
-) -> LambdaLR | None:
-    """torch's LambdaLR over ``schedule``, stepped after every optimizer step; None for a constant learning rate.
-
-    Raises:
-        StillhouseError: a warm-up that is longer than the run.
-    """
-    if schedule.constant and schedule.peak == 1.0:
-        return None
-    try:
-        schedule = schedule.to_steps(total_steps, steps_per_epoch)
-    except StillhouseError as error:
-        raise error.within("schedule") from None
-    return LambdaLR(optimizer, lambda step: schedule.at(min(step, total_steps - 1), total_steps))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 import torch
@@ -22,6 +23,7 @@ from stillhouse.models.lazy import materialise
 from stillhouse.registry.order import Active
 from stillhouse.registry.plugins import activate, plugins_in_use
 from stillhouse.tasks.builder import build_task
+from stillhouse.tasks.own_loss import name_loss, with_loss
 from stillhouse.teachers.prerequisites import (
     Prerequisite,
     build_untrained,
@@ -89,13 +91,17 @@ def gather(
     *,
     student: nn.Module | None = None,
     teachers: Mapping[str, nn.Module] | None = None,
+    loss: Any = None,
 ) -> Parts:
     """Load the data and build the models, but for the student and those teachers that are there already.
+
+    A ``loss`` from Python takes the place of the task's.
 
     Raises:
         StillhouseError: data, a model, a file or another recipe that cannot be had.
     """
-    task = build_task(recipe.task, recipe.base)
+    task = build_task(recipe.task, recipe.base, trained=loss is None)
+    task = task if loss is None else with_loss(task, loss)
     data = _load(recipe, task, device)
     task = task.for_data(data.info)
     outputs = task.outputs(data.info)
@@ -148,6 +154,7 @@ def resolve(
     actives: Sequence[Active],
     student: nn.Module | None = None,
     teachers: Mapping[str, nn.Module] | None = None,
+    loss: Any = None,
 ) -> Recipe:
     """The recipe as it is run: plugins in order with every option, and what Python handed over named as such.
 
@@ -162,6 +169,8 @@ def resolve(
         raise StillhouseError(
             "this run was given its student from Python", where="student.model", hint="train(recipe, student=...)"
         )
+    if loss is not None:
+        recipe = attrs.evolve(recipe, task=attrs.evolve(recipe.task, loss=name_loss(loss)))
     specs = dict(recipe.all_teachers)
     for name, model in (teachers or {}).items():
         specs[name] = TeacherSpec(model=type(model).__qualname__, given=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from ignite.metrics import Metric
+from torch import Tensor, nn
 
 from stillhouse.assembly.evaluator import try_out
 from stillhouse.assembly.failures import explained
@@ -20,25 +21,27 @@ from stillhouse.config.trust import trusting
 from stillhouse.contract.assembly import Assembly, Rows
 from stillhouse.contract.plugin import Plugin
 from stillhouse.distributed import processes as parallel
-from stillhouse.errors import StillhouseError, StillhouseWarning, first_line
+from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.memo import share_memo
 from stillhouse.models.scripted import refuse_scripted, wrap_scripted
-from stillhouse.registry.order import Active
 from stillhouse.registry.plugins import activate, from_instances, plugins_in_use
 from stillhouse.teachers.identity import identify_sources
 from stillhouse.teachers.origins import describe_teacher
 from stillhouse.teachers.prerequisites import Prerequisite, get_teacher
 from stillhouse.teachers.sources import build_option, load_trained
 from stillhouse.teachers.store import get_or_make, naming_disk_errors
-from stillhouse.training.checks import check_options, check_scaling, check_sources, check_written
-from stillhouse.training.folder import RunFolder, flat
+from stillhouse.training.callbacks import Callback, attach_callbacks
+from stillhouse.training.checks import check_options, check_scaling, check_sources, check_written, list_facts_alike
+from stillhouse.training.devices import find_device
+from stillhouse.training.folder import RunFolder
 from stillhouse.training.folder_lock import FolderLock
 from stillhouse.training.parts import Parts, gather, resolve, spread
 from stillhouse.training.progress import Detail, Progress
-from stillhouse.training.session import Result, Training
-from stillhouse.version import __version__
+from stillhouse.training.recomputation import checkpoint_gradients
+from stillhouse.training.result import Result
+from stillhouse.training.session import Training
 
-__all__ = ["Result", "Training", "find_device", "prepare", "train"]
+__all__ = ["Result", "Training", "prepare", "train"]
 
 
 def prepare(
@@ -48,6 +51,9 @@ def prepare(
     teacher: nn.Module | None = None,
     teachers: Mapping[str, nn.Module] | None = None,
     plugins: Sequence[Plugin] | None = None,
+    loss: Callable[[Any, Any], Tensor] | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    callbacks: Sequence[Callback] = (),
     out: str | Path | None = None,
     write: bool = True,
     resume: bool = False,
@@ -63,6 +69,9 @@ def prepare(
         teacher: instead of the recipe's; frozen in place.
         teachers: further ones by name, beside the recipe's ``[teachers.NAME]`` or instead of them; frozen in place.
         plugins: instead of the recipe's list.
+        loss: instead of the task's: ``loss(output, targets)``, a scalar, the mean over the samples.
+        metrics: ignite's, measured beside the task's, and fed as those are: :meth:`stillhouse.tasks.Task.metrics`.
+        callbacks: ignite's handlers, attached to the trainer, or pairs of an event and a function.
         out: the run's folder; ``runs/NAME`` by default.
         write: False keeps the run in memory: no folder, no checkpoint, no TensorBoard.
         resume: go on in a folder that exists; start there if nothing was saved yet.
@@ -78,7 +87,7 @@ def prepare(
     check_teacher_names(teachers or (), has_first=recipe.teacher is not None or teacher is not None)
     refuse_scripted(student)
     handed_over = wrap_scripted({**({} if teacher is None else {"teacher": teacher}), **(teachers or {})})
-    recipe = resolve(recipe, actives, student, handed_over)
+    recipe = resolve(recipe, actives, student, handed_over, loss)
     folder = None
     if write:
         folder = Path(out) if out is not None else Path("runs") / recipe.run.name
@@ -89,19 +98,23 @@ def prepare(
         RunFolder(folder).check(resume=resume)
         check_written(recipe)
     device = parallel.join(find_device(recipe.run.device))
-    parallel.check_same(_facts(recipe, actives))
+    parallel.check_same(list_facts_alike(recipe, actives))
     if recipe.run.threads is not None:
         torch.set_num_threads(recipe.run.threads)
     shown = Progress(progress if parallel.is_first() else False)
     with share_memo(), trusting(trust):  # what this run and those before it have in common is read once
-        parts = gather(recipe, actives, device, shown, student=student, teachers=handed_over)
+        parts = gather(recipe, actives, device, shown, student=student, teachers=handed_over, loss=loss)
         for note in parts.data.notes:
             warnings.warn(note, StillhouseWarning, stacklevel=2)
         if train_teacher:
             for need in _list_missing(parts):
                 _train_first(need, shown)
         trained = load_trained(recipe, parts.needs, parts.student, parts.teachers)
-        return _build(parts, folder=folder, resume=resume, inspect_only=not train_teacher, trained=trained)
+        training = _build(
+            parts, folder=folder, resume=resume, inspect_only=not train_teacher, trained=trained, metrics=metrics
+        )
+        attach_callbacks(training.run, callbacks)
+        return training
 
 
 def _list_missing(parts: Parts, *, later: bool = False) -> list[Prerequisite]:
@@ -157,7 +170,15 @@ def _train_first(need: Prerequisite, shown: Progress) -> None:
         get_or_make(need.folder, lambda: need.is_trained() or None, make, together=True)
 
 
-def _build(parts: Parts, *, folder: Path | None, resume: bool, inspect_only: bool, trained: bool) -> Training:
+def _build(
+    parts: Parts,
+    *,
+    folder: Path | None,
+    resume: bool,
+    inspect_only: bool,
+    trained: bool,
+    metrics: Mapping[str, Metric] | None = None,
+) -> Training:
     """Assemble the run of its parts; nothing is trained and nothing written, but for caches unless ``inspect_only``."""
     recipe, actives, data = parts.recipe, parts.actives, parts.data
     try:
@@ -183,6 +204,8 @@ def _build(parts: Parts, *, folder: Path | None, resume: bool, inspect_only: boo
         )
         assembly.notes.update({f"model {name}": describe_teacher(model) for name, model in parts.teachers.items()})
         check_options(assembly, actives)
+        if recipe.speed.checkpoint_gradients:
+            assembly.notes["model student"] = [f"gradients recomputed: {checkpoint_gradients(parts.student)}"]
         transforms, example = None, data.example()
         if recipe.data.batch_transforms:
             from stillhouse.data.batch_transforms import build_batch_transforms  # and torchvision, which takes a while
@@ -207,6 +230,7 @@ def _build(parts: Parts, *, folder: Path | None, resume: bool, inspect_only: boo
                 progress=parts.shown,
                 sources=sources,
                 teacher_is_trained=trained,
+                metrics=metrics,
             )
             with explained(assembly):
                 for split in data.splits:
@@ -221,33 +245,6 @@ def _build(parts: Parts, *, folder: Path | None, resume: bool, inspect_only: boo
         raise
 
 
-def _facts(recipe: Recipe, actives: Sequence[Active]) -> dict[str, Any]:
-    """What every process of a run has to have alike."""
-    facts: dict[str, Any] = {"stillhouse": __version__, "torch": torch.__version__}
-    facts |= {f"plugin {a.name}": f"{a.use} of {a.distribution} {a.version}" for a in actives}
-    tables = {f"the recipe's {key}": value for key, value in flat(recipe.to_dict()).items() if key != "run.base"}
-    return {"the plugins' list": [a.name for a in actives], **facts, **tables}
-
-
-def find_device(name: str) -> torch.device:
-    """The device that a recipe's ``run.device`` names.
-
-    Raises:
-        StillhouseError: this machine has no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()  # the device `meta` has shapes and no numbers
-    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:  # as each device's code says it
-        first = first_line(error)
-        raise StillhouseError(
-            f"must be a device of this machine, got {name!r}: {first}", where="run.device", hint="auto, cpu or cuda"
-        ) from None
-    return device
-
-
 def train(
     recipe: Recipe,
     *,
@@ -255,6 +252,9 @@ def train(
     teacher: nn.Module | None = None,
     teachers: Mapping[str, nn.Module] | None = None,
     plugins: Sequence[Plugin] | None = None,
+    loss: Callable[[Any, Any], Tensor] | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    callbacks: Sequence[Callback] = (),
     out: str | Path | None = None,
     write: bool = True,
     resume: bool = False,
@@ -269,6 +269,9 @@ def train(
         teacher: a module instead of the recipe's; frozen in place.
         teachers: further modules by name, ``{"assistant": module}``; frozen in place.
         plugins: instances instead of the recipe's list: ``[Features(...), Projector(kind="linear")]``.
+        loss: instead of the task's: ``loss(output, targets)``, a scalar, the mean over the samples.
+        metrics: ignite's, measured beside the task's: ``{"mcc": Metric}``.
+        callbacks: ignite's handlers, or pairs of an event and a function: ``[(Events.EPOCH_COMPLETED, tell)]``.
         out: the run's folder; ``runs/NAME`` by default.
         write: False writes nothing.
         resume: go on in a folder that exists; a run that is complete gives its result again.
@@ -284,6 +287,9 @@ def train(
         teacher=teacher,
         teachers=teachers,
         plugins=plugins,
+        loss=loss,
+        metrics=metrics,
+        callbacks=callbacks,
         out=out,
         write=write,
         resume=resume,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import attrs
@@ -43,14 +43,14 @@ def find_score(spec: CheckpointSpec, task: Task) -> Score:
     return Score(name, "min" if any(part in _ERRORS for part in name.split("_")) or name in _ERRORS else "max")
 
 
-def check_named(spec: CheckpointSpec, assembly: Facts, hooks: Hooks) -> None:
-    """Refuse a score that nothing measures, before anything is trained.
+def check_named(spec: CheckpointSpec, assembly: Facts, hooks: Hooks, more: Iterable[str] = ()) -> None:
+    """Refuse a score that nothing measures, not the metrics ``more`` either, before anything is trained.
 
     Raises:
         StillhouseError: the task has no such metric; a plugin may bring it.
     """
     score = find_score(spec, assembly.task).name
-    there = list(assembly.task.metrics(assembly.data))
+    there = [*assembly.task.metrics(assembly.data), *more]
     if spec.score is None or score in there or hooks.calls("metrics"):
         return
     raise StillhouseError(

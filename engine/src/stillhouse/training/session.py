@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import ignite.distributed as idist
 import torch
 from ignite.engine import Events
+from ignite.metrics import Metric
 from torch import nn
 
 from stillhouse import seeds as rng
@@ -31,6 +30,7 @@ from stillhouse.files import clear_temporaries, replace_nonfinite, write_json
 from stillhouse.loop.engines import build_run
 from stillhouse.loop.stepper import Stepper, split
 from stillhouse.registry.order import Active
+from stillhouse.training.callbacks import attach_metrics
 from stillhouse.training.compilation import compile_models, plain
 from stillhouse.training.explanation import describe, render_text
 from stillhouse.training.folder import RunFolder
@@ -38,35 +38,17 @@ from stillhouse.training.folder_lock import FolderLock
 from stillhouse.training.lock import make_lock
 from stillhouse.training.lost_processes import naming_lost_processes
 from stillhouse.training.observers import build_observers
-from stillhouse.training.optimizers import build_optimizer, build_scheduler
+from stillhouse.training.optimizers import build_optimizer
 from stillhouse.training.progress import Progress
+from stillhouse.training.recomputation import keep_gradients
+from stillhouse.training.result import Result, restore_nans
+from stillhouse.training.schedulers import build_scheduler
 from stillhouse.training.score import best_of, check_named, find_score
 
 if TYPE_CHECKING:
     from stillhouse.data.batch_transforms import BatchTransforms
 
 __all__ = ["Result", "Training"]
-
-
-@attrs.frozen(eq=False)
-class Result:
-    """What a run gave.
-
-    Attributes:
-        student: the trained model as the plugins' ``export`` left it: in eval mode, on the run's device, without taps;
-            with ``[ema] evaluate = "instead"`` its averaged weights.
-        metrics: of the last weights, by split: ``{"val": {"accuracy": ...}, "test": {...}}``; with ``[ema]`` also
-            ``val_ema`` and ``test_ema``.
-        history: the validation metrics after each epoch; empty for one that ``run.validate_every`` leaves out.
-        summary: what summary.json holds.
-        folder: the run's folder; None where nothing was written.
-    """
-
-    student: nn.Module
-    metrics: dict[str, dict[str, float]]
-    history: list[dict[str, float]]
-    summary: dict[str, Any]
-    folder: Path | None
 
 
 class Training:
@@ -82,7 +64,7 @@ class Training:
         actives: the plugins in order, with the reason for each one's place.
         data: the batches.
         teacher_is_trained: False where a teacher given by a recipe was left as it starts, to explain a run.
-        optimizer: torch's, with one parameter group for the student and one for each plugin that has parameters.
+        optimizer: torch's, with the student's parameter groups and one for each plugin that has parameters.
         observers: the engine's own: what measures, logs, averages, ends early, writes checkpoints.
     """
 
@@ -99,6 +81,7 @@ class Training:
         progress: Progress,
         sources: Mapping[str, str],
         teacher_is_trained: bool = True,
+        metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         self.recipe = recipe = assembly.recipe
         self._sources = sources
@@ -110,14 +93,23 @@ class Training:
         self._made_folder = False
         self._compiled: list[str] = []
         hooks, composition = walk.hooks, walk.composition
-        check_named(recipe.checkpoints, assembly, hooks)
+        check_named(recipe.checkpoints, assembly, hooks, metrics or ())
         self.optimizer = build_optimizer(recipe.optimizer, assembly, composition, hooks)
-        scheduler = build_scheduler(recipe.schedule, self.optimizer, assembly.total_steps, assembly.steps_per_epoch)
+        moves = build_scheduler(
+            recipe.schedule,
+            self.optimizer,
+            assembly.total_steps,
+            assembly.steps_per_epoch,
+            mode=find_score(recipe.checkpoints, assembly.task).mode,
+            base=recipe.base,
+        )
         stepper = Stepper(assembly, composition, self.optimizer)
         self.observers = build_observers(
-            recipe, assembly.student, data, hooks, self.optimizer, scheduler, stepper, progress, folder
+            recipe, assembly.student, data, hooks, self.optimizer, moves, stepper, progress, folder
         )
         hooks.observe(self.observers)
+        evaluator = build_evaluator(assembly, composition, hooks)
+        attach_metrics(evaluator, metrics or {}, list(assembly.task.metrics(assembly.data)))
         self.run = build_run(
             assembly,
             composition,
@@ -126,7 +118,7 @@ class Training:
             self.observers.scalars.log_step,
             stepper,
             folder,
-            build_evaluator(assembly, composition, hooks),
+            evaluator,
         )
         self._batch_transforms = batch_transforms
 
@@ -182,6 +174,7 @@ class Training:
     def close(self) -> None:
         """Leave plain models, without taps, and shut the loader's workers down; :meth:`fit` does so itself, also when it fails."""
         self.walk.composition.remove_taps()
+        keep_gradients(self.assembly.student)
         for name, model in {"student": self.assembly.student, **self.assembly.all_teachers}.items():
             if name in self._compiled:
                 plain(model)
@@ -201,7 +194,7 @@ class Training:
             done = checkpoints.resume(run)
             finished = folder.read_summary()
             if finished is not None and (done == run.total_steps or self._stopped):
-                return Result(self.export(), _with_nans(finished["metrics"]), self._history, finished, run.folder)
+                return Result(self.export(), restore_nans(finished["metrics"]), self._history, finished, run.folder)
         started = time.perf_counter()
         try:
             # Whoever calls this under no_grad wants the run all the same: a teacher's training is started from anywhere.
@@ -292,11 +285,3 @@ class Training:
             "seconds": round(seconds, 3),
             "history": self._history,
         }
-
-
-def _with_nans(metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, dict[str, float]]:
-    """A summary's metrics as a run gives them: null stands for what is not finite."""
-    return {
-        split: {name: math.nan if value is None else value for name, value in values.items()}
-        for split, values in metrics.items()
-    }
