@@ -31,6 +31,7 @@ from stillhouse import Recipe, load_recipe, prepare, train
 from stillhouse.cli import main
 from stillhouse.cli.common import collect_overrides
 from stillhouse.cli.parser import make_parser
+from stillhouse.config.learning_rate import LearningRateSchedule
 from stillhouse.config.recipe_file import read_tables
 from stillhouse.config.run import CheckpointSpec, DistributedSpec, OptimizerSpec, RunSpec
 from stillhouse.config.run_options import CompileArgs, EarlyStoppingSpec, EmaSpec, SpeedSpec
@@ -61,6 +62,7 @@ SPECS = {
         TeacherSpec,
         OptimizerSpec,
         Schedule,
+        LearningRateSchedule,
         CheckpointSpec,
         DistributedSpec,
         SpeedSpec,
@@ -100,10 +102,12 @@ def attribute_texts(kind: type) -> dict[str, str]:
 
 
 def keys_table(kind: type) -> str:
-    """A spec's keys: type, default, meaning."""
+    """A spec's keys: type, default, meaning; those of the spec that it is built on have a table of their own."""
     hints, texts = typing.get_type_hints(kind), attribute_texts(kind)
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for field in attrs.fields(kind):
+        if kind is LearningRateSchedule and field.inherited:
+            continue
         cells = (f"`{field.alias}`", describe_type(hints[field.name]), default_text(field), texts[field.name])
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
@@ -229,7 +233,9 @@ def test_every_key_of_a_recipe_is_explained():
     text = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
     for name, kind in SPECS.items():
         assert f"generated: keys {name} " in text
-        assert attribute_texts(kind).keys() >= {a.name for a in attrs.fields(kind)}
+        assert attribute_texts(kind).keys() >= {
+            a.name for a in attrs.fields(kind) if kind is not LearningRateSchedule or not a.inherited
+        }
     for table in attrs.fields(Recipe):
         assert f"[{table.name}]" in text, table.name
 
@@ -239,7 +245,9 @@ def test_every_task_and_its_options_are_explained():
     for task, kind in TASK_KINDS.items():
         assert f"| `{task}` |" in text
         assert f"generated: keys {kind.__name__} " in text
-        assert attribute_texts(kind).keys() >= {a.name for a in attrs.fields(kind)}
+        assert attribute_texts(kind).keys() >= {
+            a.name for a in attrs.fields(kind) if kind is not LearningRateSchedule or not a.inherited
+        }
 
 
 def test_the_task_of_the_page_trains(tmp_path: Path):

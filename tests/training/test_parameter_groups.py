@@ -36,7 +36,10 @@ def test_norms_and_biases_are_spared_of_weight_decay():
 
 def test_what_timms_model_names_itself_is_spared_too():
     timm = pytest.importorskip("timm")
-    student = {"model": "timm:vit_tiny_patch16_224", "args": {"img_size": 6, "patch_size": 3, "depth": 1, "in_chans": 1}}
+    student = {
+        "model": "timm:vit_tiny_patch16_224",
+        "args": {"img_size": 6, "patch_size": 3, "depth": 1, "in_chans": 1},
+    }
     found = groups(student, weight_decay=0.1, spare_norms_and_biases=True)
     own = timm.create_model("vit_tiny_patch16_224", img_size=6, patch_size=3, depth=1, in_chans=1, num_classes=3)
     assert own.no_weight_decay() & dict(own.named_parameters()).keys() <= set(found["student/spared"]["params"])
