@@ -16,9 +16,11 @@ import pytest
 from support import FEATURES, FIVE, TESTS, recipe
 
 from stillhouse import train
-from stillhouse.experiments.ablation import make_plan, run_plan
+from stillhouse.data import samples
+from stillhouse.experiments.ablation import ablate, make_plan, run_plan
+from stillhouse.experiments.job import Job, Outcome
 from stillhouse.experiments.plan_table import make_comparison
-from stillhouse.experiments.workers import can_fork
+from stillhouse.experiments.workers import _run_jobs, can_fork
 
 FAST = {"run__epochs": 1, "teacher__args": {"width": 4}}
 
@@ -91,6 +93,56 @@ def test_only_runs_of_one_thread_on_a_cpu_are_trained_in_forks(monkeypatch: pyte
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("threading.active_count", lambda: 2)
     assert not can_fork([one])
+
+
+class Recorded:
+    """A worker that is done with a job at once, and notes it."""
+
+    def __init__(self) -> None:
+        self.job: Job | None = None
+        self.alive, self.done = True, list[int]()
+        self.connection, self._other = multiprocessing.Pipe()
+
+    def give(self, job: Job) -> None:
+        self.job = job
+        self.done.append(job.index)
+        self._other.send(None)
+
+    def take(self) -> Outcome:
+        job, self.job = self.job, None
+        assert job is not None
+        self.connection.recv()
+        return Outcome(job, {})
+
+    def ask_to_end(self) -> None:
+        self.connection.close()
+
+    def end(self) -> None:
+        self._other.close()
+
+
+@pytest.mark.parametrize(("seconds", "shares"), [(60.0, [[0, 1, 2, 3], []]), (0.0, [[0, 2], [1, 3]])])
+def test_one_worker_begins_alone_so_that_few_short_runs_warm_up_no_other(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, shares: list[list[int]]
+):
+    monkeypatch.setattr("stillhouse.experiments.workers._ALONE", seconds)
+    made = [Recorded(), Recorded()]
+    jobs = [Job(i, "full", i, "", {}) for i in range(4)]
+    outcomes = list(_run_jobs(iter(jobs), made, 2))  # type: ignore[arg-type]
+    assert [outcome.job.index for outcome in outcomes] == [0, 1, 2, 3]
+    assert [worker.done for worker in made] == shares
+
+
+def test_what_the_checks_have_read_is_there_in_forked_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    read = samples.read_shaped
+
+    def read_here(*what: Any) -> Any:
+        assert multiprocessing.parent_process() is None
+        return read(*what)
+
+    monkeypatch.setattr(samples, "read_shaped", read_here)
+    monkeypatch.setattr("stillhouse.experiments.ablation.can_fork", lambda _recipes: True)
+    assert ablate(recipe(FEATURES, **FAST), seeds=2, jobs=2, out=tmp_path / "a").missing == ()
 
 
 def children_of(pid: int) -> list[int]:

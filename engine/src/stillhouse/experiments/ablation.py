@@ -76,8 +76,8 @@ def ablate(
     """
     if jobs < 1:
         raise StillhouseError(f"must be >= 1, got {jobs}", where="--jobs")
-    # Workers read the data themselves: what the checks have read need not stay here meanwhile.
-    with share_memo() if jobs == 1 else nullcontext():
+    # A fork has what the checks have read. Other workers read it themselves, and it need not stay here meanwhile.
+    with share_memo() if jobs == 1 or can_fork([_set_one_thread(recipe)]) else nullcontext():
         plan, known = make_plan(
             recipe,
             seeds=seeds,

@@ -1,7 +1,7 @@
 """Persistent worker processes, one thread each: a worker that dies costs its run alone, and none outlives its parent.
 
-Where that is safe they are forked: a worker has what its parent has imported and loaded, and begins at once. Else each
-is a new interpreter, which imports torch before its first run.
+Where that is safe they are forked: a worker has what its parent has imported and loaded, and begins at once. Else they are
+forked from a server that has imported torch once, and started nothing; where there are no forks, each is a new interpreter.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +28,11 @@ __all__ = ["can_fork", "run_here", "run_in_workers"]
 
 _LAST_STEP = 15
 """Seconds for a run that is to end to finish its step and to write its checkpoint."""
+
+_ALONE = 1.0
+"""Seconds for which one worker works alone: each pays half a second for its first step, which a few short runs never pay back."""
+
+_SERVER_IMPORTS = ["stillhouse.training.preparation"]
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -69,25 +75,30 @@ def run_in_workers(jobs: Iterable[Job], count: int, *, fork: bool = False) -> Ge
     """
     workers: list[_Worker] = []
     if fork:
+        import torch.utils.tensorboard  # noqa: F401 - what every run imports is imported before there are many
+
         for _ in range(count):
             workers.append(_Worker(inherited=tuple(worker.connection for worker in workers)))
     return _run_jobs(iter(jobs), workers, count)
 
 
 def _run_jobs(waiting: Iterator[Job], workers: list[_Worker], count: int) -> Generator[Outcome]:
+    alone_until = time.monotonic() + _ALONE
     try:
         while True:
-            for worker in workers:
+            alone_for = max(0.0, alone_until - time.monotonic())
+            size = 1 if alone_for else count
+            for worker in workers[:size]:
                 if worker.job is None and (job := next(waiting, None)) is not None:
                     worker.give(job)
-            # One that has died is replaced by a new interpreter: by now there may be threads.
-            while len(workers) < count and (job := next(waiting, None)) is not None:
+            # One that has died is replaced by none of this process's forks: by now there may be threads.
+            while len(workers) < size and (job := next(waiting, None)) is not None:
                 workers.append(_Worker())
                 workers[-1].give(job)
             busy = [worker for worker in workers if worker.job is not None]
             if not busy:
                 return
-            ready = wait([worker.connection for worker in busy])
+            ready = wait([worker.connection for worker in busy], alone_for or None)
             for worker in busy:
                 if worker.connection in ready:
                     outcome = worker.take()
@@ -117,12 +128,13 @@ class _Worker:
     process: Any = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        context: Any = multiprocessing.get_context("spawn" if self.inherited is None else "fork")
+        context = _make_context() if self.inherited is None else multiprocessing.get_context("fork")
         self.connection, other = context.Pipe()
         # A fork has the ends of all pipes: with one of them left open there, nobody would see that its owner is gone.
         others = () if self.inherited is None else (*self.inherited, self.connection)
         # Not a daemon: those may not have children, and a run's data may be read by processes of its own.
-        self.process = context.Process(target=_serve, args=(other, others), name="stillhouse-worker", daemon=False)
+        words = (other, others, dict(os.environ))
+        self.process = context.Process(target=_serve, args=words, name="stillhouse-worker", daemon=False)
         with _limit_threads(), warnings.catch_warnings():
             # Python 3.12 warns of threads, torch's own among them, which a worker does without.
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -160,7 +172,17 @@ class _Worker:
             self.process.join()
 
 
-def _serve(connection: Connection, others: tuple[Connection, ...]) -> None:
+def _make_context() -> Any:
+    """Make the context of processes that are no forks of this one."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_SERVER_IMPORTS)
+    return context
+
+
+def _serve(connection: Connection, others: tuple[Connection, ...], environment: dict[str, str]) -> None:
+    os.environ.update(environment | dict.fromkeys(_THREADS, "1"))  # a server has that of its own start
     for other in others:
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all: the parent decides
