@@ -66,6 +66,12 @@ class Segmentation(Task):
 
     def check(self, output: Any, targets: Tensor, data: DataInfo) -> None:
         """Refuse a model whose output is not one logit for each class and pixel, and a mask with values of no class."""
+        if data.classes < 2:
+            raise StillhouseError(
+                f"segmentation needs two classes at least, got {data.classes}",
+                where="data.args.classes",
+                hint='the background is one too: ["background", "cell"]',
+            )
         check_ignored(data, self.ignore_index)
         require_map(output, data.classes, "segmentation")
         strange = sorted(set(targets.flatten().tolist()) - {self.ignore_index, *range(data.classes)})
