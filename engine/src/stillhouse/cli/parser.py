@@ -22,7 +22,19 @@ from stillhouse.version import __version__
 
 __all__ = ["add_command", "check_command", "make_parser", "parse"]
 
-_FIRST = ("init", "train", "explain", "evaluate", "predict", "export", "ablate", "compare", "teacher", "plugins", "plugin")
+_FIRST = (
+    "init",
+    "train",
+    "explain",
+    "evaluate",
+    "predict",
+    "export",
+    "ablate",
+    "compare",
+    "teacher",
+    "plugins",
+    "plugin",
+)
 """The order of the help; other commands follow by name."""
 
 
