@@ -90,6 +90,19 @@ def test_explain_shows_order_reasons_shapes_terms_and_parameters(
     assert told["losses"][0]["term"] == "task"
 
 
+def test_explain_says_which_transforms_take_a_whole_batch(
+    tmp_path: Path, in_tests: None, capsys: pytest.CaptureFixture[str]
+):
+    tables = "[{use='RandomCrop', size=8}, {use='RandomInvert'}, {use='RandomResizedCrop', size=8}]"
+    path = save(tmp_path)
+    wanted = ["--set", "data.name=sklearn:digits", "--set", f"data.transforms={tables}"]
+    assert main(["explain", path, *wanted]) == 0
+    assert "transforms by batch: RandomCrop, RandomInvert; by sample: RandomResizedCrop" in capsys.readouterr().out
+    assert main(["explain", path, *wanted, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["data"]["transforms"]
+    assert [t["by"] for t in told] == ["batch", "batch", "sample"]
+
+
 def test_explain_trains_no_teacher_and_writes_nothing(
     tmp_path: Path, in_tests: None, capsys: pytest.CaptureFixture[str]
 ):

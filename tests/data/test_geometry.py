@@ -42,6 +42,7 @@ def test_masks_move_with_their_images(tmp_path: Path, cache: str) -> None:
         masked(tmp_path), args=MASKS, normalize="none", batch_size=6, cache=cache, transforms=(FLIP, TURN, CROP)
     )
     assert (data.info.input_shape, data.info.eval_shape) == ((3, 6, 7), (3, 10, 12))
+    assert [together for _, together in data.transforms] == [False] * 3  # each image moves with its mask
     moved = 0
     for _, batch in zip(range(8), data.training(), strict=False):
         assert batch.target.shape == (6, 6, 7)

@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,12 +30,21 @@ def mix(*parts: int) -> int:
     return state
 
 
-def mix_each(*parts: int, ids: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Mix ``parts`` with each of ``ids`` (B,): ``mix(*parts, i)`` for each i, at once."""
-    state = np.uint64(mix(*parts)) + ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+def mix_each(*parts: int, ids: NDArray[np.int64], counts: NDArray[np.int64] | None = None) -> NDArray[np.uint64]:
+    """Mix ``parts`` with each of ``ids`` (B,): ``mix(*parts, i)`` for each i, at once.
+
+    With ``counts`` (n,) also with each of these: ``mix(*parts, i, k)``, (n, B).
+    """
+    state = _mix_in(np.uint64(mix(*parts)), ids)
+    return state if counts is None else _mix_in(state, counts[:, None])
+
+
+def _mix_in(state: Any, part: NDArray[np.int64]) -> NDArray[np.uint64]:
+    state = state + part.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
+    mixed: NDArray[np.uint64] = state ^ (state >> np.uint64(31))
+    return mixed
 
 
 class OwnRandomness:

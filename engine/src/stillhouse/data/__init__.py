@@ -4,7 +4,9 @@
 (``openers`` has ours), whose ``targets`` may be of any kind: ``files`` lists folders by one rule, ``images`` reads images as they
 are seen, ``inspection`` looks at samples before training; ``splits`` holds out and draws few-label subsets, ``memory`` and
 ``statistics`` remember and measure, ``samples`` and ``sampler`` make batches whose randomness follows from (seed, epoch,
-sample) alone, ``geometry`` moves targets along with their images, and ``streams`` hands batches out.
+sample) alone, and ``streams`` hands batches out. Of the augmentation, ``augmentation`` builds what a recipe names,
+``transform_chain`` runs it in ``transform_stages``, by batch where ``batch_forms`` has a form of the same pixels (``windows``
+for crops and flips, ``kernels``, ``colour`` and ``warps`` for the others), and ``geometry`` moves targets along with their images.
 
 Imports: registry and below.
 Public: this package.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -13,7 +13,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import AutoAugmentPolicy, InterpolationMode
 
 from stillhouse.config.signatures import call, read_parameters
-from stillhouse.data.sample_errors import TransformError
+from stillhouse.data.transform_chain import TransformChain
+from stillhouse.data.transform_stages import NamedTransform
 from stillhouse.errors import Fault, StillhouseError, did_you_mean
 
 __all__ = ["build_crops", "build_transforms", "chain"]
@@ -27,8 +28,8 @@ def build_transforms(
     where: str = "data.transforms",
     kind: str = "class",
     ignore: int | None = None,
-) -> Callable[..., Any] | None:
-    """Build one function (C, H, W) -> (C, H, W), or of an image and its target, that applies the transforms in order.
+) -> TransformChain | None:
+    """Build the chain that applies the transforms in order: to an image (C, H, W), to one and its target, or to a batch's.
 
     Args:
         tables: ``{ use = "RandomCrop", size = 32, padding = 4 }``: ``use`` names a class of torchvision.transforms.v2,
@@ -39,27 +40,28 @@ def build_transforms(
         ignore: for masks, the value of pixels that enter the frame from outside.
 
     Returns:
-        The function; None when there are no transforms.
+        The chain; None when there are no transforms.
 
     Raises:
         StillhouseError: every table that cannot be used, with the nearest names.
     """
     built = _build_all(tables, where, _OutsideFill(kind, ignore))
-    return chain(*(_NamedTransform(transform, f"{where}[{index}]") for index, transform in enumerate(built)))
+    named = tuple(NamedTransform(transform, f"{where}[{index}]") for index, transform in enumerate(built))
+    return TransformChain(named) if named else None
 
 
-def chain(*transforms: Callable[..., Any] | None) -> Callable[..., Any] | None:
-    """Chain ``transforms`` into one function; None when there are none."""
-    found = [t for t in transforms if t is not None]
-    if not found:
-        return None
-    apply: Callable[..., Any] = found[0] if len(found) == 1 else v2.Compose(found)
-    return apply
+def chain(*chains: TransformChain | None) -> TransformChain | None:
+    """Make one chain of ``chains``; None when there are none."""
+    transforms = tuple(transform for one in chains if one is not None for transform in one.transforms)
+    return TransformChain(transforms) if transforms else None
 
 
-def build_crops(size: tuple[int, int]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def build_crops(size: tuple[int, int]) -> tuple[TransformChain, TransformChain]:
     """Build a random crop to height and width ``size`` for training, and a central one for evaluation."""
-    return v2.RandomCrop(list(size)), v2.CenterCrop(list(size))
+    at_random, middle = (
+        TransformChain((NamedTransform(crop(list(size)), "data.crop"),)) for crop in (v2.RandomCrop, v2.CenterCrop)
+    )
+    return at_random, middle
 
 
 @attrs.frozen
@@ -83,20 +85,6 @@ class _OutsideFill:
             )
         given = args.get("fill")
         return {**args, "fill": {tv_tensors.Mask: self.ignore or 0, "others": 0 if given is None else given}}
-
-
-@attrs.frozen(eq=False)
-class _NamedTransform:
-    """A transform whose errors name its place in the recipe."""
-
-    transform: Callable[..., Any]
-    where: str
-
-    def __call__(self, *inputs: Any) -> Any:
-        try:
-            return self.transform(*inputs)
-        except Exception as error:
-            raise TransformError(self.where, type(self.transform).__name__, error) from error
 
 
 def _build_all(tables: Sequence[Mapping[str, Any]], where: str, outside: _OutsideFill) -> list[Any]:

@@ -54,6 +54,12 @@ class Data:
         return tuple(self._splits)
 
     @property
+    def transforms(self) -> tuple[tuple[str, bool], ...]:
+        """Training's transforms in order: the class of each, and whether it works on a whole batch at once."""
+        chain, together = self._samples.transforms, self._samples.maker is None
+        return () if chain is None else tuple((t.name, together and t.form is not None) for t in chain.transforms)
+
+    @property
     def views(self) -> int:
         """The number of augmented views of a sample, chosen by epoch modulo this; 0: a new one each epoch."""
         return self._views

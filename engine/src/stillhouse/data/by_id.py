@@ -16,6 +16,7 @@ from stillhouse.contract.batch import Batch, DataInfo
 from stillhouse.data.memory import keep_in_memory
 from stillhouse.data.sampler import EpochBatches, Ids, Key, OrderedBatches
 from stillhouse.data.samples import Samples
+from stillhouse.data.transform_chain import DRAWS
 from stillhouse.errors import StillhouseError
 from stillhouse.seeds import OwnRandomness, mix
 
@@ -161,9 +162,10 @@ class Passes:
 
     def augmentation(self) -> dict[str, Any]:
         """Describe the augmentation that training adds, with its seed, as plain data."""
-        plain: dict[str, Any] = json.loads(
-            json.dumps({"transforms": self._spec.transforms, "seed": self._samples.seed}, default=repr)
-        )
+        made = {"transforms": self._spec.transforms, "seed": self._samples.seed}
+        if self._samples.maker is None:
+            made["draws"] = DRAWS
+        plain: dict[str, Any] = json.loads(json.dumps(made, default=repr))
         return plain
 
     def _select_samples(self, ids: Ids) -> Samples:

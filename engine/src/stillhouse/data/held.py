@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stillhouse.data.sources import Ids, Part
@@ -52,6 +53,14 @@ class Memory:
         if part is None or not isinstance(part.inputs, Tensor):
             return torch.stack([self.read_input(i) for i in ids.tolist()])
         return part.inputs.index_select(0, torch.from_numpy(self.row_of[ids]))
+
+    def view(self, ids: Ids) -> list[NDArray[Any]]:
+        """Return the inputs of ``ids`` as arrays where they lie, not to be written to."""
+        part = self._find_common_part(ids)
+        if part is None or not isinstance(part.inputs, Tensor):
+            return [self.read_input(i).numpy() for i in ids.tolist()]
+        rows = part.inputs.numpy()
+        return [rows[row] for row in self.row_of[ids].tolist()]
 
     def _find_part(self, i: int) -> Part:
         return self.parts[int(np.searchsorted(self.starts, i, side="right")) - 1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,6 +27,7 @@ from stillhouse.data.shared import KEPT, keep_memory, make_data_key, make_source
 from stillhouse.data.sources import Source, SourceRequest
 from stillhouse.data.splits import choose, choose_per_class, split_by_blocks
 from stillhouse.data.statistics import fingerprint, measure_normalisation
+from stillhouse.data.transform_chain import DRAWS, TransformChain
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.memo import remember
 from stillhouse.seeds import OwnRandomness, mix
@@ -35,8 +35,6 @@ from stillhouse.seeds import OwnRandomness, mix
 __all__ = ["load_data"]
 
 _TRIED = 64
-
-Transform = Callable[..., Any] | None
 
 
 @attrs.frozen
@@ -124,6 +122,8 @@ def _load(
         choices["name"] = spec.name
     if spec.cache == "memory" and not source.pure:  # what it reads at random is read once
         choices["cache"] = spec.cache
+    if maker is None and transforms is not None:
+        choices["draws"] = DRAWS
     if maker is not None:
         choices["task"] = repr(maker) if attrs.has(type(maker)) else type(maker).__qualname__
     described = source.spec
@@ -146,7 +146,7 @@ def _load(
     return info, samples, splits, notes
 
 
-def _open(spec: DataSpec, base: Path | None) -> tuple[Source, tuple[Transform, Transform]]:
+def _open(spec: DataSpec, base: Path | None) -> tuple[Source, tuple[TransformChain | None, TransformChain | None]]:
     """Open the source, split as the recipe says, and build both transforms (training, evaluation); faults of all at once."""
     faults: list[Fault] = []
     source = None
@@ -174,7 +174,9 @@ def _open(spec: DataSpec, base: Path | None) -> tuple[Source, tuple[Transform, T
     return source, _build_transforms(spec, source)
 
 
-def _build_transforms(spec: DataSpec, source: Source | None = None) -> tuple[Transform, Transform]:
+def _build_transforms(
+    spec: DataSpec, source: Source | None = None
+) -> tuple[TransformChain | None, TransformChain | None]:
     """Build the transforms of training and of evaluation; without a source, to see that they can be built."""
     size = spec.crop_height_and_width
     if not spec.transforms and size is None:

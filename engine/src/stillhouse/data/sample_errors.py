@@ -41,11 +41,17 @@ class TransformError(Exception):
     Attributes:
         where: its key, such as ``data.transforms[2]``.
         name: its class.
+        error: what it raised.
+        row: the place of the sample in its batch.
     """
 
-    def __init__(self, where: str, name: str, error: Exception) -> None:
+    def __init__(self, where: str, name: str, error: Exception, row: int = 0) -> None:
         super().__init__(f"{type(error).__name__}: {error}")
-        self.where, self.name, self.error = where, name, error
+        self.where, self.name, self.error, self.row = where, name, error, row
+
+    def at(self, row: int) -> TransformError:
+        """The same of another sample of the batch."""
+        return TransformError(self.where, self.name, self.error, row)
 
 
 def find_form(x: Tensor, shape: tuple[int, ...]) -> Form:

@@ -7,12 +7,14 @@ from typing import Any, TypeVar
 
 import attrs
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stillhouse.contract.batch import Batch
 from stillhouse.contract.task import SampleMaker
 from stillhouse.data.draws import Begin, Draws
 from stillhouse.data.held import Memory
+from stillhouse.data.looks import make_looks, name_failure, scale
 from stillhouse.data.reading import read_shaped
 from stillhouse.data.sample_errors import (
     MisfitError,
@@ -27,6 +29,7 @@ from stillhouse.data.sampler import Key
 from stillhouse.data.shaping import Shaping
 from stillhouse.data.sources import Source
 from stillhouse.data.targets import convert_target, find_size
+from stillhouse.data.transform_chain import TransformChain
 from stillhouse.errors import StillhouseError
 from stillhouse.layout import format_shape
 from stillhouse.seeds import mix_each
@@ -49,7 +52,7 @@ class Samples:
         mean: subtracted after scaling to 0 ... 1, broadcast over the shape; None: no normalisation.
         std: divided by.
         seed: the run's seed.
-        transforms: augmentation of one input; None in evaluation, unless images are cropped there.
+        transforms: augmentation; None in evaluation, unless images are cropped there.
         for_evaluation: replaces ``transforms`` in evaluation.
         read_shape: the shape of inputs in evaluation, which ``transforms`` must keep where targets are class indices.
         memory: the inputs, read already.
@@ -66,8 +69,8 @@ class Samples:
     first: int = 0
     mean: Tensor | None = None
     std: Tensor | None = None
-    transforms: Callable[..., Any] | None = None
-    for_evaluation: Callable[..., Any] | None = None
+    transforms: TransformChain | None = None
+    for_evaluation: TransformChain | None = None
     read_shape: tuple[int, ...] = ()
     memory: Memory | None = None
     maker: SampleMaker | None = None
@@ -153,13 +156,18 @@ class Samples:
         """Make the inputs of ``key``'s samples (B, ...), augmented, not yet scaled and normalised."""
         if self.memory is not None and self.transforms is None:
             return self.memory.take(key.ids)
-        gathered = self._gather(key) if self.transforms is None else None
-        if gathered is not None:
-            return gathered
-        made = self._make_each(key, self._augment)
-        if len({x.dtype for x in made}) > 1:  # a transform that makes floats, and is applied to some samples only
-            made = [_scale(x) for x in made]
-        return torch.stack(made)
+        if self.transforms is not None:
+            return make_looks(self.transforms, self._view_inputs(key), key, self.seed, self.read_shape, self.source)
+        gathered = self._gather(key)
+        return torch.stack(self._make_each(key, self.read_input)) if gathered is None else gathered
+
+    def _view_inputs(self, key: Key) -> list[NDArray[Any]]:
+        """Return the inputs of ``key``'s samples as read and shaped, not to be written to."""
+        if self.memory is not None and self.memory.holds_all(key.ids):
+            return self.memory.view(key.ids)
+        gathered = self._gather(key)
+        inputs = self._make_each(key, self.read_input) if gathered is None else gathered
+        return [x.numpy() for x in inputs]
 
     def _make_each(self, key: Key, make: Callable[[int], T]) -> list[T]:
         """Call ``make`` for each of ``key``'s samples, whose draws follow from (seed, epoch, sample)."""
@@ -189,29 +197,11 @@ class Samples:
             return None
         return x
 
-    def _augment(self, i: int) -> Tensor:
-        x = self.read_input(i)
-        if self.transforms is None:
-            return x
-        out = self._transform(i, self.transforms, x)
-        if not isinstance(out, Tensor) or tuple(out.shape) != self.read_shape:
-            made = format_shape(out) if isinstance(out, Tensor) else type(out).__name__
-            raise StillhouseError(
-                f"transforms must keep evaluation's input shape {self.read_shape}: {format_shape(x)} became {made}",
-                where="data.transforms",
-                hint="set `size` to the shape that they give",
-            )
-        check_finite(out, self.source, i)
-        return out
-
     def _transform(self, i: int, transforms: Callable[..., Any], *what: Any) -> Any:
         try:
             return transforms(*what)
         except TransformError as error:
-            raise StillhouseError(
-                f"{error.name} fails on {self.source.place(i)}: {type(error.error).__name__}: {error.error}",
-                where=error.where,
-            ) from error.error
+            raise name_failure(error, self.source.place(i)) from error.error
         except Exception as error:
             raise StillhouseError(
                 f"transforms fail on {self.source.place(i)}: {type(error).__name__}: {error}", where="data.transforms"
@@ -237,7 +227,7 @@ class Samples:
                 )
         try:
             x, target = self.maker.sample(
-                _scale(x) if x.dtype == torch.uint8 else x.clone(), convert_target(kind, target)
+                scale(x) if x.dtype == torch.uint8 else x.clone(), convert_target(kind, target)
             )
         except Exception as error:
             raise self._make_error("sample", i, error) from error
@@ -258,10 +248,5 @@ class Samples:
         return StillhouseError(what, where="task.name")
 
     def _normalise(self, x: Tensor) -> Tensor:
-        x = _scale(x)
+        x = scale(x)
         return x if self.mean is None or self.std is None else x.sub_(self.mean).div_(self.std)
-
-
-def _scale(x: Tensor) -> Tensor:
-    """Scale uint8 0 ... 255 to float32 0 ... 1; floats count as scaled."""
-    return x.float().div_(255) if x.dtype == torch.uint8 else x.float()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import groupby
 from typing import Any, Protocol
 
 import attrs
@@ -18,6 +19,7 @@ from stillhouse.config.structure import unstructure
 from stillhouse.config.teacher import TeacherSpec
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.run import Run
+from stillhouse.data.batches import Data
 from stillhouse.registry.order import Active
 from stillhouse.schedule import Schedule, value_at
 from stillhouse.terminal import Terminal, make_table
@@ -30,6 +32,7 @@ class Explained(Protocol):
 
     recipe: Recipe
     run: Run
+    data: Data
     assembly: Assembly
     walk: Walk
     actives: list[Active]
@@ -57,6 +60,9 @@ def describe(training: Explained) -> dict[str, Any]:
             "input": list(run.data.input_shape),
             "sizes": dict(run.data.sizes),
             "batch_size": recipe.data.batch_size,
+            "transforms": [
+                {"use": name, "by": "batch" if together else "sample"} for name, together in training.data.transforms
+            ],
         },
         "epochs": run.epochs,
         "steps": run.total_steps,
@@ -175,6 +181,8 @@ def render(description: dict[str, Any], console: Console) -> None:
         highlight=False,
         markup=False,
     )
+    if data["transforms"]:
+        console.print(f"         {_list_transforms(data['transforms'])}", highlight=False, markup=False)
     student, teacher = description["student"], description["teacher"]
     console.print(
         f"student  {student['model']}: {student['trainable']:,} of {student['parameters']:,} parameters trained",
@@ -216,6 +224,12 @@ def render(description: dict[str, Any], console: Console) -> None:
             console.print(_shape_table(description))
     console.print(_loss_table(description))
     console.print(_optimizer_table(description))
+
+
+def _list_transforms(transforms: list[dict[str, str]]) -> str:
+    """Say in which order images are transformed, and which transforms take a whole batch at once."""
+    groups = groupby(transforms, lambda transform: transform["by"])
+    return "transforms " + "; ".join(f"by {by}: {', '.join(t['use'] for t in group)}" for by, group in groups)
 
 
 def _plugin_table(description: dict[str, Any]) -> Table:
