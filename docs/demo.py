@@ -35,7 +35,7 @@ ARMS: Mapping[str, tuple[str, ...]] = {"alone": (), "distilled": (), "control": 
 """The arms, and what the validation split has chosen for each where it is not the recipe's."""
 
 CHOICE_SEEDS = range(1000, 1004)
-RATES, WEIGHTS = (2e-3, 5e-3, 1e-2, 2e-2), (0.2, 1, 5, 20, 80)
+RATES, WEIGHTS = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 4e-2), (0.05, 0.2, 1, 5, 20)
 SCORE = "accuracy"
 
 

@@ -29,6 +29,7 @@ _FIRST = (
     "evaluate",
     "predict",
     "export",
+    "bench",
     "ablate",
     "compare",
     "teacher",

@@ -37,7 +37,7 @@ from stillhouse.students.saved_run import SavedRun, Weights, guarded, open_run
 from stillhouse.teachers.prerequisites import find_prerequisite, get_role
 from stillhouse.teachers.sources import build_option, build_teacher
 
-__all__ = ["build_student", "fold_student", "load_student", "rebuild", "select_plugins"]
+__all__ = ["build_stand_in", "build_student", "fold_student", "load_student", "rebuild", "select_plugins"]
 
 _UNREADABLE = "train the run again, or take the other one with --weights"
 
@@ -148,7 +148,7 @@ def rebuild(
     stand_ins = {**({} if teacher is None else {"teacher": teacher}), **(teachers or {})}
     if actives:
         missing = [name for name in saved.recipe.all_teachers if name not in stand_ins]
-        stand_ins |= {name: _build_stand_in(saved, name, task) for name in missing}
+        stand_ins |= {name: build_stand_in(saved, name, task) for name in missing}
     for model in stand_ins.values():
         model.to(device)
     recipe = saved.recipe
@@ -180,7 +180,7 @@ def rebuild(
     return assembly, walk
 
 
-def _build_stand_in(saved: SavedRun, name: str, task: Task) -> nn.Module:
+def build_stand_in(saved: SavedRun, name: str, task: Task) -> nn.Module:
     """A model of the shapes of the run's teacher ``name``."""
     recipe = saved.recipe
     if recipe.all_teachers[name].given:

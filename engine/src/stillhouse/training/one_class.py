@@ -16,7 +16,10 @@ from stillhouse.training.score import find_score
 __all__ = ["OneClass"]
 
 _OFTEN = 5
-"""Measurements in a row; after the first epochs it is common, and passes."""
+"""Measurements in a row, at least."""
+
+_SHARE = 4
+"""And at least a fourth of the run's: while the learning rate warms up it is common, and passes."""
 
 
 class OneClass:
@@ -34,16 +37,17 @@ class OneClass:
     @hookimpl
     def evaluated(self, run: Run, split: str, metrics: Mapping[str, float]) -> None:
         """Look at what has just been measured."""
-        if split != "val" or self._times >= _OFTEN:
+        often = max(_OFTEN, run.epochs // (_SHARE * run.recipe.run.validate_every))
+        if split != "val" or self._times >= often:
             return
         said = find_only_class(run.evaluator.state.metrics.get("recall"))
         found = (said, metrics.get(find_score(run.recipe.checkpoints, run.task).name))
         self._times = self._times + 1 if said is not None and found == self._found else int(said is not None)
         self._found = found
-        if said is not None and self._times >= _OFTEN:
+        if said is not None and self._times >= often:
             warnings.warn(
                 f"{run.recipe.run.name}: the student has said {get_class_name(run.data, said)!r} for every validation "
-                f"sample in {_OFTEN} measurements, so that its score does not move: a lower "
+                f"sample in {often} measurements, so that its score does not move: a lower "
                 'optimizer.lr, data.sampling = "balanced" or task.args = { class_weights = "balanced" } may help',
                 StillhouseWarning,
                 stacklevel=2,
