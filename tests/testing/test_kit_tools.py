@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import FEATURES, recipe
+from support import FEATURES, TESTS, recipe
 from support.faulty_plugins import Right
 
-from stillhouse import StillhouseError
+from stillhouse import Plugin, StillhouseError, Weight, hookimpl, plugin
 from stillhouse.cli import main
 from stillhouse.testing import check_plugin
 from stillhouse.testing.reads import watch_reads
@@ -40,9 +40,11 @@ def test_the_mark_makes_a_test_for_each_check(conformance_check):
     conformance_check()
 
 
-def test_under_pytest_a_mistake_fails_its_own_check(pytester: pytest.Pytester):
+def test_under_pytest_a_mistake_fails_its_own_check(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
+    # In a process of its own: pytester takes out of this one what is imported meanwhile, and torch comes apart.
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
     pytester.makepyfile(TESTED)
-    done = pytester.runpytest_inprocess("-k", "waiting or documentation or unmarked", "-p", "no:cacheprovider")
+    done = pytester.runpytest_subprocess("-k", "waiting or documentation or unmarked", "-p", "no:cacheprovider")
     done.assert_outcomes(passed=2, failed=2, errors=1)
     done.stdout.fnmatch_lines(["*hook 'losses', faulty_steps.py:* reads a tensor's value*", "*-> stay on the device*"])
     done.stdout.fnmatch_lines(["*test_unmarked needs the mark @pytest.mark.stillhouse_plugin(plugin=*"])
@@ -74,6 +76,51 @@ def test_a_recipes_trained_teacher_is_left_untrained():
     teacher = recipe(teacher=None, run__name="teacher", run__epochs=1).to_dict()
     report = check_plugin("logits", recipe=recipe({"use": "logits"}, teacher={"recipe": teacher}), only=["teacher"])
     assert report.passed, report.to_dict()
+
+
+def test_what_reads_values_on_the_host_alone_is_no_read():
+    seen: list[str] = []
+    labels = torch.tensor([0, 2])
+    with watch_reads(lambda what, _: seen.append(what)):
+        torch.nn.functional.one_hot(labels, 3)
+        torch.nn.functional.one_hot(labels, num_classes=3)
+        assert not seen
+        torch.nn.functional.one_hot(labels)
+    assert seen
+
+
+@plugin
+class Between(Plugin):
+    """Relate each link to the next.
+
+    Attributes:
+        scale: a factor.
+        weight: the term's factor.
+    """
+
+    requires = ("links",)
+
+    scale: float
+    weight: Weight = 1.0
+
+    @hookimpl
+    def build(self, assembly):
+        if len(assembly.links) < 2:
+            raise StillhouseError("needs two links")
+
+    @hookimpl
+    def losses(self, step):
+        one, two = (link.student.float().flatten(1).mean(1) for link in step.match("*"))
+        return {"": self.scale * (one - two).square().mean()}
+
+
+def test_two_links_are_there_for_what_needs_two():
+    assert check_plugin(Between, options={"scale": 1.0}, only=["training"]).passed
+
+
+def test_options_that_must_be_given_are_named():
+    with pytest.raises(StillhouseError, match=r"the option 'scale': must be given .*--set"):
+        check_plugin(Between)
 
 
 @pytest.mark.parametrize(

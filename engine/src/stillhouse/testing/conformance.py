@@ -10,12 +10,14 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import attrs
 
 from stillhouse.config.recipe import Recipe
 from stillhouse.config.structure import unstructure
 from stillhouse.contract.plugin import Plugin
-from stillhouse.errors import StillhouseError, StillhouseWarning, did_you_mean
+from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, raise_faults
 from stillhouse.registry.plugins import kind_of, load, plugins_in_use
 from stillhouse.testing.checks.circumstances import (
     check_accumulation,
@@ -46,9 +48,9 @@ from stillhouse.testing.checks.training import (
 )
 from stillhouse.testing.checks.versions import check_versions
 from stillhouse.testing.checks.waiting import check_waiting
-from stillhouse.testing.companions import find_companions
+from stillhouse.testing.companions import Pairs, find_companions
 from stillhouse.testing.cost import measure_cost
-from stillhouse.testing.material import make_tables
+from stillhouse.testing.material import LAYERS, make_tables
 from stillhouse.testing.report import Finding, Note, Outcome, Report
 from stillhouse.testing.subject import Subject
 
@@ -207,8 +209,47 @@ def make_subject(
         raise StillhouseError(f"must be a plugin's name or class, got {cls!r}", hint="a class decorated with @plugin")
     if recipe is None:
         own = dict(cls.example if options is None else options)
-        return Subject(cls, own, make_tables(), before=find_companions(cls), slow=slow, use=use)
+        _check_given(cls, own)
+        return _with_links_enough(Subject(cls, own, make_tables(), before=find_companions(cls), slow=slow, use=use))
     return _find_in_recipe(cls, options, recipe, slow=slow, use=use)
+
+
+def _check_given(cls: type[Plugin], options: Mapping[str, Any]) -> None:
+    fields: Any = attrs.fields(cast("Any", cls))
+    raise_faults(
+        Fault(
+            f"the option {field.name!r}",
+            "must be given",
+            f"`example: ClassVar = {{{field.name!r}: ...}}` in the class, options=, --set or --recipe; "
+            f"the models have the layers {', '.join(LAYERS)}",
+        )
+        for field in fields
+        if field.default is attrs.NOTHING and field.name not in options
+    )
+
+
+def _with_links_enough(subject: Subject) -> Subject:
+    """The same with a second link, where one is refused and two are not: a method may relate links to one another."""
+    if not any(isinstance(plugin, Pairs) for plugin in subject.before):
+        return subject
+    more = [Pairs(name="pairs", layers=("stage2", "stage3")) if isinstance(p, Pairs) else p for p in subject.before]
+    other = Subject(
+        subject.cls, subject.options, subject.tables, before=more, slow=subject.slow, use=subject.use, base=subject.base
+    )
+    with _quiet():
+        if _is_refused(subject) and not _is_refused(other):
+            return other
+    return subject
+
+
+def _is_refused(subject: Subject) -> bool:
+    try:
+        subject.prepare().close()
+    except StillhouseError:
+        return True
+    except Exception:  # noqa: BLE001 - a check says what it is
+        return False
+    return False
 
 
 def _find_in_recipe(

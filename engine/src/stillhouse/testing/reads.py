@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["watch_reads"]
@@ -50,30 +52,55 @@ def _masks(args: Any) -> bool:
     return any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in indices)
 
 
+class _ChecksOfTheHost(TorchFunctionMode):
+    """Counts the calls under way of what reads values on the CPU alone, to check them: on a GPU these do not wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depth = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """See torch."""
+        kwargs = kwargs or {}
+        # Without the number of classes it is read off the tensor, and every device waits.
+        checks = func is one_hot and (len(args) > 1 or kwargs.get("num_classes", -1) != -1)
+        self.depth += checks
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self.depth -= checks
+
+
 @contextmanager
 def watch_reads(report: Report) -> Iterator[None]:
     """Call ``report(what, tensor)`` wherever a tensor's value is read inside the block."""
+    host = _ChecksOfTheHost()
+
+    def tell(what: str, tensor: Tensor | None) -> None:
+        if not host.depth:
+            report(what, tensor)
+
     kept: dict[str, Any] = {name: getattr(Tensor, name) for name in (*_ACCESSORS, "__setitem__")}
 
     def reader(name: str) -> Callable[..., Any]:
         what = f".{name}()" if not name.startswith("__") else f"{name.strip('_')}(tensor)"
 
         def read(self: Tensor, *args: Any, **kwargs: Any) -> Any:
-            report(what, self)
+            tell(what, self)
             return kept[name](self, *args, **kwargs)
 
         return read
 
     def assign(self: Tensor, index: Any, value: Any) -> None:
         if not isinstance(value, Tensor):  # a number is copied to the device, which CUDA waits for; fill_ is not
-            report("a number written by tensor[index] = ...", self)
+            tell("a number written by tensor[index] = ...", self)
         kept["__setitem__"](self, index, value)
 
     try:
         for name in _ACCESSORS:
             setattr(Tensor, name, reader(name))
         Tensor.__setitem__ = assign  # type: ignore[assignment]
-        with _Watch(report):
+        with _Watch(tell), host:
             yield
     finally:
         for name, original in kept.items():
