@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from typing import Any, ClassVar
 
@@ -127,3 +128,13 @@ class Outdated(Term):
     @hookimpl
     def started(self, run):
         warn_deprecated("run.old", "run.new", "0.3", stacklevel=2)
+
+
+@mistake("structure")
+class Replaces(Term):
+    """Puts a copy into the place of a layer, in the middle of the run."""
+
+    @hookimpl
+    def epoch_started(self, run):
+        if run.trainer.state.epoch == 2:
+            run.student.stage2 = copy.deepcopy(run.student.stage2)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stillhouse import LinkSpec, Tap, hookimpl
+from stillhouse import LinkSpec, Plugin, Tap, hookimpl
 from support.faulty_plugins import Term, mistake
 from support.wrong_plugins import out
 
@@ -209,3 +209,15 @@ class OneProcess(Term):
     def started(self, run):
         if torch.distributed.is_initialized():
             raise ValueError("who is there?")
+
+
+@mistake("training")
+class Detaches(Plugin):
+    """Cuts the student off from its links."""
+
+    requires = ("links",)
+
+    @hookimpl
+    def transform(self, step):
+        for link in step.match("*"):
+            link.student = link.student.detach() * 1.0

@@ -44,7 +44,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     mark = metafunc.definition.get_closest_marker(_MARK)
     if mark is None or _FIXTURE not in metafunc.fixturenames:
         return
-    from stillhouse.testing.conformance import CHECKS, make_subject, name_of
+    from stillhouse.testing.conformance import CHECKS, name_of
+    from stillhouse.testing.setting import make_subject
 
     slow = bool(metafunc.config.getoption("--stillhouse-slow"))
     made: list[Subject] = []

@@ -15,7 +15,7 @@ from stillhouse.nested import list_tensors
 from stillhouse.testing.report import Finding, Note
 from stillhouse.testing.subject import Subject, differences
 
-__all__ = ["check_frozen_parts", "check_in_place", "check_modes", "check_teacher"]
+__all__ = ["check_frozen_parts", "check_in_place", "check_modes", "check_structure", "check_teacher"]
 
 
 def check_teacher(subject: Subject) -> Iterator[Finding | Note]:
@@ -102,6 +102,30 @@ def check_modes(subject: Subject) -> Iterator[Finding]:
     for what in list(found)[:2]:
         yield Finding(
             what, "never call train() or eval() in a hook; what stays in eval mode is returned so by build, or given so"
+        )
+
+
+def check_structure(subject: Subject) -> Iterator[Finding]:
+    """Has the student the same layers and parameters at the end of training as at its start?"""
+    training = subject.prepare()
+    student, found = training.run.student, dict[str, None]()
+
+    def parts() -> dict[str, int]:
+        every = [*student.named_modules(), *student.named_parameters()]
+        return {name: id(part) for name, part in every}
+
+    before = parts()
+
+    def compare(_engine: Any) -> None:
+        now = parts()
+        found.update((name, None) for name in {**before, **now} if before.get(name) != now.get(name))
+
+    training.run.trainer.add_event_handler(Events.EPOCH_COMPLETED, compare)
+    subject.finish(training)
+    for name in list(found)[:1]:
+        yield Finding(
+            f"{name!r} of the student is another after an epoch: its taps and the optimizer still have the old one",
+            "change the student in adapt, and take the change back in export",
         )
 
 
