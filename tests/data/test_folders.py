@@ -13,6 +13,9 @@ import torch
 from PIL import Image
 from support.loading import fault_of, faults_of, ids_of, load
 
+from stillhouse.data import DataSpec, file_source, load_data
+from stillhouse.data.images import decode
+from stillhouse.data.loader import AsGiven
 from stillhouse.errors import StillhouseError, StillhouseWarning
 
 
@@ -72,6 +75,37 @@ def test_a_folder_read_at_once_and_piece_by_piece_is_the_same(tmp_path: Path, op
     channels, size = options.get("channels", 3), options.get("size", (4, 6))
     assert kept.info.input_shape == (channels, *((size, size) if isinstance(size, int) else size))
     assert kept.info == read.info
+
+
+@pytest.mark.parametrize("task", [None, AsGiven()])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"cache": "none"},
+        {"cache": "none", "crop": 3},
+        {"cache": "none", "size": 5, "transforms": ({"use": "RandomHorizontalFlip"},)},
+        {"cache": "none", "per_class": 2},
+        {"cache": "none", "skip_bad": True},
+    ],
+)
+def test_no_image_is_read_twice_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], task: Any
+) -> None:
+    read: list[Path] = []
+
+    def count(path: Path, *rest: Any) -> torch.Tensor:
+        read.append(path)
+        return decode(path, *rest)
+
+    monkeypatch.setattr(file_source, "decode", count)
+    name = f"folder:{folder(tmp_path, n=9)}"
+    data = load_data(DataSpec(name=name, normalize="data", **options), task, seed=0)
+    most = max(map(read.count, read))
+    assert most == (2 if "skip_bad" in options else 1)  # skip_bad goes over all of them first, and keeps none here
+    assert len(set(read)) == sum(data.info.sizes.values()) or "per_class" in options
+    seen = data._samples.seen
+    assert seen is None
 
 
 def test_grey_folders_have_one_channel_and_mixed_ones_three(tmp_path: Path) -> None:

@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stillhouse.data.sources import Ids, Part
+from stillhouse.nested import list_tensors
 
-__all__ = ["Memory", "join_parts"]
+__all__ = ["Memory", "Seen", "join_parts"]
+
+_SEEN_BYTES = 1 << 30
 
 
 @attrs.frozen(eq=False)
@@ -70,6 +73,26 @@ class Memory:
             return self.parts[0]
         first, last = np.searchsorted(self.starts, (ids.min(), ids.max()), side="right")
         return self.parts[first - 1] if first == last else None
+
+
+class Seen:
+    """Samples that were read to be looked at before training, up to 1 GiB: the next look does not read them again."""
+
+    def __init__(self) -> None:
+        self._pairs: dict[int, tuple[Tensor, Any]] = {}
+        self._left = _SEEN_BYTES
+
+    def add(self, i: int, x: Tensor, target: Any) -> None:
+        """Hold sample ``i``'s input and target, as read and shaped, where they fit in."""
+        size = sum(tensor.numel() * tensor.itemsize for tensor in list_tensors((x, target)))
+        if i not in self._pairs and size <= self._left:
+            self._pairs[i] = x, target
+            self._left -= size
+
+    def find(self, i: int) -> tuple[Tensor, Any] | None:
+        """Return sample ``i``, its input as a copy of its own; None where it is not held."""
+        pair = self._pairs.get(i)
+        return None if pair is None else (pair[0].clone(), pair[1])
 
 
 def join_parts(parts: Sequence[Part]) -> Memory:

@@ -108,6 +108,8 @@ class _Look:
                     errors[i] = error
                     continue
                 self.read += 1
+                if self._samples.seen is not None and not stop_early:
+                    self._samples.seen.add(i, x, target)
                 self._see(i, x, target)
                 if stop_early and self.differ and self._is_full():
                     return

@@ -15,6 +15,7 @@ from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import SampleMaker
 from stillhouse.data.batches import Data
 from stillhouse.data.catalogue import open_source
+from stillhouse.data.held import Seen
 from stillhouse.data.imagefolder import ImageFolder
 from stillhouse.data.inspection import inspect
 from stillhouse.data.labels import count_labels
@@ -89,6 +90,8 @@ def _load(
         channels=source.channels() if spec.channels is None else spec.channels, size=spec.height_and_width
     )
     first, pair = _find_readable(source, shaping)
+    seen = Seen()
+    seen.add(first, *pair)
     read_shape = _crop_shape(spec, tuple(pair[0].shape))
     samples = Samples(
         source=source,
@@ -98,6 +101,7 @@ def _load(
         first=first,
         seed=seed,
         read_shape=read_shape,
+        seen=seen,
         maker=maker,
         for_evaluation=for_evaluation,
     )
@@ -143,7 +147,7 @@ def _load(
         ignore=None if described is None else described.ignored,
         eval_shape=made,
     )
-    return info, samples, splits, notes
+    return info, attrs.evolve(samples, seen=None), splits, notes
 
 
 def _open(spec: DataSpec, base: Path | None) -> tuple[Source, tuple[TransformChain | None, TransformChain | None]]:

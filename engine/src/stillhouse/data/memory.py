@@ -182,6 +182,8 @@ def read_once(samples: Samples, splits: Mapping[str, Ids], workers: int, keep: b
         The samples, where they are kept, and the error of each one that cannot be used. Where the first sample is
         the odd one in shape or type, the errors are of those that differ from most.
     """
+    if not samples.source.pure:  # what is drawn is to follow from the run's seed
+        samples = attrs.evolve(samples, seen=None)
     ids = np.unique(np.concatenate(list(splits.values())))
     memory, errors = _read(samples, ids, workers, keep)
     forms = Counter(error.form for error in errors.values() if isinstance(error, MisfitError) and error.form)

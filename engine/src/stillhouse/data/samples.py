@@ -13,7 +13,7 @@ from torch import Tensor
 from stillhouse.contract.batch import Batch
 from stillhouse.contract.task import SampleMaker
 from stillhouse.data.draws import Begin, Draws
-from stillhouse.data.held import Memory
+from stillhouse.data.held import Memory, Seen
 from stillhouse.data.looks import make_looks, name_failure, scale
 from stillhouse.data.reading import read_shaped
 from stillhouse.data.sample_errors import (
@@ -56,6 +56,7 @@ class Samples:
         for_evaluation: replaces ``transforms`` in evaluation.
         read_shape: the shape of inputs in evaluation, which ``transforms`` must keep where targets are class indices.
         memory: the inputs, read already.
+        seen: what was read before training to be looked at; None in training.
         maker: makes input and target of a sample; None: the input as it is, and its class index.
         evaluation: whether randomness follows from the sample alone.
         _draws: what making samples draws from; never another's, as other transforms draw otherwise.
@@ -73,6 +74,7 @@ class Samples:
     for_evaluation: TransformChain | None = None
     read_shape: tuple[int, ...] = ()
     memory: Memory | None = None
+    seen: Seen | None = None
     maker: SampleMaker | None = None
     evaluation: bool = False
     _draws: Draws = attrs.field(factory=Draws, init=False)
@@ -100,7 +102,8 @@ class Samples:
         if self.memory is not None and self.memory.holds(i):
             x, target = self.memory.read_pair(i)
             return x, int(self.source.labels[i]) if self.source.target == "class" else target
-        x, target = read_shaped(self.source, self.shaping, i)
+        seen = None if self.seen is None else self.seen.find(i)
+        x, target = read_shaped(self.source, self.shaping, i) if seen is None else seen
         form = find_form(x, self.shape)
         if form != (self.shape, self.dtype):
             raise make_misfit_error(
