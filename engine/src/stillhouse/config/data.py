@@ -106,7 +106,7 @@ class DataSpec:
             are 0 to 1. Not together with a plugin that remembers the teacher's answers.
         cache: keep what was read in memory: ``auto`` where that takes less than 1 GiB and reading has no randomness of
             its own (a callable's data set may augment: it is kept when it is a TensorDataset or when you say
-            ``memory``).
+            ``memory``). Tensors that are in memory are taken as they are, whatever their size, but for ``none``.
         skip_bad: leave out samples that cannot be read, or whose label is missing or does not fit, with a warning that
             counts them; all are read once to find out. ``--skip-bad`` on the command line.
     """

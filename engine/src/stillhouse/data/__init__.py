@@ -19,7 +19,7 @@ from stillhouse.contract.batch import Batch, DataInfo
 from stillhouse.data.batches import Data
 from stillhouse.data.loader import load_data
 from stillhouse.data.map_style import DatasetSource
-from stillhouse.data.sources import Source, SourceRequest
+from stillhouse.data.sources import Part, Source, SourceRequest
 
 __all__ = [
     "Batch",
@@ -28,6 +28,7 @@ __all__ = [
     "DataInfo",
     "DataSpec",
     "DatasetSource",
+    "Part",
     "Source",
     "SourceRequest",
     "load_data",

@@ -82,12 +82,13 @@ class Seen:
         self._pairs: dict[int, tuple[Tensor, Any]] = {}
         self._left = _SEEN_BYTES
 
-    def add(self, i: int, x: Tensor, target: Any) -> None:
-        """Hold sample ``i``'s input and target, as read and shaped, where they fit in."""
+    def add(self, i: int, x: Tensor, target: Any) -> Seen:
+        """Hold sample ``i``'s input and target, as read and shaped, where they fit in; returns itself."""
         size = sum(tensor.numel() * tensor.itemsize for tensor in list_tensors((x, target)))
         if i not in self._pairs and size <= self._left:
             self._pairs[i] = x, target
             self._left -= size
+        return self
 
     def find(self, i: int) -> tuple[Tensor, Any] | None:
         """Return sample ``i``, its input as a copy of its own; None where it is not held."""

@@ -90,9 +90,6 @@ def _load(
         channels=source.channels() if spec.channels is None else spec.channels, size=spec.height_and_width
     )
     first, pair = _find_readable(source, shaping)
-    seen = Seen()
-    seen.add(first, *pair)
-    read_shape = _crop_shape(spec, tuple(pair[0].shape))
     samples = Samples(
         source=source,
         shaping=shaping,
@@ -100,14 +97,14 @@ def _load(
         dtype=pair[0].dtype,
         first=first,
         seed=seed,
-        read_shape=read_shape,
-        seen=seen,
+        read_shape=_crop_shape(spec, tuple(pair[0].shape)),
+        seen=Seen().add(first, *pair),
         maker=maker,
         for_evaluation=for_evaluation,
     )
     samples, splits = _examine(samples, spec, seed, pair)
     notes = inspect(samples, splits, spec.eval_batch_size or spec.batch_size)
-    made = read_shape if maker is None else _measure_shape(samples.plain, splits["train"])
+    made = samples.read_shape if maker is None else _measure_shape(samples.plain, splits["train"])
     mean, std = measure_normalisation(spec.normalize, samples, made) or (None, None)
     samples = attrs.evolve(samples, mean=mean, std=std, transforms=transforms)
     trained = _measure_shape(samples, splits["train"])  # shows whether the transforms suit the samples
