@@ -115,7 +115,7 @@ class Case:
     """One row of the table.
 
     Attributes:
-        kind: what it is there for: ``plugins``, ``precision``, ``compile`` or ``loader``.
+        kind: what it is there for: ``plugins``, ``precision``, ``compile``, ``step`` (all of it compiled) or ``loader``.
         pair: the models.
         plugins: a key of :data:`SETS`.
         precision: ``[run] precision``.
@@ -151,6 +151,11 @@ def cases(pairs: Mapping[str, Pair], backend: str = "inductor") -> list[Case]:
         Case("compile", pair, TARGET_SET, speed={"compile": which, **args})
         for pair in (resnet18, tiny)
         for which in ("student", "teacher", "both")
+    ]
+    whole = args or {"compile_args": {"mode": "reduce-overhead"}}
+    found += [
+        Case("step", replace(pair, batch=min(pair.batch, 64)), TARGET_SET, speed={"compile": "step", **whole})
+        for pair in (resnet18, tiny)
     ]
     small = replace(resnet18, size=32)
     found += [Case("loader", small, TARGET_SET, loader=loader) for loader in ("memory", "workers")]

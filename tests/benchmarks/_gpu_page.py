@@ -9,6 +9,9 @@ from _gpu_cases import TARGET_SET, Case
 
 __all__ = ["TARGET", "met", "page"]
 
+STEP_TARGET = 1.2
+"""Throughput of a step that is compiled as a whole, over that of the loop by hand, which is not compiled."""
+
 TARGET = 0.98
 """Stillhouse's share of the hand-written loop's throughput, at least."""
 
@@ -35,6 +38,7 @@ def page(results: Mapping[str, Any], cases: Sequence[Case], command: str) -> str
     lines += _throughput([c for c in cases if c.kind == "plugins"], rows)
     lines += _precision([c for c in cases if c.kind == "precision"], rows)
     lines += _compiled([c for c in cases if c.kind == "compile"], rows)
+    lines += _whole_steps([c for c in cases if c.kind == "step"], rows)
     lines += _loaders([c for c in cases if c.kind == "loader"], rows)
     failed = [c for c in cases if "error" in rows.get(c.id, {})]
     if failed:
@@ -142,6 +146,18 @@ def _compiled(cases: Sequence[Case], rows: Mapping[str, Any]) -> list[str]:
         )
     header = ["student <- teacher", "compiled", "graph breaks", "s to compile", "images/s", "over not compiled"]
     return [f"### torch.compile, {TARGET_SET}", "", *_table([*header, "of the loop by hand, compiled alike"], body)]
+
+
+def _whole_steps(cases: Sequence[Case], rows: Mapping[str, Any]) -> list[str]:
+    body = []
+    for case, row in _measured(cases, rows):
+        verdict = "met" if row["ratio"]["median"] >= STEP_TARGET else "missed"
+        target = f"at least {STEP_TARGET}: {verdict}" if case.pair.name.startswith("ResNet-18") else ""
+        images = (f"{row['images_per_second'][side]:,.0f}" for side in ("hand", "stillhouse"))
+        body.append([case.pair.name, case.pair.batch, row["compile_seconds"], *images, _ratio(row), target])
+    header = ["student <- teacher", "batch", "s to compile", "images/s by hand, not compiled", "images/s"]
+    title = f'### `speed.compile = "step"`, {TARGET_SET}'
+    return [title, "", *_table([*header, "of the loop by hand", "target"], body)]
 
 
 def _loaders(cases: Sequence[Case], rows: Mapping[str, Any]) -> list[str]:

@@ -36,7 +36,8 @@ class SpeedSpec:
     Attributes:
         channels_last: images and convolutions with the channels last in memory; shapes stay (B, C, H, W).
         compile: the models to compile by torch.compile: ``none``, ``student``, ``teacher`` or ``both``. In place, after
-            the taps are attached, so that layers, checkpoints and taps stay as they are.
+            the taps are attached, so that layers, checkpoints and taps stay as they are. ``step``: both, with links,
+            transforms and losses, as one program, and its backward pass as another.
         compile_args: see :class:`CompileArgs`.
         compile_fallback: go on without where compiling fails, with a warning; else it is an error.
         checkpoint_gradients: compute the insides of the student's blocks again on the way back, instead of keeping them: less
@@ -46,7 +47,7 @@ class SpeedSpec:
     """
 
     channels_last: bool = False
-    compile: Literal["none", "student", "teacher", "both"] = "none"
+    compile: Literal["none", "student", "teacher", "both", "step"] = "none"
     compile_args: CompileArgs = attrs.field(factory=CompileArgs)
     compile_fallback: bool = False
     checkpoint_gradients: bool | None = None

@@ -88,7 +88,7 @@ class Composition(Composed):
         self._device, self._channels_last = device, channels_last
         self.places = device.type != "cpu" or channels_last
         """Whether :meth:`place` has anything to do."""
-        self._forward_completed = self._losses_computed = Emitter()
+        self._forward_completed = self.losses_computed = Emitter()
         self._changes = {a.name: a.plugin.changes for a in actives}
         self.terms = Terms(task, resolve(hooks, total_steps, steps_per_epoch), total_steps)
         """What gives the losses."""
@@ -156,8 +156,8 @@ class Composition(Composed):
         return self
 
     def announce_with(self, forward_completed: Emitter, losses_computed: Emitter) -> None:
-        """Announce the two phases that lie inside :meth:`forward` with these."""
-        self._forward_completed, self._losses_computed = forward_completed, losses_computed
+        """Announce with these the phase that lies inside :meth:`forward`, and the one after it."""
+        self._forward_completed, self.losses_computed = forward_completed, losses_computed
 
     def add_module_of(self, plugin: Plugin, module: nn.Module) -> None:
         """Take in what ``plugin``'s build returned. The prefix keeps a plugin named ``keys`` from hiding a method."""
@@ -271,7 +271,6 @@ class Composition(Composed):
         total = self.terms.add_up(step)
         enter(step, "")
         put(step, "total", total)
-        self._losses_computed.emit(step)
         return total
 
 

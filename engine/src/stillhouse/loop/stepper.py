@@ -57,6 +57,10 @@ class Stepper:
         if self._several:
             self._wrap()
 
+    def go_forward_with(self, forward: Callable[[Step], Tensor]) -> None:
+        """Have ``forward`` do what the composition's does, from now on: fill a step and return its total loss."""
+        self._forward = forward
+
     def _wrap(self) -> None:
         """DDP around the whole composition; where FSDP shards the student, the plugins' gradients are averaged here."""
         if is_sharded(self._composition.student):
@@ -141,6 +145,7 @@ class Stepper:
     def _pass(self, step: Step) -> Tensor:
         """Forward and backward; the total loss."""
         total = self._forward(step)
+        self._composition.losses_computed.emit(step)
         if self._by_term is not None:
             self._by_term.backward(step)
         else:

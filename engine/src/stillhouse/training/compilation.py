@@ -14,11 +14,14 @@ from stillhouse.config.run_options import SpeedSpec
 from stillhouse.contract.assembly import Facts
 from stillhouse.contract.batch import Batch
 from stillhouse.contract.layers import Which
+from stillhouse.contract.run import Run
 from stillhouse.contract.step import Side
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, first_line, raise_faults
 from stillhouse.loop.composition import Composition
+from stillhouse.registry.hooks import Hooks
+from stillhouse.training.compiled_step import CompiledStep, refuse_uncompilable
 
-__all__ = ["check_compile", "compile_models", "graph_breaks", "plain"]
+__all__ = ["check_compile", "compile_models", "compile_step", "graph_breaks", "plain"]
 
 
 def check_compile(spec: SpeedSpec, has_teacher: bool) -> None:
@@ -88,6 +91,47 @@ def compile_models(facts: Facts, composition: Composition, batch: Batch, spec: S
     return compiled
 
 
+def compile_step(
+    run: Run, composition: Composition, hooks: Hooks, batch: Batch, spec: SpeedSpec
+) -> CompiledStep | None:
+    """Compile the whole step and run it once, forward and backward, which leaves no trace.
+
+    Args:
+        run: which it is a step of.
+        composition: assembled, and in train mode.
+        hooks: the plugins'.
+        batch: as large as those of the training.
+        spec: how to compile.
+
+    Returns:
+        What goes forward in the composition's place; None where it cannot be compiled and ``compile_fallback`` is on.
+
+    Raises:
+        StillhouseError: it cannot, and ``compile_fallback`` is off: each reason.
+    """
+    try:
+        refuse_uncompilable(run, composition, hooks)
+        compiled = CompiledStep(composition, spec.compile_args)
+        compiled.try_out(batch)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        failure = _own(error) or _failure(error, "step", spec)
+        if not spec.compile_fallback:
+            raise failure from error
+        what = "; ".join(f"{fault.where}: {fault.what}" for fault in failure.faults)
+        warnings.warn(f"{what}: the step goes on without being compiled", StillhouseWarning, stacklevel=2)
+        return None
+    return compiled
+
+
+def _own(error: BaseException | None) -> StillhouseError | None:
+    """What we ourselves said within the compiler, which puts errors of its own around it."""
+    while error is not None and not isinstance(error, StillhouseError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def _run_once(composition: Composition, batch: Batch, which: Which) -> None:
     """One forward pass and, for the student, one backward pass that leaves no trace."""
     tapped = composition.models[which]
@@ -117,7 +161,7 @@ def _backward(side: Side, parameters: list[nn.Parameter]) -> None:
         torch.autograd.grad(torch.stack(total).sum(), parameters, allow_unused=True)
 
 
-def _failure(error: Exception, which: Which, spec: SpeedSpec) -> StillhouseError:
+def _failure(error: Exception, which: str, spec: SpeedSpec) -> StillhouseError:
     ways = ["compile_fallback = true goes on without", 'compile = "none" does not try']
     if spec.compile_args.fullgraph:
         ways.insert(0, "fullgraph = false lets the graph break")

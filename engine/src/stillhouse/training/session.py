@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,8 @@ from stillhouse.loop.engines import build_run
 from stillhouse.loop.stepper import Stepper, split
 from stillhouse.registry.order import Active
 from stillhouse.training.callbacks import attach_metrics
-from stillhouse.training.compilation import compile_models, plain
+from stillhouse.training.compilation import compile_models, compile_step, plain
+from stillhouse.training.compiled_step import CompiledStep
 from stillhouse.training.explanation import describe, render_text
 from stillhouse.training.folder import RunFolder
 from stillhouse.training.folder_lock import FolderLock
@@ -92,6 +94,7 @@ class Training:
         self._resume = resume
         self._made_folder = False
         self._compiled: list[str] = []
+        self._compiled_step: CompiledStep | None = None
         hooks, composition = walk.hooks, walk.composition
         check_named(recipe.checkpoints, assembly, hooks, metrics or ())
         self.optimizer = build_optimizer(recipe.optimizer, assembly, composition, hooks)
@@ -103,7 +106,7 @@ class Training:
             mode=find_score(recipe.checkpoints, assembly.task).mode,
             base=recipe.base,
         )
-        stepper = Stepper(assembly, composition, self.optimizer)
+        self._stepper = stepper = Stepper(assembly, composition, self.optimizer)
         self.observers = build_observers(
             recipe, assembly.student, data, hooks, self.optimizer, moves, stepper, progress, folder
         )
@@ -169,7 +172,12 @@ class Training:
             share = max(2, self.recipe.data.batch_size // idist.get_world_size())
             batch = split(self.data.example(share), self.recipe.run.accumulate)[0]
             self.run.composition.train()
-            self._compiled = compile_models(self.run, self.walk.composition, batch, self.recipe.speed)
+            run, composition, spec = self.run, self.walk.composition, self.recipe.speed
+            if spec.compile != "step":
+                self._compiled = compile_models(run, composition, batch, spec)
+            elif compiled := compile_step(run, composition, self.walk.hooks, batch, spec):
+                self._compiled_step = compiled
+                self._stepper.go_forward_with(compiled)
 
     def close(self) -> None:
         """Leave plain models, without taps, and shut the loader's workers down; :meth:`fit` does so itself, also when it fails."""
@@ -198,7 +206,8 @@ class Training:
         started = time.perf_counter()
         try:
             # Whoever calls this under no_grad wants the run all the same: a teacher's training is started from anywhere.
-            with torch.enable_grad(), watch_first_steps(self.walk.composition):
+            watch = nullcontext() if self._compiled_step else watch_first_steps(self.walk.composition)
+            with torch.enable_grad(), watch:
                 self._train(done)
         finally:
             self.observers.close()
