@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import warnings
 from pathlib import Path
@@ -24,6 +25,9 @@ def add(commands: Commands) -> None:
     add_recipe(train)
     train.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/NAME)")
     train.add_argument("--resume", action="store_true", help="go on in a folder that exists")
+    train.add_argument(
+        "--extend", metavar="RUN", help="go on where this run has ended, in a folder of its own: --epochs 40 --out DIR"
+    )
     shown = train.add_mutually_exclusive_group()
     add_quiet(shown)
     shown.add_argument("-v", "--verbose", action="store_true", help="show each epoch with its losses and metrics")
@@ -43,6 +47,8 @@ def _train(arguments: argparse.Namespace) -> int:
         from stillhouse.training.preparation import prepare
         from stillhouse.training.progress import Detail
 
+    if arguments.extend is not None:
+        arguments.overrides.append(f"run.parent={json.dumps(str(Path(arguments.extend).resolve()))}")
     recipe = load_recipe_of(arguments)
     folder = Path(arguments.out or Path("runs") / recipe.run.name)
     if arguments.resume and not folder.exists():

@@ -36,6 +36,8 @@ class ModelSpec:
             the averaged ones, and what a run of ours has measured.
         prefix: with ``checkpoint``: what comes before each of the model's keys in the file, such as ``"model."``. None:
             it is found, and an error where two fit.
+        optimizer_state: with a run as ``checkpoint``: its optimizer's moments too; the rate and its schedule begin anew.
+            `[run] parent` goes on with the whole run instead.
         given: true in the recipe of a run whose student was handed over from Python: `model` is its class, and no recipe
             can build it again.
     """
@@ -48,6 +50,7 @@ class ModelSpec:
     replace_head: bool = False
     averaged: bool | None = None
     prefix: str | None = None
+    optimizer_state: bool | None = None
     given: bool | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -65,7 +68,7 @@ class ModelSpec:
             )
         faults += [
             Fault(key, "needs `checkpoint`")
-            for key in ("averaged", "prefix")
+            for key in ("averaged", "prefix", "optimizer_state")
             if getattr(self, key) is not None and self.checkpoint is None
         ]
         raise_faults(faults)

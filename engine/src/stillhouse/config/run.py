@@ -64,6 +64,8 @@ class RunSpec:
         threads: torch's CPU threads; None leaves torch's own choice, which the lock records. Sums in another order have
             other last digits, so that another number is another run.
         test: measure the test split at the end; false for runs that choose a setting, which must not see it.
+        parent: a run's folder that this run goes on from, with all that its last checkpoint has, in a folder of its own: for
+            more epochs (of both together), another optimizer's option, schedule or patience. ``--extend`` on the command line.
         base: folder that relative paths and modules of this recipe are found from; the recipe file's own by default.
     """
 
@@ -78,6 +80,7 @@ class RunSpec:
     figures: bool = True
     threads: int | None = attrs.field(default=None, validator=[_check_positive, _check_threads])
     test: bool = True
+    parent: str | None = None
     base: str = ""
 
 

@@ -50,6 +50,7 @@ class EarlyStopping:
     def __init__(self, spec: EarlyStoppingSpec, evaluation: Evaluation, progress: ProgressReport) -> None:
         self._spec, self._evaluation, self._progress = spec, evaluation, progress
         self.stopped: dict[str, Any] | None = None
+        self._from = 0
 
     @hookimpl
     def started(self, run: Run) -> None:
@@ -62,7 +63,9 @@ class EarlyStopping:
         if not self._evaluation.is_fresh(run):
             return
         spec, score = self._spec, find_score(run.recipe.checkpoints, run.task).name
-        if self._best.of(self._evaluation.history).waited < spec.patience:
+        history = self._evaluation.history
+        here = sum(1 for metrics in history[self._from :] if metrics)
+        if min(self._best.of(history).waited, here) < spec.patience:
             return
         better = f" by more than {spec.min_delta:g}" if spec.min_delta else ""
         unit = "epoch" if run.recipe.run.validate_every == 1 else "measurement"
@@ -84,8 +87,12 @@ class EarlyStopping:
 
     def state_dict(self) -> dict[str, Any]:
         """When and why the run was ended; a checkpoint's ``early_stopping``."""
-        return {"stopped": self.stopped}
+        return {"stopped": self.stopped, "from": self._from}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Remember whether the run was ended."""
-        self.stopped = state["stopped"]
+        self.stopped, self._from = state["stopped"], int(state.get("from", 0))
+
+    def wait_from(self, epochs: int) -> None:
+        """Count no epoch as waited for that a parent of the run has had."""
+        self._from = epochs

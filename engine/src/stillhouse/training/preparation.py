@@ -35,6 +35,7 @@ from stillhouse.training.checks import check_options, check_scaling, check_sourc
 from stillhouse.training.devices import find_device
 from stillhouse.training.folder import RunFolder
 from stillhouse.training.folder_lock import FolderLock
+from stillhouse.training.parent import check_parent
 from stillhouse.training.parts import Parts, gather, resolve, spread
 from stillhouse.training.progress import Detail, Progress
 from stillhouse.training.recomputation import checkpoint_gradients
@@ -88,6 +89,7 @@ def prepare(
     refuse_scripted(student)
     handed_over = wrap_scripted({**({} if teacher is None else {"teacher": teacher}), **(teachers or {})})
     recipe = resolve(recipe, actives, student, handed_over, loss)
+    check_parent(recipe)
     folder = None
     if write:
         folder = Path(out) if out is not None else Path("runs") / recipe.run.name

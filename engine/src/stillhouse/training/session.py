@@ -41,6 +41,7 @@ from stillhouse.training.lock import make_lock
 from stillhouse.training.lost_processes import naming_lost_processes
 from stillhouse.training.observers import build_observers
 from stillhouse.training.optimizers import build_optimizer
+from stillhouse.training.parent import begin
 from stillhouse.training.progress import Progress
 from stillhouse.training.recomputation import keep_gradients
 from stillhouse.training.result import Result, restore_nans
@@ -203,6 +204,7 @@ class Training:
             finished = folder.read_summary()
             if finished is not None and (done == run.total_steps or self._stopped):
                 return Result(self.export(), restore_nans(finished["metrics"]), self._history, finished, run.folder)
+        done = done or begin(run, self.observers)
         started = time.perf_counter()
         try:
             # Whoever calls this under no_grad wants the run all the same: a teacher's training is started from anywhere.
@@ -290,6 +292,7 @@ class Training:
             "plugins": [a.name for a in self.actives],
             "device": str(run.device),
             "processes": idist.get_world_size(),
+            "parent": self.recipe.run.parent,
             "resumed_at_step": done,
             "seconds": round(seconds, 3),
             "history": self._history,
