@@ -55,7 +55,36 @@ def describe_export(
         "mean": list(info.mean),
         "std": list(info.std),
         "input": "0 to 1" if preprocessing or not info.mean else "(x - mean) / std of an x of 0 to 1, by channel",
+        "preprocessing": describe_preprocessing(saved, in_program=preprocessing),
         **about,
+    }
+
+
+def describe_preprocessing(saved: SavedRun, *, in_program: bool) -> dict[str, Any] | None:
+    """Everything between an image's file and the program's input, in the order in which it is done; None for other inputs.
+
+    Args:
+        saved: the run.
+        in_program: whether mean and standard deviation are the program's own.
+    """
+    info, data = saved.info, saved.recipe.data
+    shape = info.eval_shape or info.input_shape
+    if len(shape) != 3:
+        return None
+    size, crop = data.height_and_width, data.crop_height_and_width
+    return {
+        "channels": {1: "grey", 3: "RGB"}.get(shape[0], f"{shape[0]}, as stored"),
+        # As torchvision has it; other libraries round to the nearest whole number, and a borderline image is another class.
+        "grey": {"of_rgb": [0.2989, 0.587, 0.114], "rounded": "down"} if shape[0] == 1 else None,
+        "resize": None
+        if size is None
+        else {"size": list(size), "interpolation": "bilinear", "antialias": True, "keep_aspect": False},
+        "center_crop": None if crop is None else list(crop),
+        "value_range": [0.0, 1.0],
+        "mean": [] if in_program else list(info.mean),
+        "std": [] if in_program else list(info.std),
+        "layout": "NCHW",
+        "dtype": "float32",
     }
 
 
