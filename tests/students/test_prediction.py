@@ -214,12 +214,11 @@ def test_all_images_are_read_before_any_is_looked_at(
     trained: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     (tmp_path / "cut.png").write_bytes(images[0].read_bytes()[:40])
-    bad = [str(tmp_path / "cut.png"), str(tmp_path / "none.png"), str(tmp_path)]
+    bad = [str(tmp_path / "cut.png"), str(tmp_path / "none.png")]
     code = main(["predict", str(trained), str(images[0]), *bad, "--out", str(tmp_path / "out")])
     printed = capsys.readouterr()
     assert code == 2
     assert [line.split(": ")[1] for line in printed.err.splitlines()] == bad
-    assert "must be an image, got a folder" in printed.err
     assert printed.out == ""
     assert not (tmp_path / "out").exists()
 

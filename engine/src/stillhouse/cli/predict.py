@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import glob
+import io
 import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
 from stillhouse.cli.common import Commands, add_device, add_run, importing, make_console
-from stillhouse.files import to_json
+from stillhouse.errors import StillhouseError
+from stillhouse.files import to_json, write_text
 from stillhouse.terminal import make_table
 
 if TYPE_CHECKING:
     from stillhouse.students.prediction import Predicted
 
-__all__ = ["add"]
+__all__ = ["add", "list_images", "to_csv"]
 
 _SHOWN = 5
 """Entries of a list that a table's cell shows."""
@@ -25,7 +31,9 @@ def add(commands: Commands) -> None:
     """Add the command."""
     predict = commands.add_parser("predict", help="have a run's student look at images")
     add_run(predict)
-    predict.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    predict.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="image files, folders of images, or patterns: 'new/*.jpg'"
+    )
     predict.add_argument("--out", metavar="DIR", default="predictions", help="where pictures go (default: predictions)")
     predict.add_argument("--no-pictures", action="store_true", help="draw none")
     predict.add_argument(
@@ -34,6 +42,7 @@ def add(commands: Commands) -> None:
         metavar="HxW",
         help="resize to 240x320, or own: leave each image its size (default: the recipe's size, if it has one)",
     )
+    predict.add_argument("--csv", metavar="FILE", help="write a table too: a row for each image, or for each box")
     predict.add_argument("--force", action="store_true", help="write over pictures that exist")
     add_device(predict)
     predict.add_argument("--json", action="store_true", help="print it as JSON, with all that the task says")
@@ -55,9 +64,11 @@ def _predict(arguments: argparse.Namespace) -> int:
     with importing():
         from stillhouse.students.prediction import predict
 
+    if arguments.csv is not None and Path(arguments.csv).exists() and not arguments.force:
+        raise StillhouseError("is there already", where=arguments.csv, hint="--force writes over it")
     found = predict(
         arguments.run,
-        arguments.images,
+        list_images(arguments.images),
         out=None if arguments.no_pictures else arguments.out,
         size=None if arguments.size == "own" else arguments.size,
         own_size=arguments.size == "own",
@@ -67,11 +78,78 @@ def _predict(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         force=arguments.force,
     )
+    if arguments.csv is not None:
+        write_text(Path(arguments.csv), to_csv(found))
     if arguments.json:
         print(to_json([attrs.asdict(each) for each in found]))
     else:
         _show(found)
     return 0
+
+
+def list_images(named: Sequence[str]) -> list[str]:
+    """List the files that are meant by files, folders, at any depth, and patterns, each by name.
+
+    Raises:
+        StillhouseError: a folder without images, or a pattern that matches nothing.
+    """
+    from stillhouse.data.files import Walk
+    from stillhouse.data.images import SUFFIXES
+
+    found: list[str] = []
+    for text in named:
+        path = Path(text)
+        if path.is_dir():
+            inside = sorted(str(path / file.path) for file in Walk(path).list_files(path, SUFFIXES))
+            if not inside:
+                raise StillhouseError("this folder holds no images", where=text)
+        elif path.exists() or not any(sign in text for sign in "*?["):
+            inside = [text]  # one that is not there is said with the others
+        else:
+            inside = sorted(name for name in glob.glob(text, recursive=True) if Path(name).is_file())  # noqa: PTH207 - as typed
+            if not inside:
+                raise StillhouseError("no file matches this pattern", where=text)
+        found += inside
+    return list(dict.fromkeys(found))
+
+
+def to_csv(found: Sequence[Predicted]) -> str:
+    """A table of predictions: a row for each image, or for each box where there are boxes."""
+    rows: list[dict[str, Any]] = []
+    for each in found:
+        about = {"image": each.image, "height": each.size[0], "width": each.size[1]}
+        objects = each.prediction.get("objects")
+        if objects is None:
+            rows.append({**about, **_flatten(each.prediction)})
+        else:
+            corners = ("x1", "y1", "x2", "y2")
+            rows += [
+                {**about, "class": o["class"], "score": o["score"], **dict(zip(corners, o["box"], strict=True))}
+                for o in objects
+            ] or [about]
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def _flatten(prediction: Mapping[str, Any]) -> dict[str, Any]:
+    """What a task says of one image as columns: numbers by name, classes with their probabilities or shares."""
+    flat: dict[str, Any] = {}
+    for key, value in prediction.items():
+        if isinstance(value, dict):
+            flat |= {f"{key} {name}": number for name, number in value.items()}
+        elif isinstance(value, list) and all(isinstance(v, dict) and "class" in v and len(v) == 2 for v in value):
+            flat |= {
+                f"{next(k for k in v if k != 'class')} {v['class']}": next(n for k, n in v.items() if k != "class")
+                for v in value
+            }
+        elif isinstance(value, list):
+            flat[key] = ";".join(map(str, value))
+        else:
+            flat[key] = value
+    return flat
 
 
 def _show(found: list[Predicted]) -> None:
