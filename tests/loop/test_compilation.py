@@ -32,6 +32,15 @@ def test_compiled_models_train_to_the_same_weights(which: str):
     assert plain.metrics == compiled.metrics
 
 
+def test_a_second_compiled_run_of_the_process_reads_its_own_layers():
+    speed = {"compile": "student", **EAGER}
+    train(recipe(teacher=None, speed=speed), write=False)
+    tapped = train(recipe(FIVE["features"], FIVE["projector"], speed=speed), write=False)
+    torch._dynamo.reset()
+    alone = train(recipe(FIVE["features"], FIVE["projector"], speed=speed), write=False)
+    assert same_state(state(tapped), state(alone))
+
+
 def test_taps_are_part_of_one_graph_and_read_what_they_read_before():
     training = prepare(
         recipe(*FIVE.values(), speed={"compile": "both", "compile_args": {"backend": "aot_eager", "fullgraph": True}}),

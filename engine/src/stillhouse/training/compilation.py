@@ -66,6 +66,8 @@ def compile_models(facts: Facts, composition: Composition, batch: Batch, spec: S
     options: dict[str, Any] = {"fullgraph": args.fullgraph, "dynamic": args.dynamic, "backend": args.backend}
     if args.mode != "default":  # a backend other than inductor takes no mode at all
         options["mode"] = args.mode
+    # torch otherwise takes models with other hooks for the same: a second run of this process would have the first one's taps.
+    torch._dynamo.config.skip_nnmodule_hook_guards = False
     if composition.combiner is not None:
         # A compiled program otherwise reuses what it kept for its backward pass, and each term has a pass of its own.
         torch._functorch.config.donated_buffer = False
