@@ -1,4 +1,4 @@
-"""What every first-party plugin keeps to, as any plugin should."""
+"""What every first-party plugin keeps to beside what the conformance kit asks of any: see tests/testing."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import inspect
 import tomllib
 from pathlib import Path
 
-import attrs
 import pytest
 import torch
 from support import FIVE, recipe, same_state
 
 from stillhouse import Plugin, prepare, train
-from stillhouse.config.structure import structure, unstructure
 from stillhouse.contract.hookspecs import hook_arguments
 from stillhouse.contract.plugin import option_names
 from stillhouse.registry.plugins import load
@@ -59,14 +57,6 @@ def test_it_says_what_it_is(part: str, name: str):
 
 
 @pytest.mark.parametrize("name", PLUGINS)
-def test_its_options_survive_a_recipe(name: str):
-    cls, _ = load(name)
-    instance = structure({k: v for k, v in FIVE[name].items() if k != "use"}, cls)
-    again = structure(unstructure(instance), cls)
-    assert attrs.asdict(again) == attrs.asdict(instance)
-
-
-@pytest.mark.parametrize("name", PLUGINS)
 def test_all_its_state_is_in_the_checkpoint(name: str):
     """Two runs of one seed, the second loaded into a third that began elsewhere: the step from there is the same."""
     one = prepare(recipe(*lists(name)), write=False)
@@ -83,21 +73,6 @@ def test_all_its_state_is_in_the_checkpoint(name: str):
 
 
 @pytest.mark.parametrize("name", PLUGINS)
-def test_it_changes_training_and_the_same_seed_gives_the_same_run(name: str):
-    plain = train(recipe(), write=False)
-    one, two = (train(recipe(*lists(name)), write=False) for _ in range(2))
-    assert same_state(one.student.state_dict(), two.student.state_dict())
-    assert not same_state(one.student.state_dict(), plain.student.state_dict())
-
-
-@pytest.mark.parametrize("name", PLUGINS)
-def test_in_bfloat16_its_losses_are_float32_and_finite(name: str):
-    training = prepare(recipe(*lists(name), run__precision="bfloat16"), write=False)
-    seen: list = []
-    from stillhouse.loop.phases import Phase
-
-    training.run.trainer.add_event_handler(
-        Phase.LOSSES_COMPUTED, lambda e: seen.extend(v.dtype for v in e.state.step.losses.values())
-    )
-    training.fit()
-    assert {str(d) for d in seen} == {"torch.float32"}
+def test_it_changes_training(name: str):
+    plain, changed = (train(recipe(*plugins), write=False) for plugins in ([], lists(name)))
+    assert not same_state(plain.student.state_dict(), changed.student.state_dict())
