@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.loading import Given, Listed, load
 
 from stillhouse.data import draws
 from stillhouse.data.draws import Begin, Draws
@@ -149,3 +150,24 @@ def test_ids_are_mixed_at_once_as_one_by_one() -> None:
     ids = np.array([0, 1, 2**40, -1, 2**63 - 1])
     for parts in ((), (7,), (-3, 2**70, 5)):
         assert mix_each(*parts, ids=ids).tolist() == [mix(*parts, int(i)) for i in ids]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_data_set_that_draws_resumes_exactly_with_any_number_of_workers(given: Given, workers: int) -> None:
+    class Noisy(Listed):
+        def __getitem__(self, i: int) -> Any:
+            x, y = super().__getitem__(i)
+            return x + DRAWN["all"]() if i % 7 == 3 else x, y  # some samples alone
+
+    dataset = Noisy([(torch.full((4,), float(i)), i % 2) for i in range(40)])
+    data = load(given({"train": dataset}), val_fraction=0.0, normalize="none", batch_size=8, seed=5, workers=workers)
+    whole, later = data.training(), data.training(start_step=7)
+    for step in range(12):
+        batch = next(whole)
+        with OwnRandomness() as randomness:
+            for x, i in zip(batch.input, batch.id.tolist(), strict=True):
+                randomness.seed(mix(5, step // 5, i))
+                assert torch.equal(x, dataset[i][0])
+        if step >= 7:
+            assert torch.equal(next(later).input, batch.input)
+    data.close()
