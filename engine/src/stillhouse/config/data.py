@@ -102,8 +102,8 @@ class DataSpec:
             masks, depths, images and boxes along. Unless targets are class indices they may change the size: training
             then has another than evaluation.
         batch_transforms: augmentation of training batches on the run's device, likewise by classes of
-            torchvision.transforms.v2, ``MixUp`` and ``CutMix`` among them. Each draws once for the whole batch; images
-            are 0 to 1. Not together with a plugin that remembers the teacher's answers.
+            torchvision.transforms.v2, ``MixUp`` and ``CutMix`` among them. Each draws once for the whole batch, crops and
+            flips with ``each = true`` for each image; images are 0 to 1. Not together with a plugin that remembers the teacher's answers.
         cache: keep what was read in memory: ``auto`` where that takes less than 1 GiB and reading has no randomness of
             its own (a callable's data set may augment: it is kept when it is a TensorDataset or when you say
             ``memory``). Tensors that are in memory are taken as they are, whatever their size, but for ``none``.

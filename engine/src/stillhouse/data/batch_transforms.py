@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+import attrs
 import ignite.distributed as idist
 import torch
 import torchvision.transforms.v2 as v2
@@ -15,7 +17,9 @@ from stillhouse.config.signatures import call
 from stillhouse.contract.batch import Batch, DataInfo
 from stillhouse.data.augmentation import build_transforms
 from stillhouse.data.geometry import Geometry
+from stillhouse.data.random_numbers import draw
 from stillhouse.data.sample_errors import TransformError
+from stillhouse.data.windows import Placement, Windows
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.layout import format_shape
 from stillhouse.nested import map_tensors
@@ -43,12 +47,27 @@ class _Erasing(v2.RandomErasing):  # type: ignore[misc]  # torchvision ships no 
         return params
 
 
+@attrs.frozen
+class _Each:
+    """A crop or flip that is drawn for each image of the batch, by its id.
+
+    Attributes:
+        form: what is done to each.
+    """
+
+    form: Placement
+
+    def __call__(self, ids: Tensor, key: tuple[int, ...], x: Tensor, target: Any) -> tuple[Tensor, Any]:
+        u = draw(self.form.numbers, ids.numpy(), *key)
+        return self.form.place(Windows.over_batch(x), u).gather(x, self.form.fill or 0), target
+
+
 class BatchTransforms:
     """Applies ``[data] batch_transforms`` to batches; made by :func:`build_batch_transforms`.
 
-    Every transform draws once for the whole batch: all its images are flipped, or none. Random numbers follow from
+    A transform draws once for the whole batch: all its images are flipped, or none. Random numbers follow from
     (seed, epoch, batch) and the process, whatever was drawn before; the global generators go on as if nothing had been
-    drawn. Nothing in here waits for the device, and neither do the transforms in most cases: see docs/speed.md.
+    drawn. Crops and flips with ``each = true`` draw for each image, by (seed, epoch, sample). Nothing in here waits for the device, and neither do the transforms in most cases: see docs/speed.md.
 
     Args:
         transforms: by name, in order.
@@ -86,6 +105,8 @@ class BatchTransforms:
             randomness.seed(seed)
             on_cuda(seed)
             for place, (name, transform) in enumerate(self._transforms):
+                if isinstance(transform, _Each):
+                    transform = partial(transform, batch.id, (self._seed, epoch, place, _KEY))
                 x, target = self._apply(f"{_WHERE}[{place}]", name, transform, x, target)
         if self._normalisation is not None:
             x = (x - mean) / std
@@ -93,7 +114,8 @@ class BatchTransforms:
 
     def _apply(self, where: str, name: str, transform: Any, x: Tensor, target: Any) -> tuple[Tensor, Any]:
         try:
-            out = transform(x, target) if name in _MIXING else Geometry(transform, self._kind)(x, target)
+            takes_both = name in _MIXING or isinstance(transform, partial)
+            out = transform(x, target) if takes_both else Geometry(transform, self._kind)(x, target)
         except StillhouseError:
             raise
         except Exception as error:
@@ -177,6 +199,8 @@ def build_batch_transforms(
 
 
 def _build(table: Mapping[str, Any], where: str, info: DataInfo) -> Any:
+    if "each" in table:
+        return _build_each(table, where, info)
     name = table.get("use")
     args = {key: value for key, value in table.items() if key != "use"}
     if name in _MIXING:
@@ -192,6 +216,29 @@ def _build(table: Mapping[str, Any], where: str, info: DataInfo) -> Any:
     if name == "RandomErasing":
         return call(_Erasing, args, where)
     return build_transforms([table], _WHERE)
+
+
+def _build_each(table: Mapping[str, Any], where: str, info: DataInfo) -> Any:
+    rest = {key: value for key, value in table.items() if key != "each"}
+    if not isinstance(table["each"], bool):
+        raise StillhouseError(f"must be true or false, got {table['each']!r}", where=f"{where}.each")
+    if not table["each"]:
+        return _build(rest, where, info)
+    if info.target in ("mask", "depth", "image"):
+        raise StillhouseError(
+            f"needs targets that stay as they are, got {info.target!r}",
+            where=f"{where}.each",
+            hint="`transforms` move each target with its image",
+        )
+    chain = None if table.get("use") in _MIXING else build_transforms([rest], _WHERE)
+    form = None if chain is None else chain.transforms[0].form
+    if not isinstance(form, Placement):
+        raise StillhouseError(
+            f"{table.get('use')} cannot draw for each image of a batch, as given here",
+            where=f"{where}.each",
+            hint="RandomCrop (filled with one value), RandomHorizontalFlip and RandomVerticalFlip can; or use `transforms`",
+        )
+    return _Each(form)
 
 
 def _renumber(fault: Fault, index: int) -> Fault:

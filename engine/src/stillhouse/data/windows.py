@@ -1,4 +1,4 @@
-"""Crops and mirrors of a batch's images: composed as numbers, then one copy a sample from where the images are kept."""
+"""Crops and mirrors of a batch's images: composed as numbers, then one copy a sample, or one look-up a batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import attrs
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from stillhouse.data.random_numbers import Uniform, below
 
@@ -41,6 +43,13 @@ class Windows:
     def over(cls, images: Sequence[NDArray[Any]]) -> Windows:
         """The whole of ``images``, each (C, H, W)."""
         sizes = np.array([x.shape[-2:] for x in images], dtype=np.int64).T
+        zero = np.zeros_like(sizes)
+        return cls(zero, zero + 1, zero, sizes, sizes)
+
+    @classmethod
+    def over_batch(cls, x: Tensor) -> Windows:
+        """The whole of each image of a batch (B, C, H, W)."""
+        sizes = np.tile(np.array(x.shape[-2:], dtype=np.int64)[:, None], len(x))
         zero = np.zeros_like(sizes)
         return cls(zero, zero + 1, zero, sizes, sizes)
 
@@ -81,6 +90,32 @@ class Windows:
         for made, image, (to_rows, rows), (to_columns, columns) in zip(out, images, *self._list_slices(), strict=True):
             made[:, to_rows, to_columns] = image[:, rows, columns]
         return out
+
+    def gather(self, x: Tensor, fill: float) -> Tensor:
+        """Gather the windows out of a batch (B, C, H, W), on its device and without making the host wait: (B, C, h, w).
+
+        Args:
+            x: what the windows were made over.
+            fill: what comes in from outside.
+        """
+        height, width = self.length[:, 0].tolist()
+        rows, in_rows = self._find_pixels(0, height, x)
+        columns, in_columns = self._find_pixels(1, width, x)
+        at = (rows[:, :, None] * x.shape[-1] + columns[:, None, :]).flatten(1)[:, None]
+        out = x.flatten(2).gather(2, at.expand(-1, x.shape[1], -1)).reshape(*x.shape[:2], height, width)
+        if bool((self.end - self.first == self.length).all()):
+            return out
+        return torch.where((in_rows[:, :, None] & in_columns[:, None, :])[:, None], out, fill)
+
+    def _find_pixels(self, axis: int, length: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """For each pixel of an axis (B, length) where it comes from, and whether it does, on the batch's device."""
+        pixels = np.arange(length)
+        start, step, first, end = (v[axis][:, None] for v in (self.start, self.step, self.first, self.end))
+        source = torch.from_numpy((start + step * pixels).clip(0, x.shape[axis - 2] - 1))
+        inside = torch.from_numpy((first <= pixels) & (pixels < end))
+        if x.device.type == "cuda":  # from pinned memory nothing waits
+            source, inside = source.pin_memory(), inside.pin_memory()
+        return source.to(x.device, non_blocking=True), inside.to(x.device, non_blocking=True)
 
     def _list_slices(self) -> list[list[tuple[slice, slice]]]:
         """For each axis and sample the pixels in the result, and those of the image that come there, in order."""
