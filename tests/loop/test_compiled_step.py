@@ -61,7 +61,9 @@ def test_inductors_losses_are_the_eager_ones_over_fifty_steps():
     wanted, found = losses_of(eager), losses_of(compiled)
     assert len(found) == 50
     for one, other in zip(found, wanted, strict=True):
-        assert one == pytest.approx(other, rel=1e-5)
+        assert one["total"] == pytest.approx(other["total"], rel=1e-5)
+        # A small term is the difference of large ones: its own rounding is theirs.
+        assert one == pytest.approx(other, rel=1e-5, abs=1e-5 * other["total"])
 
 
 def test_autocast_scaling_clipping_and_an_average_go_with_it():
