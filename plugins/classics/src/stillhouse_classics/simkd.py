@@ -97,6 +97,7 @@ class ReusedClassifier(Plugin):
     """
 
     requires = ("teacher",)
+    conflicts = ("tcs",)  # which replaces the student's last layer as well
 
     features: str
     head: str = ""
