@@ -155,3 +155,9 @@ def test_the_temperature_is_trained_and_logged():
     assert float(own(0).detach()) == 11.0
     training.fit()
     assert float(own(0).detach()) != 11.0
+
+
+def test_mixed_targets_are_refused_where_the_label_is_read():
+    data = {"name": "sklearn:digits", "per_class": 2, "batch_size": 10, "batch_transforms": [{"use": "MixUp"}]}
+    with pytest.raises(StillhouseError, match=r"dkd.*class indices"):
+        prepare(digits({"use": "dkd"}, data=data), write=False)

@@ -164,6 +164,22 @@ def test_a_plans_figures_are_drawn_once_all_its_runs_are_there(home: Home, capsy
     assert (curves.read_text(), angles.read_text()) == before, "drawn of the runs that are there"
 
 
+def test_the_cost_of_each_arm_stands_beside_its_mean_the_best_first(home: Home, capsys: pytest.CaptureFixture[str]):
+    save_plan(home, PLAN, arms=[PLAN["arms"][0], {"name": "one", "plugins": [FEATURES, LINEAR]}])
+    page = block(home, "plan cost")
+    assert main(["experiment", "plan", "--figure", "cost"]) == 2
+    assert "plan.json: is not there (run it first: stillhouse experiment plan)" in capsys.readouterr().err
+    assert main(["experiment", "plan", "--jobs", "1"]) == 0
+    assert main(["experiment", "plan", "--figure", "cost"]) == 0
+    rows = re.findall(
+        r"^\| (none|one) \| ([\d.]+) ± .* \| ([\d.]+) \| ([+-][\d.]+) \| ([\d.]+) \|$", page.read_text(), re.M
+    )
+    assert [float(row[1]) for row in rows] == sorted((float(row[1]) for row in rows), reverse=True)
+    costs = {name: tuple(map(float, rest)) for name, _, *rest in rows}
+    assert costs["none"] == (1.0, 0.0, 0.0)
+    assert costs["one"][0] > 0
+
+
 def test_singular_values_of_the_projected_side_are_told_for_every_arm(home: Home):
     look = f"{RECIPES}.singular_values:SingularValues"
     arms = [

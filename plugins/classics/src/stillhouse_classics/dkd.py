@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from stillhouse import Plugin, Step, Weight, hookimpl, plugin
+from stillhouse import Plugin, Step, StillhouseError, Weight, hookimpl, plugin
+from stillhouse.layout import format_shape
 from stillhouse_classics.checks import check_not_negative, check_positive
 from stillhouse_classics.logits import divergence, read_logits
 
@@ -32,7 +32,7 @@ def target_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperature: f
 def _split(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The logarithms (B,) of the target's probability, and of all others' together."""
     logs = logits.log_softmax(1)
-    own = F.one_hot(labels, logits.shape[1]).bool()
+    own = torch.arange(logits.shape[1], device=labels.device) == labels[:, None]  # F.one_hot would read the labels
     return logs.masked_fill(~own, -torch.inf).logsumexp(1), logs.masked_fill(own, -torch.inf).logsumexp(1)
 
 
@@ -66,7 +66,7 @@ class DecoupledDistillation(Plugin):
         weight: the factor of both.
     """
 
-    requires = ("teacher", "targets: classes")
+    requires = ("teacher", "targets", "targets: classes")
 
     temperature: float = 4.0
     alpha: float = 1.0
@@ -82,9 +82,14 @@ class DecoupledDistillation(Plugin):
         """``target`` and ``others``, each times its factor.
 
         Raises:
-            StillhouseError: outputs that are no logits of the same classes.
+            StillhouseError: outputs that are no logits of the same classes, or targets that are no class indices.
         """
         student, teacher = read_logits(step)
+        if step.targets.ndim != 1 or step.targets.is_floating_point():
+            raise StillhouseError(
+                f"needs class indices (B,), got targets of shape {format_shape(step.targets)}",
+                hint="no mixing of samples in [data] batch_transforms",
+            )
         return {
             "target": self.alpha * target_loss(student, teacher, step.targets, self.temperature),
             "others": self.beta * others_loss(student, teacher, step.targets, self.temperature),

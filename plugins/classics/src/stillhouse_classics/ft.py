@@ -7,9 +7,8 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stillhouse import Assembly, Plugin, Step, Weight, hookimpl, plugin
+from stillhouse import Assembly, Plugin, Step, StillhouseError, Weight, hookimpl, plugin
 from stillhouse.layout import channels
-from stillhouse_classics.checks import check_positive
 from stillhouse_classics.links import PROJECTIONS, build_for_links, check_maps, check_positions, give_terms
 
 __all__ = ["FactorTransfer", "factor_loss"]
@@ -70,7 +69,7 @@ class FactorTransfer(Plugin):
 
     Attributes:
         links: glob over link names; their sides are maps (``pool = "none"``).
-        rate: factors for each of the teacher's channels: the paper's k.
+        rate: factors for each of the teacher's channels, above 0 and at most 8: the paper's k.
         weight: the factor of each link's two terms.
     """
 
@@ -82,7 +81,8 @@ class FactorTransfer(Plugin):
     weight: Weight = 1.0
 
     def __attrs_post_init__(self) -> None:
-        check_positive(rate=self.rate)
+        if not 0 < self.rate <= 8:
+            raise StillhouseError(f"must be above 0 and at most 8, got {self.rate}", where="rate", hint="0.5 to 0.75")
 
     @hookimpl
     def build(self, assembly: Assembly) -> nn.Module:

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stillhouse import Assembly, Plugin, Step, Weight, hookimpl, plugin
+from stillhouse import Assembly, Plugin, Step, StillhouseError, Weight, hookimpl, plugin
 from stillhouse.layout import channels, to_rows
-from stillhouse_classics.checks import check_positive
 from stillhouse_classics.links import PROJECTIONS, ChannelMap, build_for_links, check_positions, give_terms
 
 __all__ = ["VariationalInformation", "information_loss"]
@@ -65,7 +64,7 @@ class VariationalInformation(Plugin):
 
     Attributes:
         links: glob over link names.
-        variance: where the variances start, above 1e-5; 5 in the authors' experiments.
+        variance: where the variances start, above 1e-5 and at most 100; 5 in the authors' experiments.
         weight: the factor of each link's term.
     """
 
@@ -77,7 +76,8 @@ class VariationalInformation(Plugin):
     weight: Weight = 1.0
 
     def __attrs_post_init__(self) -> None:
-        check_positive(variance=self.variance - _LEAST)
+        if not _LEAST < self.variance <= 100:
+            raise StillhouseError(f"must be above {_LEAST} and at most 100, got {self.variance}", where="variance")
 
     @hookimpl
     def build(self, assembly: Assembly) -> nn.Module:

@@ -7,5 +7,5 @@ from __future__ import annotations
 
 __all__ = ["FIGURES"]
 
-FIGURES = ("angles", "axes", "collapse", "curves", "distance", "maps", "singular", "torchdistill")
+FIGURES = ("angles", "axes", "collapse", "cost", "curves", "distance", "maps", "singular", "torchdistill")
 """The names by which plans and the command have them drawn. ``collapse``, ``maps`` and ``torchdistill`` need no plan."""
