@@ -55,7 +55,8 @@ def csv_logger(fake_distribution: Any) -> dict[str, Any]:
 
 
 def test_a_logger_of_thirty_lines_gets_every_scalar_that_tensorboard_gets(csv_logger: dict[str, Any], tmp_path: Path):
-    made = recipe(*FIVE.values(), csv_logger, **EVERYTHING)
+    # Looks come when there is time for them, and theirs are times: see the tests of the watcher.
+    made = recipe(*FIVE.values(), csv_logger, **EVERYTHING, watch={"enabled": False})
     train(made, out=tmp_path / "run")
     mine, theirs = written(tmp_path / "run"), shown(tmp_path / "run")
     assert mine.keys() == theirs.keys()
@@ -204,7 +205,8 @@ def test_only_those_are_there_that_the_recipe_asks_for(tmp_path: Path):
         training.close()
         return [observer.name for observer in training.observers]
 
-    assert names() == ["scalars", "evaluation", "one class"]
+    assert names(watch={"enabled": False}) == ["scalars", "evaluation", "one class"]
+    assert names() == ["scalars", "evaluation", "one class", "teacher metrics", "watcher"]
     all_of_them = {"ema": {}, "early_stopping": {}, "schedule": {"decay": "linear"}}
     assert names(out=tmp_path / "run", **all_of_them) == [
         *(
@@ -216,6 +218,8 @@ def test_only_those_are_there_that_the_recipe_asks_for(tmp_path: Path):
             "one class",
             "early stopping",
             "task",
+            "teacher metrics",
+            "watcher",
             "tensorboard",
             "checkpoints",
         )

@@ -1,6 +1,6 @@
 """Entry points: what installed distributions bring by name, found without an import and loaded one by one.
 
-Plugins, tasks, models, data sets and commands are looked up alike. Nothing that is broken harms anything else: it is
+Plugins, tasks, models, data sets, commands and observers are looked up alike. Nothing that is broken harms anything else: it is
 an error where it is asked for, and ``stillhouse plugins --check`` names it.
 """
 
@@ -24,6 +24,7 @@ __all__ = [
     "DATA",
     "GROUPS",
     "MODELS",
+    "OBSERVERS",
     "PLUGINS",
     "TASKS",
     "Group",
@@ -61,8 +62,9 @@ TASKS = Group("stillhouse.tasks", "task")
 MODELS = Group("stillhouse.models", "model")
 DATA = Group("stillhouse.data", "data set")
 COMMANDS = Group("stillhouse.commands", "command")
+OBSERVERS = Group("stillhouse.observers", "observer")
 
-GROUPS = (PLUGINS, TASKS, MODELS, DATA, COMMANDS)
+GROUPS = (PLUGINS, TASKS, MODELS, DATA, COMMANDS, OBSERVERS)
 
 
 @attrs.frozen

@@ -21,7 +21,7 @@ from stillhouse.config.model import ModelSpec
 from stillhouse.config.overrides import apply_override
 from stillhouse.config.recipe_file import read_tables
 from stillhouse.config.run import CheckpointSpec, DistributedSpec, OptimizerSpec, RunSpec
-from stillhouse.config.run_options import EarlyStoppingSpec, EmaSpec, SpeedSpec
+from stillhouse.config.run_options import EarlyStoppingSpec, EmaSpec, SpeedSpec, WatchSpec
 from stillhouse.config.structure import structure, unstructure
 from stillhouse.config.task import TaskSpec
 from stillhouse.config.teacher import TeacherSpec, check_teacher_names
@@ -34,6 +34,7 @@ __all__ = ["BESIDE_THE_RESULT", "Recipe", "find_nested"]
 BESIDE_THE_RESULT = {
     "run": ("name", "base", "device", "log_every", "figures"),
     "data": ("eval_batch_size", "workers", "prefetch", "cache"),
+    "watch": ("enabled", "budget", "every", "gradients"),
 }
 """The keys that do not change a run's result, by table. The number of threads does: sums come in another order."""
 
@@ -59,6 +60,7 @@ class Recipe:
         speed: the same run, computed faster.
         ema: None keeps no average of the weights.
         early_stopping: None trains for all epochs.
+        watch: looks at what every plugin does, on a few steps.
         plugins: the method: ``{ use = "features", ... }``, in order.
     """
 
@@ -75,6 +77,7 @@ class Recipe:
     speed: SpeedSpec = attrs.field(factory=SpeedSpec)
     ema: EmaSpec | None = None
     early_stopping: EarlyStoppingSpec | None = None
+    watch: WatchSpec = attrs.field(factory=WatchSpec)
     plugins: tuple[dict[str, Any], ...] = ()
 
     def __attrs_post_init__(self) -> None:
@@ -130,6 +133,7 @@ class Recipe:
         for key, default in (("test", True), ("validate_every", 1)):  # as runs from before these keys have it
             if tables["run"][key] == default:
                 del tables["run"][key]
+        tables.pop("watch")
         written = tables.pop("checkpoints")
         # Which epoch is the best decides when early stopping ends the run, and what is measured, exported and taught from.
         tables |= {f"checkpoints.{key}": written[key] for key in ("score", "score_mode") if key in written}

@@ -1,4 +1,4 @@
-"""Optional tables of the recipe: ``[speed]``, ``[ema]``, ``[early_stopping]``."""
+"""Optional tables of the recipe: ``[speed]``, ``[ema]``, ``[early_stopping]``, ``[watch]``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import attrs
 from stillhouse.config.fields import strict_fields
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 
-__all__ = ["CompileArgs", "EarlyStoppingSpec", "EmaSpec", "SpeedSpec"]
+__all__ = ["CompileArgs", "EarlyStoppingSpec", "EmaSpec", "SpeedSpec", "WatchSpec"]
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict_fields)
@@ -102,4 +102,33 @@ class EarlyStoppingSpec:
             faults.append(Fault("patience", f"must be >= 1, got {self.patience}"))
         if self.min_delta < 0.0:
             faults.append(Fault("min_delta", f"must be >= 0, got {self.min_delta}"))
+        raise_faults(faults)
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict_fields)
+class WatchSpec:
+    """The recipe's ``[watch]``: looks at what every plugin does, on a few steps; they change nothing of the result.
+
+    Attributes:
+        enabled: false looks at nothing; so does a run without the distribution ``stillhouse-watcher``.
+        budget: the share of the training's time that looks may take, above 0 and at most 1, beside the five that every
+            run has, spread over its steps.
+        every: look every so many steps instead, whatever that takes; at the next step that is logged. 0: as ``budget``
+            allows.
+        gradients: take each loss term's own gradient at a look, by a backward pass of its own; false where a model keeps
+            nothing for a second one.
+    """
+
+    enabled: bool = True
+    budget: float = 0.01
+    every: int = 0
+    gradients: bool = True
+
+    def __attrs_post_init__(self) -> None:
+        faults = []
+        if not 0.0 < self.budget <= 1.0:
+            hint = "0.01 is one percent of the time; enabled = false looks at nothing"
+            faults.append(Fault("budget", f"must be above 0 and at most 1, got {self.budget}", hint))
+        if self.every < 0:
+            faults.append(Fault("every", f"must be >= 0, got {self.every}", "0 looks as often as the budget allows"))
         raise_faults(faults)

@@ -67,6 +67,9 @@ class Hooks:
         actives: the plugins, ordered.
         observers: see :meth:`observe`.
 
+    Attributes:
+        around: what is put around each function that :meth:`calls` gives, by its owner and hook: a clock, say.
+
     Raises:
         StillhouseError: pluggy refuses a plugin.
     """
@@ -74,6 +77,7 @@ class Hooks:
     def __init__(self, actives: Sequence[Active], observers: Iterable[Named] = ()) -> None:
         self._actives = actives
         self._own = _Own()
+        self.around: Callable[[Named, str, Callable[..., Any]], Callable[..., Any]] | None = None
         self.observe(observers)
 
     def observe(self, observers: Iterable[Named]) -> None:
@@ -111,10 +115,12 @@ class Hooks:
         do ``calls("optimizer_stepped", run=run)``.
         """
         offered = tuple(a for a in hook_arguments()[name] if a not in bound)
-        return [
+        found = [
             (cast("Named", impl.plugin), _adapt(impl.function, impl.argnames, offered, bound))
             for impl in self._impls[name]
         ]
+        around = self.around
+        return found if around is None else [(owner, around(owner, name, function)) for owner, function in found]
 
     def sole(self, name: str) -> Call | None:
         """The implementation of hook ``name``, which one plugin at most may have; None where none has it.

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from torch import nn
 from torch.optim import Optimizer
 
 from stillhouse.config.recipe import Recipe
@@ -15,9 +14,12 @@ from stillhouse.contract.protocols import Named
 from stillhouse.data.batches import Data
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError
+from stillhouse.loop.composition import Composition
 from stillhouse.loop.stepper import Stepper
 from stillhouse.registry.hooks import Hooks
+from stillhouse.training.alarms import Alarms
 from stillhouse.training.checkpoints import Checkpoints
+from stillhouse.training.clock import Clock
 from stillhouse.training.early_stopping import EarlyStopping
 from stillhouse.training.ema import AveragedWeights
 from stillhouse.training.evaluation import Evaluation
@@ -29,7 +31,9 @@ from stillhouse.training.preview import Preview
 from stillhouse.training.progress import Progress
 from stillhouse.training.scalars import StepScalars
 from stillhouse.training.schedulers import Moves
+from stillhouse.training.teacher_metrics import TeacherMetrics
 from stillhouse.training.tensorboard import TensorBoard
+from stillhouse.training.watching import Watching, find_watcher
 
 __all__ = ["Observers", "build_observers"]
 
@@ -51,7 +55,9 @@ class Observers:
         epoch_rate: moves a schedule of epochs on, which may go by what has just been measured.
         early_stopping: looks at that as well.
         preview: keeps samples of the evaluation, and draws them.
-        tensorboard: writes scalars, metrics and figures.
+        teacher_metrics: has the teacher answer what the student is measured on, once.
+        watcher: looks at what the plugins do, and raises alarms, which the next two show.
+        tensorboard: writes scalars, metrics, figures and alarms.
         progress: shows steps, loss and score.
         checkpoints: last: it attaches itself when the run starts, so that what anybody's handlers change is in the file.
     """
@@ -65,6 +71,8 @@ class Observers:
     epoch_rate: EpochRate | None
     early_stopping: EarlyStopping | None
     preview: Preview | None
+    teacher_metrics: TeacherMetrics | None
+    watcher: Watching | None
     tensorboard: TensorBoard | None
     progress: Progress | None
     checkpoints: Checkpoints | None
@@ -82,7 +90,7 @@ class Observers:
 
 def build_observers(
     recipe: Recipe,
-    student: nn.Module,
+    composition: Composition,
     data: Data,
     hooks: Hooks,
     optimizer: Optimizer,
@@ -90,12 +98,14 @@ def build_observers(
     stepper: Stepper,
     progress: Progress,
     folder: Path | None,
+    clock: Clock,
 ) -> Observers:
     """The observers that ``recipe`` asks for; what writes is there in a run with a ``folder``.
 
     Raises:
         StillhouseError: an average is to be kept of a student whose optimizer keeps one.
     """
+    student = composition.student
     ema: AveragedWeights | OptimizerModes | None = None
     if has_modes(optimizer):
         if recipe.ema is not None:
@@ -114,6 +124,8 @@ def build_observers(
     if stepper.scaler.is_enabled():
         parts["scaler"] = stepper.scaler
     parts = {name: part for name, part in parts.items() if part is not None}
+    alarms = Alarms(progress)
+    watcher = find_watcher(recipe.watch, clock, alarms)
     shows = folder is not None and parallel.is_first()
     checkpoints = None if folder is None else Checkpoints(folder, recipe.checkpoints, evaluation, parts)
     return Observers(
@@ -126,7 +138,9 @@ def build_observers(
         epoch_rate=EpochRate(moves, evaluation) if moves is not None and moves.per == "epoch" else None,
         early_stopping=stopping,
         preview=Preview() if shows and recipe.run.figures else None,
-        tensorboard=TensorBoard(hooks) if shows else None,
+        teacher_metrics=None if watcher is None else TeacherMetrics(composition, hooks),
+        watcher=watcher,
+        tensorboard=TensorBoard(hooks, alarms) if shows else None,
         progress=progress if progress.enabled else None,
         checkpoints=checkpoints,
     )

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from stillhouse.config.recipe import Recipe
 from stillhouse.contract.hookspecs import hookimpl
+from stillhouse.contract.plugin import Plugin
 from stillhouse.contract.protocols import Named
 from stillhouse.contract.run import Run
 from stillhouse.contract.step import Step
@@ -98,7 +99,10 @@ class StepScalars:
         for plugin, scalars in self._hooks.calls("scalars"):
             for name, value in named_values(plugin, "scalars", scalars, step).items():
                 value = _scalar(plugin, name, value, step)
-                tensors["plugin", f"{plugin.name}/{name}" if name else plugin.name] = value
+                if isinstance(plugin, Plugin):
+                    tensors["plugin", f"{plugin.name}/{name}" if name else plugin.name] = value
+                else:  # an observer's have tags of their own
+                    tensors["", name] = value
         if self._stepper.gradient_norm is not None:
             tensors["gradient", "norm"] = self._stepper.gradient_norm
         by_key = _copied(tensors)
@@ -124,7 +128,7 @@ class StepScalars:
             elif kind == "gradient":
                 tags["gradient/norm"] = value
             else:
-                tags[f"plugin/{name}"] = value
+                tags[f"{kind}/{name}" if kind else name] = value
         for group in self._optimizer.param_groups:
             tags[f"learning_rate/{group['name']}"] = float(group["lr"])
         return tags

@@ -32,6 +32,7 @@ from stillhouse.loop.engines import build_run
 from stillhouse.loop.stepper import Stepper, split
 from stillhouse.registry.order import Active
 from stillhouse.training.callbacks import attach_metrics
+from stillhouse.training.clock import Clock
 from stillhouse.training.compilation import compile_models, compile_step, plain
 from stillhouse.training.compiled_step import CompiledStep
 from stillhouse.training.explanation import describe, render_text
@@ -68,6 +69,7 @@ class Training:
         data: the batches.
         teacher_is_trained: False where a teacher given by a recipe was left as it starts, to explain a run.
         optimizer: torch's, with the student's parameter groups and one for each plugin that has parameters.
+        clock: where the time of its steps goes.
         observers: the engine's own: what measures, logs, averages, ends early, writes checkpoints.
     """
 
@@ -108,8 +110,9 @@ class Training:
             base=recipe.base,
         )
         self._stepper = stepper = Stepper(assembly, composition, self.optimizer)
+        self.clock = Clock(composition, hooks, assembly.device)
         self.observers = build_observers(
-            recipe, assembly.student, data, hooks, self.optimizer, moves, stepper, progress, folder
+            recipe, composition, data, hooks, self.optimizer, moves, stepper, progress, folder, self.clock
         )
         hooks.observe(self.observers)
         evaluator = build_evaluator(assembly, composition, hooks)
@@ -227,7 +230,8 @@ class Training:
             run.trainer.fire_event(Events.STARTED)
             run.trainer.fire_event(Events.COMPLETED)
             return
-        run.trainer.run(self._stream(done), max_epochs=run.epochs, epoch_length=run.steps_per_epoch)
+        stream = self.clock.read(self._stream(done), done)
+        run.trainer.run(stream, max_epochs=run.epochs, epoch_length=run.steps_per_epoch)
 
     def _stream(self, done: int) -> Iterable[Batch]:
         """The batches from step ``done`` on, as the trainer gets them."""
@@ -295,5 +299,6 @@ class Training:
             "parent": self.recipe.run.parent,
             "resumed_at_step": done,
             "seconds": round(seconds, 3),
+            **({} if self.observers.watcher is None else self.observers.watcher.summarise()),
             "history": self._history,
         }

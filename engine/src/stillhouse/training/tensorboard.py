@@ -16,8 +16,10 @@ from stillhouse.contract.run import Run
 from stillhouse.contract.step import Step
 from stillhouse.errors import StillhouseWarning, first_line
 from stillhouse.registry.hooks import Hooks, named_values
+from stillhouse.training.alarms import Alarms
 from stillhouse.training.folder import RunFolder
 from stillhouse.training.scalars import metric_tags
+from stillhouse.training.teacher_metrics import TEACHERS_SPLIT
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -38,12 +40,13 @@ class TensorBoard:
 
     Args:
         hooks: whose ``figures`` are drawn at the end of an epoch.
+        alarms: written as texts, once they have been raised.
     """
 
     name = "tensorboard"
 
-    def __init__(self, hooks: Hooks) -> None:
-        self._hooks = hooks
+    def __init__(self, hooks: Hooks, alarms: Alarms) -> None:
+        self._hooks, self._alarms = hooks, alarms
         self._writer: SummaryWriter | None = None
         self._waiting: list[tuple[Mapping[str, float], int, float]] = []
         self._handed_over_at = 0.0
@@ -68,14 +71,20 @@ class TensorBoard:
     def logged(self, run: Run, step: Step, scalars: Mapping[str, float]) -> None:
         """Write the step's scalars under their tags."""
         self._add_scalars(scalars, step.iteration + 1)
+        self._add_alarms()
         every = run.recipe.checkpoints.every_steps
         if every is not None and (step.iteration + 1) % every == 0:
             self._hand_over()
 
     @hookimpl
     def evaluated(self, run: Run, split: str, metrics: Mapping[str, float]) -> None:
-        """Write the split's metrics."""
-        self._add_scalars(metric_tags({split: metrics}), run.trainer.state.iteration)
+        """Write the split's metrics; the teacher's, which stay as they are, beside each of the student's."""
+        if split == TEACHERS_SPLIT:
+            return
+        beside = run.metrics.get(TEACHERS_SPLIT, {}) if split == "val" else {}
+        found = metric_tags({split: metrics, TEACHERS_SPLIT: beside})
+        self._add_scalars(found, run.trainer.state.iteration)
+        self._add_alarms()
 
     @hookimpl
     def epoch_completed(self, run: Run) -> None:
@@ -138,6 +147,12 @@ class TensorBoard:
                 # One event with all of them: torch's add_scalar makes one each, and takes six times as long.
                 values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
                 events.add_summary(Summary(value=values), iteration, at)
+
+    def _add_alarms(self) -> None:
+        for alarm in self._alarms.take_new():
+            if self._writer is not None:
+                with self._guarded():
+                    self._writer.add_text("alarms", f"**{alarm.what}**\n\n{alarm.advice}", alarm.step)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
