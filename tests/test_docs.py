@@ -34,7 +34,7 @@ from stillhouse.cli.parser import make_parser
 from stillhouse.config.learning_rate import LearningRateSchedule
 from stillhouse.config.recipe_file import read_tables
 from stillhouse.config.run import CheckpointSpec, DistributedSpec, OptimizerSpec, RunSpec
-from stillhouse.config.run_options import CompileArgs, EarlyStoppingSpec, EmaSpec, SpeedSpec
+from stillhouse.config.run_options import CompileArgs, EarlyStoppingSpec, EmaSpec, SpeedSpec, WatchSpec
 from stillhouse.config.structure import describe_type, unstructure
 from stillhouse.config.teacher import TeacherSpec
 from stillhouse.contract.hookspecs import SPECIFICATIONS, hook_arguments
@@ -69,6 +69,7 @@ SPECS = {
         CompileArgs,
         EmaSpec,
         EarlyStoppingSpec,
+        WatchSpec,
     )
 }
 TASK_KINDS = {task.use: load_task(task) for task in installed(TASKS)}

@@ -88,7 +88,7 @@ def test_ignite_handlers_attach_early_and_late(phase: Any):
 
 
 def test_a_phase_without_listeners_is_not_fired(monkeypatch: pytest.MonkeyPatch):
-    training = prepare(recipe(run__epochs=1), write=False)
+    training = prepare(recipe(run__epochs=1, watch={"enabled": False}), write=False)
     fired: list[Any] = []
     trainer = training.run.trainer
     fire = trainer.fire_event

@@ -206,7 +206,8 @@ def test_the_checks_stay_on_for_the_first_two_steps_and_no_longer():
     with pytest.raises(StillhouseError, match="plugin 'wrong': losses: the loss term '' has no gradient") as caught:
         train(recipe(), plugins=[wrong(losses=lambda s, st: late(st, 1))], write=False)
     assert "in plugin 'wrong', hook 'losses', epoch 1, step 2" in caught.value.__notes__
-    training = prepare(recipe(), plugins=[wrong(losses=lambda s, st: late(st, 2))], write=False)
+    unwatched = recipe(watch={"enabled": False})
+    training = prepare(unwatched, plugins=[wrong(losses=lambda s, st: late(st, 2))], write=False)
     plain, seen = training.run.composition.hooks, []
     training.run.trainer.add_event_handler(
         Phase.OPTIMIZER_STEPPED, lambda: seen.append(training.run.composition.hooks is plain)

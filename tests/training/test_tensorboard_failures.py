@@ -30,7 +30,7 @@ def refuse(*_arguments: Any, **_more: Any) -> None:
     raise OSError("No space left on device")
 
 
-@pytest.mark.parametrize("fails", ["open", "add_scalar", "add_figure", "add_hparams", "close"])
+@pytest.mark.parametrize("fails", ["open", "add_text", "add_figure", "add_custom_scalars", "close"])
 def test_it_is_told_of_once_and_ends_nothing(fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     expected = train(recipe(), write=False)
     training = prepare(recipe(), plugins=[InTheWay()] if fails == "open" else [], out=tmp_path / "run")

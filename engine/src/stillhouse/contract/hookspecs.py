@@ -153,7 +153,7 @@ class ObservingHooks:
 
     @hookspec
     def evaluated(self, run: Run, split: str, metrics: Mapping[str, float]) -> None:
-        """A split has been measured: ``val`` after an epoch, ``test`` after the last one, with averaged weights also ``val_ema`` and ``test_ema``. ``run.metrics[split]`` has the same numbers. The student is still in eval mode, with the weights that were measured, and there is no gradient. The command ``evaluate`` does not call it."""
+        """A split has been measured: ``val`` after an epoch, ``test`` after the last one, with averaged weights also ``val_ema`` and ``test_ema``; ``val_teacher``, the teacher's own metrics, once. ``run.metrics[split]`` has the same numbers. The student is still in eval mode, with the weights that were measured, and there is no gradient. The command ``evaluate`` does not call it."""
 
     @hookspec
     def completed(self, run: Run) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from ignite.engine import Events
 
 from stillhouse.contract.hookspecs import hookimpl
 from stillhouse.contract.run import Run
+from stillhouse.errors import StillhouseWarning
 from stillhouse.loop.composition import Composition
 from stillhouse.registry.hooks import Hooks, emit
 from stillhouse.training.output_metrics import OutputMetrics
@@ -20,8 +22,8 @@ TEACHERS_SPLIT = "val_teacher"
 class TeacherMetrics:
     """Has the teacher answer the batches of the first validation, and tells of its metrics through ``evaluated``.
 
-    No batch is read a second time. Nothing is told where the teacher has left memory, where no plugin reads it, or where
-    the task's metrics have no use for what it gives.
+    No batch is read a second time. Nothing is told where the teacher has left memory, where no plugin reads it or one
+    answers in its place, or where the task's metrics have no use for what it gives.
 
     Args:
         composition: has the teacher, and calls it as the steps do.
@@ -31,7 +33,8 @@ class TeacherMetrics:
     name = "teacher metrics"
 
     def __init__(self, composition: Composition, hooks: Hooks) -> None:
-        self._teacher = composition.models.get("teacher") if composition.reads_teacher else None
+        asked = composition.reads_teacher and not hooks.calls("teacher_forward")
+        self._teacher = composition.models.get("teacher") if asked else None
         self._hooks = hooks
         self._metrics = OutputMetrics({})
         self._remove: Any = None
@@ -49,7 +52,9 @@ class TeacherMetrics:
             return
         seen = evaluator.state.output
         try:
-            answer = self._teacher(seen["input"]).output
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", StillhouseWarning)  # whose classes are a guess: no score to go by
+                answer = self._teacher(seen["input"]).output
         except Exception:  # noqa: BLE001 - a teacher of other classes, or of another task: there is no answer to measure
             self._stop()
             return

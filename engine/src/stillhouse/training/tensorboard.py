@@ -9,14 +9,13 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 from warnings import warn
 
-from stillhouse.config.home import shorten_home
-from stillhouse.config.structure import unstructure
 from stillhouse.contract.hookspecs import hookimpl
 from stillhouse.contract.run import Run
 from stillhouse.contract.step import Step
 from stillhouse.errors import StillhouseWarning, first_line
 from stillhouse.registry.hooks import Hooks, named_values
 from stillhouse.training.alarms import Alarms
+from stillhouse.training.first_page import list_settings, make_layout
 from stillhouse.training.folder import RunFolder
 from stillhouse.training.scalars import metric_tags
 from stillhouse.training.teacher_metrics import TEACHERS_SPLIT
@@ -65,6 +64,7 @@ class TensorBoard:
             self._writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=done + 1, max_queue=2 * _MOST)
             if done == 0:
                 self._writer.add_text("recipe", _as_it_is(run.recipe.to_toml()))
+                self._writer.add_custom_scalars(make_layout(run))  # type: ignore[no-untyped-call]  # torch gives it no types
                 self._writer.add_text("composition", _as_it_is(folder.composition.read_text(encoding="utf-8")))
 
     @hookimpl
@@ -106,10 +106,13 @@ class TensorBoard:
         """Write the run's settings and results for TensorBoard's HPARAMS page, in this run's own folder."""
         if self._writer is None:
             return
-        # A name of their own: under the metrics' names they would show as one more point of each curve.
-        final = {f"summary/{tag}": value for tag, value in metric_tags(run.metrics).items()}
         with self._guarded():
-            self._writer.add_hparams(_settings(run), final, run_name=".")
+            from torch.utils.tensorboard.summary import hparams
+
+            # Not add_hparams, which writes every metric once more, as a curve of one point in a file of its own.
+            events = self._writer._get_file_writer()  # type: ignore[no-untyped-call]  # torch gives it no types
+            for summary in hparams(list_settings(run), metric_tags(run.metrics)):  # type: ignore[no-untyped-call]  # likewise
+                events.add_summary(summary)
 
     def close(self) -> None:
         """Write what is buffered and close."""
@@ -174,24 +177,3 @@ class TensorBoard:
 def _as_it_is(text: str) -> str:
     """``text`` as Markdown that shows it unchanged."""
     return "```\n" + text.replace("```", "'''") + "\n```"
-
-
-def _settings(run: Run) -> dict[str, bool | int | float | str]:
-    recipe = run.recipe
-    settings: dict[str, bool | int | float | str] = {
-        "student": recipe.student.model,
-        "data": recipe.data.name,
-        "epochs": recipe.run.epochs,
-        "batch_size": recipe.data.batch_size,
-        "per_class": recipe.data.per_class or 0,
-        "optimizer": recipe.optimizer.name,
-        "lr": recipe.optimizer.lr,
-        "seed": recipe.run.seed,
-        "plugins": ", ".join(plugin.name for plugin in run.plugins) or "none",
-    }
-    for plugin in run.plugins:
-        for option, value in unstructure(plugin).items():
-            if isinstance(value, bool | int | float | str) and option != "name":
-                settings[f"{plugin.name}.{option}"] = value
-    shortened: dict[str, bool | int | float | str] = shorten_home(settings)
-    return shortened

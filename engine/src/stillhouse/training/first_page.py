@@ -1,0 +1,99 @@
+"""TensorBoard's pages *Custom scalars* and *HParams*: the charts that answer first, and a line for each run."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import attrs
+
+from stillhouse.config.home import shorten_home
+from stillhouse.config.structure import unstructure
+from stillhouse.contract.run import Run
+from stillhouse.entries import installed
+
+__all__ = ["list_settings", "make_layout"]
+
+Setting = bool | int | float | str
+_SEED = re.compile(r"seed-\d+")
+
+
+def make_layout(run: Run) -> dict[str, dict[str, list[Any]]]:
+    """The charts by category, as torch's ``add_custom_scalars`` takes them: the score of the validation first.
+
+    A chart has all tags that one of its patterns begins like; a run without such tags leaves it out of the chart.
+    """
+    score = re.escape(run.task.score)
+
+    def chart(*patterns: str) -> list[Any]:
+        return ["Multiline", [f"^{pattern}$" for pattern in patterns]]
+
+    return {
+        "Is it learning?": {
+            f"{run.task.score}: validation, train batch, teacher": chart(
+                f"(val|val_ema|val_teacher)/{score}", f"train/{score}", f"(test|test_ema)/{score}"
+            ),
+            "the task's loss: validation, train batch": chart("(val|val_teacher|train)/loss", "loss_raw/task"),
+        },
+        "Which plugin does what?": {
+            "weighted loss terms": chart("loss_weighted/.*"),
+            "share of the total loss, %": chart("loss_share_percent/.*"),
+            "norm of each term's gradient on the student": chart("gradient_norm/.*"),
+            "cosine of each term's gradient to the task's": chart("gradient_cosine/.*"),
+        },
+        "What does it cost?": {
+            "milliseconds of a step, by plugin": chart("cost_ms/.*"),
+            "milliseconds of a step, by part": chart("cost_ms_of_step/.*"),
+            "memory that a plugin's module holds, MB": chart("memory_mb/.*"),
+            "memory of the device, or of the process, MB": chart("device/memory_mb"),
+            "waiting for data, use of the device, %": chart("data/wait_percent", "device/use_percent"),
+            "images a second": chart("speed/images_per_second"),
+        },
+        "Is something sick?": {
+            "effective rank of both sides of a link": chart("rank_student/.*", "rank_teacher/.*"),
+            "CKA of both sides of a link": chart("cka/.*"),
+            "update over weight, by part of the student": chart("update_to_weight/.*"),
+            "orthogonality error": chart("plugin/.*orthogonality_error.*"),
+            "condition of the plugins' matrices": chart("singular_condition/.*"),
+            "learning rate": chart("learning_rate/.*"),
+        },
+    }
+
+
+def list_settings(run: Run) -> dict[str, Setting]:
+    """The run's line on the page *HParams*: its arm and seed, which plugins it has, and what is not as it is by default."""
+    recipe, folder = run.recipe, run.folder
+    arm = folder.parent.name if folder is not None and _SEED.fullmatch(folder.name) else recipe.run.name
+    names = [plugin.name for plugin in run.plugins]
+    found: dict[str, Setting] = {"arm": arm, "seed": recipe.run.seed, "plugins": ", ".join(names) or "none"}
+    for name in sorted({*names, *(entry.use for entry in installed())}):
+        found[f"with {name}"] = name in names
+    for key, table in (("run", recipe.run), ("data", recipe.data), ("optimizer", recipe.optimizer)):
+        for option, value in _list_changed(table).items():
+            if (key, option) not in _BESIDE:
+                found[f"{key}.{option}"] = value
+    found |= {"student": recipe.student.model, "optimizer.lr": recipe.optimizer.lr}
+    for plugin in run.plugins:
+        found |= {f"{plugin.name}.{option}": v for option, v in _list_changed(plugin).items() if option != "name"}
+    shortened: dict[str, Setting] = shorten_home(found)
+    return shortened
+
+
+_BESIDE = {
+    ("run", "base"),
+    ("run", "name"),
+    ("run", "device"),
+    ("run", "seed"),
+    ("run", "log_every"),
+    ("run", "figures"),
+}
+
+
+def _list_changed(options: Any) -> dict[str, Setting]:
+    """The plain values of an attrs object that are not the defaults of their fields."""
+    defaults = {field.name: field.default for field in attrs.fields(type(options))}
+    return {
+        name: value
+        for name, value in unstructure(options).items()
+        if isinstance(value, bool | int | float | str) and value != defaults.get(name, attrs.NOTHING)
+    }
