@@ -7,14 +7,18 @@ import json
 import shlex
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import attrs
 from rich.text import Text
 
 from stillhouse.cli.common import Commands, add_quiet, add_recipe, importing, load_recipe_of, make_console
-from stillhouse.errors import StillhouseWarning
+from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.files import to_json
 from stillhouse.terminal import make_table
+
+if TYPE_CHECKING:
+    from stillhouse.training.profiler import Profiler
 
 __all__ = ["add"]
 
@@ -36,6 +40,12 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="look at every step, several times slower: the first tensor that is not finite is named by layer and plugin",
     )
+    train.add_argument(
+        "--profile",
+        metavar="STEPS",
+        type=int,
+        help="profile so many steps: a trace for Perfetto, and where the time goes",
+    )
     train.add_argument("--json", action="store_true", help="print the summary as JSON")
     train.set_defaults(function=_train)
 
@@ -54,7 +64,18 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.resume and not folder.exists():
         warnings.warn(f"{folder}: no run to resume, a new one begins", StillhouseWarning, stacklevel=1)
     progress: Detail = "verbose" if arguments.verbose else not arguments.quiet
+    if arguments.profile is not None:
+        recipe = attrs.evolve(recipe, watch=attrs.evolve(recipe.watch, enabled=False))
     training = prepare(recipe, out=arguments.out, resume=arguments.resume, progress=progress)
+    profiler = None
+    if arguments.profile is not None:
+        from stillhouse.training.profiler import Profiler
+
+        try:
+            profiler = Profiler(training, arguments.profile)
+        except StillhouseError:
+            training.close()
+            raise
     result = fit_watched(training) if arguments.debug else training.fit()
     if not parallel.is_first():
         return 0
@@ -62,7 +83,25 @@ def _train(arguments: argparse.Namespace) -> int:
         print(to_json({**result.summary, "folder": str(result.folder)}))
         return 0
     _print_summary(result.summary, str(result.folder))
+    if profiler is not None:
+        _print_profile(profiler)
     return 0
+
+
+def _print_profile(profiler: Profiler) -> None:
+    console, items = make_console(), profiler.items()
+    if not items:
+        console.print("profile      none: the run ended before its steps were done", highlight=False)
+        return
+    table = make_table("of a step", "ms", "%")
+    for item in items:
+        table.add_row(item.name, f"{item.ms:.3f}", f"{100 * item.share:.1f}")
+    console.print(table)
+    console.print(
+        f"most of it   {items[0].name}: {profiler.advise(items[0])}", highlight=False, markup=False, soft_wrap=True
+    )
+    where = f"profile      {profiler.path}, for https://ui.perfetto.dev"
+    console.print(where, highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_summary(summary: dict[str, Any], folder: str) -> None:

@@ -64,7 +64,7 @@ class TensorBoard:
             self._writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=done + 1, max_queue=2 * _MOST)
             if done == 0:
                 self._writer.add_text("recipe", _as_it_is(run.recipe.to_toml()))
-                self._writer.add_custom_scalars(make_layout(run))  # type: ignore[no-untyped-call]  # torch gives it no types
+                self._writer.add_custom_scalars(make_layout(run))
                 self._writer.add_text("composition", _as_it_is(folder.composition.read_text(encoding="utf-8")))
 
     @hookimpl
