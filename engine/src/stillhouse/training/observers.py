@@ -81,6 +81,11 @@ class Observers:
         """Those that are there, in order."""
         return (observer for observer in attrs.asdict(self, recurse=False).values() if observer is not None)
 
+    @property
+    def stopped(self) -> dict[str, Any] | None:
+        """When and why early stopping ended the run; None where it did not."""
+        return None if self.early_stopping is None else self.early_stopping.stopped
+
     def close(self) -> None:
         """Close what holds a file, the terminal or a signal, however the run has ended."""
         for observer in (self.interruption, self.progress, self.tensorboard, self.checkpoints):
@@ -125,7 +130,8 @@ def build_observers(
         parts["scaler"] = stepper.scaler
     parts = {name: part for name, part in parts.items() if part is not None}
     alarms = Alarms(progress)
-    watcher = find_watcher(recipe.watch, clock, alarms)
+    # A step that is compiled as a whole has no terms of its own, and no hooks to be timed.
+    watcher = None if recipe.speed.compile == "step" else find_watcher(recipe.watch, clock, alarms)
     shows = folder is not None and parallel.is_first()
     checkpoints = None if folder is None else Checkpoints(folder, recipe.checkpoints, evaluation, parts)
     return Observers(

@@ -59,7 +59,7 @@ class Profiler:
         path: where the trace is.
 
     Raises:
-        StillhouseError: fewer than one step, or more than the run has after its first three.
+        StillhouseError: fewer than one step, or more than the run has after its first three; a step compiled as a whole.
     """
 
     def __init__(self, training: Training, steps: int) -> None:
@@ -71,6 +71,9 @@ class Profiler:
                 where="--profile",
                 hint=f"the run has {run.total_steps} steps, and the first {FIRST} are not profiled",
             )
+        if run.recipe.speed.compile == "step":
+            what = "a step that is compiled as a whole has no hooks to be timed"
+            raise StillhouseError(what, where="--profile", hint="--set speed.compile=both")
         assert run.folder is not None  # the command's runs have one
         self.path: Path = run.folder / "profile.json.gz"
         self._run, self._clock, self._steps = run, training.clock, steps

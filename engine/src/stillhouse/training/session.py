@@ -205,7 +205,7 @@ class Training:
         if folder is not None and checkpoints is not None and self._resume:
             done = checkpoints.resume(run)
             finished = folder.read_summary()
-            if finished is not None and (done == run.total_steps or self._stopped):
+            if finished is not None and (done == run.total_steps or self.observers.stopped):
                 return Result(self.export(), restore_nans(finished["metrics"]), self._history, finished, run.folder)
         done = done or begin(run, self.observers)
         started = time.perf_counter()
@@ -226,7 +226,7 @@ class Training:
     def _train(self, done: int) -> None:
         """Run the trainer from step ``done`` on. A run with nothing left to train, but to measure, starts and completes."""
         run = self.run
-        if done == run.total_steps or self._stopped:
+        if done == run.total_steps or self.observers.stopped:
             run.trainer.fire_event(Events.STARTED)
             run.trainer.fire_event(Events.COMPLETED)
             return
@@ -274,12 +274,6 @@ class Training:
     def _history(self) -> list[dict[str, float]]:
         return self.observers.evaluation.history
 
-    @property
-    def _stopped(self) -> dict[str, Any] | None:
-        """When and why early stopping ended the run; None where it did not."""
-        stopping = self.observers.early_stopping
-        return None if stopping is None else stopping.stopped
-
     def _summary(self, metrics: dict[str, dict[str, float]], seconds: float, done: int) -> dict[str, Any]:
         run, best = self.run, best_of(self.run, self._history)
         score = find_score(self.recipe.checkpoints, run.task).name
@@ -289,7 +283,7 @@ class Training:
             "epochs": run.epochs,
             "steps": run.total_steps,
             "steps_done": run.trainer.state.iteration,
-            "stopped": self._stopped,
+            "stopped": self.observers.stopped,
             "metrics": metrics,
             "best": None if best.epoch is None else {"epoch": best.epoch, f"val/{score}": best.value},
             "student_parameters": sum(p.numel() for p in run.student.parameters()),
