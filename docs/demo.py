@@ -31,7 +31,11 @@ from stillhouse.terminal import Terminal, make_table
 RECIPE = Path(__file__).parent / "recipes" / "digits-demo.toml"
 OUT = Path("runs") / "demo"
 SEEDS = range(6)
-ARMS: Mapping[str, tuple[str, ...]] = {"alone": (), "distilled": (), "control": ("plugins.tcs.weight=1",)}
+ARMS: Mapping[str, tuple[str, ...]] = {
+    "alone": ("optimizer.lr=5e-3",),
+    "distilled": (),
+    "control": ("optimizer.lr=2e-3", "plugins.tcs.weight=0.2"),
+}
 """The arms, and what the validation split has chosen for each where it is not the recipe's."""
 
 CHOICE_SEEDS = range(1000, 1004)
@@ -41,9 +45,9 @@ SCORE = "accuracy"
 
 def make_recipe(arm: str, overrides: list[str]) -> Recipe:
     """The recipe of an arm."""
-    changed = [*(ARMS[arm] if arm != "alone" else ()), f"run.name={arm}", "run.log_every=10", *overrides]
+    changed = [*ARMS[arm], f"run.name={arm}", "run.log_every=10", *overrides]
     if arm == "alone":
-        return load_recipe(RECIPE, overrides=[text for text in changed if "plugins." not in text], plugins="")
+        return load_recipe(RECIPE, overrides=changed, plugins="")
     recipe = load_recipe(RECIPE, overrides=changed)
     if arm == "distilled":
         return recipe
