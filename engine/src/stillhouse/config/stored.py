@@ -51,6 +51,8 @@ _SUMMARY: Kinds = {
     "plugins": list[str],
     "device": str,
     "student_parameters": int,
+    "costs": _TABLE,
+    "alarms": _TABLES,
 }
 _STOPPED: Kinds = {"epoch": int, "reason": str}
 

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from stillhouse.experiments.costs import CountedAlarm
 from stillhouse.experiments.statistics import (
     LEVEL,
     POWER,
@@ -34,6 +35,8 @@ class Group:
         short: a setting's shorter text in tables, by column.
         failed: the runs that have no finite value, by seed, with the reason; they count as failures.
         facts: the values that its runs have of each thing that compared runs should have alike.
+        costs: means over its runs, by a name of :data:`stillhouse.experiments.costs.COSTS`; empty where no run knows any.
+        alarms: what its runs have raised.
     """
 
     name: str
@@ -44,6 +47,8 @@ class Group:
     short: Mapping[str, str] = attrs.field(factory=dict)
     failed: Mapping[int, str] = attrs.field(factory=dict)
     facts: Mapping[tuple[str, str], frozenset[str]] = attrs.field(factory=dict)
+    costs: Mapping[str, float] = attrs.field(factory=dict)
+    alarms: tuple[CountedAlarm, ...] = ()
 
 
 @attrs.frozen
@@ -122,6 +127,8 @@ def _to_table(row: Row) -> dict[str, Any]:
         "interval": None if row.interval is None else list(row.interval),
         "against": dict(group.against),
         "differences": differences,
+        "costs": dict(group.costs),
+        "alarms": [attrs.asdict(alarm) for alarm in group.alarms],
     }
 
 

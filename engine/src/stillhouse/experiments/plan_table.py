@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from stillhouse.experiments.arms import Arm
 from stillhouse.experiments.comparison import Comparison, Group, compare_groups
 from stillhouse.experiments.compatibility import check_alike, collect_facts
+from stillhouse.experiments.costs import average_costs, count_alarms
 from stillhouse.experiments.finished_run import FinishedRun, MissingRun
 from stillhouse.experiments.plan import Plan
 from stillhouse.experiments.run_groups import choose_metric, read_metric, read_report
@@ -55,6 +56,8 @@ def make_comparison(
                 note="; ".join(filter(None, [arm.reason, *(f"= {other}" for other in arm.also)])),
                 failed={run.seed: run.error for run in missing[arm.name]},
                 facts=collect_facts(found[arm.name]),
+                costs=average_costs([run.summary for run in found[arm.name]]),
+                alarms=count_alarms([run.summary for run in found[arm.name]]),
             )
         )
     columns = dict.fromkeys(key for group in groups for key in group.columns)

@@ -18,6 +18,7 @@ from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you
 from stillhouse.experiments.arms import hash_arm
 from stillhouse.experiments.comparison import Comparison, Group, compare_groups
 from stillhouse.experiments.compatibility import check_comparable, collect_facts
+from stillhouse.experiments.costs import average_costs, count_alarms
 from stillhouse.experiments.finished_run import FinishedRun, MissingRun
 from stillhouse.experiments.plan import PLAN, read_finished_summary, read_plan
 from stillhouse.experiments.settings import find_differing, flatten_settings, format_value, shorten_values
@@ -83,6 +84,8 @@ def compare(
                 short={column: texts[i] for column, texts in shown.items()},
                 failed={seed: run.error for seed, run in failures.items()},
                 facts=collect_facts(members, metric),
+                costs=average_costs([run.summary for run in members]),
+                alarms=count_alarms([run.summary for run in members]),
             )
         )
         told_missing += [run.to_dict(name) for run in failures.values()]

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from stillhouse.errors import first_line
 from stillhouse.experiments.comparison import Comparison, Row
+from stillhouse.experiments.costs import COSTS
 from stillhouse.experiments.statistics import Difference
 from stillhouse.terminal import make_table
 
@@ -20,7 +21,7 @@ _NOTHING = "–"  # noqa: RUF001 - a dash, as tables have it
 _MINUS = "−"  # noqa: RUF001 - a minus sign
 _SIGNIFICANT = 0.05
 _LISTED = 10
-"""Runs without a result that the legend names."""
+"""Runs without a result that the legend names, and alarms."""
 _LONG = 40
 """A setting with more characters than this is in the JSON only."""
 _WIDE = 100_000
@@ -120,6 +121,8 @@ def _make_columns(comparison: Comparison) -> list[list[_Column]]:
         ]
         detectable = [_format_detectable(row.differences[title]) for row in rows]
         units.append([_Column(f"{_MINUS} {title} [95%]", differences), _Column("detectable", detectable)])
+    known = [name for name in COSTS if any(row.group.costs.get(name) for row in rows)]
+    units += [[_Column(COSTS[name], [_format_cost(row.group.costs.get(name)) for row in rows])] for name in known]
     return units
 
 
@@ -156,6 +159,13 @@ def _format_difference(found: Difference | None, adjusted: float | None, *, pair
     text += f" n={found.n}" if pairs else ""
     text += ("" if found.paired else " u") + (" m" if mixed else "")
     return text + (" *" if adjusted is not None and adjusted < _SIGNIFICANT else "")
+
+
+def _format_cost(value: float | None) -> str:
+    """Three digits: a machine's time has no more to tell."""
+    if value is None:
+        return _NOTHING
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
 
 
 def _format_detectable(found: Difference | None) -> str:
@@ -198,6 +208,12 @@ def _make_legend(comparison: Comparison) -> list[str]:
     if any(any(row.mixed.values()) for row in comparison.rows):
         lines.append("m: mixed runs, which differ in more than their settings: the difference may be that.")
     lines += [f"Mixed: {what}." for what in comparison.mixed]
+    if any(row.group.costs for row in comparison.rows):
+        lines.append(
+            "Costs are means over the runs as they ran, with whatever ran beside them: of the steps that were looked at, and "
+            "samples/s of the whole run, its validation included."
+        )
+    lines += _list_alarms(comparison)
     if comparison.missing:
         lines.append(f"{len(comparison.missing)} runs have no result:")
         lines += [
@@ -206,3 +222,15 @@ def _make_legend(comparison: Comparison) -> list[str]:
     if len(comparison.missing) > _LISTED:
         lines.append(f"and {len(comparison.missing) - _LISTED} more, in --json.")
     return lines
+
+
+def _list_alarms(comparison: Comparison) -> list[str]:
+    """A line for each alarm of each group, those of the most runs first."""
+    told = [(row.group, alarm) for row in comparison.rows for alarm in row.group.alarms]
+    told.sort(key=lambda pair: -pair[1].runs)
+    lines = ["Alarms:"] if told else []
+    lines += [
+        f"{group.name}: {alarm.kind}, {alarm.about}, in {alarm.runs} of its runs; {alarm.advice}."
+        for group, alarm in told[:_LISTED]
+    ]
+    return lines + ([f"and {len(told) - _LISTED} more, in --json."] if len(told) > _LISTED else [])
