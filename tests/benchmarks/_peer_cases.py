@@ -20,13 +20,14 @@ STILLHOUSE = "Stillhouse"
 
 @attrs.frozen
 class Case:
-    """Sizes: widths of student and teacher, of images and batch; how many links."""
+    """Sizes: widths of student and teacher, of images and batch; how many links, and their projection."""
 
     student: int
     teacher: int
     size: int
     batch: int
     links: int = 1
+    projection: str = "linear"
 
 
 class Method(nn.Module):
@@ -58,6 +59,15 @@ class Method(nn.Module):
             loss = loss + F.mse_loss(projection(z), F.layer_norm(t, t.shape[-1:]))
         log_q = F.log_softmax(soft / T, 1)
         return loss + F.kl_div(F.log_softmax(out / T, 1), log_q, log_target=True, reduction="batchmean") * T**2
+
+    @torch.no_grad()
+    def retract(self) -> None:
+        """Make the projections orthogonal again after an optimizer's step, as anybody would: by QR, with a positive diagonal."""
+        for projection in self.projections:
+            wide = projection.weight.shape[0] < projection.weight.shape[1]
+            q, r = torch.linalg.qr((projection.weight.T if wide else projection.weight).double())
+            q = q * r.diagonal().sign()
+            projection.weight.copy_(q.T if wide else q)
 
 
 class Made:
@@ -92,7 +102,7 @@ class Made:
             "plugins": [
                 {"use": "features", "links": links},
                 {"use": "normalizer", "kind": "layer"},
-                {"use": "projector", "kind": "linear"},
+                {"use": "projector", "kind": case.projection},
                 {"use": "logits", "temperature": T},
             ],
         }

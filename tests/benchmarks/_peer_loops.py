@@ -21,10 +21,13 @@ def by_hand(side: Side, made: Made) -> None:
     """Plain torch."""
     method = made.method()
     optimizer = sgd(method.trained())
+    orthogonal = made.case.projection == "orthogonal"
     for x, y in side.stream():
         loss = method.total(*method.answer(x), y)
         loss.backward()
         optimizer.step()
+        if orthogonal:
+            method.retract()
         optimizer.zero_grad()
         side.note(loss)
 

@@ -36,6 +36,7 @@ class Terms:
     def __init__(self, task: Task, hooks: StepHooks, total_steps: int) -> None:
         self._task, self._total_steps = task, total_steps
         self.hooks = hooks
+        self._names: dict[tuple[str, ...], list[str]] = {}
         self._heard: set[str] = set()
         self._silent: set[str] = set()
 
@@ -108,10 +109,13 @@ class Terms:
             except Exception as error:
                 note_place(error, plugin, "losses", step)
                 raise
-            for term, value in terms.items():
-                name = f"{owner}/{term}" if term else owner
-                put(losses, name, value)
-                put(weights, name, weight)
+            key = (owner, *terms)
+            names = self._names.get(key)
+            if names is None:
+                names = self._names[key] = [f"{owner}/{term}" if term else owner for term in terms]
+            dict.update(losses, zip(names, terms.values(), strict=True))
+            dict.update(weights, dict.fromkeys(names, weight))
+            for value in terms.values():
                 # Two kernels less, forward and backward, where the weight is the default.
                 total = total + (value if factor == 1.0 else factor * value)
             if owner not in self._heard:

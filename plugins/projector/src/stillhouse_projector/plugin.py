@@ -98,7 +98,8 @@ class Projector(Plugin):
     @hookimpl
     def transform(self, step: Step) -> None:
         """Replace the chosen side of each link by its image."""
-        project = step.module(self)
+        # Not by calling the module: with many links that takes as long as the maps. Each map is called as a module itself.
+        project = step.module(self).forward
         for link in step.match(self.links):
             if self.side == "student":
                 link.student = project(link.name, link.student)
