@@ -220,6 +220,7 @@ def test_only_those_are_there_that_the_recipe_asks_for(tmp_path: Path):
             "teacher metrics",
             "watcher",
             "tensorboard",
+            "loggers",
             "checkpoints",
         )
     ]

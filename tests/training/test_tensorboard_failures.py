@@ -54,7 +54,7 @@ def test_a_disk_that_is_full_for_its_own_thread_prints_no_traceback_and_ends_not
 
     expected = train(recipe(run__log_every=1), write=False)
     hook = threading.excepthook
-    training = prepare(recipe(run__log_every=1, run__epochs=2), out=tmp_path / "run")
+    training = prepare(recipe(run__log_every=1, run__epochs=2, run__loggers=[]), out=tmp_path / "run")
     monkeypatch.setattr("stillhouse.training.checkpoint_writer.write_checkpoint", write)
     monkeypatch.setattr("stillhouse.training.session.write_json", lambda *_: None)
     monkeypatch.setattr("stillhouse.training.folder.write_json", lambda *_: None)

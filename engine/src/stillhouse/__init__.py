@@ -2,7 +2,7 @@
 
 Importing this package is light: torch is imported when something that needs it is first used.
 Its floors and what each may import: ``docs/design.md``. The last line of a package's docstring names what is public in it.
-Public: this package, entries, errors, layout, memo, nested, outputs, schedule, seeds, tables.
+Public: this package, entries, errors, files, layout, memo, nested, outputs, schedule, seeds, tables.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Entry points: what installed distributions bring by name, found without an import and loaded one by one.
 
-Plugins, tasks, models, data sets, commands and observers are looked up alike. Nothing that is broken harms anything else: it is
+Plugins, tasks, models, data sets, commands, observers and loggers are looked up alike. Nothing that is broken harms anything else: it is
 an error where it is asked for, and ``stillhouse plugins --check`` names it.
 """
 
@@ -63,8 +63,9 @@ MODELS = Group("stillhouse.models", "model")
 DATA = Group("stillhouse.data", "data set")
 COMMANDS = Group("stillhouse.commands", "command")
 OBSERVERS = Group("stillhouse.observers", "observer")
+LOGGERS = Group("stillhouse.loggers", "logger")
 
-GROUPS = (PLUGINS, TASKS, MODELS, DATA, COMMANDS, OBSERVERS)
+GROUPS = (PLUGINS, TASKS, MODELS, DATA, COMMANDS, OBSERVERS, LOGGERS)
 
 
 @attrs.frozen

@@ -28,11 +28,11 @@ from stillhouse.config.teacher import TeacherSpec, check_teacher_names
 from stillhouse.config.toml import check_tables
 from stillhouse.errors import Fault, StillhouseError
 
-__all__ = ["BESIDE_THE_RESULT", "Recipe", "find_nested"]
+__all__ = ["BESIDE_THE_RESULT", "Recipe", "find_nested", "is_beside_the_result"]
 
 
 BESIDE_THE_RESULT = {
-    "run": ("name", "base", "device", "log_every", "figures"),
+    "run": ("name", "base", "device", "log_every", "figures", "loggers"),
     "data": ("eval_batch_size", "workers", "prefetch", "cache"),
     "watch": ("enabled", "budget", "every", "gradients"),
 }
@@ -150,6 +150,12 @@ class Recipe:
     def all_teachers(self) -> dict[str, TeacherSpec]:
         """Every teacher by name: ``teacher``, the first one, then the further ones."""
         return {} if self.teacher is None else {"teacher": self.teacher, **self.teachers}
+
+
+def is_beside_the_result(key: str) -> bool:
+    """Whether a key of a recipe, ``run.name`` or ``run.loggers[0].use``, is one that changes no result."""
+    table, _, rest = key.partition(".")
+    return rest.partition(".")[0].partition("[")[0] in BESIDE_THE_RESULT.get(table, ())
 
 
 def _structured(data: Mapping[str, Any], base: Path | None, file: str, asked_by: Sequence[Path] = ()) -> Recipe:

@@ -61,6 +61,9 @@ class RunSpec:
         validate_every: epochs between two measurements of the validation split, for epochs that are short beside it; it
             is measured after the last epoch in any case. Only epochs that are measured can be the best one.
         figures: draw the pictures of task and plugins for TensorBoard; a picture can take longer than a short epoch.
+        loggers: who else is given what is logged and measured: names of installed loggers, or tables of a name and its options,
+            ``["csv", { use = "mlflow", experiment = "digits" }]``. None: ``csv``, where the distribution ``stillhouse-loggers``
+            is installed; ``[]``: nobody.
         threads: torch's CPU threads; None leaves torch's own choice, which the lock records. Sums in another order have
             other last digits, so that another number is another run.
         test: measure the test split at the end; false for runs that choose a setting, which must not see it.
@@ -78,6 +81,7 @@ class RunSpec:
     log_every: int = attrs.field(default=50, validator=_check_positive)
     validate_every: int = attrs.field(default=1, validator=_check_positive)
     figures: bool = True
+    loggers: tuple[str | dict[str, Any], ...] | None = None
     threads: int | None = attrs.field(default=None, validator=[_check_positive, _check_threads])
     test: bool = True
     parent: str | None = None

@@ -1,5 +1,5 @@
 """A run from its recipe to its folder.
 
 Imports: teachers and below.
-Public: alarms, clock, compilation, output_metrics, preparation, selection.
+Public: alarms, clock, compilation, loggers, output_metrics, points, preparation, selection.
 """

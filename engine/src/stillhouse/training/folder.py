@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from stillhouse.config.recipe import BESIDE_THE_RESULT, Recipe
+from stillhouse.config.recipe import Recipe, is_beside_the_result
 from stillhouse.config.stored import read_lock, read_summary
 from stillhouse.config.trust import TRUST, is_trusting
 from stillhouse.errors import Fault, StillhouseError, raise_faults
@@ -24,7 +24,10 @@ __all__ = ["HISTORY", "RunFolder", "flat", "is_leftover"]
 HISTORY = "history.jsonl"
 """The name of the file of epochs' metrics."""
 
-_WRITTEN_THROUGH = ("checkpoints", "tensorboard", HISTORY, ".training.lock", ".training.json")
+_LOGGERS = ("loggers", "metrics.csv")
+"""A folder and a file that loggers may write."""
+
+_WRITTEN_THROUGH = ("checkpoints", "tensorboard", HISTORY, *_LOGGERS, ".training.lock", ".training.json")
 """Where a run follows a link; its other files are put in a link's place."""
 
 
@@ -131,9 +134,9 @@ class RunFolder:
         """
         if any((self.path / "checkpoints").glob("*.pt")):
             return
-        for folder in ("checkpoints", "tensorboard"):
+        for folder in ("checkpoints", "tensorboard", _LOGGERS[0]):
             shutil.rmtree(self.path / folder, ignore_errors=True)
-        for file in (self.recipe, self.lock, self.composition, self.path / HISTORY):
+        for file in (self.recipe, self.lock, self.composition, self.path / HISTORY, self.path / _LOGGERS[1]):
             file.unlink(missing_ok=True)
         with suppress(OSError):  # something of somebody else's is in it
             self.path.rmdir()
@@ -187,11 +190,10 @@ class RunFolder:
         if before.digest() == recipe.digest():
             return []
         old, new = flat(before.to_dict()), flat(recipe.to_dict())
-        beside = {f"{table}.{key}" for table, keys in BESIDE_THE_RESULT.items() for key in keys}
         changed = [
             f"{key} was {old.get(key, 'absent')!r} and is {new.get(key, 'absent')!r}"
             for key in dict.fromkeys([*old, *new])
-            if old.get(key) != new.get(key) and key not in beside
+            if old.get(key) != new.get(key) and not is_beside_the_result(key)
         ]
         return [
             Fault(str(self.recipe), text, "a resumed run keeps its recipe: start another with --out")

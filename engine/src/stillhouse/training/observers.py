@@ -25,6 +25,7 @@ from stillhouse.training.ema import AveragedWeights
 from stillhouse.training.evaluation import Evaluation
 from stillhouse.training.interruption import Interruption
 from stillhouse.training.learning_rate import EpochRate, LearningRate
+from stillhouse.training.loggers import Loggers, find_loggers
 from stillhouse.training.one_class import OneClass
 from stillhouse.training.optimizer_modes import OptimizerModes, has_modes
 from stillhouse.training.preview import Preview
@@ -58,6 +59,7 @@ class Observers:
         teacher_metrics: has the teacher answer what the student is measured on, once.
         watcher: looks at what the plugins do, and raises alarms, which the next two show.
         tensorboard: writes scalars, metrics, figures and alarms.
+        loggers: hand scalars and metrics on, before a checkpoint after which they would not come again.
         progress: shows steps, loss and score.
         checkpoints: last: it attaches itself when the run starts, so that what anybody's handlers change is in the file.
     """
@@ -74,6 +76,7 @@ class Observers:
     teacher_metrics: TeacherMetrics | None
     watcher: Watching | None
     tensorboard: TensorBoard | None
+    loggers: Loggers | None
     progress: Progress | None
     checkpoints: Checkpoints | None
 
@@ -88,7 +91,7 @@ class Observers:
 
     def close(self) -> None:
         """Close what holds a file, the terminal or a signal, however the run has ended."""
-        for observer in (self.interruption, self.progress, self.tensorboard, self.checkpoints):
+        for observer in (self.interruption, self.progress, self.tensorboard, self.loggers, self.checkpoints):
             if observer is not None:
                 observer.close()
 
@@ -108,7 +111,7 @@ def build_observers(
     """The observers that ``recipe`` asks for; what writes is there in a run with a ``folder``.
 
     Raises:
-        StillhouseError: an average is to be kept of a student whose optimizer keeps one.
+        StillhouseError: an average is to be kept of a student whose optimizer keeps one; a logger that is not there.
     """
     student = composition.student
     ema: AveragedWeights | OptimizerModes | None = None
@@ -133,6 +136,7 @@ def build_observers(
     # A step that is compiled as a whole has no terms of its own, and no hooks to be timed.
     watcher = None if recipe.speed.compile == "step" else find_watcher(recipe.watch, clock, alarms)
     shows = folder is not None and parallel.is_first()
+    loggers = find_loggers(recipe.run.loggers)  # in every process, so that all of them refuse a wrong one
     checkpoints = None if folder is None else Checkpoints(folder, recipe.checkpoints, evaluation, parts)
     return Observers(
         ema=ema,
@@ -147,6 +151,7 @@ def build_observers(
         teacher_metrics=None if watcher is None else TeacherMetrics(composition, hooks),
         watcher=watcher,
         tensorboard=TensorBoard(hooks, alarms) if shows else None,
+        loggers=Loggers(loggers) if shows and loggers else None,
         progress=progress if progress.enabled else None,
         checkpoints=checkpoints,
     )

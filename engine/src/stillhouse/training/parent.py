@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from stillhouse import seeds as rng
 from stillhouse.config.home import find_path
-from stillhouse.config.recipe import BESIDE_THE_RESULT, Recipe
+from stillhouse.config.recipe import Recipe, is_beside_the_result
 from stillhouse.contract.run import Run
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.models.checkpoint_file import read_checkpoint
@@ -42,12 +42,11 @@ def check_parent(recipe: Recipe) -> None:
     if not (parent / "recipe.toml").is_file():
         raise StillhouseError("is no run's folder", where=f"{where}: {parent}", hint="--extend runs/NAME")
     old, new = flat(Recipe.load(parent / "recipe.toml").to_dict()), flat(recipe.to_dict())
-    beside = {f"{table}.{key}" for table, keys in BESIDE_THE_RESULT.items() for key in keys}
     faults = [
         Fault(f"{where}: {parent}", f"{key} was {old.get(key, 'absent')!r} and is {new.get(key, 'absent')!r}", _HINT)
         for key in dict.fromkeys([*old, *new])
         if old.get(key) != new.get(key)
-        and key not in beside
+        and not is_beside_the_result(key)
         and key not in _MAY_CHANGE
         and (key == "optimizer.name" or key.partition(".")[0] not in _TABLES)
     ]

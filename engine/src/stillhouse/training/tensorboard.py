@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from stillhouse.registry.hooks import Hooks, named_values
 from stillhouse.training.alarms import Alarms
 from stillhouse.training.first_page import list_settings, make_layout
 from stillhouse.training.folder import RunFolder
+from stillhouse.training.points import MOST, Points, is_checkpoint_due
 from stillhouse.training.scalars import metric_tags
 from stillhouse.training.teacher_metrics import TEACHERS_SPLIT
 
@@ -24,12 +24,6 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 __all__ = ["TensorBoard"]
-
-_WAIT = 1.0
-"""Seconds for which scalars are collected: each hand-over wakes the writer's thread, which costs more than a short step."""
-
-_MOST = 500
-"""Points that are collected."""
 
 
 class TensorBoard:
@@ -47,8 +41,7 @@ class TensorBoard:
     def __init__(self, hooks: Hooks, alarms: Alarms) -> None:
         self._hooks, self._alarms = hooks, alarms
         self._writer: SummaryWriter | None = None
-        self._waiting: list[tuple[Mapping[str, float], int, float]] = []
-        self._handed_over_at = 0.0
+        self._waiting = Points()
         self._excepthook = threading.excepthook
 
     @hookimpl
@@ -61,7 +54,7 @@ class TensorBoard:
 
             # The thread that writes keeps its error for who calls next, which is told of here, and raises it besides.
             self._excepthook, threading.excepthook = threading.excepthook, self._pass_over
-            self._writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=done + 1, max_queue=2 * _MOST)
+            self._writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=done + 1, max_queue=2 * MOST)
             if done == 0:
                 self._writer.add_text("recipe", _as_it_is(run.recipe.to_toml()))
                 self._writer.add_custom_scalars(make_layout(run))
@@ -72,8 +65,7 @@ class TensorBoard:
         """Write the step's scalars under their tags."""
         self._add_scalars(scalars, step.iteration + 1)
         self._add_alarms()
-        every = run.recipe.checkpoints.every_steps
-        if every is not None and (step.iteration + 1) % every == 0:
+        if is_checkpoint_due(run, step):
             self._hand_over()
 
     @hookimpl
@@ -131,22 +123,19 @@ class TensorBoard:
     def _add_scalars(self, scalars: Mapping[str, float], iteration: int) -> None:
         if self._writer is None:
             return
-        now = time.time()
-        self._waiting.append((scalars, iteration, now))
-        if now - self._handed_over_at > _WAIT or len(self._waiting) >= _MOST:
+        if self._waiting.add(iteration, scalars):
             self._hand_over()
 
     def _hand_over(self) -> None:
         """Give the writer what is collected."""
-        points, self._waiting = self._waiting, []
-        self._handed_over_at = time.time()
+        points = self._waiting.take()
         if self._writer is None or not points:
             return
         with self._guarded():
             from tensorboard.compat.proto.summary_pb2 import Summary
 
             events = self._writer._get_file_writer()  # type: ignore[no-untyped-call]  # torch gives it no types
-            for scalars, iteration, at in points:
+            for iteration, scalars, at in points:
                 # One event with all of them: torch's add_scalar makes one each, and takes six times as long.
                 values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
                 events.add_summary(Summary(value=values), iteration, at)
