@@ -105,10 +105,13 @@ def test_only_the_first_process_writes(two):
         "composition.txt",
         "history.jsonl",
         "lock.json",
+        "metrics.csv",
         "recipe.toml",
         "summary.json",
         "tensorboard",
     ]
+    lines = (two / "run" / "metrics.csv").read_text().splitlines()
+    assert len({line.rpartition(",")[0] for line in lines}) == len(lines)  # by one process, each number once
 
 
 def test_sharded_student_and_teacher_give_the_same_and_the_student_comes_back_whole(tmp_path, one):
