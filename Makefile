@@ -55,7 +55,7 @@ docs: $(VENV)/.docs
 serve-docs: $(VENV)/.docs
 	$(BIN)/mkdocs serve
 
-bench: $(VENV)/.test
+bench: $(VENV)/.test $(VENV)/.peers
 	for b in $(filter-out %/gpu.py,$(wildcard tests/benchmarks/[a-z]*.py)); do echo "$$b"; $(BIN)/python $$b --write docs/benchmarks/$$(basename $$b .py).md || exit 1; done
 
 clean:

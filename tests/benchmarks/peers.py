@@ -3,7 +3,8 @@
 The method is a linear projection of the student's last features to the teacher's, standardised (VkD's in its plainest
 form), beside Hinton's distillation. The loop by hand is plain torch as a practitioner writes it: forward hooks,
 ``nn.Linear``, ``F.layer_norm``, ``F.mse_loss``, ``F.kl_div``. A peer that is not installed has no row; all are with
-``pip install --group peers``.
+``make bench``, but Composer: it wants an older torch, and with it an environment of its own
+(``pip install --group composer``).
 
 Target: Stillhouse at most 1.05 times the loop by hand on the tiny step and within 1% on a small convnet, with 200 links
 at most 1.05 times, with an orthogonal projection at most the retraction's arithmetic more; ahead of torchdistill.
