@@ -37,9 +37,7 @@ def tensors(n: int = 40, classes: int = 4, shape: tuple[int, ...] = (1, 6, 6)) -
 
 
 def test_names_of_no_data_set() -> None:
-    forms = (
-        "a data set is folder:NAME, pairs:NAME, photos:NAME, sklearn:NAME, torchvision:NAME or package.module:callable"
-    )
+    forms = "a data set is coco:NAME, folder:NAME, pairs:NAME, photos:NAME, sklearn:NAME, table:NAME, torchvision:NAME or package.module:callable"
     assert forms in faults_of("digits")[0]
     assert "did you mean 'sklearn:digits'?" in faults_of("sklearn:iris")[0]
     assert (
@@ -124,7 +122,7 @@ def test_a_data_set_from_elsewhere_is_named_as_ours_are(noise: None, name: str):
         ("noise:broken", "data.name: 'noise:broken' cannot be opened: KeyError: 'broken' (from noise-dist 1.0)"),
         ("noise:none", "data.name: 'noise:none' must give a stillhouse.data.Source, got list"),
         ("nonoise:x", "data.name: 'noise_a:__name__' must be a function of a name and a SourceRequest, got str"),
-        ("digits", "data.name: no installed data set is called 'digits' (a data set is folder:NAME, "),
+        ("digits", "data.name: no installed data set is called 'digits' (a data set is coco:NAME, folder:NAME, "),
         ("foldr", "data.name: no installed data set is called 'foldr' (did you mean 'folder'? a data set is"),
         ("folder:", "data.name: must be folder:PATH, got 'folder'"),
         ("pairs", "data.name: must be pairs:PATH, got 'pairs'"),

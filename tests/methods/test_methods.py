@@ -98,7 +98,7 @@ def recipe_of(fake_distribution):
         text, found, _ = source(name)
         case, use = CASES[name], name.replace("_", "-")
         fake_distribution(f"outside-{use}", {use: f"outside_{name}:{found}"}, text)
-        return method_recipe(*case.before, {"use": use, **case.options}, **case.changes)
+        return method_recipe(*case.before, {"use": f"outside-{use}:{use}", "name": use, **case.options}, **case.changes)
 
     return make
 

@@ -36,7 +36,9 @@ def test_the_cache_serves_the_teacher_and_the_others_run():
         torch.manual_seed(0)
         teacher, assistant = Counts(width=6), Assistant()
         training = prepare(
-            recipe(*plugins, *BOTH, student=STUDENT, teacher=None), teacher=teacher, teachers={"assistant": assistant}
+            recipe(*plugins, *BOTH, student=STUDENT, teacher=None, watch={"enabled": False}),
+            teacher=teacher,
+            teachers={"assistant": assistant},
         )
         Counts.calls = Assistant.calls = 0
         return training, training.fit()

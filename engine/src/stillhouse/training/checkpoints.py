@@ -143,14 +143,16 @@ class Checkpoints:
         refuse_non_finite(run.composition)
         if improved:
             self._best_name.file = f"best_{run.trainer.state.iteration}.pt"
-        self._held["last"] = content = self._open(run).copy()
+        state = self._open(run)
+        content = state.copy()
+        state.refuse_unreadable(content)  # now: what was held before is still good
+        self._held["last"] = content
         if improved:
             self._held["best"] = {key: content[key] for key in WEIGHTS if key in content}
         self._step = run.trainer.state.iteration
 
     def _write(self, run: Run, *kinds: str) -> None:
         """Have what is held written, the last state as each of ``kinds``."""
-        self._open(run).refuse_unreadable()
         with self._telling():
             parallel.in_first(self._history.write)  # before the checkpoint that has seen it
             files = self._take_held(*kinds)

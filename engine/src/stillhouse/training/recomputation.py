@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
@@ -87,20 +87,28 @@ class _Recomputed:
         return checkpoint(self._forward, *inputs, use_reentrant=False, context_fn=contexts, **options)
 
 
-def _make_contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _keeping_statistics(block)
+def _make_contexts(block: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    return nullcontext(), _KeptStatistics(block)
 
 
-@contextmanager
-def _keeping_statistics(block: nn.Module) -> Iterator[None]:
-    """BatchNorm normalises by the batch, and its running statistics do not move a second time."""
-    norms = [module for module in block.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm, _, counted in kept:
-        norm.momentum = 0.0
-        norm.num_batches_tracked = None if counted is None else counted.clone()
-    try:
-        yield
-    finally:
-        for norm, momentum, counted in kept:
+class _KeptStatistics(AbstractContextManager["_KeptStatistics"]):
+    """BatchNorm normalises by the batch, and its running statistics do not move a second time.
+
+    It can be entered again: two backward passes through one graph, as looks at single terms are, recompute twice.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        modules = block.modules()
+        self._norms = [m for m in modules if isinstance(m, _BatchNorm) and m.track_running_stats]
+        self._kept: list[tuple[_BatchNorm, float | None, Tensor | None]] = []
+
+    def __enter__(self) -> _KeptStatistics:
+        self._kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in self._norms]
+        for norm, _, counted in self._kept:
+            norm.momentum = 0.0
+            norm.num_batches_tracked = None if counted is None else counted.clone()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for norm, momentum, counted in self._kept:
             norm.momentum, norm.num_batches_tracked = momentum, counted

@@ -50,8 +50,11 @@ class RunState:
                 copied[key] = _copy_to_host(state, seen)
         return copied
 
-    def refuse_unreadable(self) -> None:
+    def refuse_unreadable(self, copied: Mapping[str, Any] | None = None) -> None:
         """Refuse what could be written and never be read back.
+
+        Args:
+            copied: what :meth:`copy` gave; None looks at the state as it is now.
 
         Raises:
             StillhouseError: it names the keys.
@@ -63,7 +66,9 @@ class RunState:
                 "state is tensors, numbers, texts, and lists and dicts of them",
             )
             for name, part in self._open.items()
-            for key, kind in find_unreadable((part.inner if isinstance(part, _Whole) else part).state_dict())
+            for key, kind in find_unreadable(
+                copied[name] if copied else (part.inner if isinstance(part, _Whole) else part).state_dict()
+            )
         )
 
     def load(self, saved: Mapping[str, Any], where: str) -> None:
