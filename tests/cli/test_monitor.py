@@ -79,5 +79,7 @@ def test_a_runs_first_page_is_served_under_its_short_name(tmp_path: Path):
         "What does it cost?",
         "Is something sick?",
     ]
+    costs = {chart["title"].rpartition(", ")[2] for chart in layout["category"][2]["chart"]}
+    assert costs == {"ms", "MB", "%", "images/s"}
     shown = ask("plugin/custom_scalars/scalars?run=tiny&tag=%5Egradient_norm/.*%24")
     assert list(shown["tag_to_events"]) == ["gradient_norm/task"]

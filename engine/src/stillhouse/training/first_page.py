@@ -21,7 +21,8 @@ _SEED = re.compile(r"seed-\d+")
 def make_layout(run: Run) -> dict[str, dict[str, list[Any]]]:
     """The charts by category, as torch's ``add_custom_scalars`` takes them: the score of the validation first.
 
-    A chart has all tags that one of its patterns begins like; a run without such tags leaves it out of the chart.
+    A chart's name ends with its unit or range, where it has one. It has all tags that one of its patterns begins like; a run
+    without such tags leaves it out of the chart.
     """
     score = re.escape(run.task.score)
 
@@ -36,25 +37,25 @@ def make_layout(run: Run) -> dict[str, dict[str, list[Any]]]:
             "the task's loss: validation, train batch": chart("(val|val_teacher|train)/loss", "loss_raw/task"),
         },
         "Which plugin does what?": {
-            "weighted loss terms": chart("loss_weighted/.*"),
+            "loss terms, times their weights": chart("loss_weighted/.*"),
             "share of the total loss, %": chart("loss_share_percent/.*"),
-            "norm of each term's gradient on the student": chart("gradient_norm/.*"),
-            "cosine of each term's gradient to the task's": chart("gradient_cosine/.*"),
+            "norm of each term's weighted gradient on the student": chart("gradient_norm/.*"),
+            "cosine of each term's gradient to the task's, -1 to 1": chart("gradient_cosine/.*"),
         },
         "What does it cost?": {
-            "milliseconds of a step, by plugin": chart("cost_ms/.*"),
-            "milliseconds of a step, by part": chart("cost_ms_of_step/.*"),
+            "time of a step by plugin, ms": chart("cost_ms/.*"),
+            "time of a step by part, ms": chart("cost_ms_of_step/.*"),
             "memory that a plugin's module holds, MB": chart("memory_mb/.*"),
             "memory of the device, or of the process, MB": chart("device/memory_mb"),
             "waiting for data, use of the device, %": chart("data/wait_percent", "device/use_percent"),
-            "images a second": chart("speed/images_per_second"),
+            "throughput, images/s": chart("speed/images_per_second"),
         },
         "Is something sick?": {
-            "effective rank of both sides of a link": chart("rank_student/.*", "rank_teacher/.*"),
-            "CKA of both sides of a link": chart("cka/.*"),
-            "update over weight, by part of the student": chart("update_to_weight/.*"),
-            "orthogonality error": chart("plugin/.*orthogonality_error.*"),
-            "condition of the plugins' matrices": chart("singular_condition/.*"),
+            "effective rank of both sides of a link, directions": chart("rank_student/.*", "rank_teacher/.*"),
+            "CKA of both sides of a link, 0 to 1": chart("cka/.*"),
+            "update of a step by part of the student, share of weights": chart("update_to_weight/.*"),
+            "orthogonality error, max |P'P - I|": chart("plugin/.*orthogonality_error.*"),
+            "singular values of the plugins' matrices, largest/least": chart("singular_condition/.*"),
             "learning rate": chart("learning_rate/.*"),
         },
     }
