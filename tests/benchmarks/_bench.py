@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,8 @@ def machine() -> str:
 
 def report(title: str, header: Sequence[str], rows: Sequence[Sequence[object]], notes: Sequence[str] = ()) -> str:
     """A Markdown section with a table; printed, and written to the file that ``--write FILE`` names."""
-    command = "python " + str(Path(sys.argv[0]))
+    words = sys.argv[: sys.argv.index("--write")] if "--write" in sys.argv else sys.argv
+    command = shlex.join(["python", *words])
     lines = [f"## {title}", "", f"Command: `{command}`. Machine: {machine()}.", ""]
     lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]

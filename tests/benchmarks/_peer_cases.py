@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -85,12 +86,19 @@ class Made:
                 module._forward_hooks.clear()
         training.close()
 
-    def prepare(self, log_every: int = FOREVER, out: str | None = None) -> Any:
+    def prepare(
+        self,
+        log_every: int = FOREVER,
+        out: str | None = None,
+        *,
+        epochs: int = 1,
+        watch: Mapping[str, Any] | None = None,
+    ) -> Any:
         """Stillhouse's run of this case."""
         case = self.case
         links = [{"student": "stage3", "teacher": "stage3", "pool": "mean", "name": f"l{k}"} for k in range(case.links)]
         tables = {
-            "run": {"epochs": 1, "threads": 1, "device": "cpu", "log_every": log_every},
+            "run": {"epochs": epochs, "threads": 1, "device": "cpu", "log_every": log_every},
             "data": {"name": "sklearn:digits", "size": case.size, "channels": 3, "batch_size": case.batch},
             "student": {"model": "stillhouse.models:convnet", "args": {"width": case.student}},
             "teacher": {
@@ -99,6 +107,7 @@ class Made:
                 "random": True,
             },
             "optimizer": {"name": "sgd", "lr": 0.05, "args": {"momentum": 0.9}},
+            "watch": dict(watch or {}),
             "plugins": [
                 {"use": "features", "links": links},
                 {"use": "normalizer", "kind": "layer"},

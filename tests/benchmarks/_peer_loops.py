@@ -14,7 +14,7 @@ from _turns import Side
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
-__all__ = ["LOOPS"]
+__all__ = ["LOOPS", "follow"]
 
 
 def by_hand(side: Side, made: Made) -> None:
@@ -51,7 +51,11 @@ def bare_ignite(side: Side, made: Made) -> None:
 
 def stillhouse(side: Side, made: Made, *, log_every: int | None = None) -> None:
     """A list of four plugins; with ``log_every`` into a folder, with TensorBoard's events."""
-    training = made.prepare() if log_every is None else made.prepare(log_every, tempfile.mkdtemp())
+    follow(side, made, made.prepare() if log_every is None else made.prepare(log_every, tempfile.mkdtemp()))
+
+
+def follow(side: Side, made: Made, training: Any) -> None:
+    """Train the prepared run, from the weights that everybody starts from, as its session would: one epoch without an end."""
     run = training.run
     run.student.load_state_dict(made.student.state_dict())
     run.teacher.load_state_dict(made.teacher.state_dict())
@@ -67,7 +71,7 @@ def stillhouse(side: Side, made: Made, *, log_every: int | None = None) -> None:
             trainer.remove_event_handler(note, Events.ITERATION_COMPLETED)
 
     trainer.add_event_handler(Events.ITERATION_COMPLETED, note)
-    trainer.run(side.stream(), max_epochs=1, epoch_length=FOREVER)
+    trainer.run(training.clock.read(side.stream(), 0), max_epochs=1, epoch_length=FOREVER)
 
 
 def torchdistill(side: Side, made: Made) -> None:

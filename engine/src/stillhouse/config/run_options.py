@@ -111,8 +111,8 @@ class WatchSpec:
 
     Attributes:
         enabled: false looks at nothing; so does a run without the distribution ``stillhouse-watcher``.
-        budget: the share of the training's time that looks may take, above 0 and at most 1, beside the five that every
-            run has, spread over its steps.
+        budget: the share of the training's time that looks may take, above 0 and at most 1, beside the two that every
+            run has, at its begin and its end.
         every: look every so many steps instead, whatever that takes; at the next step that is logged. 0: as ``budget``
             allows.
         gradients: take each loss term's own gradient at a look, by a backward pass of its own; false where a model keeps

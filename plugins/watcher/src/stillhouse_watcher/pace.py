@@ -1,4 +1,4 @@
-"""When to look: five times in any run, and else as often as the time allows."""
+"""When to look: twice in any run, five times where its length allows, and else as often as the time does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Pace"]
 CHECKED = 3
 """A run's first steps, in which the engine looks at the hooks itself."""
 PARTS = 4
-"""A run has a look at its first logged step, at its last, and at the ends of its quarters between."""
+"""A run has a look at its first logged step and at its last; and at the ends of its quarters, where these are far apart."""
 
 
 class Pace:
@@ -33,17 +33,20 @@ class Pace:
     ) -> None:
         self._spec, self._periods, self._began = spec, (log_every, steps_per_epoch), now
         self._last, self._first = done, min(done + CHECKED, total - 1)
-        marks = {max(self._first, total * part // PARTS - 1) for part in range(PARTS + 1)}
-        self._marks = {self.find_logged(mark) for mark in marks}
+        first, *quarters, last = (
+            self.find_logged(max(self._first, total * part // PARTS - 1)) for part in range(PARTS + 1)
+        )
+        self._ends, self._quarters = {first, last}, set(quarters)
+        self._rested_since = now
         self.spent, self.looks = 0.0, 0
 
     def find_logged(self, done: int) -> int:
         """The first step after ``done``, from 1, that is logged."""
         return min(done - done % period + period for period in self._periods)
 
-    def add(self, step: int, seconds: float) -> None:
-        """A look has been taken at ``step``."""
-        self._last = step
+    def add(self, step: int, seconds: float, now: float) -> None:
+        """A look has been taken at ``step``, and was done by ``now``."""
+        self._last, self._rested_since = step, now
         self.spent += seconds
         self.looks += 1
 
@@ -53,6 +56,7 @@ class Pace:
         if self._spec.every:
             return step if step - self._last >= self._spec.every or not self.looks else None
         one = self.spent / self.looks if self.looks else 0.0
-        if step in self._marks or self.spent + one <= self._spec.budget * (now - self._began):
+        if step in self._ends or self.spent + one <= self._spec.budget * (now - self._began):
             return step
-        return None
+        # A short run, whose looks are a good part of it, does without the quarters.
+        return step if step in self._quarters and one <= self._spec.budget * (now - self._rested_since) else None

@@ -75,7 +75,7 @@ class Watcher:
         done = step.iteration + 1
         if self._look is not None and self._has_looked:
             self._has_looked = False
-            self._pace.add(done, self._look.seconds)
+            self._pace.add(done, self._look.seconds, time.perf_counter())
             self._rules.look_at(done, scalars)
         self._choose(done)
 
