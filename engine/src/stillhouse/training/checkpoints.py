@@ -160,17 +160,19 @@ class Checkpoints:
         self._written_at = time.monotonic()
 
     def _take_held(self, *kinds: str) -> list[File]:
-        """The files of what is held, which is so no longer: of the best weights, then of the last state as each of ``kinds``."""
+        """The files of what is held, which is so no longer: of the best weights, then of the last state as each of ``kinds``.
+
+        ``last`` comes last: who is killed before it is there goes back an epoch, and writes the others again.
+        """
         named = []
         if "best" in self._held and self._best_name.file is not None:
             named.append(("best", self._best_name.file, self._held["best"]))
         if "last" in self._held:
             named += [(kind, f"{kind}_{self._step}.pt", self._held["last"]) for kind in kinds]
         self._held.clear()
-        files = [File(name, content, self._there.get(kind)) for kind, name, content in named if kind != "epoch"]
-        files += [File(name, content) for kind, name, content in named if kind == "epoch"]
+        outdated = {kind: name for kind, name in self._there.items() if kind != "epoch"}  # those of epochs stay
         self._there |= {kind: name for kind, name, _ in named}
-        return files
+        return [File(name, content, outdated.get(kind)) for kind, name, content in named]
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
