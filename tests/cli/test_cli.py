@@ -37,7 +37,7 @@ def test_train_writes_the_run_folder_and_says_how_to_look(tmp_path: Path):
     assert f"tensorboard --logdir {tmp_path / 'run'}" in done.stdout
     assert "epoch 2/2" in done.stderr
     names = {p.name for p in (tmp_path / "run").iterdir()}
-    files = {"recipe.toml", "lock.json", "composition.txt", "history.jsonl", "summary.json"}
+    files = {"recipe.toml", "lock.json", "composition.txt", "history.jsonl", "metrics.csv", "summary.json"}
     assert names == {*files, "checkpoints", "tensorboard"}
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert set(summary["metrics"]) == {"val", "test"}

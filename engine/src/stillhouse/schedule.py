@@ -148,7 +148,8 @@ class Schedule:
             return 0.0
         length = self.warmup_steps or _count_steps(self.warmup, total)
         if step < length:
-            return self.peak * (step + 1) / length
+            # The last one by name: 0.3 * 109 / 109 is less than 0.3.
+            return self.peak if step + 1 == length else self.peak * (step + 1) / length
         if self.decay == "steps":
             return self.peak * (0.1 if self.factor is None else self.factor) ** self._count_passed(step, total)
         start = self.warmup_steps / total if self.warmup_steps else self.warmup

@@ -21,6 +21,12 @@ from stillhouse_watcher import Rules
 LOOKED: dict[str, Any] = {"run__log_every": 1, "watch": {"every": 1}, "data__args": {"train": 64}}
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Models that a test makes are the same whatever ran before."""
+    torch.manual_seed(0)
+
+
 def alarms_of(*plugins: Plugin, **changes: Any) -> dict[str, dict[str, Any]]:
     handed = {key: changes.pop(key) for key in ("student", "teacher") if key in changes}
     made = recipe(**{**LOOKED, **changes})
