@@ -40,7 +40,9 @@ def test_folders_and_patterns_mean_their_images(tmp_path: Path):
 
 
 def rows_of(*predictions: dict[str, Any]) -> list[dict[str, str]]:
-    found = [Predicted(f"{k}.png", (4, 6), prediction, None) for k, prediction in enumerate(predictions)]
+    found = [
+        Predicted(f"{k}.png", (2, 3), prediction, None, own_size=(4, 6)) for k, prediction in enumerate(predictions)
+    ]
     return list(csv.DictReader(to_csv(found).splitlines()))
 
 

@@ -37,13 +37,19 @@ def add(commands: Commands) -> None:
     predict.add_argument("--out", metavar="DIR", default="predictions", help="where pictures go (default: predictions)")
     predict.add_argument("--no-pictures", action="store_true", help="draw none")
     predict.add_argument(
+        "--maps",
+        metavar="DIR",
+        help="write a PNG of each image's own size there: class indices (segmentation), 16-bit millimetres (depth), or the "
+        "picture that was made, as it was made",
+    )
+    predict.add_argument(
         "--size",
         type=_parse_size,
         metavar="HxW",
         help="resize to 240x320, or own: leave each image its size (default: the recipe's size, if it has one)",
     )
     predict.add_argument("--csv", metavar="FILE", help="write a table too: a row for each image, or for each box")
-    predict.add_argument("--force", action="store_true", help="write over pictures that exist")
+    predict.add_argument("--force", action="store_true", help="write over files that exist")
     add_device(predict)
     predict.add_argument("--json", action="store_true", help="print it as JSON, with all that the task says")
     predict.set_defaults(function=_predict)
@@ -70,6 +76,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         arguments.run,
         list_images(arguments.images),
         out=None if arguments.no_pictures else arguments.out,
+        maps=arguments.maps,
         size=None if arguments.size == "own" else arguments.size,
         own_size=arguments.size == "own",
         weights=arguments.weights,
@@ -114,10 +121,14 @@ def list_images(named: Sequence[str]) -> list[str]:
 
 
 def to_csv(found: Sequence[Predicted]) -> str:
-    """A table of predictions: a row for each image, or for each box where there are boxes."""
+    """A table of predictions: a row for each image, or for each box where there are boxes.
+
+    ``height`` and ``width`` are the image's own, which boxes are in; ``map`` is the file of its map, where there is one.
+    """
     rows: list[dict[str, Any]] = []
     for each in found:
-        about = {"image": each.image, "height": each.size[0], "width": each.size[1]}
+        about = {"image": each.image, "height": each.own_size[0], "width": each.own_size[1]}
+        about |= {} if each.map is None else {"map": each.map}
         objects = each.prediction.get("objects")
         if objects is None:
             rows.append({**about, **_flatten(each.prediction)})
@@ -154,14 +165,18 @@ def _flatten(prediction: Mapping[str, Any]) -> dict[str, Any]:
 
 def _show(found: list[Predicted]) -> None:
     keys = list(dict.fromkeys(key for each in found for key in each.prediction))
-    pictures = any(each.picture for each in found)
-    table = make_table("image", "size", *keys, *(["picture"] if pictures else []))
+    files = [name for name in ("picture", "map") if any(getattr(each, name) for each in found)]
+    resized = ["seen as"] if any(each.size != each.own_size for each in found) else []
+    table = make_table("image", "size", *resized, *keys, *files)
     for each in found:
+        sizes = ["x".join(map(str, size)) for size in (each.own_size, each.size)]
         cells = [_format_value(each.prediction.get(key, "")) for key in keys]
-        height, width = each.size
-        shown = [each.image, f"{height}x{width}", *cells, *([each.picture or ""] if pictures else [])]
+        shown = [each.image, *sizes[: 1 + len(resized)], *cells, *(getattr(each, name) or "" for name in files)]
         table.add_row(*(Text(cell, overflow="fold") for cell in shown))
-    make_console().print(table)
+    console = make_console()
+    console.print(table)
+    for about in dict.fromkeys(each.map_about for each in found if each.map):
+        console.print(Text(f"maps: {about}"), soft_wrap=True)
 
 
 def _format_value(value: Any) -> str:

@@ -1,11 +1,8 @@
-"""Predictions of a run's student for images, in words and, where its task draws them, as pictures."""
+"""Predictions of a run's student for images: in words and, where its task has them, as pictures and as maps."""
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,9 @@ from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.loop.tapped_model import TappedModel
 from stillhouse.nested import map_tensors, slice_rows
 from stillhouse.students.loader import fold_student
+from stillhouse.students.picture_files import encode_map, encode_picture, name_files, save_files
 from stillhouse.students.saved_run import SavedRun, Weights, guarded, open_run
+from stillhouse.tasks.own_pixels import GivesMap, GivesPlaces
 from stillhouse.training.devices import find_device
 
 __all__ = ["Predicted", "predict"]
@@ -35,14 +34,20 @@ class Predicted:
         image: the file.
         size: height and width that it was looked at with, its own or those it was resized to; a task may make an input
             of another size of it.
-        prediction: what the task says, as plain data.
+        prediction: what the task says, as plain data; places, such as boxes, in the image's own pixels.
         picture: the file that shows it; None where there is none.
+        own_size: height and width of the image itself, as it is seen: turned as its file says.
+        map: the file with a number for each of the image's own pixels; None where there is none.
+        map_about: what these numbers mean.
     """
 
     image: str
     size: tuple[int, int]
     prediction: dict[str, Any]
     picture: str | None
+    own_size: tuple[int, int]
+    map: str | None = None
+    map_about: str = ""
 
 
 @guarded
@@ -51,6 +56,7 @@ def predict(
     images: Sequence[str | Path],
     *,
     out: str | Path | None = "predictions",
+    maps: str | Path | None = None,
     size: tuple[int, int] | None = None,
     own_size: bool = False,
     weights: Weights | None = None,
@@ -69,13 +75,15 @@ def predict(
         run: the run's folder.
         images: files; channels and normalisation are made those of the training.
         out: the folder for pictures, made where it is missing; None: draw none.
+        maps: the folder for maps, another one, made where it is missing: class indices, depths in millimetres, or what
+            else the task has at each of the image's own pixels; None: write none.
         size: height and width to resize to; None: those of the training, where its recipe has a ``size``, else each
             image's own.
         own_size: leave each image its own size, whatever the recipe says.
         weights: ``best`` or ``last``; None: the best where the run has kept them, else the last.
         averaged: the averaged weights of a run with ``[ema]``, whatever it measured itself.
         device: None: as the recipe says.
-        force: write over pictures that exist.
+        force: write over pictures and maps that exist.
         student: see :func:`stillhouse.load_student`, as for the next three.
         teacher: likewise.
         teachers: likewise.
@@ -84,7 +92,7 @@ def predict(
 
     Raises:
         StillhouseError: no run; images that cannot be read, or that the student does not take, all named; pictures
-            that are there already.
+            that are there already; maps of a task that has none.
     """
     saved = open_run(run, weights=weights, averaged=averaged)
     shape = saved.info.eval_shape or saved.info.input_shape
@@ -97,56 +105,42 @@ def predict(
     shaping = Shaping(channels=shape[0] if shape[0] in (1, 3) else None, size=size)
     paths = [Path(image) for image in images]
     folder = None if out is None or type(saved.task).picture is Task.picture else Path(out)
-    targets = _name_pictures(paths, folder, force)
+    _check_maps(maps, folder, saved)
+    targets = name_files(paths, folder, force=force, option="--out")
+    map_targets = name_files(paths, None if maps is None else Path(maps), force=force, option="--maps")
     _check_readable(paths, shaping, saved)
     place = find_device(device or saved.recipe.run.device)
     module = fold_student(saved, student=student, teacher=teacher, teachers=teachers, plugins=plugins).to(place)
     look = _Look(saved, module, place)
     found: list[Predicted] = []
-    pictures: dict[Path, bytes] = {}
+    files: dict[Path, bytes] = {}
     faults: list[Fault] = []
-    for path, target in zip(paths, targets, strict=True):
+    for path, target, map_target in zip(paths, targets, map_targets, strict=True):
         try:
-            predicted, drawn = look(path, shaping, target)
+            predicted, made = look(path, shaping, target, map_target)
         except _NotTakenError as error:
             faults += error.faults
             continue
         found.append(predicted)
-        if target is not None and drawn is not None:
-            pictures[target] = drawn
+        files |= made
     raise_faults(faults)
-    _save(pictures)
+    save_files(files)
     return found
 
 
-def _name_pictures(paths: Sequence[Path], folder: Path | None, force: bool) -> list[Path | None]:
-    """Name a picture's file for each image; images of one name get numbers."""
-    if folder is None:
-        return [None] * len(paths)
-    there = folder
-    while not there.exists():
-        there = there.parent
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+def _check_maps(maps: str | Path | None, pictures: Path | None, saved: SavedRun) -> None:
+    if maps is None:
+        return
+    if not isinstance(saved.task, GivesMap):
         raise StillhouseError(
-            f"no permission to write in {there}" if there.is_dir() else f"must be a folder, got {there}, a file",
-            where=str(folder),
-            hint="name another with --out",
+            f"the task {saved.recipe.task.name!r} gives no map of an image",
+            where="--maps",
+            hint="a task with the method map_of does: segmentation, depth and those that make images",
         )
-    names: list[str] = []
-    for path in paths:
-        name, number = path.stem, 1
-        while name in names:
-            number += 1
-            name = f"{path.stem}-{number}"
-        names.append(name)
-    targets = [folder / f"{name}.png" for name in names]
-    if not force:
-        raise_faults(
-            Fault(str(target), "the picture exists already", "--force writes over it, --out names another folder")
-            for target in targets
-            if target.exists()
+    if pictures is not None and Path(maps).resolve() == pictures.resolve():
+        raise StillhouseError(
+            "must be another folder than that of the pictures, which have the same names", where="--maps"
         )
-    return [*targets]
 
 
 def _check_readable(paths: Sequence[Path], shaping: Shaping, saved: SavedRun) -> None:
@@ -160,14 +154,16 @@ def _check_readable(paths: Sequence[Path], shaping: Shaping, saved: SavedRun) ->
     raise_faults(faults)
 
 
-def _read(path: Path, shaping: Shaping, saved: SavedRun) -> Tensor:
+def _read(path: Path, shaping: Shaping, saved: SavedRun) -> tuple[Tensor, tuple[int, int]]:
+    """Read an image (C, H, W), 0 to 1, as the student is to see it, and its own height and width."""
     channels = saved.info.input_shape[0]
-    image = shaping(decode(path, saved.recipe.data.background))
+    whole = decode(path, saved.recipe.data.background)
+    image = shaping(whole)
     if image.shape[0] != channels:
         raise StillhouseError(
             f"the image must have the {channels} channels of the run's inputs, got {image.shape[0]}", where=str(path)
         )
-    return image.float().div(255) if image.dtype == torch.uint8 else image
+    return image.float().div(255) if image.dtype == torch.uint8 else image, (whole.shape[1], whole.shape[2])
 
 
 class _NotTakenError(StillhouseError):
@@ -185,27 +181,45 @@ class _Look:
         self._mean = torch.tensor(self._info.mean or (0.0,)).reshape(shape)
         self._std = torch.tensor(self._info.std or (1.0,)).reshape(shape)
 
-    def __call__(self, path: Path, shaping: Shaping, target: Path | None) -> tuple[Predicted, bytes | None]:
-        """Return the prediction for an image, and its picture as the content of a PNG file."""
-        read = _read(path, shaping, self._saved)
+    def __call__(
+        self, path: Path, shaping: Shaping, target: Path | None, map_target: Path | None
+    ) -> tuple[Predicted, dict[Path, bytes]]:
+        """Return the prediction for an image, and the content of the files that show it."""
+        read, own_size = _read(path, shaping, self._saved)
         image = self._task.input_of(read)
         output = self._compute_output(path, image)
+        said = self._say(output, (image.shape[1], image.shape[2]), own_size)
+        files: dict[Path, bytes] = {}
+        picture = self._task.picture(self._info, image, output) if target is not None else None
+        if target is not None and picture is not None:
+            files[target] = encode_picture(picture)
+        about = ""
+        if map_target is not None and isinstance(self._task, GivesMap):
+            found = self._task.map_of(self._info, output, own_size)
+            files[map_target], about = encode_map(found), found.about
+        predicted = Predicted(
+            image=str(path),
+            size=(read.shape[1], read.shape[2]),
+            prediction=said,
+            picture=str(target) if target in files else None,
+            own_size=own_size,
+            map=str(map_target) if map_target in files else None,
+            map_about=about,
+        )
+        return predicted, files
+
+    def _say(self, output: Any, seen: tuple[int, int], own_size: tuple[int, int]) -> dict[str, Any]:
+        """What the task says of an output, with places in the image's own pixels."""
+        if isinstance(self._task, GivesPlaces):
+            output = self._task.place_in(output, seen, own_size)
         try:
-            said = self._task.prediction(self._info, output)
+            return self._task.prediction(self._info, output)
         except NotImplementedError:
             raise StillhouseError(
                 f"{type(self._task).__name__} has no method `prediction`",
                 where="task.name",
                 hint="add prediction(data, output)",
             ) from None
-        picture = self._task.picture(self._info, image, output) if target is not None else None
-        predicted = Predicted(
-            image=str(path),
-            size=(read.shape[1], read.shape[2]),
-            prediction=said,
-            picture=str(target) if picture is not None else None,
-        )
-        return predicted, None if picture is None else _encode_png(picture)
 
     def _compute_output(self, path: Path, image: Tensor) -> Any:
         """Compute the output for one image, on the CPU."""
@@ -224,27 +238,3 @@ class _Look:
                 hint=f"it was trained on {height}x{width}: --size {height}x{width}" if own else "",
             ) from error
         return map_tensors(Tensor.cpu, slice_rows(output, 0, 1))
-
-
-def _encode_png(picture: Any) -> bytes:
-    """Encode a PIL image as PNG: many of them take little memory so."""
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()
-
-
-def _save(pictures: Mapping[Path, bytes]) -> None:
-    """Write every file under a temporary name, and rename them when all are written."""
-    temporary = {target: target.with_name(f".{target.stem}.{os.getpid()}.png") for target in pictures}
-    try:
-        for target, content in pictures.items():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary[target].write_bytes(content)
-        for target in pictures:
-            temporary[target].replace(target)
-    except OSError as error:
-        raise StillhouseError(f"cannot be written: {error.strerror or error}", where=str(target)) from error
-    finally:
-        for file in temporary.values():
-            with suppress(OSError):
-                file.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
 """Tasks of a student: each gives the loss, the metrics, the pictures, and the score of the best checkpoint.
 
 Imports: data and below.
-Public: this package, builder, classification, depth, detection, images, measures, multilabel, pictures, regression,
-segmentation, self_supervision.
+Public: this package, builder, classification, depth, detection, images, measures, multilabel, own_pixels, pictures,
+regression, segmentation, self_supervision.
 """
 
 from stillhouse.config.task import TaskSpec

@@ -16,6 +16,7 @@ from stillhouse.contract.task import Task
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.tasks.maps import require_map, resize_map
 from stillhouse.tasks.measures import derive_metric, measure_loss, sum_over_split
+from stillhouse.tasks.own_pixels import Map, to_millimetres
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -191,6 +192,11 @@ class Depth(Task):
         depth = self.to_metres(output[None], output.shape[-2:]).double()
         values = {"min": depth.min(), "mean": depth.mean(), "median": depth.median(), "max": depth.max()}
         return {"metres": {name: round(float(value), 3) for name, value in values.items()}}
+
+    def map_of(self, data: DataInfo, output: Tensor, size: tuple[int, int]) -> Map:
+        """The depth of each pixel (H, W) in millimetres, 16 bits; ``output`` is (1, h, w) or (h, w)."""
+        depth = self.to_metres(output[None], size)[0, 0]
+        return Map(to_millimetres(depth), "depth in millimetres; 0: none, 65535: 65.535 m or farther")
 
     def picture(self, data: DataInfo, image: Tensor, output: Tensor) -> Image:
         """The image beside its depths."""

@@ -195,6 +195,11 @@ class Detection(Task):
             ]
         }
 
+    def place_in(self, output: Boxes, seen: tuple[int, int], size: tuple[int, int]) -> Boxes:
+        """The boxes in the pixels of the image itself."""
+        down, across = size[0] / seen[0], size[1] / seen[1]
+        return {**output, "boxes": output["boxes"] * torch.tensor([across, down, across, down])}
+
     def picture(self, data: DataInfo, image: Tensor, output: Boxes) -> Image:
         """The image beside its boxes of at least ``min_score``."""
         from stillhouse.tasks.pictures import Panel, draw, to_picture

@@ -16,6 +16,7 @@ from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.layout import format_shape
 from stillhouse.tasks.maps import require_map
 from stillhouse.tasks.measures import measure_loss
+from stillhouse.tasks.own_pixels import Map
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,6 +100,12 @@ class ImageTask(Task):
         """Height and width of the picture that was made, and the mean of each channel; ``output`` is (C, H, W)."""
         means = output.float().clamp(0, 1).mean((1, 2)).tolist()
         return {"output_size": list(output.shape[-2:]), "mean": [round(m, 4) for m in means]}
+
+    def map_of(self, data: DataInfo, output: Tensor, size: tuple[int, int]) -> Map:
+        """The picture that was made, in its own size and 256 levels; ``output`` is (C, H, W) of one or three channels."""
+        levels = (output.float().clamp(0, 1) * 255).round().to(torch.uint8)
+        pixels = levels[0] if len(levels) == 1 else levels.permute(1, 2, 0).contiguous()
+        return Map(pixels.numpy(), "the picture that was made")
 
     def picture(self, data: DataInfo, image: Tensor, output: Tensor) -> Image:
         """The input beside the image made of it."""

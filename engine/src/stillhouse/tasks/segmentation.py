@@ -16,6 +16,7 @@ from stillhouse.errors import StillhouseError
 from stillhouse.tasks.class_weights import check_weights, get_weights, resolve_weights
 from stillhouse.tasks.maps import check_ignored, get_class_name, require_map, resize_map
 from stillhouse.tasks.measures import average_present, measure_loss
+from stillhouse.tasks.own_pixels import Map, find_classes, list_values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -172,6 +173,10 @@ class Segmentation(Task):
         shares = torch.bincount(pixels, minlength=output.shape[0]).double() / pixels.numel()
         order = [i for i in shares.argsort(descending=True, stable=True).tolist() if shares[i] > 0]
         return {"classes": [{"class": get_class_name(data, i), "share": round(float(shares[i]), 4)} for i in order]}
+
+    def map_of(self, data: DataInfo, output: Tensor, size: tuple[int, int]) -> Map:
+        """The class of each pixel (H, W) by its index; ``output`` is (C, h, w)."""
+        return Map(find_classes(output, size), f"the class of each pixel: {list_values(data, output.shape[0])}")
 
     def picture(self, data: DataInfo, image: Tensor, output: Tensor) -> Image:
         """The image beside its classes."""
