@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from stillhouse.cli.common import Commands, add_trust, importing, make_console
 from stillhouse.files import to_json
 from stillhouse.terminal import make_table
-
-if TYPE_CHECKING:
-    from stillhouse.students.timing import Timing
 
 __all__ = ["add"]
 
@@ -32,7 +28,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     import attrs
 
     with importing():
-        from stillhouse.students.timing import measure
+        from stillhouse.students.timing import list_columns, measure
 
     found = measure(
         arguments.run,
@@ -45,9 +41,9 @@ def _bench(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(to_json([attrs.asdict(timing) for timing in found]))
         return 0
-    table = make_table("model", "parameters", "MiB", "ms for one", f"a second, in batches of {arguments.batch}")
+    table = make_table(*list_columns(arguments.batch))
     for timing in found:
-        table.add_row(*_format(timing))
+        table.add_row(*timing.format_cells())
     console = make_console()
     console.print(table)
     teacher = next((timing for timing in found if timing.name == "teacher"), None)
@@ -58,15 +54,3 @@ def _bench(arguments: argparse.Namespace) -> int:
             f"{student.throughput / teacher.throughput:.3g} times as fast in batches."
         )
     return 0
-
-
-def _format(timing: Timing) -> list[str]:
-    low, high = timing.latency_range
-    slow, fast = timing.throughput_range
-    return [
-        timing.name,
-        "-" if timing.parameters is None else f"{timing.parameters:,}",
-        f"{timing.mebibytes:.3g}",
-        f"{timing.latency:.3g} ({low:.3g} to {high:.3g})",
-        f"{timing.throughput:,.0f} ({slow:,.0f} to {fast:,.0f})",
-    ]

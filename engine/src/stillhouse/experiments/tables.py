@@ -14,6 +14,7 @@ from stillhouse.experiments.comparison import Comparison, Row
 from stillhouse.experiments.costs import COSTS
 from stillhouse.experiments.statistics import Difference
 from stillhouse.terminal import make_table
+from stillhouse.training.markdown import make_table as make_markdown_table
 
 __all__ = ["show", "to_markdown"]
 
@@ -94,12 +95,8 @@ def to_markdown(comparison: Comparison) -> str:
     columns = [column for unit in _make_columns(comparison) for column in unit]
     head = [column.title for column in columns]
     rows = zip(*(column.cells for column in columns), strict=True)
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return (
-        "\n".join([f"`{comparison.metric}`", "", *lines, "", *(f"{line}  " for line in _make_legend(comparison))])
-        + "\n"
-    )
+    legend = [f"{line}  " for line in _make_legend(comparison)]
+    return "\n".join([f"`{comparison.metric}`", "", make_markdown_table(head, rows), "", *legend]) + "\n"
 
 
 def _make_columns(comparison: Comparison) -> list[list[_Column]]:

@@ -17,7 +17,7 @@ from stillhouse.students.formats import FORMATS, check_installed, read_onnx, rea
 from stillhouse.students.loader import build_stand_in, load_student
 from stillhouse.students.saved_run import guarded, open_run
 
-__all__ = ["Timing", "measure"]
+__all__ = ["Timing", "list_columns", "measure"]
 
 Call = Callable[[Tensor], object]
 
@@ -46,6 +46,23 @@ class Timing:
     latency_range: tuple[float, float]
     throughput: float
     throughput_range: tuple[float, float]
+
+    def format_cells(self) -> list[str]:
+        """A table's row, under :func:`list_columns`."""
+        low, high = self.latency_range
+        slow, fast = self.throughput_range
+        return [
+            self.name,
+            "-" if self.parameters is None else f"{self.parameters:,}",
+            f"{self.mebibytes:.3g}",
+            f"{self.latency:.3g} ({low:.3g} to {high:.3g})",
+            f"{self.throughput:,.0f} ({slow:,.0f} to {fast:,.0f})",
+        ]
+
+
+def list_columns(batch: int) -> list[str]:
+    """The columns of a table of timings; ``batch`` is the number of inputs in a batch."""
+    return ["model", "parameters", "MiB", "ms for one", f"a second, in batches of {batch}"]
 
 
 @guarded

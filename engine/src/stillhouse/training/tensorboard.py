@@ -16,6 +16,7 @@ from stillhouse.registry.hooks import Hooks, named_values
 from stillhouse.training.alarms import Alarms
 from stillhouse.training.first_page import list_settings, make_layout
 from stillhouse.training.folder import RunFolder
+from stillhouse.training.markdown import fence
 from stillhouse.training.points import MOST, Points, is_checkpoint_due
 from stillhouse.training.scalars import metric_tags
 from stillhouse.training.teacher_metrics import TEACHERS_SPLIT
@@ -56,9 +57,9 @@ class TensorBoard:
             self._excepthook, threading.excepthook = threading.excepthook, self._pass_over
             self._writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=done + 1, max_queue=2 * MOST)
             if done == 0:
-                self._writer.add_text("recipe", _as_it_is(run.recipe.to_toml()))
+                self._writer.add_text("recipe", fence(run.recipe.to_toml()))
                 self._writer.add_custom_scalars(make_layout(run))
-                self._writer.add_text("composition", _as_it_is(folder.composition.read_text(encoding="utf-8")))
+                self._writer.add_text("composition", fence(folder.composition.read_text(encoding="utf-8")))
 
     @hookimpl
     def logged(self, run: Run, step: Step, scalars: Mapping[str, float]) -> None:
@@ -161,8 +162,3 @@ class TensorBoard:
                 StillhouseWarning,
                 stacklevel=2,
             )
-
-
-def _as_it_is(text: str) -> str:
-    """``text`` as Markdown that shows it unchanged."""
-    return "```\n" + text.replace("```", "'''") + "\n```"
