@@ -1,4 +1,4 @@
-"""The terminal: what is printed is shown as it is, whoever has written it.
+"""The terminal and pictures: what is printed is shown as it is, whoever has written it.
 
 Names of classes, files and runs may be a stranger's. In what is printed there is no markup, no emoji code and no
 character that moves the cursor, changes colours or turns text around.
@@ -18,7 +18,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Terminal", "make_table", "printable"]
+__all__ = ["Terminal", "make_table", "plain", "printable"]
 
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and newline
@@ -30,6 +30,11 @@ _UNSEEN = re.compile(
 def printable(text: str) -> str:
     r"""Return ``text`` with characters that a terminal acts on, or cannot show, written out: ``\x1b``, ``\u202e``."""
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
+
+
+def plain(text: str) -> str:
+    """Return ``text`` as matplotlib shows it unchanged: no formula between dollars, no label that is left out."""
+    return printable(text if not text.startswith("_") else f" {text}").replace("$", r"\$")
 
 
 _WIDE = 10_000

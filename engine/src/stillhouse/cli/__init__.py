@@ -66,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             with raising():
                 parsed = parse(given)
+                parsed.typed = shlex.join(["stillhouse", *given])  # for what a command writes about itself
                 with trust_as_told(parsed):
                     code = _run(parsed)
                 sys.stdout.flush()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from rich.text import Text
@@ -81,12 +82,15 @@ def _ablate(arguments: argparse.Namespace) -> int:
     if arguments.only is not None:
         plan, _ = make_plan(recipe, **asked, **how)
         return 2 if run_plan(plan, progress=not arguments.quiet, only=[arguments.only]) else 0
-    found = ablate(recipe, **asked, **how, jobs=arguments.jobs, metric=arguments.metric, progress=not arguments.quiet)
+    also: dict[str, Any] = {"jobs": arguments.jobs, "metric": arguments.metric, "progress": not arguments.quiet}
+    found = ablate(recipe, **asked, **how, **also, command=arguments.typed)
     folder = arguments.out or f"runs/{recipe.run.name}-ablation"
     print_comparison(found, as_json=arguments.json, as_markdown=arguments.markdown)
     if not (arguments.json or arguments.markdown):
         console = Terminal()
         console.print(f"runs and table  {folder}", highlight=False, markup=False, soft_wrap=True)
+        if (report := Path(folder) / "report.html").exists():
+            console.print(f"report          {report}", highlight=False, markup=False, soft_wrap=True)
         console.print(
             f"TensorBoard     tensorboard --logdir {shlex.quote(str(folder))}",
             highlight=False,

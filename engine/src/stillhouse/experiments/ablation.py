@@ -27,9 +27,8 @@ from stillhouse.experiments.picture import write_picture
 from stillhouse.experiments.plan import Plan, PlannedRun
 from stillhouse.experiments.plan_table import make_comparison
 from stillhouse.experiments.progress import Counter
-from stillhouse.experiments.tables import to_markdown
+from stillhouse.experiments.report import write_report
 from stillhouse.experiments.workers import can_fork, run_here, run_in_workers
-from stillhouse.files import write_json, write_text
 from stillhouse.memo import share_memo
 from stillhouse.training.preparation import prepare
 
@@ -49,6 +48,7 @@ def ablate(
     metric: str | None = None,
     mixed: bool = False,
     progress: bool = False,
+    command: str = "",
 ) -> Comparison:
     """Train every arm of ``recipe`` under every seed, and compare them.
 
@@ -64,11 +64,12 @@ def ablate(
         grid: ``KEY=VALUE,VALUE,...`` each, keys as in ``--set``: one arm for each combination.
         jobs: runs at a time, each in a process of its own with one thread; 1 trains in this process.
         out: the folder; ``runs/NAME-ablation`` by default. Runs are in ``ARM/seed-K``, the table in ``results.json``
-            and ``table.md``, a picture of it in ``picture.svg``.
+            and ``table.md`` (``.csv``, ``.tex``), a picture of it in ``picture.svg`` and ``.png``, and all in ``report.html``.
         figures: let each run draw pictures for TensorBoard, which takes longer than a short run does.
         metric: ``SPLIT/NAME``; by default the task's score on the test split, or else on the validation split.
         mixed: keep runs that were finished with other data, weights, code or versions; they are marked.
         progress: show progress on the terminal.
+        command: what the report names as having made it.
 
     Raises:
         StillhouseError: bad input: every arm that cannot be built, a folder of another ablation, runs in it that were
@@ -92,8 +93,7 @@ def ablate(
         failed = run_plan(plan, jobs=jobs, progress=progress)
     comparison = make_comparison(plan, metric=metric, failed=failed, mixed=mixed)
     if any(row.group.values for row in comparison.rows):
-        write_json(plan.folder / "results.json", comparison.to_dict())
-        write_text(plan.folder / "table.md", to_markdown(comparison))
+        write_report(plan.folder, comparison, command)
         write_picture(plan.folder / "picture.svg", comparison, plan)
     return comparison
 

@@ -8,7 +8,9 @@ from typing import Any
 import attrs
 import numpy as np
 
+from stillhouse.config.recipe import Recipe
 from stillhouse.experiments.costs import CountedAlarm
+from stillhouse.experiments.finished_run import FinishedRun
 from stillhouse.experiments.statistics import (
     LEVEL,
     POWER,
@@ -37,6 +39,8 @@ class Group:
         facts: the values that its runs have of each thing that compared runs should have alike.
         costs: means over its runs, by a name of :data:`stillhouse.experiments.costs.COSTS`; empty where no run knows any.
         alarms: what its runs have raised.
+        recipe: of its runs, but for the seed; None where none is known.
+        runs: those that are finished, for a report of them.
     """
 
     name: str
@@ -49,6 +53,8 @@ class Group:
     facts: Mapping[tuple[str, str], frozenset[str]] = attrs.field(factory=dict)
     costs: Mapping[str, float] = attrs.field(factory=dict)
     alarms: tuple[CountedAlarm, ...] = ()
+    recipe: Recipe | None = None
+    runs: tuple[FinishedRun, ...] = ()
 
 
 @attrs.frozen

@@ -8,33 +8,66 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from stillhouse.errors import StillhouseError
 from stillhouse.experiments.comparison import Comparison
 from stillhouse.experiments.plan import Plan
-from stillhouse.files import write_text
-from stillhouse.tasks.pictures import plain
+from stillhouse.files import replacing, write_text
+from stillhouse.terminal import plain
 
-__all__ = ["draw_ablation", "write_picture"]
+__all__ = [
+    "Curve",
+    "draw_ablation",
+    "draw_curve",
+    "draw_differences",
+    "read_curve",
+    "save_figure",
+    "to_svg",
+    "write_picture",
+]
 
 _CURVES = {"none": ("alone", "#78909c"), "full": ("distilled", "#00897b")}
 """Label and colour of the arms that have a curve, by kind."""
+_DPI = 150
+"""Of the PNG."""
 
 Curve = dict[int, list[float]]
 """A metric's values over the seeds, by epoch from 1."""
 
 
 def write_picture(path: Path, comparison: Comparison, plan: Plan) -> None:
-    """Draw the finished runs of ``plan`` into an SVG file; the same runs give the same file."""
+    """Draw the finished runs of ``plan`` into an SVG file and a PNG beside it; the same runs give the same files."""
     labels = {arm.name: fill(" + ".join(arm.plugins), 26) for arm in plan.arms if arm.plugins and not arm.settings}
     figure = draw_ablation(comparison, _read_curves(plan, comparison.metric.partition("/")[2]), labels)
+    save_figure(path, figure)
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Save a figure as the SVG file ``path`` and as a PNG beside it.
+
+    Raises:
+        StillhouseError: one of them cannot be written.
+    """
+    write_text(path, to_svg(figure))
+    picture = path.with_suffix(".png")
+    try:
+        with replacing(picture) as temporary:
+            figure.savefig(temporary, format="png", dpi=_DPI)
+    except OSError as error:
+        raise StillhouseError(f"cannot be written: {error.strerror or error}", where=str(picture)) from error
+
+
+def to_svg(figure: Figure) -> str:
+    """A figure as SVG, the same text whenever it is drawn."""
     text = io.StringIO()
     with rc_context({"svg.hashsalt": "stillhouse", "svg.fonttype": "none"}):
         figure.savefig(text, format="svg", metadata={"Date": None})
-    write_text(path, text.getvalue())
+    return text.getvalue()
 
 
 def draw_ablation(comparison: Comparison, curves: Mapping[str, Curve], labels: Mapping[str, str]) -> Figure:
@@ -52,14 +85,16 @@ def draw_ablation(comparison: Comparison, curves: Mapping[str, Curve], labels: M
     figure = Figure((8.4, max(3.0, 1.0 + 0.45 * len(comparison.rows))), layout="constrained")
     left, right = figure.subplots(1, 2)
     for kind, curve in curves.items():
-        _draw_curve(left, kind, curve)
+        name, colour = _CURVES[kind]
+        last = list(curve.values())[-1]
+        draw_curve(left, curve, colour, f"{name}, mean of {max(map(len, curve.values()))}: {statistics.mean(last):.3g}")
     if settled := [v for curve in curves.values() for n, vs in curve.items() if n > max(curve) / 5 for v in vs]:
         margin = 0.1 * (max(settled) - min(settled))  # the way up from chance would hide what is compared
         left.set_ylim(min(settled) - margin, max(settled) + margin)
     left.set(xlabel="epoch", ylabel=f"validation {comparison.metric.partition('/')[2]}")
     if curves:
         left.legend(loc="best", frameon=False)
-    _draw_differences(right, comparison, labels)
+    draw_differences(right, comparison, comparison.references[0] if comparison.references else "", labels)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -71,26 +106,30 @@ def _read_curves(plan: Plan, metric: str) -> dict[str, Curve]:
     found: dict[str, Curve] = {}
     for kind in _CURVES:
         summaries = [run.summary() for run in plan.runs() if run.arm == arms.get(kind)]
-        histories: list[Sequence[Mapping[str, float]]] = [s["history"] for s in summaries if s is not None]
-        # Epochs that run.validate_every leaves out are empty, and early stopping makes histories of several lengths.
-        epochs = enumerate(zip_longest(*histories, fillvalue={}), 1)
-        curve = {n: [e[metric] for e in entries if e.get(metric) is not None] for n, entries in epochs}
-        if any(curve.values()):
-            found[kind] = {n: values for n, values in curve.items() if values}
+        if curve := read_curve([summary for summary in summaries if summary is not None], metric):
+            found[kind] = curve
     return found
 
 
-def _draw_curve(axes: Axes, kind: str, curve: Curve) -> None:
-    name, colour = _CURVES[kind]
+def read_curve(summaries: Sequence[Mapping[str, Any]], metric: str) -> Curve:
+    """The validation curve of runs that differ by the seed alone; empty where none has measured ``metric``."""
+    histories: list[Sequence[Mapping[str, float]]] = [summary["history"] for summary in summaries]
+    # Epochs that run.validate_every leaves out are empty, and early stopping makes histories of several lengths.
+    epochs = enumerate(zip_longest(*histories, fillvalue={}), 1)
+    curve = {n: [e[metric] for e in entries if e.get(metric) is not None] for n, entries in epochs}
+    return {n: values for n, values in curve.items() if values}
+
+
+def draw_curve(axes: Axes, curve: Curve, colour: str, label: str) -> None:
+    """Draw a curve's mean over the seeds, and the range of the seeds as a band."""
     epochs, values = list(curve), list(curve.values())
     means = list(map(statistics.mean, values))
-    label = f"{name}, mean of {max(map(len, values))}: {means[-1]:.3g}"
     axes.fill_between(epochs, list(map(min, values)), list(map(max, values)), color=colour, alpha=0.15, linewidth=0)
     axes.plot(epochs, means, color=colour, linewidth=2, label=label)
 
 
-def _draw_differences(axes: Axes, comparison: Comparison, labels: Mapping[str, str]) -> None:
-    reference = comparison.references[0] if comparison.references else ""
+def draw_differences(axes: Axes, comparison: Comparison, reference: str, labels: Mapping[str, str]) -> None:
+    """Draw each group's mean difference from ``reference``, a title, with its 95% interval, the greatest on top."""
     found = [(d.mean, row.group.name, d) for row in comparison.rows if (d := row.differences.get(reference))]
     found.sort(key=lambda entry: entry[0])
     axes.axvline(0, color="#b0bec5", linewidth=1)

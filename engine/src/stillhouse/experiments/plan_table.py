@@ -58,6 +58,8 @@ def make_comparison(
                 facts=collect_facts(found[arm.name]),
                 costs=average_costs([run.summary for run in found[arm.name]]),
                 alarms=count_alarms([run.summary for run in found[arm.name]]),
+                recipe=arm.recipe,
+                runs=tuple(found[arm.name]),
             )
         )
     columns = dict.fromkeys(key for group in groups for key in group.columns)

@@ -86,6 +86,8 @@ def compare(
                 facts=collect_facts(members, metric),
                 costs=average_costs([run.summary for run in members]),
                 alarms=count_alarms([run.summary for run in members]),
+                recipe=every[key][0].recipe,
+                runs=tuple(members),
             )
         )
         told_missing += [run.to_dict(name) for run in failures.values()]

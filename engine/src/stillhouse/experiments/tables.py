@@ -1,4 +1,4 @@
-"""Tables of a comparison: on the terminal and as Markdown, with the same cells."""
+"""Tables of a comparison: on the terminal and as Markdown, with the same cells, which a report has too."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from stillhouse.experiments.statistics import Difference
 from stillhouse.terminal import make_table
 from stillhouse.training.markdown import make_table as make_markdown_table
 
-__all__ = ["show", "to_markdown"]
+__all__ = ["NOTHING", "SIGNIFICANT", "Column", "format_cost", "make_columns", "make_legend", "show", "to_markdown"]
 
-_NOTHING = "–"  # noqa: RUF001 - a dash, as tables have it
+NOTHING = "–"  # noqa: RUF001 - a dash, as tables have it
+"""What a table has where there is nothing."""
 _MINUS = "−"  # noqa: RUF001 - a minus sign
-_SIGNIFICANT = 0.05
+SIGNIFICANT = 0.05
+"""The level of the tests, after Holm's correction."""
 _LISTED = 10
 """Runs without a result that the legend names, and alarms."""
 _LONG = 40
@@ -30,8 +32,14 @@ _WIDE = 100_000
 
 
 @attrs.frozen
-class _Column:
-    """One column: its title, its cells, and whether these are text."""
+class Column:
+    """One column.
+
+    Attributes:
+        title: above it.
+        cells: one for each row.
+        is_text: whether they are text, and no numbers.
+    """
 
     title: str
     cells: Sequence[str]
@@ -47,7 +55,7 @@ def show(comparison: Comparison, console: Console) -> None:
         comparison: the comparison to show.
         console: the terminal; made wider where a name leaves no room for a number beside it.
     """
-    units, legend = _make_columns(comparison), _make_legend(comparison)
+    units, legend = make_columns(comparison), make_legend(comparison)
     parts = _split_columns(units, console)
     if len(parts) > 1:
         legend.append(f"The table is in {len(parts)} parts, for the terminal's width: --markdown prints it as one.")
@@ -59,7 +67,7 @@ def show(comparison: Comparison, console: Console) -> None:
         console.print(Text(line), soft_wrap=True)
 
 
-def _split_columns(units: Sequence[Sequence[_Column]], console: Console) -> list[list[_Column]]:
+def _split_columns(units: Sequence[Sequence[Column]], console: Console) -> list[list[Column]]:
     """Split the columns over as many tables as the terminal's width needs, each beginning with the first unit.
 
     In more than one table the numbers come before the settings.
@@ -68,7 +76,7 @@ def _split_columns(units: Sequence[Sequence[_Column]], console: Console) -> list
     if _measure_width(_make_table(whole, None), console) <= console.width:
         return [whole]
     first, *others = units
-    parts: list[list[_Column]] = []
+    parts: list[list[Column]] = []
     for unit in sorted(others, key=lambda unit: unit[0].is_text):
         if parts and _measure_width(_make_table([*parts[-1], *unit], None), console) <= console.width:
             parts[-1] += unit
@@ -77,7 +85,7 @@ def _split_columns(units: Sequence[Sequence[_Column]], console: Console) -> list
     return parts
 
 
-def _make_table(columns: Sequence[_Column], title: str | None) -> Table:
+def _make_table(columns: Sequence[Column], title: str | None) -> Table:
     table: Table = make_table(title=title)
     for column in columns:
         table.add_column(Text(column.title), justify="left" if column.is_text else "right", no_wrap=True)
@@ -92,22 +100,22 @@ def _measure_width(table: Table, console: Console) -> int:
 
 def to_markdown(comparison: Comparison) -> str:
     """Return the table and its legend as Markdown."""
-    columns = [column for unit in _make_columns(comparison) for column in unit]
+    columns = [column for unit in make_columns(comparison) for column in unit]
     head = [column.title for column in columns]
     rows = zip(*(column.cells for column in columns), strict=True)
-    legend = [f"{line}  " for line in _make_legend(comparison)]
+    legend = [f"{line}  " for line in make_legend(comparison)]
     return "\n".join([f"`{comparison.metric}`", "", make_markdown_table(head, rows), "", *legend]) + "\n"
 
 
-def _make_columns(comparison: Comparison) -> list[list[_Column]]:
+def make_columns(comparison: Comparison) -> list[list[Column]]:
     """Make the columns; those of one unit stay side by side."""
     rows = comparison.rows
-    units = [[_Column("runs", [row.group.name for row in rows], is_text=True)]]
-    units += [[_Column(c, _format_settings(comparison, c), is_text=True)] for c in _select_settings(comparison)]
+    units = [[Column("runs", [row.group.name for row in rows], is_text=True)]]
+    units += [[Column(c, _format_settings(comparison, c), is_text=True)] for c in _select_settings(comparison)]
     units.append(
         [
-            _Column("seeds", [_format_seeds(row) for row in rows]),
-            _Column("mean ± sd", [_format_mean(r) for r in rows]),
+            Column("seeds", [_format_seeds(row) for row in rows]),
+            Column("mean ± sd", [_format_mean(r) for r in rows]),
         ]
     )
     for title in comparison.references:
@@ -117,14 +125,14 @@ def _make_columns(comparison: Comparison) -> list[list[_Column]]:
             for row in rows
         ]
         detectable = [_format_detectable(row.differences[title]) for row in rows]
-        units.append([_Column(f"{_MINUS} {title} [95%]", differences), _Column("detectable", detectable)])
+        units.append([Column(f"{_MINUS} {title} [95%]", differences), Column("detectable", detectable)])
     known = [name for name in COSTS if any(row.group.costs.get(name) for row in rows)]
-    units += [[_Column(COSTS[name], [_format_cost(row.group.costs.get(name)) for row in rows])] for name in known]
+    units += [[Column(COSTS[name], [format_cost(row.group.costs.get(name)) for row in rows])] for name in known]
     return units
 
 
 def _format_settings(comparison: Comparison, column: str) -> list[str]:
-    return [row.group.short.get(column, row.group.columns.get(column, _NOTHING)) for row in comparison.rows]
+    return [row.group.short.get(column, row.group.columns.get(column, NOTHING)) for row in comparison.rows]
 
 
 def _select_settings(comparison: Comparison) -> list[str]:
@@ -138,7 +146,7 @@ def _select_settings(comparison: Comparison) -> list[str]:
 
 def _format_mean(row: Row) -> str:
     if row.mean is None:
-        return _NOTHING
+        return NOTHING
     return f"{row.mean:.4f}" + (f" ± {row.deviation:.4f}" if row.deviation is not None else "")
 
 
@@ -149,27 +157,28 @@ def _format_seeds(row: Row) -> str:
 
 def _format_difference(found: Difference | None, adjusted: float | None, *, pairs: bool, mixed: bool) -> str:
     if found is None:
-        return _NOTHING
+        return NOTHING
     text = f"{found.mean:+.4f}"
     if found.low is not None and found.high is not None:
         text += f" [{found.low:+.4f}, {found.high:+.4f}]"
     text += f" n={found.n}" if pairs else ""
     text += ("" if found.paired else " u") + (" m" if mixed else "")
-    return text + (" *" if adjusted is not None and adjusted < _SIGNIFICANT else "")
+    return text + (" *" if adjusted is not None and adjusted < SIGNIFICANT else "")
 
 
-def _format_cost(value: float | None) -> str:
+def format_cost(value: float | None) -> str:
     """Three digits: a machine's time has no more to tell."""
     if value is None:
-        return _NOTHING
+        return NOTHING
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
 
 
 def _format_detectable(found: Difference | None) -> str:
-    return _NOTHING if found is None or found.detectable is None else f"{found.detectable:.4f}"
+    return NOTHING if found is None or found.detectable is None else f"{found.detectable:.4f}"
 
 
-def _make_legend(comparison: Comparison) -> list[str]:
+def make_legend(comparison: Comparison) -> list[str]:
+    """Make the sentences below the table, without a line break in them."""
     lines = []
     found = [d for row in comparison.rows for d in row.differences.values() if d is not None]
     if any(d.p is not None for d in found):

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from stillhouse.contract.batch import DataInfo
-from stillhouse.terminal import printable
+from stillhouse.terminal import plain
 
 __all__ = ["Panel", "draw", "draw_bars", "is_picture", "make_palette", "plain", "to_picture", "unnormalise"]
 
@@ -127,11 +127,6 @@ def draw_bars(image: Tensor, values: Sequence[tuple[str, float]], label: str, gr
     right.set_xlabel(plain(label), fontsize=8)
     right.tick_params(axis="x", labelsize=8)
     return figure
-
-
-def plain(text: str) -> str:
-    """Return ``text`` as matplotlib shows it unchanged: no formula between dollars, no label that is left out."""
-    return printable(text if not text.startswith("_") else f" {text}").replace("$", r"\$")
 
 
 def to_picture(figure: Figure) -> Image.Image:

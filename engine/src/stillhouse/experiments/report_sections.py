@@ -1,0 +1,268 @@
+"""The sections of a report: what was found, of which parts, how the runs went, what they cost, and what they were made with."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from stillhouse.errors import first_line
+from stillhouse.experiments.comparison import Comparison, Group, Row
+from stillhouse.experiments.costs import COSTS
+from stillhouse.experiments.effects import find_effects
+from stillhouse.experiments.picture import read_curve
+from stillhouse.experiments.report_figures import MOST_CURVES, draw_curves, draw_effects, draw_forest
+from stillhouse.experiments.report_page import Markup, element, make_figure, make_list, make_section, make_table
+from stillhouse.experiments.settings import find_differing, flatten_settings, shorten_values
+from stillhouse.experiments.statistics import Difference
+from stillhouse.experiments.tables import NOTHING, SIGNIFICANT, format_cost, make_columns, make_legend
+
+__all__ = [
+    "describe_origin",
+    "list_failures",
+    "show_alarms",
+    "show_costs",
+    "show_curves",
+    "show_differences",
+    "show_effects",
+    "show_parts",
+    "show_table",
+    "sum_up",
+]
+
+_DIGITS = 16
+"""Of a hash."""
+
+
+def sum_up(comparison: Comparison) -> Markup:
+    """The answer in some sentences: how many runs there are, and which groups differ from the first reference."""
+    done = sum(len(row.group.values) for row in comparison.rows)
+    lines = [f"{done} runs in {len(comparison.rows)} groups, measured by {comparison.metric}."]
+    if comparison.missing:
+        lines.append(f"{len(comparison.missing)} more {'have' if len(comparison.missing) > 1 else 'has'} no result.")
+    if comparison.references:
+        title = comparison.references[0]
+        tested = [row for row in comparison.rows if row.adjusted[title] is not None]
+        seen = [row for row in tested if (row.adjusted[title] or 0.0) < SIGNIFICANT]
+        above = [_name_change(row, title) for row in seen if (d := row.differences[title]) is not None and d.mean > 0]
+        below = [_name_change(row, title) for row in seen if (d := row.differences[title]) is not None and d.mean < 0]
+        told = [f"above it {', '.join(above)}"] if above else []
+        told += [f"below it {', '.join(below)}"] if below else []
+        lines.append(
+            f"Of {len(tested)} groups that could be tested against {title}, {len(seen)} differ from it at p < {SIGNIFICANT} "
+            f"after Holm's correction{': ' if told else ''}{'; '.join(told)}. "
+            "Of the others these runs cannot tell: see what was detectable."
+        )
+    return element("p", " ".join(lines), class_="answer")
+
+
+def _name_change(row: Row, title: str) -> str:
+    found = row.differences[title]
+    return row.group.name if found is None else f"{row.group.name} ({found.mean:+.4f})"
+
+
+def show_differences(comparison: Comparison) -> Markup:
+    """The forest plot, and how many pairs stand behind each difference."""
+    rows = []
+    for title in comparison.references:
+        for row in comparison.rows:
+            found = row.differences[title]
+            if found is not None:
+                name = f"{row.group.name} − {title}"  # noqa: RUF001 - a minus sign
+                rows.append([name, *_tell(found, row.adjusted[title]), _count_ties(comparison, row, title)])
+    if not rows:
+        return Markup("")
+    head = ["comparison", "difference", "95% interval", "p", "p corrected", "detectable", "pairs", "ties"]
+    return make_section(
+        "differences",
+        "Differences",
+        "A dot is the mean of the differences between two runs of one seed, the line its 95% interval: one that crosses zero, "
+        "the grey line, is no evidence of a difference. Detectable is the smallest true difference that the test finds with "
+        "probability 0.8; ties are pairs without any difference.",
+        make_figure(draw_forest(comparison), f"differences of {comparison.metric} with intervals"),
+        make_table(head, rows),
+    )
+
+
+def _tell(found: Difference, adjusted: float | None) -> list[str]:
+    interval = NOTHING if found.low is None or found.high is None else f"{found.low:+.4f} to {found.high:+.4f}"
+    ps = [NOTHING if p is None else f"{p:.2g}" for p in (found.p, adjusted)]
+    detectable = NOTHING if found.detectable is None else f"{found.detectable:.4f}"
+    pairs = str(found.n) if found.paired else f"unpaired, {found.n}"
+    return [f"{found.mean:+.4f}", interval, *ps, detectable, pairs]
+
+
+def _count_ties(comparison: Comparison, row: Row, title: str) -> str:
+    """How many of the pairs have two equal values."""
+    found, name = row.differences[title], row.group.against[title]
+    other = next(r.group.values for r in comparison.rows if r.group.name == name)
+    ties = sum(other.get(seed) == value for seed, value in row.group.values.items())
+    return str(ties) if found is not None and found.paired else NOTHING
+
+
+def show_table(comparison: Comparison) -> Markup:
+    """The table with its legend, as on the terminal."""
+    columns = [column for unit in make_columns(comparison) for column in unit if column.title not in COSTS.values()]
+    rows = list(zip(*(column.cells for column in columns), strict=True))
+    texts = [place for place, column in enumerate(columns) if column.is_text]
+    return make_section(
+        "table",
+        "Table",
+        "A row is a group of runs that differ by the seed alone; the signs in it are explained below.",
+        make_table([column.title for column in columns], rows, texts),
+        make_list(make_legend(comparison)),
+    )
+
+
+def show_parts(comparison: Comparison) -> Markup:
+    """Which plugin, and which setting that differs, is in which group."""
+    groups = [row.group for row in comparison.rows if row.group.recipe is not None]
+    settings = [flatten_settings(group.recipe) for group in groups if group.recipe is not None]
+    if not groups:
+        return Markup("")
+    lists = [_list_plugins(group) for group in groups]
+    plugins = list(dict.fromkeys(name for names in lists for name in names))
+    keys = [key for key in find_differing(settings) if key != "plugins"]
+    options = [shorten_values([each.get(key) for each in settings]) for key in keys]
+    rows = [
+        [group.name, *("✓" if name in lists[place] else "" for name in plugins), *(texts[place] for texts in options)]
+        for place, group in enumerate(groups)
+    ]
+    return make_section(
+        "parts",
+        "What is in which group",
+        "A tick says that the plugin is in the list of the group's runs; behind the plugins stand the settings that differ.",
+        make_table(["runs", *plugins, *keys], rows, range(len(plugins) + 1, len(plugins) + 1 + len(keys))),
+        make_list([f"{group.name}: {group.note}." for group in groups if group.note]),
+    )
+
+
+def _list_plugins(group: Group) -> list[str]:
+    tables = () if group.recipe is None else group.recipe.plugins
+    return [str(table.get("name") or table.get("use", "")) for table in tables]
+
+
+def show_effects(comparison: Comparison) -> Markup:
+    """Main effects and interactions; nothing where the groups are no full grid."""
+    effects = find_effects(comparison)
+    if not effects:
+        return Markup("")
+    rows = [[effect.name, *_tell(effect.difference, effect.adjusted)] for effect in effects]
+    return make_section(
+        "effects",
+        "Main effects and interactions",
+        "A main effect is what one level adds to the first one, averaged over all others of the grid; an interaction (×) is what "  # noqa: RUF001
+        "two add together beyond the sum of both: below zero the two get in each other's way. Corrected for all rows together.",
+        make_figure(draw_effects(effects, comparison.metric), "main effects and interactions with intervals"),
+        make_table(["effect", "difference", "95% interval", "p", "p corrected", "detectable", "seeds"], rows),
+    )
+
+
+def show_curves(comparison: Comparison) -> Markup:
+    """The validation curves of each group with the range of its seeds."""
+    metric = comparison.metric.partition("/")[2]
+    found = {
+        row.group.name: curve
+        for row in comparison.rows
+        if (curve := read_curve([run.summary for run in row.group.runs], metric))
+    }
+    if not found:
+        return Markup("")
+    shown = dict(list(found.items())[:MOST_CURVES])
+    references = [row.group.against.get(title, "") for title in comparison.references for row in comparison.rows]
+    behind = next((name for name in references if name in shown), "")
+    left = [f"Of {len(found)} groups the first {len(shown)} are drawn."] if len(found) > len(shown) else []
+    return make_section(
+        "curves",
+        "Learning curves",
+        f"A line is the mean over the seeds of validation {metric} after each epoch, the band reaches from the lowest seed to the "
+        f"highest, and the number above is where the mean ends{f'; in grey stands {behind}' if behind else ''}.",
+        make_figure(draw_curves(shown, metric, behind), f"validation {metric} by epoch"),
+        make_list(left),
+    )
+
+
+def show_costs(comparison: Comparison) -> Markup:
+    """What a group's runs cost; nothing where no run knows."""
+    known = [name for name in COSTS if any(name in row.group.costs for row in comparison.rows)]
+    if not known:
+        return Markup("")
+    rows = [[row.group.name, *(format_cost(row.group.costs.get(name)) for name in known)] for row in comparison.rows]
+    return make_section(
+        "costs",
+        "Costs",
+        "Means over the runs as they ran, with whatever ran beside them: of the steps that were looked at, and samples a second "
+        "of the whole run, its validation included.",
+        make_table(["runs", *(COSTS[name] for name in known)], rows),
+    )
+
+
+def show_alarms(comparison: Comparison) -> Markup:
+    """What the runs have warned of; nothing where they have not."""
+    rows = [
+        [row.group.name, alarm.kind, alarm.about, f"{alarm.runs} of {len(row.group.runs) or alarm.runs}", alarm.advice]
+        for row in comparison.rows
+        for alarm in row.group.alarms
+    ]
+    if not rows:
+        return Markup("")
+    return make_section(
+        "alarms",
+        "Alarms",
+        "Something looked sick while a run was watched; the last column says what to try.",
+        make_table(["runs", "alarm", "about", "in runs", "advice"], rows, (1, 2, 4)),
+    )
+
+
+def list_failures(comparison: Comparison) -> Markup:
+    """The runs without a result, counted by cause and named."""
+    how = (
+        "Runs that have diverged, ended with an error or are not trained count as failures of their group, whose mean is that "
+        "of the others alone."
+    )
+    if not comparison.missing:
+        return make_section("failures", "Runs without a result", how, element("p", "There is none."))
+    causes = Counter(first_line(str(item["error"])) for item in comparison.missing)
+    counted = make_table(["cause", "runs"], [[cause, str(count)] for cause, count in causes.most_common()])
+    rows = [
+        [str(item["arm"]), str(item["seed"]), first_line(str(item["error"])), str(item["folder"])]
+        for item in comparison.missing
+    ]
+    named = make_table(["runs", "seed", "cause", "folder"], rows, (2, 3))
+    return make_section("failures", "Runs without a result", how, counted, named)
+
+
+def describe_origin(comparison: Comparison, command: str) -> Markup:
+    """The command, and what the runs were made with: seeds, data, versions."""
+    runs = [run for row in comparison.rows for run in row.group.runs]
+    seeds = sorted({seed for row in comparison.rows for seed in {**row.group.values, **row.group.failed}})
+    facts: dict[str, dict[str, list[int]]] = {}
+    for run in runs:
+        versions = run.lock.get("versions")
+        data = str(run.lock.get("data") or "")[:_DIGITS]
+        found = {"data": data, "Python": run.lock.get("python"), "device": run.lock.get("device_name")}
+        found |= versions if isinstance(versions, Mapping) else {}
+        for name, value in found.items():
+            if value:
+                facts.setdefault(str(name), {}).setdefault(str(value), []).append(run.recipe.run.seed)
+    rows = [["seeds", ", ".join(map(str, seeds))], ["metric", comparison.metric]]
+    rows += [[name, _join(values, len(runs))] for name, values in facts.items()]
+    rows += [["mixed", what] for what in comparison.mixed]
+    typed = [element("p", element("code", command))] if command else []
+    return make_section(
+        "origin",
+        "How it was made",
+        "The same command with the same data and versions gives these runs again; data is the beginning of the hash of its content, "
+        "which follows from the seed where that chooses a part of it.",
+        *typed,
+        make_table(["", "of the runs"], rows, (1,)),
+    )
+
+
+def _join(values: Mapping[str, list[int]], runs: int) -> str:
+    """The values of one fact; where there are several, with the seeds of the runs that have them."""
+    if len(values) == 1 and len(next(iter(values.values()))) == runs:
+        return next(iter(values))
+    return "; ".join(
+        f"{value} in {len(seeds)} of {runs} runs (seed {', '.join(map(str, sorted(set(seeds))))})"
+        for value, seeds in values.items()
+    )
