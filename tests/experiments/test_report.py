@@ -106,8 +106,8 @@ def test_a_report_answers_in_sections_that_say_how_to_read_them():
         "table",
         "origin",
     ]
-    assert "6 runs in 2 groups, measured by test/accuracy. 1 more has no result." in page.texts[""]
-    assert "Of 1 groups that could be tested against none, 0 differ" in page.texts[""]
+    assert "Runs with a result: 6, in 2 groups, measured by test/accuracy. Without one: 1." in page.texts[""]
+    assert "Groups tested against none: 1; different from it at p < 0.05 after Holm's correction: 0." in page.texts[""]
     cells = {name: text.split("|") for name, text in page.texts.items()}
     row = cells["differences"].index("features − none")  # noqa: RUF001 - a minus sign
     assert cells["differences"][row + 1] == "+0.0500"
@@ -218,6 +218,13 @@ def test_plugins_that_are_there_or_not_are_a_grid_too():
     assert list(found) == ["with features + projector", "with logits", both]
     assert found[both].mean == pytest.approx((0.7 - 0.6 - 0.65 + 0.5) + (0.03 - 0.02 - 0.01) / 2)
     assert "Main effects" in make_report(compare_groups("m/x", groups))
+
+
+def test_plugins_are_no_grid_where_something_else_differs_too():
+    lists: list[tuple[dict[str, Any], ...]] = [(), (FEATURES,), ({"use": "logits"},), (FEATURES, {"use": "logits"})]
+    recipes = [recipe(*plugins, optimizer={"lr": 0.01 * (1 + len(plugins))}) for plugins in lists]
+    groups = [Group(str(i), {0: 0.5, 1: 0.6}, recipe=made) for i, made in enumerate(recipes)]
+    assert find_effects(compare_groups("m/x", groups)) == []
 
 
 @pytest.mark.parametrize("gap", ["a cell", "a factor"])

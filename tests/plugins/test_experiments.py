@@ -176,6 +176,7 @@ def test_an_experiments_page_has_what_its_numbers_file_has(home: Home):
         assert f"| {group['name']} | 2 | {group['mean']:.4f} ± {group['deviation']:.4f} | " in text
     assert [pair["arm"] for pair in numbers["pairs"]] == ["few: one", "all: one"]
     assert (home.results / "plan.png").stat().st_size > 0
+    assert 'id="differences"' in (experiment.plan.folder / "report.html").read_text()
 
 
 def test_the_time_by_the_clock_is_told_where_all_of_it_was_measured(home: Home, monkeypatch: pytest.MonkeyPatch):

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from stillhouse.experiments.comparison import Comparison
+from stillhouse.experiments.settings import find_differing, flatten_settings
 from stillhouse.experiments.statistics import Difference, holm, paired_difference
 from stillhouse.experiments.tables import NOTHING
 
@@ -53,18 +54,21 @@ def find_effects(comparison: Comparison) -> list[Effect]:
         chosen = [values for cell, values in cells.items() if all(cell[p] == level for p, level in fixed.items())]
         return [sum(values[seed] for values in chosen) / len(chosen) for seed in seeds]
 
-    found = [
-        (_name(factors[p], level, levels[p][0]), paired_difference(average({p: level}), average({p: levels[p][0]})))
-        for p, level in main
-    ]
-    for (p, level), (q, other) in itertools.combinations(main, 2):
-        if p == q:
-            continue
+    pairs = [(one, two) for one, two in itertools.combinations(main, 2) if one[0] != two[0]]
+    tests = len(main) + len(pairs)
+    found: list[tuple[str, Difference]] = []
+    for p, level in main:
+        first = levels[p][0]
+        less = paired_difference(average({p: level}), average({p: first}), comparisons=tests)
+        found.append((_name(factors[p], level, first), less))
+    for (p, level), (q, other) in pairs:
         first, second = levels[p][0], levels[q][0]
         together = zip(average({p: level, q: other}), average({p: first, q: second}), strict=True)
         apart = zip(average({p: level, q: second}), average({p: first, q: other}), strict=True)
         name = f"{_name(factors[p], level, first)} × {_name(factors[q], other, second)}"  # noqa: RUF001 - a times sign
-        found.append((name, paired_difference([a + b for a, b in together], [a + b for a, b in apart])))
+        found.append(
+            (name, paired_difference([a + b for a, b in together], [a + b for a, b in apart], comparisons=tests))
+        )
     adjusted = holm([difference.p for _, difference in found])
     return [Effect(name, difference, p) for (name, difference), p in zip(found, adjusted, strict=True)]
 
@@ -95,9 +99,10 @@ def _find_settings(comparison: Comparison) -> tuple[list[str], dict[Cell, Mappin
 
 def _find_switches(comparison: Comparison) -> tuple[list[str], dict[Cell, Mapping[int, float]]] | None:
     """Plugins that are there or not, where groups differ in nothing else."""
-    if set(comparison.columns) - {"plugins"} or any(row.group.recipe is None for row in comparison.rows):
+    recipes = [row.group.recipe for row in comparison.rows if row.group.recipe is not None]
+    if len(recipes) < len(comparison.rows) or set(find_differing(list(map(flatten_settings, recipes)))) - {"plugins"}:
         return None
-    lists = [_list_plugins(row.group.recipe.plugins) for row in comparison.rows if row.group.recipe is not None]
+    lists = [_list_plugins(recipe.plugins) for recipe in recipes]
     together: dict[tuple[bool, ...], list[str]] = {}  # plugins that are always there together are one factor
     for name in dict.fromkeys(name for names in lists for name in names):
         together.setdefault(tuple(name in names for names in lists), []).append(name)

@@ -25,6 +25,7 @@ __all__ = [
     "draw_ablation",
     "draw_curve",
     "draw_differences",
+    "limit_to_settled",
     "read_curve",
     "save_figure",
     "to_svg",
@@ -88,9 +89,7 @@ def draw_ablation(comparison: Comparison, curves: Mapping[str, Curve], labels: M
         name, colour = _CURVES[kind]
         last = list(curve.values())[-1]
         draw_curve(left, curve, colour, f"{name}, mean of {max(map(len, curve.values()))}: {statistics.mean(last):.3g}")
-    if settled := [v for curve in curves.values() for n, vs in curve.items() if n > max(curve) / 5 for v in vs]:
-        margin = 0.1 * (max(settled) - min(settled))  # the way up from chance would hide what is compared
-        left.set_ylim(min(settled) - margin, max(settled) + margin)
+    limit_to_settled(left, curves)
     left.set(xlabel="epoch", ylabel=f"validation {comparison.metric.partition('/')[2]}")
     if curves:
         left.legend(loc="best", frameon=False)
@@ -126,6 +125,14 @@ def draw_curve(axes: Axes, curve: Curve, colour: str, label: str) -> None:
     means = list(map(statistics.mean, values))
     axes.fill_between(epochs, list(map(min, values)), list(map(max, values)), color=colour, alpha=0.15, linewidth=0)
     axes.plot(epochs, means, color=colour, linewidth=2, label=label)
+
+
+def limit_to_settled(axes: Axes, curves: Mapping[str, Curve]) -> None:
+    """Limit the height to where curves have settled: the way up from chance would hide what is compared."""
+    settled = [v for curve in curves.values() for n, values in curve.items() if n > max(curve) / 5 for v in values]
+    if settled and max(settled) > min(settled):
+        margin = 0.1 * (max(settled) - min(settled))
+        axes.set_ylim(min(settled) - margin, max(settled) + margin)
 
 
 def draw_differences(axes: Axes, comparison: Comparison, reference: str, labels: Mapping[str, str]) -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from stillhouse.experiments.comparison import Comparison
 from stillhouse.experiments.effects import Effect
-from stillhouse.experiments.picture import Curve, draw_curve, draw_differences
+from stillhouse.experiments.picture import Curve, draw_curve, draw_differences, limit_to_settled
 from stillhouse.terminal import plain
 
 __all__ = ["MOST_CURVES", "draw_curves", "draw_effects", "draw_forest"]
@@ -79,9 +79,7 @@ def draw_curves(curves: Mapping[str, Curve], metric: str, behind: str) -> Figure
         axes.spines[["top", "right"]].set_visible(False)
     for axes in places[len(curves) :]:
         axes.axis("off")
-    settled = [v for curve in curves.values() for n, vs in curve.items() if n > max(curve) / 5 for v in vs]
-    if margin := 0.1 * (max(settled) - min(settled)):  # the way up from chance would hide what is compared
-        places[0].set_ylim(min(settled) - margin, max(settled) + margin)
+    limit_to_settled(places[0], curves)
     figure.supxlabel("epoch", fontsize=9)
     figure.supylabel(plain(f"validation {metric}"), fontsize=9)
     return figure

@@ -36,9 +36,9 @@ _DIGITS = 16
 def sum_up(comparison: Comparison) -> Markup:
     """The answer in some sentences: how many runs there are, and which groups differ from the first reference."""
     done = sum(len(row.group.values) for row in comparison.rows)
-    lines = [f"{done} runs in {len(comparison.rows)} groups, measured by {comparison.metric}."]
+    lines = [f"Runs with a result: {done}, in {len(comparison.rows)} groups, measured by {comparison.metric}."]
     if comparison.missing:
-        lines.append(f"{len(comparison.missing)} more {'have' if len(comparison.missing) > 1 else 'has'} no result.")
+        lines.append(f"Without one: {len(comparison.missing)}.")
     if comparison.references:
         title = comparison.references[0]
         tested = [row for row in comparison.rows if row.adjusted[title] is not None]
@@ -48,9 +48,9 @@ def sum_up(comparison: Comparison) -> Markup:
         told = [f"above it {', '.join(above)}"] if above else []
         told += [f"below it {', '.join(below)}"] if below else []
         lines.append(
-            f"Of {len(tested)} groups that could be tested against {title}, {len(seen)} differ from it at p < {SIGNIFICANT} "
-            f"after Holm's correction{': ' if told else ''}{'; '.join(told)}. "
-            "Of the others these runs cannot tell: see what was detectable."
+            f"Groups tested against {title}: {len(tested)}; different from it at p < {SIGNIFICANT} after Holm's correction: "
+            f"{len(seen)}{', ' if told else ''}{'; '.join(told)}. What the others differ by, these runs cannot tell: see what "
+            "was detectable."
         )
     return element("p", " ".join(lines), class_="answer")
 
@@ -151,7 +151,8 @@ def show_effects(comparison: Comparison) -> Markup:
         "effects",
         "Main effects and interactions",
         "A main effect is what one level adds to the first one, averaged over all others of the grid; an interaction (×) is what "  # noqa: RUF001
-        "two add together beyond the sum of both: below zero the two get in each other's way. Corrected for all rows together.",
+        "two add together beyond the sum of both: below zero, where greater is better, they get in each other's way. Corrected for "
+        "all rows together.",
         make_figure(draw_effects(effects, comparison.metric), "main effects and interactions with intervals"),
         make_table(["effect", "difference", "95% interval", "p", "p corrected", "detectable", "seeds"], rows),
     )

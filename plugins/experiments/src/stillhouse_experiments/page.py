@@ -10,6 +10,7 @@ import attrs
 from stillhouse.experiments.comparison import Comparison, compare_groups
 from stillhouse.experiments.plan import Plan
 from stillhouse.experiments.plan_table import make_comparison
+from stillhouse.experiments.report import write_report
 from stillhouse.experiments.statistics import Difference, holm, paired_difference
 from stillhouse.experiments.tables import to_markdown
 from stillhouse_experiments.choices import Choice
@@ -93,7 +94,7 @@ def write(
     minutes: float | None = None,
     note: str = "",
 ) -> str:
-    """The tables into their page, the numbers as JSON, and the plot.
+    """The tables into their page, the numbers as JSON, the plot, and a report into the runs' folder.
 
     Args:
         home: of pages and results.
@@ -134,6 +135,7 @@ def write(
     tables["chosen"] = [attrs.asdict(choice) for choice in choices]
     (home.results / f"{experiment.name}.json").write_text(json.dumps(tables, indent=1), encoding="utf-8")
     draw_differences(experiment, comparison, home.results / f"{experiment.name}.png")
+    write_report(experiment.plan.folder, comparison, command)
     return text
 
 
