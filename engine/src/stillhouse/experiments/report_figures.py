@@ -79,6 +79,8 @@ def draw_curves(curves: Mapping[str, Curve], metric: str, behind: str) -> Figure
         axes.spines[["top", "right"]].set_visible(False)
     for axes in places[len(curves) :]:
         axes.axis("off")
+    for axes in places[max(0, len(curves) - columns) : len(curves)]:
+        axes.tick_params(labelbottom=True)  # of those that are the lowest of their column, though not in the last row
     limit_to_settled(places[0], curves)
     figure.supxlabel("epoch", fontsize=9)
     figure.supylabel(plain(f"validation {metric}"), fontsize=9)

@@ -24,9 +24,10 @@ nav a { margin-right: 1rem; color: #00796b; }
 div.wide { overflow-x: auto; margin-bottom: .8rem; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #eceff1; text-align: right; vertical-align: top; }
-th.text, td.text, tbody th { text-align: left; max-width: 24rem; overflow-wrap: anywhere; }
+th.text, td.text, tbody th { text-align: left; min-width: 7rem; max-width: 24rem; overflow-wrap: break-word; }
 thead th { border-bottom: 2px solid #b0bec5; font-weight: 600; vertical-align: bottom; }
 tbody th { font-weight: 500; }
+tbody th, thead th:first-child { position: sticky; left: 0; background: #fff; }
 td.tick { text-align: center; color: #00796b; }
 code, pre { font: 13px/1.4 ui-monospace, "Liberation Mono", monospace; overflow-wrap: anywhere; white-space: pre-wrap; }
 figure { margin: .5rem 0; }
