@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 from rich.text import Text
 
-from stillhouse.cli.common import Commands, add_run, importing
+from stillhouse.cli.common import Commands, add_run, importing, make_console
+from stillhouse.errors import StillhouseError
 from stillhouse.files import to_json
-from stillhouse.terminal import Terminal
+from stillhouse.terminal import Terminal, make_table
 
 __all__ = ["add"]
 
@@ -29,6 +31,11 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="the program takes images of 0 to 1 and normalises them itself",
     )
+    export.add_argument(
+        "--int8",
+        action="store_true",
+        help="ONNX of 8-bit integers, calibrated on validation inputs, with its figures beside the float program's",
+    )
     export.add_argument("--no-fold", action="store_true", help="leave the plugins out: the student alone, as trained")
     export.add_argument("--force", action="store_true", help="write over a file that exists")
     export.add_argument("--json", action="store_true", help="print what was written, and its metadata, as JSON")
@@ -47,6 +54,8 @@ def _parse_batch(text: str) -> int | None:
 def _export(arguments: argparse.Namespace) -> int:
     import attrs
 
+    if arguments.int8:
+        return _export_int8(arguments)
     with importing():
         from stillhouse.students.export import export
 
@@ -75,4 +84,43 @@ def _export(arguments: argparse.Namespace) -> int:
         f"{done.difference:.3g}, where {done.tolerance:.3g} would be rounding",
     ):
         console.print(Text(line), soft_wrap=True)
+    return 0
+
+
+def _export_int8(arguments: argparse.Namespace) -> int:
+    import attrs
+
+    with importing():
+        from stillhouse.students.quantization import export_int8
+
+    if arguments.format not in (None, "onnx"):
+        raise StillhouseError("writes ONNX alone", where="--int8", hint="leave out --format")
+    done = export_int8(
+        arguments.run,
+        arguments.to,
+        weights=arguments.weights,
+        averaged=arguments.averaged,
+        trust=arguments.trust,
+        batch=arguments.batch,
+        with_preprocessing=arguments.with_preprocessing,
+        force=arguments.force,
+        fold_plugins=not arguments.no_fold,
+    )
+    path = done.exported.path
+    if arguments.json:
+        told = attrs.asdict(done)
+        print(to_json({**told, "exported": {**told["exported"], "path": str(path)}}))
+        return 0
+    console = make_console()
+    size, before = (n / 2**20 for n in (path.stat().st_size, done.float_bytes))
+    for line in (
+        f"{path}  int8 onnx, {size:.2f} MiB, where float is {before:.2f}, {done.exported.weights} weights "
+        f"(step {done.exported.step}); takes {done.exported.metadata['input']}",
+        f"calibrated on {done.calibration_samples} inputs of the split {done.calibration_split!r}",
+    ):
+        console.print(Text(line), soft_wrap=True)
+    table = make_table(f"{done.split} ({done.samples:,})", "float", "int8")
+    for name, value in done.float_metrics.items():
+        table.add_row(name, f"{value:.4f}", f"{done.int8_metrics.get(name, math.nan):.4f}")
+    console.print(table)
     return 0

@@ -1,5 +1,5 @@
 """Students of finished runs: evaluated, shown, exported.
 
 Imports: training and below.
-Public: card, evaluation, export, loader, prediction.
+Public: card, evaluation, export, loader, prediction, quantization.
 """

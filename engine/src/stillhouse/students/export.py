@@ -23,7 +23,7 @@ from stillhouse.students.modules import Output, Preprocessing
 from stillhouse.students.saved_run import Weights, guarded, open_run
 from stillhouse.students.verification import compare_outputs, compute_output, read_export
 
-__all__ = ["Exported", "export"]
+__all__ = ["Exported", "check_target", "export", "put_in_place", "refuse_existing"]
 
 _SAMPLES = 8
 
@@ -97,7 +97,7 @@ def export(
         StillhouseError: no run, no such format, an existing file, a model that this format cannot hold, or one whose
             output differs there; then no file is left.
     """
-    path, form, temporary = _check_target(Path(to), format, force)
+    path, form, temporary = check_target(Path(to), format, force)
     if form == "safetensors" and (with_preprocessing or batch is not None):
         raise StillhouseError(
             "needs a program, and safetensors holds weights alone",
@@ -146,9 +146,9 @@ def export(
         counts = [len(fed)] if batch is not None else sorted({len(fed), 1, max(1, len(fed) - 1)}, reverse=True)
         share = TOLERANCES[form] if program is None else program.tolerance
         difference, tolerance = compare_outputs(form, again, fed, reference, inputs, counts, share)
-        _put_in_place(temporary, path, force)
+        put_in_place(temporary, path, force)
     except FileExistsError:
-        raise _exists_already(path) from None
+        raise refuse_existing(path) from None
     except OSError as error:
         raise StillhouseError(f"cannot be written: {error.strerror or error}", where=str(path)) from error
     finally:
@@ -167,7 +167,12 @@ def export(
     )
 
 
-def _check_target(path: Path, form: str | None, force: bool) -> tuple[Path, str, Path]:
+def check_target(path: Path, form: str | None, force: bool) -> tuple[Path, str, Path]:
+    """Check a file to be written; returns it, its format, and a name beside it to write to.
+
+    Raises:
+        StillhouseError: a folder, an unknown suffix, an existing file, or one that cannot be written.
+    """
     suffixes = {suffix: name for name, suffix in FORMATS.items()}
     if path.is_dir():
         raise StillhouseError(
@@ -184,7 +189,7 @@ def _check_target(path: Path, form: str | None, force: bool) -> tuple[Path, str,
     if form not in FORMATS:
         raise StillhouseError(f"must be one of {', '.join(FORMATS)}, got {form!r}", where="--format")
     if path.exists() and not force:
-        raise _exists_already(path)
+        raise refuse_existing(path)
     if not path.parent.is_dir():
         raise StillhouseError(
             f"folder not found: {path.parent}", where=str(path), hint=f"mkdir -p {shlex.quote(str(path.parent))}"
@@ -192,11 +197,12 @@ def _check_target(path: Path, form: str | None, force: bool) -> tuple[Path, str,
     return path, form, _reserve(path, form)
 
 
-def _exists_already(path: Path) -> StillhouseError:
+def refuse_existing(path: Path) -> StillhouseError:
+    """The error about a file that is there."""
     return StillhouseError("the file exists already", where=str(path), hint="--force writes over it")
 
 
-def _put_in_place(temporary: Path, path: Path, force: bool) -> None:
+def put_in_place(temporary: Path, path: Path, force: bool) -> None:
     """Give the file its name; without ``force`` only where nobody else has taken that meanwhile."""
     if not force:
         try:

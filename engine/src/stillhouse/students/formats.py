@@ -17,7 +17,7 @@ from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.files import to_json
 from stillhouse.teachers.origins import METADATA
 
-__all__ = ["FORMATS", "TOLERANCES", "check_installed", "read_onnx", "read_torch", "write_format"]
+__all__ = ["FORMATS", "TOLERANCES", "check_installed", "read_onnx", "read_torch", "silence", "write_format"]
 
 FORMATS = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
 """The suffix of each format."""
@@ -100,7 +100,7 @@ def _write_torch(model: nn.Module, inputs: Tensor, dynamic: bool, metadata: str,
     with _explain_errors("torch.export", dynamic), torch.no_grad():
         program = torch.export.export(model, (inputs,), dynamic_shapes=shapes)
     content = io.BytesIO()  # where torch writes to a disk that is full, it ends the process
-    with _silence():
+    with silence():
         torch.export.save(program, content, extra_files={f"{METADATA}.json": metadata})
     to.write_bytes(content.getbuffer())
 
@@ -129,7 +129,7 @@ def _write_onnx(
 def _explain_errors(form: str, dynamic: bool) -> Iterator[None]:
     """Raise a tracer's error about a model it cannot trace as one sentence."""
     try:
-        with _silence():
+        with silence():
             yield
     except OSError:
         raise
@@ -142,7 +142,7 @@ def _explain_errors(form: str, dynamic: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Silence the tracers' warnings about their own insides, and torch's logging of the same."""
     import logging
 
@@ -161,7 +161,7 @@ def _silence() -> Iterator[None]:
 
 def read_torch(path: Path) -> Callable[[Tensor], Any]:
     """Read the function that a .pt2 file holds."""
-    with _silence():
+    with silence():
         module = torch.export.load(path).module()
 
     def function(x: Tensor) -> Any:
