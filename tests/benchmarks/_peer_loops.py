@@ -14,6 +14,8 @@ from _turns import Side
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
+from stillhouse.config.run_options import WatchSpec
+
 __all__ = ["LOOPS", "follow"]
 
 
@@ -50,8 +52,15 @@ def bare_ignite(side: Side, made: Made) -> None:
 
 
 def stillhouse(side: Side, made: Made, *, log_every: int | None = None) -> None:
-    """A list of four plugins; with ``log_every`` into a folder, with TensorBoard's events."""
-    follow(side, made, made.prepare() if log_every is None else made.prepare(log_every, tempfile.mkdtemp()))
+    """A list of four plugins; with ``log_every`` into a folder, with TensorBoard's events.
+
+    The watcher has a share of the time that goes by, which is the others' as well here: so it gets a share of its share.
+    """
+    watch = {"budget": WatchSpec().budget / len(LOOPS)}
+    if log_every is None:
+        follow(side, made, made.prepare(watch=watch))
+        return
+    follow(side, made, made.prepare(log_every, tempfile.mkdtemp(), watch=watch))
 
 
 def follow(side: Side, made: Made, training: Any) -> None:

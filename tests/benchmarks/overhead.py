@@ -97,8 +97,8 @@ def small_cnn() -> Recipe:
 
 
 def tiny_recipe() -> Recipe:
-    """TinyNet on 6x6 images, batches of 8, an epoch of 500 steps, nothing logged on the way."""
-    return recipe(*FIVE.values(), data__args={"train": 4000}, run__log_every=1000)
+    """TinyNet on 6x6 images, batches of 8, an epoch of 500 steps, nothing logged and looked at on the way."""
+    return recipe(*FIVE.values(), data__args={"train": 4000}, run__log_every=1000, watch={"enabled": False})
 
 
 def cost_of_a_look() -> float:
