@@ -99,13 +99,14 @@ def _read_summary(saved: SavedRun, *, needed: bool) -> dict[str, Any]:
 
 def _tell_what(saved: SavedRun, summary: Mapping[str, Any]) -> Iterator[str]:
     recipe, info, lock = saved.recipe, saved.info, saved.lock
-    shape = "x".join(map(str, info.eval_shape or info.input_shape))
+    shape = info.eval_shape or info.input_shape
+    sides = " (channels, height, width)" if len(shape) == 3 else ""
     taught = "distilled from a teacher" if recipe.all_teachers else "trained"
     yield f"A model for the task {code(recipe.task.name)}, {taught} with Stillhouse.\n"
     yield f"- **Model**: {code(recipe.student.model)}{_tell_arguments(recipe.student.args)}, {_tell_origin(recipe.student)}"
     if isinstance(parameters := summary.get("student_parameters"), int):
         yield f"- **Parameters**: {parameters:,}"
-    yield f"- **Input**: {shape}, channels before height and width where it is an image"
+    yield f"- **Input**: {'x'.join(map(str, shape))}{sides}"
     yield f"- **Output**: {saved.task.output_text()}"
     averaged = ", averaged" if saved.averaged else ""
     yield f"- **Weights**: the {saved.weights} ones{averaged}, of optimizer step {saved.step:,}"
@@ -135,7 +136,7 @@ def _tell_origin(spec: ModelSpec | TeacherSpec) -> str:
         return f"with the weights of the file {code(Path(spec.checkpoint).name)}"
     if spec.pretrained:
         return "with its published weights"
-    return "with random weights, a control" if isinstance(spec, TeacherSpec) else "from the start"
+    return "with random weights, a control" if isinstance(spec, TeacherSpec) else "from scratch"
 
 
 def _tell_teachers(recipe: Recipe) -> Iterator[str]:
