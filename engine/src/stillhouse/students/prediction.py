@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +100,7 @@ def predict(
         raise StillhouseError(
             f"needs a run whose inputs are images (C, H, W), got shape {shape}", where=str(saved.folder)
         )
-    if size is None and not own_size and saved.recipe.data.size is not None:
-        size = (shape[1], shape[2])  # after the task had its say: a task may make smaller inputs of images
-    shaping = Shaping(channels=shape[0] if shape[0] in (1, 3) else None, size=size)
+    shaping = _choose_shaping(saved, shape, size, own_size)
     paths = [Path(image) for image in images]
     folder = None if out is None or type(saved.task).picture is Task.picture else Path(out)
     _check_maps(maps, folder, saved)
@@ -128,6 +126,25 @@ def predict(
     return found
 
 
+def _choose_shaping(
+    saved: SavedRun, shape: tuple[int, ...], size: tuple[int, int] | None, own_size: bool
+) -> Callable[[Tensor], Tensor]:
+    """How an image (C, H, W) gets the form in which the student is to see it."""
+    data = saved.recipe.data
+    crop = data.crop_height_and_width
+    channels = shape[0] if shape[0] in (1, 3) else None
+    if size is not None or own_size:
+        return Shaping(channels=channels, size=size)
+    if crop is not None and not isinstance(saved.task, GivesMap | GivesPlaces):
+        from torchvision.transforms.v2.functional import center_crop  # takes a while to import
+
+        # As evaluation has it. Where the answer is about places in the image, none of it is cut away.
+        resized = Shaping(channels=channels, size=data.height_and_width)
+        return lambda image: center_crop(resized(image), list(crop))
+    # After the task had its say: a task may make smaller inputs of images.
+    return Shaping(channels=channels, size=None if data.size is None else (shape[1], shape[2]))
+
+
 def _check_maps(maps: str | Path | None, pictures: Path | None, saved: SavedRun) -> None:
     if maps is None:
         return
@@ -143,7 +160,7 @@ def _check_maps(maps: str | Path | None, pictures: Path | None, saved: SavedRun)
         )
 
 
-def _check_readable(paths: Sequence[Path], shaping: Shaping, saved: SavedRun) -> None:
+def _check_readable(paths: Sequence[Path], shaping: Callable[[Tensor], Tensor], saved: SavedRun) -> None:
     faults = []
     for path in paths:
         try:
@@ -154,7 +171,7 @@ def _check_readable(paths: Sequence[Path], shaping: Shaping, saved: SavedRun) ->
     raise_faults(faults)
 
 
-def _read(path: Path, shaping: Shaping, saved: SavedRun) -> tuple[Tensor, tuple[int, int]]:
+def _read(path: Path, shaping: Callable[[Tensor], Tensor], saved: SavedRun) -> tuple[Tensor, tuple[int, int]]:
     """Read an image (C, H, W), 0 to 1, as the student is to see it, and its own height and width."""
     channels = saved.info.input_shape[0]
     whole = decode(path, saved.recipe.data.background)
@@ -182,7 +199,7 @@ class _Look:
         self._std = torch.tensor(self._info.std or (1.0,)).reshape(shape)
 
     def __call__(
-        self, path: Path, shaping: Shaping, target: Path | None, map_target: Path | None
+        self, path: Path, shaping: Callable[[Tensor], Tensor], target: Path | None, map_target: Path | None
     ) -> tuple[Predicted, dict[Path, bytes]]:
         """Return the prediction for an image, and the content of the files that show it."""
         read, own_size = _read(path, shaping, self._saved)
