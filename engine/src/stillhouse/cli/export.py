@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from typing import Any
 
 from rich.text import Text
 
@@ -59,18 +60,7 @@ def _export(arguments: argparse.Namespace) -> int:
     with importing():
         from stillhouse.students.export import export
 
-    done = export(
-        arguments.run,
-        arguments.to,
-        format=arguments.format,
-        weights=arguments.weights,
-        averaged=arguments.averaged,
-        trust=arguments.trust,
-        batch=arguments.batch,
-        with_preprocessing=arguments.with_preprocessing,
-        force=arguments.force,
-        fold_plugins=not arguments.no_fold,
-    )
+    done = export(arguments.run, arguments.to, format=arguments.format, **_collect_options(arguments))
     if arguments.json:
         print(to_json({**attrs.asdict(done), "path": str(done.path), "batch": done.batch or "any"}))
         return 0
@@ -87,6 +77,12 @@ def _export(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _collect_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options that both forms of an export take."""
+    names = ("weights", "averaged", "trust", "batch", "with_preprocessing", "force")
+    return {**{name: getattr(arguments, name) for name in names}, "fold_plugins": not arguments.no_fold}
+
+
 def _export_int8(arguments: argparse.Namespace) -> int:
     import attrs
 
@@ -95,17 +91,7 @@ def _export_int8(arguments: argparse.Namespace) -> int:
 
     if arguments.format not in (None, "onnx"):
         raise StillhouseError("writes ONNX alone", where="--int8", hint="leave out --format")
-    done = export_int8(
-        arguments.run,
-        arguments.to,
-        weights=arguments.weights,
-        averaged=arguments.averaged,
-        trust=arguments.trust,
-        batch=arguments.batch,
-        with_preprocessing=arguments.with_preprocessing,
-        force=arguments.force,
-        fold_plugins=not arguments.no_fold,
-    )
+    done = export_int8(arguments.run, arguments.to, **_collect_options(arguments))
     path = done.exported.path
     if arguments.json:
         told = attrs.asdict(done)
