@@ -29,6 +29,7 @@ from stillhouse.experiments.statistics import t_interval
 from stillhouse.terminal import Terminal, make_table
 
 RECIPE = Path(__file__).parent / "recipes" / "digits-demo.toml"
+OTHER = RECIPE.with_name("digits-vkd.toml")
 OUT = Path("runs") / "demo"
 SEEDS = range(6)
 ARMS: Mapping[str, tuple[str, ...]] = {
@@ -134,11 +135,11 @@ def say_next(console: Terminal, picture: Path) -> None:
         ("the picture", str(picture)),
         ("the runs in TensorBoard", f"{shown / 'tensorboard'} --logdir {OUT}"),
         ("what the method does", f"{shown / 'stillhouse'} explain {recipe}"),
-        ("another list of plugins", f"{shown / 'stillhouse'} train {recipe} --plugins tcs,logits --out runs/mine"),
         (
-            "your own photographs",
-            f"{shown / 'stillhouse'} train {recipe} --data folder:PHOTOS --set data.size=32 --epochs 5",
+            "another method",
+            f"{shown / 'stillhouse'} train {os.path.relpath(OTHER)} --plugins features,projector=linear --out runs/mine",
         ),
+        ("your own photographs", f"{shown / 'stillhouse'} init PHOTOGRAPHS"),
     ):
         console.print(f"{what + ':':<25}{command}", soft_wrap=True)
 

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from stillhouse.cli import main
+from stillhouse.terminal import Terminal
+
 DEMO = Path(__file__).parents[1] / "docs" / "demo.py"
 
 
@@ -57,6 +60,21 @@ def test_the_demo_trains_its_arms_and_shows_their_means(demo: Any, tmp_path: Pat
     assert {folder: one["metrics"]["test"]["accuracy"] * 100 for folder, one in told.items()} == pytest.approx(
         {arm: values[1] for arm, values in found.items()}, abs=0.006
     )
+
+
+def test_what_it_says_to_type_next_is_what_the_command_takes(demo: Any, capsys: pytest.CaptureFixture[str]):
+    demo.say_next(Terminal(width=300), Path("runs/demo/picture.svg"))
+    commands = [
+        line.split("stillhouse ", 1)[1].split()
+        for line in capsys.readouterr().out.splitlines()
+        if "stillhouse " in line
+    ]
+    assert [words[0] for words in commands] == ["explain", "train", "init"]
+    for words in commands[:2]:
+        at = words.index("--out") if "--out" in words else len(words)
+        assert main(["explain", *words[1:at], *words[at + 2 :]]) == 0
+    assert main(["init", "PHOTOGRAPHS"]) == 2, "the folder is the reader's"
+    assert "PHOTOGRAPHS: no such file or folder" in capsys.readouterr().err
 
 
 def test_the_control_is_the_same_method_with_a_teacher_that_was_never_trained(demo: Any):
