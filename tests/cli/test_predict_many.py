@@ -39,6 +39,16 @@ def test_folders_and_patterns_mean_their_images(tmp_path: Path):
             list_images([named])
 
 
+def test_a_whole_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("stillhouse.cli.predict._MOST", 3)
+    for k in range(4):
+        save(tmp_path / "disk" / f"{k}" / "a.png")
+    with pytest.raises(StillhouseError, match="this folder holds more than 3 files"):
+        list_images([str(tmp_path / "disk")])
+    with pytest.raises(StillhouseError, match="this pattern matches more than 3 files"):
+        list_images([f"{tmp_path}/**/*.png"])
+
+
 def rows_of(*predictions: dict[str, Any]) -> list[dict[str, str]]:
     found = [
         Predicted(f"{k}.png", (2, 3), prediction, None, own_size=(4, 6)) for k, prediction in enumerate(predictions)

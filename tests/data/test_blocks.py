@@ -118,3 +118,9 @@ def test_the_fingerprint_follows_labels_and_options(tmp_path: Path) -> None:
     save(path, scene(0)[1])
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert load(moved, args=MASKS).info.fingerprint != first  # a mask belongs to the content
+
+
+@pytest.mark.parametrize("blocks", [2, 100_001, 2**63 - 1])
+def test_a_number_of_blocks_that_nobody_means_is_refused(blocks: int) -> None:
+    with pytest.raises(StillhouseError, match=f"blocks: must be from 3 to 100,000, got {blocks}"):
+        _block()(blocks=blocks)

@@ -53,7 +53,11 @@ def test_a_recipe_names_a_loss_by_its_path():
 
 @pytest.mark.parametrize(
     ("loss", "says"),
-    [("text", "loss: must be callable"), (torch.nn.Linear(2, 2), "loss: has parameters, which would not be trained")],
+    [
+        ("text", "loss: must be callable"),
+        (torch.nn.Module, r"loss: must be a function or a module, got the class Module \(Module\(\)\)"),
+        (torch.nn.Linear(2, 2), "loss: has parameters, which would not be trained"),
+    ],
 )
 def test_what_is_no_loss_is_refused(loss: Any, says: str):
     with pytest.raises(StillhouseError, match=says):

@@ -98,15 +98,9 @@ def look_at(place: Path) -> Findings:
 
 
 def _list_files(folder: Path) -> list[Path]:
-    found = []
-    for file in sorted(folder.rglob("*")):
-        if not any(part.startswith(".") for part in file.relative_to(folder).parts) and file.is_file():
-            found.append(file)
-        if len(found) > _MOST:
-            raise StillhouseError(
-                f"holds more than {_MOST:,} files", where=str(folder), hint="the folder of the images alone"
-            )
-    return found
+    from stillhouse.data.files import Walk
+
+    return [folder / file.path for file in Walk(folder).list_files(folder, most=_MOST)]
 
 
 def _look_at_table(file: Path) -> Findings | None:

@@ -8,6 +8,7 @@ import glob
 import io
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from stillhouse.students.prediction import Predicted
 
 __all__ = ["add", "list_images", "to_csv"]
+
+_MOST = 100_000
+"""Files that are listed for one name: below the root of a disk there is no end of them."""
 
 _SHOWN = 5
 """Entries of a list that a table's cell shows."""
@@ -98,7 +102,7 @@ def list_images(named: Sequence[str]) -> list[str]:
     """List the files that are meant by files, folders, at any depth, and patterns, each by name.
 
     Raises:
-        StillhouseError: a folder without images, or a pattern that matches nothing.
+        StillhouseError: a folder without images, a pattern that matches nothing, or a whole disk.
     """
     from stillhouse.data.files import Walk
     from stillhouse.data.images import SUFFIXES
@@ -107,13 +111,16 @@ def list_images(named: Sequence[str]) -> list[str]:
     for text in named:
         path = Path(text)
         if path.is_dir():
-            inside = sorted(str(path / file.path) for file in Walk(path).list_files(path, SUFFIXES))
+            inside = sorted(str(path / file.path) for file in Walk(path).list_files(path, SUFFIXES, most=_MOST))
             if not inside:
                 raise StillhouseError("this folder holds no images", where=text)
         elif path.exists() or not any(sign in text for sign in "*?["):
             inside = [text]  # one that is not there is said with the others
         else:
-            inside = sorted(name for name in glob.glob(text, recursive=True) if Path(name).is_file())  # noqa: PTH207 - as typed
+            matched = list(islice(glob.iglob(text, recursive=True), _MOST + 1))  # noqa: PTH207 - as typed
+            if len(matched) > _MOST:
+                raise StillhouseError(f"this pattern matches more than {_MOST:,} files", where=text)
+            inside = sorted(name for name in matched if Path(name).is_file())
             if not inside:
                 raise StillhouseError("no file matches this pattern", where=text)
         found += inside

@@ -13,6 +13,10 @@ from stillhouse.errors import Fault, raise_faults
 __all__ = ["BlockSplit", "DataSpec"]
 
 
+_MOST_BLOCKS = 100_000
+"""More than there are frames in an hour of film."""
+
+
 @attrs.frozen(kw_only=True, field_transformer=strict_fields)
 class BlockSplit:
     """The recipe's ``[data] split``: validation (and test) samples in contiguous blocks, as frames of a film need.
@@ -31,8 +35,8 @@ class BlockSplit:
 
     def __attrs_post_init__(self) -> None:
         faults = [Fault("gap", f"must be >= 0, got {self.gap}")] if self.gap < 0 else []
-        if isinstance(self.blocks, int) and self.blocks < 3:
-            faults.append(Fault("blocks", f"must be >= 3, got {self.blocks}"))
+        if isinstance(self.blocks, int) and not 3 <= self.blocks <= _MOST_BLOCKS:
+            faults.append(Fault("blocks", f"must be from 3 to {_MOST_BLOCKS:,}, got {self.blocks}"))
         if isinstance(self.blocks, tuple) and not {"train", "val"} <= set(self.blocks):
             faults.append(
                 Fault("blocks", f"must name train and val, got {list(self.blocks)}", '["train", "val", "train"]')

@@ -80,15 +80,18 @@ class Walk:
         """
         return self._scan(top, _find_above(top))[1]
 
-    def list_files(self, top: Path, suffixes: Collection[str] | None = None) -> list[FoundFile]:
+    def list_files(
+        self, top: Path, suffixes: Collection[str] | None = None, *, most: int | None = None
+    ) -> list[FoundFile]:
         """List the files at any depth below ``top``, by path.
 
         Args:
             top: the root, or a folder below it.
             suffixes: in lower case, of the files to list; those of others are counted. None: all.
+            most: more files than that, of any kind, are refused: it is somebody's whole disk. None: any number.
 
         Raises:
-            StillhouseError: a folder cannot be read.
+            StillhouseError: a folder cannot be read, or there are too many files.
         """
         found: list[FoundFile] = []
         pending = [(top, _find_above(top))]
@@ -99,6 +102,9 @@ class Walk:
                 stat = folder.stat()
                 pending.append((folder, above | {(stat.st_dev, stat.st_ino)}))
             found += files
+            if most is not None and len(found) > most:
+                what = f"this folder holds more than {most:,} files"
+                raise StillhouseError(what, where=show_name(top), hint="the folder of the images alone")
         if suffixes is not None:
             self.count_others(f for f in found if f.suffix not in suffixes)
             found = [f for f in found if f.suffix in suffixes]

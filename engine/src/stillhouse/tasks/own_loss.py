@@ -26,6 +26,12 @@ def with_loss(task: Task, loss: Loss) -> Task:
     """
     if not callable(loss):
         raise StillhouseError(f"must be callable, loss(output, targets), got {type(loss).__name__}", where="loss")
+    if isinstance(loss, type):
+        raise StillhouseError(
+            f"must be a function or a module, got the class {loss.__qualname__}",
+            where="loss",
+            hint=f"{loss.__qualname__}()",
+        )
     parameters = getattr(loss, "parameters", None)
     if callable(parameters) and next(iter(parameters()), None) is not None:
         raise StillhouseError(
