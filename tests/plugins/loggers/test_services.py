@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from stillhouse import StillhouseError, StillhouseWarning, prepare, train
 from stillhouse.training.points import Point
 from stillhouse_loggers.mlflow_run import _allowed, _flatten
 from stillhouse_loggers.receipt import Receipt
+from stillhouse_loggers.wandb_run import wait_for_a_new_name
 
 Numbers = list[tuple[int, str, float]]
 
@@ -132,6 +134,21 @@ def history(folder: Path) -> Iterator[dict[str, Any]]:
             items = Record.FromString(data).history.item
             if items:
                 yield {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def test_a_run_that_goes_on_within_a_second_waits_for_a_name_of_its_own(tmp_path: Path):
+    def name(seconds: float) -> Path:
+        stamp = time.strftime("%Y%m%d_%H%M%S", time.localtime(seconds))
+        return tmp_path / "wandb" / f"offline-run-{stamp}-abc"
+
+    now = time.time()
+    taken = [name(now), name(now + 1)]
+    for folder in taken:
+        folder.mkdir(parents=True, exist_ok=True)
+    wait_for_a_new_name(tmp_path, None)
+    wait_for_a_new_name(tmp_path, "other")
+    wait_for_a_new_name(tmp_path, "abc")
+    assert name(time.time()) not in taken
 
 
 def test_wandb_offline_has_every_number_once(tmp_path: Path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import attrs
@@ -12,7 +14,7 @@ from stillhouse.training.points import Point
 from stillhouse_loggers.packages import require
 from stillhouse_loggers.receipt import Receipt
 
-__all__ = ["WandbRun"]
+__all__ = ["WandbRun", "wait_for_a_new_name"]
 
 
 @attrs.define
@@ -39,6 +41,7 @@ class WandbRun:
         import wandb
 
         self._receipt = Receipt.read(run, "wandb")
+        wait_for_a_new_name(self._receipt.path.parent, self._receipt.id)
         self._run = wandb.init(
             project=self.project,
             entity=self.entity,
@@ -64,3 +67,16 @@ class WandbRun:
     def close(self, *, completed: bool) -> None:
         """Say how the run has ended, and wait until all is written."""
         self._run.finish(exit_code=0 if completed else 1)
+
+
+def wait_for_a_new_name(folder: Path, identity: str | None) -> None:
+    """Wait, a second at most, until what a run that goes on writes has a name of its own.
+
+    wandb names it by the second and the run, and of two parts in one second it keeps the first alone.
+
+    Args:
+        folder: that wandb's own lies in.
+        identity: the run's; None: it begins.
+    """
+    while identity is not None and any(folder.glob(f"wandb/*run-{time.strftime('%Y%m%d_%H%M%S')}-{identity}")):
+        time.sleep(0.02)
