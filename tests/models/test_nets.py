@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from stillhouse.data import DataInfo, DataSpec, load_data
 from stillhouse.errors import StillhouseError
 from stillhouse.models import ModelSpec, build_model
-from stillhouse.models.nets import detector
 from stillhouse.models.nets.convolutional import convnet
 from stillhouse.models.nets.dense import dense_vit, unet
 from stillhouse.models.nets.perceptron import mlp
@@ -114,8 +113,6 @@ def test_mlp_flattens() -> None:
             "needs an output of the input's 3 channels, got 1",
         ),
         (lambda: dense_vit(5, dim=10, heads=4), "heads", "must divide dim = 10, got 4"),
-        (lambda: detector(3, stages=1), "stages", "must be >= 2, got 1"),
-        (lambda: detector(3, channels=40), "channels", "must be a multiple of 32, got 40"),
     ],
 )
 def test_our_networks_refuse(make: Any, where: str, said: str) -> None:
@@ -259,22 +256,6 @@ def test_dense_networks_learn_where_something_is(make: Any) -> None:
     with torch.no_grad():
         hits = (model.eval()(x).argmax(1) == mask).float().mean()
     assert hits > 0.93  # a sixth of the pixels is in the square
-
-
-def test_detector_pyramid() -> None:
-    model = detector(3, 1, (32, 40), width=4, stages=4, channels=32)
-    maps = model.backbone(torch.randn(2, 1, 32, 40))
-    assert {name: tuple(m.shape) for name, m in maps.items()} == {
-        "stage2": (2, 32, 8, 10),
-        "stage3": (2, 32, 4, 5),
-        "stage4": (2, 32, 2, 3),
-    }
-    images = [torch.rand(1, 32, 40)] * 2
-    assert [tuple(i.shape[-2:]) for i in model.transform(images)[0].tensors] == [(32, 64)] * 2  # padded, not resized
-    assert model.transform(images)[0].image_sizes == [(32, 40)] * 2
-    with torch.no_grad():
-        found = model.eval()(images)
-    assert [sorted(f) for f in found] == [["boxes", "labels", "scores"]] * 2
 
 
 def test_map_networks_come_by_name() -> None:

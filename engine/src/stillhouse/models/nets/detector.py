@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from stillhouse.errors import StillhouseError
@@ -14,6 +16,7 @@ from stillhouse.models.nets.transformer import to_height_and_width
 
 if TYPE_CHECKING:
     from torchvision.models.detection import FCOS
+    from torchvision.models.detection.fcos import FCOSHead
 
 __all__ = ["Pyramid", "detector"]
 
@@ -50,7 +53,7 @@ def detector(
     depth: int = 1,
     stages: int = 4,
     norm: Norm = "group",
-    channels: int = 64,
+    channels: int | None = None,
 ) -> FCOS:
     """A small one-stage detector without anchors (FCOS, Tian et al. 2019), for images of some 100 pixels.
 
@@ -61,27 +64,32 @@ def detector(
         num_classes: the classes and the background.
         in_channels: channels of the images.
         image_size: height and width of the images; one number for a square.
-        width: channels of the encoder's first stage; each further stage has twice as many.
+        width: channels of the encoder's first stage; each further stage has twice as many. The pyramid and the heads follow.
         depth: convolutions in each encoder stage.
         stages: encoder stages, of stride 2, 4, 8, ...; boxes are found on the second and those after it, small ones on
             the finer maps.
         norm: of the encoder: ``group``, ``batch`` (with some images in each batch only) or ``none``.
-        channels: of the maps that boxes are found on, a multiple of 32.
+        channels: of the maps that boxes are found on and of the heads' convolutions, an even number; None: four times the
+            width.
 
     Raises:
-        StillhouseError: a number below 1, another ``norm``, a single stage, or channels that are no multiple of 32.
+        StillhouseError: a number below 1, another ``norm``, a single stage, or channels that are odd.
     """
     from torchvision.models.detection import FCOS
     from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-    check_counts(num_classes=num_classes, channels=channels)
+    check_counts(num_classes=num_classes, width=width)
+    channels = 4 * width if channels is None else channels
+    check_counts(channels=channels)
     if stages < 2:
         raise StillhouseError(
             f"must be >= 2, got {stages}", where="stages", hint="boxes are found from the second stage on"
         )
-    if channels % 32:
+    if channels % 2:
         raise StillhouseError(
-            f"must be a multiple of 32, got {channels}", where="channels", hint="the head's GroupNorm has 32 groups"
+            f"must be even, got {channels}",
+            where="channels",
+            hint="the heads' GroupNorm takes two channels or more at once",
         )
     pyramid = Pyramid(ConvEncoder(in_channels, width, depth, stages, 2, norm), channels)
     strides = tuple((2**k,) for k in range(2, stages + 1))
@@ -94,4 +102,18 @@ def detector(
         image_mean=[0.5] * in_channels,
         image_std=[0.25] * in_channels,
         anchor_generator=AnchorGenerator(strides, ((1.0,),) * len(strides)),
+        head=_make_head(channels, num_classes),
     )
+
+
+def _make_head(channels: int, num_classes: int) -> FCOSHead:
+    """FCOS's head for maps of any even number of channels: torchvision's own takes multiples of 32 alone."""
+    from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, FCOSRegressionHead
+
+    # One channel a group would be nothing but its sign on the smallest maps.
+    norm = partial(nn.GroupNorm, 32 if channels % 32 == 0 else channels // 2)
+    with torch.device("meta"):  # its parts are replaced: nothing is drawn for them
+        head = FCOSHead(32, 1, num_classes)
+    head.classification_head = FCOSClassificationHead(channels, 1, num_classes, norm_layer=norm)
+    head.regression_head = FCOSRegressionHead(channels, 1, norm_layer=norm)
+    return head
