@@ -136,6 +136,23 @@ def test_three_commands_lead_to_an_exported_student(
     assert Path("recipe.onnx").stat().st_size > 10_000
 
 
+def test_a_class_that_only_late_masks_have_is_found_and_the_shape_of_images_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for k in range(60):
+        picture(tmp_path / "images" / f"{k:02}.png", k, (180, 240))
+        mask = np.full((180, 240), k % 2, dtype=np.uint8)
+        mask[:9] = 3 if k == 59 else 255  # 2 is in none of them
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{k:02}.png")
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "."]) == 0
+    data = tomllib.loads(Path("recipe.toml").read_text())["data"]
+    assert data["args"]["classes"] == [f"value {value}" for value in range(4)]
+    assert (data["args"]["ignore"], "values" in data["args"]) == (255, False)
+    assert data["size"] == [80, 112]  # 96 x 96 pixels, in the shape of 180 x 240
+
+
 def test_masks_of_stored_values_are_told_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     make_masks(tmp_path / "data")
     monkeypatch.chdir(tmp_path)

@@ -37,6 +37,18 @@ def said_by(name: str, **options: Any) -> tuple[dict[str, int], list[str]]:
 # --- what is left out ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("root", [".", "train", "./train/", "../{name}/train"])
+def test_paths_are_told_from_the_root_on_however_it_is_named(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    fill(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    place = Path(root.format(name=tmp_path.name))
+    files = Walk(place).list_files(place)
+    assert len(files) == (36 if root == "." else 12)
+    assert all((place / file.path).is_file() for file in files)
+
+
 def test_hidden_folders_multiply_nothing(tmp_path: Path):
     name = fill(tmp_path)
     shutil.copytree(tmp_path / "train" / "a", tmp_path / "train" / "a" / ".ipynb_checkpoints")

@@ -35,6 +35,8 @@ _TARGETS = (
 )
 _LABELS = ("label", "class", "category", "target", "species", "name", "diagnosis")
 _LOOKED_AT = 24
+_MASKS = 128
+"""Masks that are looked at: a rare class is in few of them."""
 _MOST_CLASSES = 64
 _MOST = 200_000
 """Files that are listed: in a home folder there is no end of them."""
@@ -181,8 +183,8 @@ def _look_at_pairs(root: Path, images: Sequence[tuple[str, ...]]) -> Findings | 
     for key, top in (("images", inputs), ("labels", labels)):
         suffix = Counter(Path(parts[-1]).suffix for parts in tops[top]).most_common(1)[0][0]
         patterns[key] = "/".join([*map(_name_split, top), f"*{suffix}"])
-    some = [root.joinpath(*parts) for parts in tops[labels][:_LOOKED_AT]]
-    args: dict[str, Any] = {**patterns, **_describe_targets(some)}
+    targets = [root.joinpath(*parts) for top in marked for parts in tops[top]]
+    args: dict[str, Any] = {**patterns, **_describe_targets(_spread(targets, _MASKS))}
     told = f"{len(tops[inputs]):,} images in {'/'.join(inputs)} with a {args['target']} each in {'/'.join(labels)}"
     shown = [root.joinpath(*parts) for parts in tops[inputs]]
     return _make(f"pairs:{root}", args, str(args["target"]), told, shown, len(args.get("classes", ())) or None)
@@ -213,8 +215,10 @@ def _describe_targets(files: Sequence[Path]) -> dict[str, Any]:
             values |= set(np.unique(np.asarray(picture)).tolist())
         if len(values) > _MOST_CLASSES:
             return {"target": "image"}
-    unlabelled = len(values) > 2 and values == {*range(len(values) - 1), 255}  # of two values the second is a class
-    found = sorted(values - {255}) if unlabelled else sorted(values)
+    numbers = values - {255}
+    counted = len(numbers) > 1 and max(numbers) < 2 * len(numbers)  # class by class, of which some are rare
+    unlabelled = counted and 255 in values  # of 0 and 255 the second is a class
+    found = [*range(max(numbers) + 1)] if counted else sorted(values)
     described: dict[str, Any] = {"target": "mask", "classes": [f"value {value}" for value in found]}
     if unlabelled:
         described["ignore"] = 255
@@ -241,14 +245,19 @@ def _look_at_photos(root: Path, images: Sequence[tuple[str, ...]]) -> Findings:
     return _make(f"photos:{root}", {"images": pattern}, "none", told, [root.joinpath(*parts) for parts in images])
 
 
+def _spread(files: Sequence[Path], n: int) -> list[Path]:
+    """``n`` of the files, evenly spaced: a folder's first ones are of one class, or one scene."""
+    return [files[place] for place in np.linspace(0, len(files) - 1, min(len(files), n)).astype(int)]
+
+
 def _make(
     name: str, args: Mapping[str, Any], target: str, told: str, images: Sequence[Path], classes: int | None = None
 ) -> Findings:
     sizes: Counter[tuple[int, int]] = Counter()
     gray = True
-    for place in np.linspace(0, len(images) - 1, min(len(images), _LOOKED_AT)).astype(int):
+    for image in _spread(images, _LOOKED_AT):
         try:
-            with Image.open(images[place]) as picture:
+            with Image.open(image) as picture:
                 sizes[picture.height, picture.width] += 1
                 gray = gray and picture.mode in ("1", "L", "I", "I;16", "F")
         except OSError:

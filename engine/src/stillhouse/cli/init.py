@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,8 +110,7 @@ def _write_teacher(found: Findings, out: Path, teacher: Path) -> str:
 def _write_common(found: Findings, out: Path, *, name: str, epochs: int) -> list[str]:
     """``[run]``, ``[data]`` and ``[task]``, which student and teacher share."""
     task = _TASKS[found.target][0]
-    largest = _LARGEST.get(found.target, 96)
-    side = [min(largest, n - n % 8 or n) for n in found.size]
+    size = _shrink(found)
     scheme, _, path = found.name.partition(":")
     args = dict(found.args)
     if scheme == "coco" and "images" in args:
@@ -120,7 +120,7 @@ def _write_common(found: Findings, out: Path, *, name: str, epochs: int) -> list
     if args:
         lines.append(f"args = {_toml(args)}")
     lines.append(
-        f"size = {side} # the images have {found.size[0]} x {found.size[1]} pixels; larger costs more and shows more"
+        f"size = {size} # the images have {found.size[0]} x {found.size[1]} pixels; larger costs more and shows more"
     )
     lines.append(f"channels = {1 if found.gray else 3}")
     lines.append("batch_size = " + ("8" if found.target == "boxes" else "32"))
@@ -132,6 +132,16 @@ def _write_common(found: Findings, out: Path, *, name: str, epochs: int) -> list
     if found.args.get("ignore") is not None:
         lines.append(f"args = {{ ignore_index = {found.args['ignore']} }}")
     return lines
+
+
+def _shrink(found: Findings) -> list[int]:
+    """Height and width in multiples of 8 that cost what a square costs; of classes the square, since photographs differ."""
+    largest = _LARGEST.get(found.target, 96)
+    height, width = found.size
+    if found.target in ("class", "vector", "none"):
+        return [min(largest, n - n % 8 or n) for n in found.size]
+    scale = min(1.0, largest / math.sqrt(height * width))
+    return [max(8, 8 * round(n * scale / 8)) if n >= 8 else n for n in found.size]
 
 
 def _write_training() -> list[str]:

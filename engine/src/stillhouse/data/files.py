@@ -113,14 +113,14 @@ class Walk:
     def _scan(self, here: Path, above: frozenset[Inode]) -> tuple[list[Path], list[FoundFile]]:
         folders: list[Path] = []
         files: list[FoundFile] = []
-        start = len(str(self.root)) + 1
+        below = "" if here == self.root else f"{here.relative_to(self.root).as_posix()}/"
         try:
             with os.scandir(here) as entries:
                 listed = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
         except OSError as error:
             raise StillhouseError(f"this folder cannot be read: {error.strerror}", where=show_name(here)) from None
         for entry in listed:
-            path = f"{here}{os.sep}{entry.name}"[start:].replace(os.sep, "/")
+            path = below + entry.name
             try:
                 stat = entry.stat()
             except OSError:  # a link that leads nowhere, or in a circle; who reads it says so
