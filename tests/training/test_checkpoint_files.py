@@ -15,6 +15,7 @@ from support.disks import full_disk
 
 from stillhouse import StillhouseError, load_student, prepare, train
 from stillhouse.models.checkpoint_file import write_checkpoint
+from stillhouse.models.state_dicts import Choice
 from stillhouse.models.weights import find_last_checkpoint, load_weights, read_checkpoint
 
 
@@ -174,9 +175,9 @@ def test_no_flipped_bit_and_no_cut_goes_unseen_by_whoever_reads_the_file(tmp_pat
     with pytest.raises(StillhouseError, match=r"checksum|truncated"):
         load_student(tmp_path / "run", weights="last")
     with pytest.raises(StillhouseError, match=r"checksum|truncated"):
-        load_weights(TinyNet(), tmp_path / "run")
+        load_weights(TinyNet(), tmp_path / "run", Choice(weights="last"))
     path.write_bytes(whole)
-    load_weights(TinyNet(), tmp_path / "run")
+    load_weights(TinyNet(), tmp_path / "run", Choice(weights="last"))
 
 
 def test_somebody_elses_file_needs_no_seal(tmp_path: Path):

@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 
 from stillhouse.config.fields import strict_fields
+from stillhouse.config.kept import KeptWeights
 from stillhouse.errors import Fault, raise_faults
 
 __all__ = ["ModelSpec"]
@@ -36,6 +37,8 @@ class ModelSpec:
             the averaged ones, and what a run of ours has measured.
         prefix: with ``checkpoint``: what comes before each of the model's keys in the file, such as ``"model."``. None:
             it is found, and an error where two fit.
+        weights: with a run as ``checkpoint``, its folder, or with ``recipe``: ``best`` or ``last``. None: the best where the run
+            has kept them, else the last; with `optimizer_state` the last, which alone have it.
         optimizer_state: with a run as ``checkpoint``: its optimizer's moments too; the rate and its schedule begin anew.
             `[run] parent` goes on with the whole run instead.
         given: true in the recipe of a run whose student was handed over from Python: `model` is its class, and no recipe
@@ -50,6 +53,7 @@ class ModelSpec:
     replace_head: bool = False
     averaged: bool | None = None
     prefix: str | None = None
+    weights: KeptWeights | None = None
     optimizer_state: bool | None = None
     given: bool | None = None
 
@@ -71,4 +75,22 @@ class ModelSpec:
             for key in ("averaged", "prefix", "optimizer_state")
             if getattr(self, key) is not None and self.checkpoint is None
         ]
+        if self.weights is not None and self.checkpoint is None and self.recipe is None:
+            faults.append(Fault("weights", "needs `checkpoint` or `recipe`", "it chooses among a run's weights"))
+        if self.optimizer_state and self.weights == "best":
+            faults.append(
+                Fault("weights", "must be 'last' with `optimizer_state`", "no other have a state of the optimizer")
+            )
         raise_faults(faults)
+
+    def without_start(self) -> ModelSpec:
+        """The model without the file or recipe that it starts from, and without the keys that say how that is read."""
+        nothing: dict[str, Any] = dict.fromkeys(
+            ("checkpoint", "recipe", "averaged", "prefix", "weights", "optimizer_state")
+        )
+        return attrs.evolve(self, replace_head=False, **nothing)
+
+    @property
+    def asked_weights(self) -> KeptWeights | None:
+        """Which of a run's weights are meant; None: nothing is said."""
+        return "last" if self.optimizer_state else self.weights

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import attrs
 
 from stillhouse.config.fields import strict_fields
+from stillhouse.config.kept import KeptWeights
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 
 __all__ = ["Normalization", "TeacherSpec", "check_teacher_names"]
@@ -62,6 +63,8 @@ class TeacherSpec:
             the averaged ones, and what a run of ours has measured.
         prefix: with ``checkpoint``: what comes before each of the model's keys in the file, such as ``"model."``. None:
             it is found, and an error where two fit.
+        weights: with a run as ``checkpoint``, its folder, or with ``recipe``: ``best`` or ``last``. None: the best where the run
+            has kept them, else the last.
         given: true in the recipe of a run whose teacher was handed over from Python: `model` is its class, and no recipe
             can build it again.
     """
@@ -78,6 +81,7 @@ class TeacherSpec:
     classes: Literal["same"] | tuple[str, ...] | None = None
     averaged: bool | None = None
     prefix: str | None = None
+    weights: KeptWeights | None = None
     given: bool | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -106,6 +110,10 @@ class TeacherSpec:
         for key in ("averaged", "prefix"):
             if getattr(self, key) is not None and self.checkpoint is None:
                 raise StillhouseError("needs `checkpoint`", where=key)
+        if self.weights is not None and self.recipe is None and self.checkpoint is None:
+            raise StillhouseError(
+                "needs `checkpoint` or `recipe`", where="weights", hint="it chooses among a run's weights"
+            )
 
 
 def check_teacher_names(names: Iterable[str], *, has_first: bool) -> None:

@@ -64,7 +64,8 @@ def build_model(
     if spec.checkpoint is not None:
         try:
             path = find_path(spec.checkpoint, base)
-            told = load_but_heads(model, path, spec.replace_head, Choice(averaged=spec.averaged, prefix=spec.prefix))
+            choice = Choice(averaged=spec.averaged, prefix=spec.prefix, weights=spec.asked_weights)
+            told = load_but_heads(model, path, spec.replace_head, choice)
         except StillhouseError as error:
             raise error.within(f"{where}.checkpoint") from None
         if told:

@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 from torch import Tensor
 
+from stillhouse.config.kept import KeptWeights
 from stillhouse.errors import StillhouseError
 
 __all__ = ["Choice", "Found", "find_state", "find_tables"]
@@ -32,15 +33,17 @@ _COUNTERS = ("n_averaged",)
 
 @attrs.frozen(kw_only=True)
 class Choice:
-    """Which of a file's state dicts is wanted; None is found out.
+    """Which of a file's state dicts, and of a run's weights, is wanted; None is found out.
 
     Attributes:
         averaged: averaged weights where there are some (None and True; True insists on them), or the plain ones.
         prefix: what comes before each of the model's keys.
+        weights: of a run's folder: see :func:`stillhouse.models.weights.find_weights`.
     """
 
     averaged: bool | None = None
     prefix: str | None = None
+    weights: KeptWeights | None = None
 
 
 @attrs.frozen(eq=False)

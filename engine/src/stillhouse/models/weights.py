@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from stillhouse.config.kept import KeptWeights
 from stillhouse.distributed.fsdp import fit_state
 from stillhouse.errors import Fault, StillhouseError, first_line, raise_faults
 from stillhouse.files import open_file
@@ -20,7 +23,9 @@ from stillhouse.models.state_dicts import Choice, Found, find_state, find_tables
 from stillhouse.nested import can_be_resized
 
 __all__ = [
+    "FoundWeights",
     "find_last_checkpoint",
+    "find_weights",
     "is_student_of_run",
     "list_state_dicts",
     "load_state",
@@ -38,6 +43,21 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _EXPECTED = "a state dict (torch.save(model.state_dict(), ...)), a .safetensors file, or a run's folder or checkpoint"
 
 
+@attrs.frozen
+class FoundWeights:
+    """Weights that a run has kept.
+
+    Attributes:
+        kind: ``best`` or ``last``.
+        step: the number of optimizer steps that they have.
+        file: the checkpoint.
+    """
+
+    kind: KeptWeights
+    step: int
+    file: Path
+
+
 def load_weights(model: nn.Module, path: Path, choice: Choice | None = None) -> list[str]:
     """Load a file of weights into ``model``: a state dict (.pt, .pth, .safetensors), or the student of a run's checkpoint.
 
@@ -46,7 +66,7 @@ def load_weights(model: nn.Module, path: Path, choice: Choice | None = None) -> 
     Args:
         model: filled in place.
         path: the file, or a run's folder.
-        choice: which of several state dicts; None: see :class:`stillhouse.models.state_dicts.Choice`.
+        choice: which of several state dicts, and of a run's weights; None: see :class:`stillhouse.models.state_dicts.Choice`.
 
     Returns:
         What was done to make it fit, in words; empty for a plain state dict.
@@ -89,7 +109,7 @@ def read_weights(path: Path, own: Collection[str] = (), choice: Choice | None = 
     Raises:
         StillhouseError: missing, damaged or pickled, or there is no such choice.
     """
-    content = _read_content(path)
+    content = _read_content(path, None if choice is None else choice.weights)
     if is_student_of_run(content):
         averaged = None if choice is None else choice.averaged
         state = select_model_state(content, averaged=averaged, where=str(path))
@@ -106,12 +126,12 @@ def list_state_dicts(path: Path) -> dict[str, dict[str, Tensor]]:
     return dict(find_tables(_read_content(path)))
 
 
-def _read_content(path: Path) -> dict[str, Any]:
+def _read_content(path: Path, weights: KeptWeights | None = None) -> dict[str, Any]:
     if path.is_dir():
-        last = find_last_checkpoint(path / "checkpoints")
-        if last is None:
-            raise StillhouseError("has no checkpoint", where=str(path))
-        return read_checkpoint(last, _EXPECTED, own=True)
+        return read_checkpoint(find_weights(path, weights).file, _EXPECTED, own=True)
+    if weights is not None:
+        hint = "leave `weights` out, or name the run's folder"
+        raise StillhouseError(f"is one file, and has no {weights} weights beside others", where=str(path), hint=hint)
     return _read_safetensors(path) if path.suffix == ".safetensors" else read_checkpoint(path, _EXPECTED)
 
 
@@ -137,10 +157,37 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     return state
 
 
+def find_weights(run: Path, weights: KeptWeights | None = None) -> FoundWeights:
+    """Find the weights of a run that are meant, whoever asks: to measure, export, show, teach or start from.
+
+    Args:
+        run: its folder.
+        weights: ``best`` or ``last``; None: the best where the run has kept them, else the last.
+
+    Raises:
+        StillhouseError: the run has no such weights, or none yet.
+    """
+    found = {kind: told for kind in ("best", "last") if (told := _find_newest(run, kind)) is not None}
+    if not found:
+        command = shlex.join(["stillhouse", "train", str(run / "recipe.toml"), "--out", str(run), "--resume"])
+        hint = f"one is written at an epoch's end: {command}"
+        raise StillhouseError("the run has no checkpoint yet", where=str(run), hint=hint)
+    if weights is not None and weights not in found:
+        other = next(iter(found))
+        hint = f'take the {other} ones: --weights {other}; in a recipe, weights = "{other}"'
+        raise StillhouseError(f"the run has no {weights} weights", where=str(run), hint=hint)
+    return found[weights] if weights is not None else next(iter(found.values()))
+
+
 def find_last_checkpoint(folder: Path, kind: str = "last") -> Path | None:
     """Find the newest ``last_STEP.pt`` in ``folder``, or another ``kind``'s; None when there is none."""
     found = [(int(m[1]), p) for p in folder.glob(f"{kind}_*.pt") if (m := re.fullmatch(rf"{kind}_(\d+)\.pt", p.name))]
     return max(found)[1] if found else None
+
+
+def _find_newest(run: Path, kind: KeptWeights) -> FoundWeights | None:
+    file = find_last_checkpoint(run / "checkpoints", kind)
+    return None if file is None else FoundWeights(kind, int(file.stem.rpartition("_")[2]), file)
 
 
 def load_state(module: nn.Module, state: Mapping[str, Any], where: str) -> None:

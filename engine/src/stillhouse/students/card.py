@@ -10,6 +10,7 @@ from typing import Any
 import tomli_w
 
 from stillhouse.config.home import shorten_home
+from stillhouse.config.kept import KeptWeights
 from stillhouse.config.model import ModelSpec
 from stillhouse.config.recipe import BESIDE_THE_RESULT, Recipe, find_nested
 from stillhouse.config.teacher import TeacherSpec
@@ -17,7 +18,7 @@ from stillhouse.errors import StillhouseError
 from stillhouse.files import read_table, to_json
 from stillhouse.students.evaluation import Measured, evaluate
 from stillhouse.students.metadata import describe_preprocessing
-from stillhouse.students.saved_run import SavedRun, Weights, guarded, open_run
+from stillhouse.students.saved_run import SavedRun, guarded, open_run
 from stillhouse.students.timing import Timing, list_columns, measure
 from stillhouse.training.folder import RunFolder
 from stillhouse.training.markdown import code, fence, make_table
@@ -34,7 +35,7 @@ _BATCH = 32
 def make_card(
     run: str | Path,
     *,
-    weights: Weights | None = None,
+    weights: KeptWeights | None = None,
     averaged: bool = False,
     measured: bool = False,
     timed: bool = False,

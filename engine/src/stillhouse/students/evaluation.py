@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from stillhouse.assembly.evaluator import build_evaluator
 from stillhouse.assembly.evaluator import evaluate as run_evaluator
+from stillhouse.config.kept import KeptWeights
 from stillhouse.contract.plugin import Plugin
 from stillhouse.errors import StillhouseError, StillhouseWarning, did_you_mean
 from stillhouse.registry.order import Active
 from stillhouse.students.data import open_data
 from stillhouse.students.loader import rebuild, select_plugins
-from stillhouse.students.saved_run import SavedRun, Weights, guarded, open_run
+from stillhouse.students.saved_run import SavedRun, guarded, open_run
 from stillhouse.training.devices import find_device
 
 __all__ = ["Measured", "evaluate"]
@@ -58,7 +59,7 @@ def evaluate(
     split: str | None = None,
     data: str | None = None,
     overrides: Sequence[str] = (),
-    weights: Weights | None = None,
+    weights: KeptWeights | None = None,
     averaged: bool = False,
     batch_size: int | None = None,
     device: str | None = None,

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stillhouse.config.kept import KeptWeights
 from stillhouse.contract.plugin import Plugin
 from stillhouse.errors import StillhouseError
 from stillhouse.students.data import MeasuredData, open_data
@@ -20,7 +21,7 @@ from stillhouse.students.formats import FORMATS, TOLERANCES, check_installed, wr
 from stillhouse.students.loader import fold_student
 from stillhouse.students.metadata import describe_export
 from stillhouse.students.modules import Output, Preprocessing
-from stillhouse.students.saved_run import Weights, guarded, open_run
+from stillhouse.students.saved_run import guarded, open_run
 from stillhouse.students.verification import compare_outputs, compute_output, read_export
 
 __all__ = ["Exported", "check_target", "export", "put_in_place", "refuse_existing"]
@@ -63,7 +64,7 @@ def export(
     to: str | Path,
     *,
     format: Literal["safetensors", "torch", "onnx"] | None = None,  # noqa: A002 - the command's own word for it
-    weights: Weights | None = None,
+    weights: KeptWeights | None = None,
     averaged: bool = False,
     batch: int | None = None,
     with_preprocessing: bool = False,

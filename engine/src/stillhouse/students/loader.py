@@ -20,6 +20,7 @@ from torch import nn
 from stillhouse import seeds as rng
 from stillhouse.assembly.export import fold
 from stillhouse.assembly.walk import Walk, assemble
+from stillhouse.config.kept import KeptWeights
 from stillhouse.config.model import ModelSpec
 from stillhouse.config.teacher import TeacherSpec
 from stillhouse.config.trust import is_trusting
@@ -33,7 +34,7 @@ from stillhouse.registry.hooks import Hooks
 from stillhouse.registry.order import Active
 from stillhouse.registry.plugins import activate, from_instances, plugins_in_use
 from stillhouse.students.data import MeasuredData, open_data
-from stillhouse.students.saved_run import SavedRun, Weights, guarded, open_run
+from stillhouse.students.saved_run import SavedRun, guarded, open_run
 from stillhouse.teachers.prerequisites import find_prerequisite, get_role
 from stillhouse.teachers.sources import build_option, build_teacher
 
@@ -64,7 +65,7 @@ def build_student(saved: SavedRun, given: nn.Module | None = None, *, fill: bool
             where=str(saved.folder),
             hint=f"from Python again: stillhouse.load_student({str(saved.folder)!r}, student=module)",
         )
-    spec = attrs.evolve(spec, checkpoint=None, recipe=None, replace_head=False)
+    spec = spec.without_start()
     # Published weights would be fetched to be written over at once. With them a few models are built otherwise:
     # inception_v3 scales its input, which no key of its weights shows; others' keys do, and those are built as written.
     fetched = spec.pretrained and fill  # without a look at the weights it stays as written
@@ -206,7 +207,7 @@ def _build_option_stand_in(saved: SavedRun, task: Task, plugin: str, option: str
 def load_student(
     run: str | Path,
     *,
-    weights: Weights | None = None,
+    weights: KeptWeights | None = None,
     averaged: bool = False,
     student: nn.Module | None = None,
     teacher: nn.Module | None = None,

@@ -10,6 +10,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from stillhouse.config.kept import KeptWeights
 from stillhouse.contract.plugin import Plugin
 from stillhouse.contract.task import Task
 from stillhouse.data.images import decode
@@ -19,7 +20,7 @@ from stillhouse.loop.tapped_model import TappedModel
 from stillhouse.nested import map_tensors, slice_rows
 from stillhouse.students.loader import fold_student
 from stillhouse.students.picture_files import encode_map, encode_picture, name_files, save_files
-from stillhouse.students.saved_run import SavedRun, Weights, guarded, open_run
+from stillhouse.students.saved_run import SavedRun, guarded, open_run
 from stillhouse.tasks.own_pixels import GivesMap, GivesPlaces
 from stillhouse.training.devices import find_device
 
@@ -59,7 +60,7 @@ def predict(
     maps: str | Path | None = None,
     size: tuple[int, int] | None = None,
     own_size: bool = False,
-    weights: Weights | None = None,
+    weights: KeptWeights | None = None,
     averaged: bool = False,
     device: str | None = None,
     force: bool = False,

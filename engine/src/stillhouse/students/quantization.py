@@ -12,6 +12,7 @@ import torch
 from ignite.engine import Engine
 from torch import Tensor, nn
 
+from stillhouse.config.kept import KeptWeights
 from stillhouse.contract.batch import Batch
 from stillhouse.contract.task import Task
 from stillhouse.errors import StillhouseError, first_line
@@ -21,7 +22,7 @@ from stillhouse.students.data import MeasuredData, open_data
 from stillhouse.students.export import Exported, check_target, export, put_in_place, refuse_existing
 from stillhouse.students.formats import read_onnx, silence
 from stillhouse.students.modules import Preprocessing
-from stillhouse.students.saved_run import SavedRun, Weights, guarded, open_run
+from stillhouse.students.saved_run import SavedRun, guarded, open_run
 from stillhouse.teachers.origins import METADATA
 
 __all__ = ["Quantized", "export_int8"]
@@ -61,7 +62,7 @@ def export_int8(
     run: str | Path,
     to: str | Path,
     *,
-    weights: Weights | None = None,
+    weights: KeptWeights | None = None,
     averaged: bool = False,
     batch: int | None = None,
     with_preprocessing: bool = False,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import attrs
 
+from stillhouse.config.kept import KeptWeights
 from stillhouse.config.overrides import parse_value
 from stillhouse.config.recipe import Recipe
 from stillhouse.config.stored import read_lock
@@ -19,12 +19,11 @@ from stillhouse.config.trust import reading_stored
 from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Task
 from stillhouse.errors import Fault, StillhouseError, did_you_mean
+from stillhouse.models.weights import find_weights
 from stillhouse.tasks.builder import build_task
 from stillhouse.teachers.saved_folder import read_info
 
-__all__ = ["SavedRun", "Weights", "guarded", "open_run"]
-
-Weights = Literal["best", "last"]
+__all__ = ["SavedRun", "guarded", "open_run"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -67,7 +66,7 @@ class SavedRun:
     folder: Path
     recipe: Recipe
     lock: Mapping[str, Any]
-    weights: Weights
+    weights: KeptWeights
     averaged: bool
     checkpoint: Path
     step: int
@@ -81,7 +80,7 @@ class SavedRun:
 
 
 def open_run(
-    path: str | Path, *, weights: Weights | None = None, averaged: bool = False, overrides: Sequence[str] = ()
+    path: str | Path, *, weights: KeptWeights | None = None, averaged: bool = False, overrides: Sequence[str] = ()
 ) -> SavedRun:
     """Read a run's folder.
 
@@ -106,16 +105,16 @@ def open_run(
         )
     original = Recipe.load(folder / "recipe.toml")
     recipe = Recipe.load(folder / "recipe.toml", overrides=overrides) if overrides else original
-    chosen, step, checkpoint = _find_checkpoint(folder, weights)
+    found = find_weights(folder, weights)
     lock = read_lock(folder / "lock.json")
     return SavedRun(
         folder=folder,
         recipe=recipe,
         lock=lock,
-        weights=chosen,
+        weights=found.kind,
         averaged=averaged,
-        checkpoint=checkpoint,
-        step=step,
+        checkpoint=found.file,
+        step=found.step,
         own_data=_is_same_data(recipe, original),
         info=read_info(lock, original),
     )
@@ -130,29 +129,6 @@ def _make_folder_error(folder: Path) -> StillhouseError:
         return StillhouseError("is not a run folder: it has no recipe.toml", where=str(folder), hint=hint)
     beside = [str(p.parent) for p in folder.parent.glob("*/recipe.toml")]
     return StillhouseError("folder not found", where=str(folder), hint=did_you_mean(str(folder), beside))
-
-
-def _find_checkpoint(folder: Path, weights: Weights | None) -> tuple[Weights, int, Path]:
-    found: dict[str, tuple[int, Path]] = {}
-    for path in (folder / "checkpoints").glob("*.pt"):
-        match = re.fullmatch(r"(best|last)_(\d+)\.pt", path.name)
-        if match:
-            found[match[1]] = max(found.get(match[1], (-1, path)), (int(match[2]), path))
-    if weights is not None and found and weights not in found:
-        other = "best" if weights == "last" else "last"
-        raise StillhouseError(
-            f"the run has no {weights} weights",
-            where=str(folder),
-            hint=f"take the {other} ones: --weights {other}",
-        )
-    choices: tuple[Weights, ...] = ("best", "last") if weights is None else (weights,)
-    for choice in choices:
-        if choice in found:
-            return choice, *found[choice]
-    command = shlex.join(["stillhouse", "train", str(folder / "recipe.toml"), "--out", str(folder), "--resume"])
-    raise StillhouseError(
-        "the run has no checkpoint yet", where=str(folder), hint=f"one is written at an epoch's end: {command}"
-    )
 
 
 _READING = ("batch_size", "eval_batch_size", "drop_last", "workers", "prefetch", "cache", "skip_bad")

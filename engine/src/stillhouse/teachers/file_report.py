@@ -82,7 +82,7 @@ def describe_file(path: Path, table: Mapping[str, Any], recipe: Recipe | None = 
         told = recipe.teacher
         given = {key: getattr(told, key) for key in ("model", "args", "normalize", "size", "classes")}
         own = {**{key: value for key, value in given.items() if value}, **own}
-    choice = Choice(averaged=own.get("averaged"), prefix=own.get("prefix"))
+    choice = Choice(averaged=own.get("averaged"), prefix=own.get("prefix"), weights=own.get("weights"))
     found = read_weights(path, (), choice)
     classes = _count_classes(found.state)
     notes = found.describe()

@@ -9,12 +9,13 @@ from pathlib import Path
 from torch import nn
 
 from stillhouse.config.home import find_path
+from stillhouse.config.kept import KeptWeights
 from stillhouse.config.model import ModelSpec
 from stillhouse.config.recipe import Recipe
 from stillhouse.config.teacher import TeacherSpec
 from stillhouse.errors import StillhouseError
 from stillhouse.files import open_file
-from stillhouse.models.weights import find_last_checkpoint
+from stillhouse.models.weights import find_weights
 from stillhouse.teachers.cache.key import hash_weights
 from stillhouse.teachers.prerequisites import Prerequisite, get_role
 
@@ -41,20 +42,21 @@ def identify_sources(
     Raises:
         StillhouseError: a file that cannot be read.
     """
-    found = {need.role: need.folder.name.rpartition("-")[2] for need in needs}
+    found = {need.role: need.identity for need in needs}
     specs: dict[str, tuple[ModelSpec | TeacherSpec, nn.Module | None]] = {"student": (recipe.student, student)}
     specs |= {get_role(name): (spec, teachers.get(name)) for name, spec in recipe.all_teachers.items()}
     for role, (spec, model) in specs.items():
         if spec.checkpoint is not None:
-            found[role] = _hash_file(find_path(spec.checkpoint, recipe.base))
+            asked = spec.asked_weights if isinstance(spec, ModelSpec) else spec.weights
+            found[role] = _hash_file(find_path(spec.checkpoint, recipe.base), asked)
         elif spec.given and model is not None:
             found[role] = hash_weights(model)
     return found
 
 
-def _hash_file(path: Path) -> str:
+def _hash_file(path: Path, weights: KeptWeights | None) -> str:
     if path.is_dir():
-        path = find_last_checkpoint(path / "checkpoints") or path
+        path = find_weights(path, weights).file
     digest = hashlib.sha256()
     try:
         size = path.stat().st_size

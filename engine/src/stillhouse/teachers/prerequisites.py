@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from stillhouse import seeds as rng
+from stillhouse.config.kept import KeptWeights
 from stillhouse.config.names import default_name
 from stillhouse.config.recipe import Recipe
 from stillhouse.config.structure import structure
@@ -24,7 +25,7 @@ from stillhouse.data.loader import load_data
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError
 from stillhouse.models.builder import build_model
-from stillhouse.models.weights import find_last_checkpoint
+from stillhouse.models.weights import find_last_checkpoint, find_weights
 from stillhouse.registry.plugins import plugins_in_use
 from stillhouse.tasks.builder import build_task
 from stillhouse.teachers.code import hash_code
@@ -45,6 +46,8 @@ class Prerequisite:
         model: its student as its training will find it, less what its own prerequisites give; on the CPU.
         info: its data.
         folder: its run's, in the cache, named by the content.
+        weights: which of those that its run keeps are asked for; None: see
+            :func:`stillhouse.models.weights.find_weights`.
     """
 
     role: str
@@ -52,6 +55,13 @@ class Prerequisite:
     model: nn.Module
     info: DataInfo
     folder: Path
+    weights: KeptWeights | None = None
+
+    @property
+    def identity(self) -> str:
+        """A hash of its content, with the choice among its weights: whoever asks for others asks for another model."""
+        # Last weights go without a word, as runs from before there was a choice have it.
+        return self.folder.name.rpartition("-")[2] + ("-best" if _asks_for_best(self.recipe, self.weights) else "")
 
     @property
     def has_own(self) -> bool:
@@ -66,14 +76,13 @@ class Prerequisite:
         """The file with the trained weights.
 
         Raises:
-            StillhouseError: it was trained, and the file is gone.
+            StillhouseError: it was trained, and the file is gone; or it keeps no such weights.
         """
-        path = find_last_checkpoint(self.folder / "checkpoints")
-        if path is None:
+        if find_last_checkpoint(self.folder / "checkpoints") is None:
             raise StillhouseError(
                 "the trained recipe has no checkpoint", where=str(self.folder), hint="delete this folder"
             )
-        return path
+        return find_weights(self.folder, self.weights).file
 
 
 def list_prerequisites(recipe: Recipe) -> tuple[Prerequisite, ...]:
@@ -101,9 +110,10 @@ def find_prerequisite(recipe: Recipe, role: str) -> Prerequisite | None:
     Raises:
         StillhouseError: its data or its model cannot be had.
     """
-    own = _named(recipe).get(role)
-    if own is None:
+    named = _named(recipe).get(role)
+    if named is None:
         return None
+    own, weights = named
     # Where it runs is the asking run's business; what it computes is its own recipe's.
     own = attrs.evolve(own, run=attrs.evolve(own.run, device=recipe.run.device, threads=recipe.run.threads))
     try:
@@ -115,7 +125,7 @@ def find_prerequisite(recipe: Recipe, role: str) -> Prerequisite | None:
     except StillhouseError as error:
         raise error.within(f"{role}.recipe") from None
     folder = cache_folder() / "teachers" / f"{own.run.name}-{_content_key(own, data.info, model, start)[:16]}"
-    return Prerequisite(role, own, model, data.info, folder)
+    return Prerequisite(role, own, model, data.info, folder, weights)
 
 
 def build_untrained(recipe: Recipe, info: DataInfo, outputs: int) -> nn.Module:
@@ -131,22 +141,28 @@ def build_untrained(recipe: Recipe, info: DataInfo, outputs: int) -> nn.Module:
     """
     spec = recipe.student
     if spec.recipe is not None:
-        spec = attrs.evolve(spec, recipe=None, replace_head=False)
+        spec = spec.without_start()
     seed = rng.derive(recipe.run.seed, "student")
     return build_model(spec, info, seed=seed, where="student", base=recipe.base, outputs=outputs)
 
 
-def _named(recipe: Recipe) -> dict[str, Recipe]:
-    """The recipes that ``recipe`` names, by role."""
+def _named(recipe: Recipe) -> dict[str, tuple[Recipe, KeptWeights | None]]:
+    """The recipes that ``recipe`` names, by role, with which of their weights it asks for."""
     specs = {get_role(name): spec for name, spec in recipe.all_teachers.items()}
     for table in recipe.plugins:
         name = table.get("name") or default_name(str(table.get("use", "")))
         for option, value in table.items():
             if isinstance(value, Mapping) and "recipe" in value:
                 specs[f"plugins.{name}.{option}"] = structure(value, TeacherSpec, f"plugins.{name}.{option}")
-    named = {role: _with_labels(recipe, spec) for role, spec in specs.items() if spec.recipe is not None}
-    start = recipe.student.recipe
-    return named if start is None else {"student": Recipe.from_dict(start), **named}
+    named = {
+        role: (_with_labels(recipe, spec), spec.weights) for role, spec in specs.items() if spec.recipe is not None
+    }
+    start = recipe.student
+    return named if start.recipe is None else {"student": (Recipe.from_dict(start.recipe), start.weights), **named}
+
+
+def _asks_for_best(recipe: Recipe, weights: KeptWeights | None) -> bool:
+    return weights == "best" or (weights is None and recipe.checkpoints.best)
 
 
 def _with_labels(recipe: Recipe, spec: TeacherSpec) -> Recipe:
@@ -177,5 +193,8 @@ def _content_key(recipe: Recipe, info: DataInfo, untrained: nn.Module, start: Pr
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     if start is not None:  # by its content as well, so that a folder has its name before anything is trained
-        digest.update(start.folder.name.rpartition("-")[2].encode())
+        digest.update(start.identity.encode())
+    best = [role for role, (own, asked) in _named(recipe).items() if role != "student" and _asks_for_best(own, asked)]
+    for word in (*best, *([] if recipe.checkpoints.best else ["last alone"])):
+        digest.update(word.encode())
     return digest.hexdigest()

@@ -130,7 +130,8 @@ def _build(
     told: list[str] = []
     try:
         if fill and path is not None:
-            told = load_or_count_classes(model, path, Choice(averaged=spec.averaged, prefix=spec.prefix))
+            choice = Choice(averaged=spec.averaged, prefix=spec.prefix, weights=spec.weights)
+            told = load_or_count_classes(model, path, choice)
     except StillhouseError as error:
         raise error.within(f"{where}.checkpoint") from None
     if told and path is not None:
@@ -173,7 +174,7 @@ def _build_stored(folder: Path) -> nn.Module:
         )
     known = read_info(read_lock(folder / "lock.json"), own)
     # Weights that it started from would be written over at once.
-    start = attrs.evolve(own.student, checkpoint=None, recipe=None, replace_head=False)
+    start = own.student.without_start()
     outputs = build_task(own.task, own.base).outputs(known)
     return build_untrained(attrs.evolve(own, student=start), known, outputs)
 
