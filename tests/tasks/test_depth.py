@@ -158,5 +158,8 @@ def test_prediction_and_pictures():
     target = torch.rand(2, 1, 8, 8) + 1
     target[1] = 0  # one without a measured pixel has no scale
     drawn = task.figures(DATA, torch.rand(2, 3, 8, 8), torch.rand(2, 1, 8, 8), target)["samples"]
-    assert [a.get_title() for a in drawn.axes if a.get_title()] == ["input", "prediction", "target"] * 2
+    titles = [a.get_title() for a in drawn.axes if a.get_title()]
+    assert titles[:3] == ["input", "target", "student"]
+    assert [title.split()[0] for title in titles[3:]] == ["error", "error"]  # each with its own scale
+    assert titles[-1] == "error 1 m"  # nothing to compare with
     assert [a.get_ylabel() for a in drawn.axes if a.get_ylabel()] == ["m", "m"]  # of one the prediction's scale

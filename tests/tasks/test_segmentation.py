@@ -165,6 +165,6 @@ def test_prediction_and_pictures():
     assert picture.width > picture.height
     figures = task.figures(data, torch.rand(4, 3, 12, 16), logits.expand(4, -1, -1, -1), torch.zeros(4, 12, 16).long())
     panels = figures["samples"].axes
-    assert [a.get_title() for a in panels] == ["input", "prediction", "target"] * 4
+    assert [a.get_title() for a in panels] == ["input", "target", "student", "wrong", *[""] * 12]
     legend = figures["samples"].legends[0]
     assert [t.get_text() for t in legend.get_texts()] == ["a", "b"]

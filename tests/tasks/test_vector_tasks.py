@@ -167,7 +167,12 @@ def test_pictures(task, channels):
     data = info(3, "vector", (channels, 8, 8), target_shape=(3,))
     assert task.picture(data, torch.rand(channels, 8, 8), torch.randn(3)).mode == "RGB"
     targets = torch.tensor([0, 2, 1]) if isinstance(task, Classification) else torch.ones(3, 3)
-    figure = task.figures(data, torch.rand(3, channels, 8, 8), torch.randn(3, 3), targets)["samples"]
+    shown = (data, torch.rand(3, channels, 8, 8), torch.randn(3, 3), targets)
+    figure = task.figures(*shown)["samples"]
     titles = [a.get_title() for a in figure.axes if a.get_title()]
     assert len(titles) == 3
-    assert all("predicted" in t and "true" in t for t in titles)
+    assert all([line.split(":")[0] for line in t.split("\n")] == ["true", "student"] for t in titles)
+    beside = task.figures(*shown, torch.randn(3, 3))["samples"]
+    assert all("\nteacher: " in a.get_title() for a in beside.axes if a.get_title())
+    other = task.figures(*shown, torch.randn(3, 7))["samples"]  # of other classes
+    assert not any("teacher" in a.get_title() for a in other.axes)

@@ -63,7 +63,13 @@ def test_maps_are_thinned_to_some_rows_and_both_sides_alike():
     x = torch.arange(2.0 * 3 * 16 * 16).reshape(2, 3, 16, 16)
     assert find_rows(x).shape == (256, 3)
     assert len(find_rows(torch.zeros(SAMPLE + 1, 3))) <= SAMPLE
-    found = measure_links({"a/b": Link("a/b", torch.randn(8, 4), torch.randn(8, 6)), "c/d": Link("c/d", x, x)})
+    found, spectra = measure_links({"a/b": Link("a/b", torch.randn(8, 4), torch.randn(8, 6)), "c/d": Link("c/d", x, x)})
+    assert {name: len(values) for name, values in spectra.items()} == {
+        "student/a/b": 4,
+        "teacher/a/b": 6,
+        "student/c/d": 3,
+        "teacher/c/d": 3,
+    }
     assert {tag.split("/")[0] for tag in found} == {"rank_student", "rank_teacher", "cka", "gram_error"}
     assert found["cka/c/d"].item() == pytest.approx(1.0, abs=1e-5)
     assert found["gram_error/c/d"].item() == 0.0

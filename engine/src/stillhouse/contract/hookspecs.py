@@ -195,7 +195,7 @@ class MeasuringHooks:
 
     @hookspec
     def figures(self, run: Run) -> Mapping[str, Figure]:
-        """matplotlib figures to show at the end of an epoch."""
+        """matplotlib figures to show: at the run's end, and after such epochs before it as leave drawing a small share of the time."""
         raise AssertionError("a specification")
 
 

@@ -141,8 +141,8 @@ class Task:
         """
         raise NotImplementedError  # nor is one that measures nothing
 
-    def figures(self, data: DataInfo, inputs: Any, output: Any, targets: Any) -> dict[str, Figure]:
-        """Pictures of a few validation samples, for TensorBoard; everything is on the CPU."""
+    def figures(self, data: DataInfo, inputs: Any, output: Any, targets: Any, teacher: Any = None) -> dict[str, Figure]:
+        """Pictures of a few validation samples, for TensorBoard; on the CPU. ``teacher``: its output, None without one; may be left out."""
         return {}
 
     def program(self, student: nn.Module, inputs: Tensor) -> Program | None:

@@ -131,18 +131,31 @@ class Classification(Task):
         found |= {"loss": Loss(F.cross_entropy, select_output_and_target), "recall": measure_recall(data)}
         return found | measure_by_class(self.measure, data)
 
-    def figures(self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor) -> dict[str, Figure]:
-        """The samples, each with the class found, its probability, and the true class."""
-        from stillhouse.tasks.pictures import Panel, draw, is_picture, unnormalise
+    def figures(
+        self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor, teacher: Any = None
+    ) -> dict[str, Figure]:
+        """The samples, each with its class, and those that student and teacher find, with their probabilities."""
+        from stillhouse.tasks.pictures import draw_samples, is_picture
 
         if not is_picture(inputs):
             return {}
-        panels = []
-        for x, logits, t in zip(inputs, output, targets.tolist(), strict=True):
-            best = self.prediction(data, logits)["top"][0]
-            found = f"predicted: {best['class']} ({best['probability']:.0%})"
-            panels.append(Panel(f"{found}\ntrue: {get_class_name(data, t)}", unnormalise(x, data)))
-        return {"samples": draw([panels[i : i + 2] for i in range(0, len(panels), 2)])}
+        told = {"student": output}
+        if isinstance(teacher, Tensor) and teacher.shape == output.shape:
+            told["teacher"] = teacher
+        titles = [
+            "\n".join(
+                [
+                    f"true: {get_class_name(data, t)}",
+                    *(f"{who}: {self._tell_best(data, logits[i])}" for who, logits in told.items()),
+                ]
+            )
+            for i, t in enumerate(targets.tolist())
+        ]
+        return {"samples": draw_samples(inputs, titles, data)}
+
+    def _tell_best(self, data: DataInfo, logits: Tensor) -> str:
+        best = self.prediction(data, logits)["top"][0]
+        return f"{best['class']} {best['probability']:.0%}"
 
     def output_text(self) -> str:
         """See :meth:`stillhouse.tasks.Task.output_text`."""

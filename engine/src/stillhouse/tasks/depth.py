@@ -14,7 +14,7 @@ from torch import Tensor
 from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Task
 from stillhouse.errors import Fault, StillhouseError, raise_faults
-from stillhouse.tasks.maps import require_map, resize_map
+from stillhouse.tasks.maps import is_map_of, require_map, resize_map
 from stillhouse.tasks.measures import derive_metric, measure_loss, sum_over_split
 from stillhouse.tasks.own_pixels import Map, to_millimetres
 
@@ -166,19 +166,24 @@ class Depth(Task):
         means = torch.stack([means[0], means[1].sqrt(), *means[2:]])
         return torch.cat([means.sum(1), (n > 0).sum()[None]])
 
-    def figures(self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor) -> dict[str, Figure]:
-        """Input, prediction and target of each sample, the two on one scale; holes are grey."""
-        from stillhouse.tasks.pictures import Panel, draw, unnormalise
+    def figures(
+        self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor, teacher: Any = None
+    ) -> dict[str, Figure]:
+        """Input, target, the student's and the teacher's depths on one scale, and the student's error; holes are grey."""
+        from stillhouse.tasks.pictures import Panel, draw, make_error, unnormalise
 
         found = self.to_metres(output, targets.shape[-2:])
-        shown = torch.where(_find_known(targets), targets, math.nan)
+        maps = {"target": torch.where(_find_known(targets), targets, math.nan), "student": found}
+        if is_map_of(teacher, output):
+            maps["teacher"] = self.to_metres(teacher, targets.shape[-2:])
+        error = found - maps["target"]
         rows = [
             [
                 Panel("input", unnormalise(x, data)),
-                Panel("prediction", f[0], unit="m"),
-                Panel("target", t[0], unit="m"),
+                *(Panel(name, depths[i, 0], unit="m") for name, depths in maps.items()),
+                make_error(error[i, 0], "m"),
             ]
-            for x, f, t in zip(inputs, found, shown, strict=True)
+            for i, x in enumerate(inputs)
         ]
         return {"samples": draw(rows)}
 

@@ -6,6 +6,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Mapping
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
@@ -153,16 +154,17 @@ class Detection(Task):
         found: dict[str, Metric] = {"map": many[0], "map50": half[0], "recall": many[1]}
         return {**found, "ap": many[2]} if len(self.class_names(data)) > 1 else found
 
-    def figures(self, data: DataInfo, inputs: Tensor, output: Any, targets: list[Boxes]) -> dict[str, Figure]:
-        """Found and true boxes of each sample."""
-        from stillhouse.tasks.pictures import Panel, draw, unnormalise
+    def figures(
+        self, data: DataInfo, inputs: Tensor, output: Any, targets: list[Boxes], teacher: Any = None
+    ) -> dict[str, Figure]:
+        """The true boxes of each sample, the student's and the teacher's."""
+        from stillhouse.tasks.pictures import Panel, are_boxes, draw, unnormalise
 
-        rows = []
-        for x, found, target in zip(inputs, output, targets, strict=True):
-            image = unnormalise(x, data)
-            drawn = [self._draw_boxes(image, boxes, data) for boxes in (self._select_boxes(found), target)]
-            rows.append([Panel("prediction", drawn[0]), Panel("target", drawn[1])])
-        return {"samples": draw(rows)}
+        answers = {"student": output, "teacher": teacher if are_boxes(teacher) else []}
+        found = {"target": targets} | {who: list(map(self._select_boxes, b)) for who, b in answers.items() if b}
+        images = [unnormalise(x, data) for x in inputs]
+        drawn = {name: map(self._draw_boxes, images, boxes, repeat(data)) for name, boxes in found.items()}
+        return {"samples": draw(list(zip(*([Panel(name, x) for x in of] for name, of in drawn.items()), strict=True)))}
 
     def program(self, student: nn.Module, inputs: Tensor) -> Program:
         """All boxes that a one-stage detector considers, with their scores: see :mod:`stillhouse.tasks.candidates`."""

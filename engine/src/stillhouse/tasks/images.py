@@ -14,7 +14,7 @@ from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Task
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.layout import format_shape
-from stillhouse.tasks.maps import require_map
+from stillhouse.tasks.maps import is_map_of, require_map
 from stillhouse.tasks.measures import measure_loss
 from stillhouse.tasks.own_pixels import Map
 
@@ -82,13 +82,23 @@ class ImageTask(Task):
 
         return {"psnr": PSNR(1.0, shown), "ssim": SSIM(1.0, output_transform=shown), "loss": measure_loss(self)}
 
-    def figures(self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor) -> dict[str, Figure]:
-        """Input, prediction and target of each sample."""
-        from stillhouse.tasks.pictures import Panel, draw, unnormalise
+    def figures(
+        self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor, teacher: Any = None
+    ) -> dict[str, Figure]:
+        """Input, target, the student's and the teacher's picture, and the student's error, a mean over the channels."""
+        from stillhouse.tasks.pictures import Panel, draw, make_error, unnormalise
 
+        made = {"target": targets, "student": output}
+        if is_map_of(teacher, output):
+            made["teacher"] = teacher
+        error = (output.float().clamp(0, 1) - targets).abs().mean(1)
         rows = [
-            [Panel("input", unnormalise(x, data)), Panel("prediction", y.float()), Panel("target", t)]
-            for x, y, t in zip(inputs, output, targets, strict=True)
+            [
+                Panel("input", unnormalise(x, data)),
+                *(Panel(name, pictures[i].float()) for name, pictures in made.items()),
+                make_error(error[i]),
+            ]
+            for i, x in enumerate(inputs)
         ]
         return {"samples": draw(rows)}
 

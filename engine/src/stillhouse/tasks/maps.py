@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,12 +11,17 @@ from stillhouse.contract.batch import DataInfo
 from stillhouse.errors import StillhouseError
 from stillhouse.layout import format_shape
 
-__all__ = ["check_ignored", "get_class_name", "require_map", "require_vector", "resize_map"]
+__all__ = ["check_ignored", "get_class_name", "is_map_of", "require_map", "require_vector", "resize_map"]
 
 
 def get_class_name(data: DataInfo, label: int) -> str:
     """Return a class's name; its number where the data has no names."""
     return data.class_names[label] if label < len(data.class_names) else str(label)
+
+
+def is_map_of(teacher: Any, output: Tensor) -> TypeGuard[Tensor]:
+    """Whether a teacher's output can be shown as the student's: a map of the same channels, in any size."""
+    return isinstance(teacher, Tensor) and teacher.ndim == output.ndim and teacher.shape[:-2] == output.shape[:-2]
 
 
 def check_ignored(data: DataInfo, ignore_index: int) -> None:

@@ -119,24 +119,24 @@ class MultiLabel(Task):
             "loss": measure_loss(self),
         }
 
-    def figures(self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor) -> dict[str, Figure]:
-        """The samples, each with the classes found and those there are."""
-        from stillhouse.tasks.pictures import Panel, draw, is_picture, unnormalise
+    def figures(
+        self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor, teacher: Any = None
+    ) -> dict[str, Figure]:
+        """The samples, each with the classes there are and those that student and teacher find."""
+        from stillhouse.tasks.pictures import draw_samples, is_picture
 
         if not is_picture(inputs):
             return {}
 
         def names(flags: Tensor) -> str:
             chosen = [get_class_name(data, i) for i in flags.nonzero().flatten().tolist()]
-            return ", ".join(chosen[:4]) + (f" + {len(chosen) - 4}" if len(chosen) > 4 else "") or "none"
+            return ", ".join(chosen[:2]) + (f" + {len(chosen) - 2}" if len(chosen) > 2 else "") or "none"
 
-        found = output.float().sigmoid() >= self.threshold
-        truth = targets[:, : output.shape[1]] > 0.5
-        panels = [
-            Panel(f"predicted: {names(f)}\ntrue: {names(t)}", unnormalise(x, data))
-            for x, f, t in zip(inputs, found, truth, strict=True)
-        ]
-        return {"samples": draw([panels[i : i + 2] for i in range(0, len(panels), 2)])}
+        flags = {"true": targets[:, : output.shape[1]] > 0.5, "student": output.float().sigmoid() >= self.threshold}
+        if isinstance(teacher, Tensor) and teacher.shape == output.shape:
+            flags["teacher"] = teacher.float().sigmoid() >= self.threshold
+        titles = ["\n".join(f"{who}: {names(of[i])}" for who, of in flags.items()) for i in range(len(inputs))]
+        return {"samples": draw_samples(inputs, titles, data)}
 
     def output_text(self) -> str:
         """See :meth:`stillhouse.tasks.Task.output_text`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import attrs
 import numpy as np
@@ -21,12 +21,25 @@ from torch import Tensor
 from stillhouse.contract.batch import DataInfo
 from stillhouse.terminal import plain
 
-__all__ = ["Panel", "draw", "draw_bars", "is_picture", "make_palette", "plain", "to_picture", "unnormalise"]
+__all__ = [
+    "Panel",
+    "draw",
+    "draw_bars",
+    "draw_samples",
+    "is_picture",
+    "make_error",
+    "make_palette",
+    "plain",
+    "to_picture",
+    "unnormalise",
+]
 
 _MOST_IN_LEGEND = 24
-_PANEL_WIDTH = 3.2  # inches
+_ALONE, _IN_ROWS = 3.2, 1.6
+"""Inches that a panel is wide, of a single row and of several: these are looked at as thumbnails, where text must be large."""
 _DPI = 100
 _MAP = colormaps["viridis"].with_extremes(bad="0.85")
+_ERRORS = colormaps["RdBu_r"].with_extremes(bad="0.85")
 
 
 @attrs.frozen(eq=False)
@@ -34,22 +47,29 @@ class Panel:
     """One picture in a row.
 
     Attributes:
-        title: above it; all of a figure have as many lines.
+        title: above it; all of a figure have as many lines. One that a whole column has stands above its first alone.
         values: an image (3, H, W) or (1, H, W), 0 to 1; with ``classes`` indices (H, W), negative where there is none;
-            with ``unit`` numbers (H, W), NaN where there is none.
+            with ``unit`` or ``limit`` numbers (H, W), NaN where there is none.
         classes: names of classes, by index.
-        unit: the numbers' unit, such as ``m``.
+        unit: the numbers' unit, such as ``m``; they share the scale of the row.
+        limit: the numbers are errors, on a scale of their own from -limit, blue, to limit, red; 0: they are none.
     """
 
     title: str
     values: Tensor
     classes: Sequence[str] = ()
     unit: str = ""
+    limit: float = 0.0
 
 
 def is_picture(inputs: Any) -> bool:
     """Whether ``inputs`` (B, C, H, W) can be shown: of one or three channels."""
     return isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.shape[1] in (1, 3)
+
+
+def are_boxes(teacher: Any) -> TypeGuard[list[dict[str, Tensor]]]:
+    """Whether a teacher's output can be shown as a detector's: boxes with scores for each sample."""
+    return isinstance(teacher, list) and all(isinstance(boxes, dict) and "scores" in boxes for boxes in teacher)
 
 
 def unnormalise(image: Tensor, data: DataInfo) -> Tensor:
@@ -58,6 +78,16 @@ def unnormalise(image: Tensor, data: DataInfo) -> Tensor:
     if data.mean and len(data.mean) == image.shape[0]:
         image = image * torch.tensor(data.std)[:, None, None] + torch.tensor(data.mean)[:, None, None]
     return image.clamp(0, 1)
+
+
+def make_error(values: Tensor, unit: str = "") -> Panel:
+    """A panel of errors (H, W), NaN where there is none; its title says how large they are where the scale ends."""
+    sizes = values[values.isfinite()].abs()
+    limit = (
+        max(float(np.quantile(sizes.numpy(), 0.99)), 1e-6) if sizes.numel() else 1.0
+    )  # of outliers the scale is no measure
+    sign = "" if bool((values[values.isfinite()] >= 0).all()) else "±"
+    return Panel(f"error {sign}{limit:.2g} {unit}".rstrip(), values, limit=limit)
 
 
 def make_palette(n: int) -> NDArray[np.float64]:
@@ -72,19 +102,23 @@ def make_palette(n: int) -> NDArray[np.float64]:
 def draw(rows: Sequence[Sequence[Panel]]) -> Figure:
     """A figure of ``rows`` of panels.
 
-    The classes that occur are listed below; numbers of one row share one scale, from the last panel that has them.
+    The classes that occur are listed below; numbers of one row share one scale, from the first panel that has them.
     """
     columns = max(len(row) for row in rows)
     height, width = rows[0][0].values.shape[-2:]
     # A single sample is shown pixel by pixel, up to a size.
-    panel_width = _PANEL_WIDTH if len(rows) > 1 else max(_PANEL_WIDTH, min(8.0, width / _DPI))
-    panel_height = max(1.2, min(1.4 * panel_width, panel_width * height / width)) + 0.2 * (
-        1 + rows[0][0].title.count("\n")
-    )
+    if len(rows) > 1:
+        longest = max(len(line) for row in rows for panel in row for line in panel.title.split("\n"))
+        panel_width = max(_IN_ROWS, min(0.11 * longest, _ALONE))
+    else:
+        panel_width = max(_ALONE, min(8.0, width / _DPI))
+    panel_height = max(0.6 * panel_width, min(1.4 * panel_width, panel_width * height / width))
+    panel_height += 0.2 * (1 + rows[0][0].title.count("\n"))
+    size = 12 if len(rows) > 1 else 9
     names, used = _find_classes(rows)
     scales = [_scale(row) for row in rows]
     widths = [1.0] * columns + ([0.04] if any(scales) else [])
-    legend_height = 0.1 + 0.2 * -(-len(used) // (2 * columns)) if used else 0.0
+    legend_height = 0.1 + 0.2 * -(-len(used) // columns) if used else 0.0
     figure = Figure(
         figsize=(panel_width * columns + 0.2 + 0.6 * any(scales), panel_height * len(rows) + legend_height + 0.1),
         dpi=_DPI,
@@ -92,11 +126,15 @@ def draw(rows: Sequence[Sequence[Panel]]) -> Figure:
     )
     FigureCanvasAgg(figure)  # otherwise a figure made without pyplot has no canvas to be drawn on
     axes = figure.subplots(len(rows), len(widths), squeeze=False, width_ratios=widths)
-    for row, places, scale in zip(rows, axes, scales, strict=True):
+    columns_titles = [{row[i].title for row in rows if i < len(row)} for i in range(columns)]
+    shared = [len(titles) == 1 and "\n" not in min(titles) for titles in columns_titles]
+    for number, (row, places, scale) in enumerate(zip(rows, axes, scales, strict=True)):
         for place in places[:columns]:
             place.axis("off")
-        for panel, place in zip(row, places, strict=False):
+        for panel, place, once in zip(row, places, shared, strict=False):
             _show(place, panel, names, scale)
+            if number == 0 or not once:
+                place.set_title("\n".join(map(plain, panel.title.split("\n"))), fontsize=size)
         if scale is not None:
             unit = next(p.unit for p in row if p.unit)
             figure.colorbar(ScalarMappable(scale, _MAP), cax=places[-1], label=unit)
@@ -105,8 +143,14 @@ def draw(rows: Sequence[Sequence[Panel]]) -> Figure:
     if used:
         colours = make_palette(len(names))
         patches = [Patch(facecolor=colours[i], edgecolor="0.3", linewidth=0.5, label=plain(names[i])) for i in used]
-        figure.legend(handles=patches, loc="outside lower center", ncols=2 * columns, fontsize=8, frameon=False)
+        figure.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=size - 1, frameon=False)
     return figure
+
+
+def draw_samples(inputs: Tensor, titles: Sequence[str], data: DataInfo) -> Figure:
+    """Inputs (B, C, H, W) with their titles, two in a row."""
+    panels = [Panel(title, unnormalise(x, data)) for x, title in zip(inputs, titles, strict=True)]
+    return draw([panels[i : i + 2] for i in range(0, len(panels), 2)])
 
 
 def draw_bars(image: Tensor, values: Sequence[tuple[str, float]], label: str, greatest: float | None = None) -> Figure:
@@ -115,6 +159,7 @@ def draw_bars(image: Tensor, values: Sequence[tuple[str, float]], label: str, gr
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     left.axis("off")
+    left.set_title("input", fontsize=9)
     _show(left, Panel("input", image), (), None)
     places = np.arange(len(values))
     bars = right.barh(places, [value for _, value in values], color=make_palette(1)[0])
@@ -148,7 +193,7 @@ def _find_classes(rows: Sequence[Sequence[Panel]]) -> tuple[Sequence[str], list[
 
 
 def _scale(row: Sequence[Panel]) -> Normalize | None:
-    for panel in reversed(row):
+    for panel in row:
         if panel.unit:
             values = panel.values[panel.values.isfinite()]
             if values.numel():
@@ -159,13 +204,15 @@ def _scale(row: Sequence[Panel]) -> Normalize | None:
 
 
 def _show(place: Any, panel: Panel, names: Sequence[str], scale: Normalize | None) -> None:
-    place.set_title("\n".join(map(plain, panel.title.split("\n"))), fontsize=9)
     values = panel.values
     # Blocks stay blocks where pixels are drawn larger; where they are drawn smaller they are averaged.
     style = {"interpolation": "nearest" if panel.classes else "auto"}
     if panel.classes:
         colours = np.concatenate([make_palette(len(names)), np.zeros((1, 3))])  # the last one, black, is index -1
         place.imshow(colours[np.clip(values.numpy(), -1, len(names) - 1)], **style)
+    elif panel.limit:
+        scale = Normalize(-panel.limit, panel.limit)
+        place.imshow(np.ma.masked_invalid(values.numpy()), cmap=_ERRORS, norm=scale, **style)
     elif panel.unit:
         place.imshow(np.ma.masked_invalid(values.numpy()), cmap=_MAP, norm=scale, **style)
     elif values.shape[0] == 3:

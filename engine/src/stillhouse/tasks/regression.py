@@ -94,9 +94,11 @@ class Regression(Task):
             found["mae_each"] = derive_metric(lambda s: s[1] / s[0], sums)
         return found
 
-    def figures(self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor) -> dict[str, Figure]:
-        """The samples, each with the number found and the true one; up to three of several."""
-        from stillhouse.tasks.pictures import Panel, draw, is_picture, unnormalise
+    def figures(
+        self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor, teacher: Any = None
+    ) -> dict[str, Figure]:
+        """The samples, each with its number and those that student and teacher find; up to three of several."""
+        from stillhouse.tasks.pictures import draw_samples, is_picture
 
         if not is_picture(inputs):
             return {}
@@ -104,11 +106,11 @@ class Regression(Task):
         def text(values: Tensor) -> str:
             return ", ".join(f"{v:.3g}" for v in values.tolist()[:3]) + (" ..." if len(values) > 3 else "")
 
-        panels = [
-            Panel(f"predicted: {text(y.float())}\ntrue: {text(t)}", unnormalise(x, data))
-            for x, y, t in zip(inputs, output, targets, strict=True)
-        ]
-        return {"samples": draw([panels[i : i + 2] for i in range(0, len(panels), 2)])}
+        numbers = {"true": targets, "student": output.float()}
+        if isinstance(teacher, Tensor) and teacher.shape == output.shape:
+            numbers["teacher"] = teacher.float()
+        titles = ["\n".join(f"{who}: {text(of[i])}" for who, of in numbers.items()) for i in range(len(inputs))]
+        return {"samples": draw_samples(inputs, titles, data)}
 
     def output_text(self) -> str:
         """See :meth:`stillhouse.tasks.Task.output_text`."""

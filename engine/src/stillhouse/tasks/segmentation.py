@@ -14,7 +14,7 @@ from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Task
 from stillhouse.errors import StillhouseError
 from stillhouse.tasks.class_weights import check_weights, get_weights, resolve_weights
-from stillhouse.tasks.maps import check_ignored, get_class_name, require_map, resize_map
+from stillhouse.tasks.maps import check_ignored, get_class_name, is_map_of, require_map, resize_map
 from stillhouse.tasks.measures import average_present, measure_loss
 from stillhouse.tasks.own_pixels import Map, find_classes, list_values
 
@@ -146,20 +146,30 @@ class Segmentation(Task):
             "loss": measure_loss(self),
         }
 
-    def figures(self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor) -> dict[str, Figure]:
-        """Input, prediction and mask of each sample, with the classes' colours; ignored pixels are black."""
+    def figures(
+        self, data: DataInfo, inputs: Tensor, output: Tensor, targets: Tensor, teacher: Any = None
+    ) -> dict[str, Figure]:
+        """Input, mask, the student's and the teacher's, in the classes' colours, and in red where the student is wrong.
+
+        Ignored pixels are black.
+        """
         from stillhouse.tasks.pictures import Panel, draw, unnormalise
 
         found = resize_map(output, targets.shape[-2:]).argmax(1)
-        targets = torch.where(self._find_kept(targets, data.classes), targets, -1)
-        names = data.class_names
+        kept = self._find_kept(targets, data.classes)
+        masks = {"target": torch.where(kept, targets, -1), "student": found}
+        if is_map_of(teacher, output):
+            masks["teacher"] = resize_map(teacher, targets.shape[-2:]).argmax(1)
+        wrong = kept & (found != targets)
+        red, grey = torch.tensor([0.8, 0.1, 0.1]), torch.tensor([0.9, 0.9, 0.9])
+        shown = torch.where(wrong[..., None], red, grey * kept[..., None]).movedim(-1, 1)  # (B, 3, H, W)
         rows = [
             [
                 Panel("input", unnormalise(x, data)),
-                Panel("prediction", f, classes=names),
-                Panel("target", t, classes=names),
+                *(Panel(name, mask[i], classes=data.class_names) for name, mask in masks.items()),
+                Panel("wrong", shown[i]),
             ]
-            for x, f, t in zip(inputs, found, targets, strict=True)
+            for i, x in enumerate(inputs)
         ]
         return {"samples": draw(rows)}
 

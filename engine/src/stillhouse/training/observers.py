@@ -18,6 +18,7 @@ from stillhouse.loop.composition import Composition
 from stillhouse.loop.stepper import Stepper
 from stillhouse.registry.hooks import Hooks
 from stillhouse.training.alarms import Alarms
+from stillhouse.training.answers import Answers
 from stillhouse.training.checkpoints import Checkpoints
 from stillhouse.training.clock import Clock
 from stillhouse.training.early_stopping import EarlyStopping
@@ -56,6 +57,7 @@ class Observers:
         epoch_rate: moves a schedule of epochs on, which may go by what has just been measured.
         early_stopping: looks at that as well.
         preview: keeps samples of the evaluation, and draws them.
+        answers: counts what the last validation says, and shows it.
         teacher_metrics: has the teacher answer what the student is measured on, once.
         watcher: looks at what the plugins do, and raises alarms, which the next two show.
         tensorboard: writes scalars, metrics, figures and alarms.
@@ -73,6 +75,7 @@ class Observers:
     epoch_rate: EpochRate | None
     early_stopping: EarlyStopping | None
     preview: Preview | None
+    answers: Answers | None
     teacher_metrics: TeacherMetrics | None
     watcher: Watching | None
     tensorboard: TensorBoard | None
@@ -136,6 +139,9 @@ def build_observers(
     # A step that is compiled as a whole has no terms of its own, and no hooks to be timed.
     watcher = None if recipe.speed.compile == "step" else find_watcher(recipe.watch, clock, alarms)
     shows = folder is not None and parallel.is_first()
+    draws = shows and recipe.run.figures
+    answers = Answers() if draws else None
+    shown = [observer for observer in (answers, watcher) if observer is not None]
     loggers = find_loggers(recipe.run.loggers)  # in every process, so that all of them refuse a wrong one
     checkpoints = None if folder is None else Checkpoints(folder, recipe.checkpoints, evaluation, parts)
     return Observers(
@@ -147,10 +153,11 @@ def build_observers(
         one_class=OneClass(),
         epoch_rate=EpochRate(moves, evaluation) if moves is not None and moves.per == "epoch" else None,
         early_stopping=stopping,
-        preview=Preview() if shows and recipe.run.figures else None,
+        preview=Preview(composition, hooks) if draws else None,
+        answers=answers,
         teacher_metrics=None if watcher is None else TeacherMetrics(composition, hooks),
         watcher=watcher,
-        tensorboard=TensorBoard(hooks, alarms) if shows else None,
+        tensorboard=TensorBoard(hooks, alarms, shown) if shows else None,
         loggers=Loggers(loggers) if shows and loggers else None,
         progress=progress if progress.enabled else None,
         checkpoints=checkpoints,

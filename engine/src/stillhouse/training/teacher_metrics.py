@@ -11,12 +11,19 @@ from stillhouse.contract.hookspecs import hookimpl
 from stillhouse.contract.run import Run
 from stillhouse.errors import StillhouseWarning
 from stillhouse.loop.composition import Composition
+from stillhouse.loop.tapped_model import TappedModel
 from stillhouse.registry.hooks import Hooks, emit
 from stillhouse.training.output_metrics import OutputMetrics
 
-__all__ = ["TEACHERS_SPLIT", "TeacherMetrics"]
+__all__ = ["TEACHERS_SPLIT", "TeacherMetrics", "find_teacher"]
 
 TEACHERS_SPLIT = "val_teacher"
+
+
+def find_teacher(composition: Composition, hooks: Hooks) -> TappedModel | None:
+    """The teacher, if a plugin reads it and none answers in its place; its model may leave memory later on."""
+    asked = composition.reads_teacher and not hooks.calls("teacher_forward")
+    return composition.models.get("teacher") if asked else None
 
 
 class TeacherMetrics:
@@ -33,8 +40,7 @@ class TeacherMetrics:
     name = "teacher metrics"
 
     def __init__(self, composition: Composition, hooks: Hooks) -> None:
-        asked = composition.reads_teacher and not hooks.calls("teacher_forward")
-        self._teacher = composition.models.get("teacher") if asked else None
+        self._teacher = find_teacher(composition, hooks)
         self._hooks = hooks
         self._metrics = OutputMetrics({})
         self._remove: Any = None

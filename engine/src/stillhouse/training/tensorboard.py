@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from warnings import warn
 
 from stillhouse.contract.hookspecs import hookimpl
@@ -14,6 +14,7 @@ from stillhouse.contract.step import Step
 from stillhouse.errors import StillhouseWarning, first_line
 from stillhouse.registry.hooks import Hooks, named_values
 from stillhouse.training.alarms import Alarms
+from stillhouse.training.drawing import DrawingPace
 from stillhouse.training.first_page import list_settings, make_layout
 from stillhouse.training.folder import RunFolder
 from stillhouse.training.markdown import fence
@@ -24,7 +25,14 @@ from stillhouse.training.teacher_metrics import TEACHERS_SPLIT
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["TensorBoard"]
+__all__ = ["Shown", "TensorBoard"]
+
+
+class Shown(Protocol):
+    """An observer that has more to show than scalars and figures."""
+
+    def show(self, writer: SummaryWriter, run: Run) -> None:
+        """Write it, at the end of the run."""
 
 
 class TensorBoard:
@@ -35,12 +43,14 @@ class TensorBoard:
     Args:
         hooks: whose ``figures`` are drawn at the end of an epoch.
         alarms: written as texts, once they have been raised.
+        shown: have more to be shown than figures.
     """
 
     name = "tensorboard"
 
-    def __init__(self, hooks: Hooks, alarms: Alarms) -> None:
-        self._hooks, self._alarms = hooks, alarms
+    def __init__(self, hooks: Hooks, alarms: Alarms, shown: Sequence[Shown] = ()) -> None:
+        self._hooks, self._alarms, self._shown = hooks, alarms, shown
+        self._pace: DrawingPace | None = None
         self._writer: SummaryWriter | None = None
         self._waiting = Points()
         self._excepthook = threading.excepthook
@@ -50,6 +60,7 @@ class TensorBoard:
         """Begin a file; events that a killed run has left of steps yet to come are hidden. A new run's texts are written."""
         assert run.folder is not None  # a run without one has no such observer
         folder, done = RunFolder(run.folder), run.trainer.state.iteration
+        self._pace = DrawingPace(run.epochs) if run.recipe.run.figures else None
         with self._guarded():
             from torch.utils.tensorboard import SummaryWriter
 
@@ -81,24 +92,36 @@ class TensorBoard:
 
     @hookimpl
     def epoch_completed(self, run: Run) -> None:
-        """Draw the figures of task and plugins."""
+        """Draw the figures of task and plugins, where it is time to."""
         self._hand_over()
-        if self._writer is None or not run.recipe.run.figures:
+        if self._pace is not None and self._pace.is_due(run.trainer.state.epoch):
+            self._draw(run)
+
+    def _draw(self, run: Run) -> None:
+        if self._writer is None or self._pace is None:
             return
-        drawn = {
-            f"{owner.name}/{name}": figure
-            for owner, figures in self._hooks.calls("figures")
-            for name, figure in named_values(owner, "figures", figures, run).items()
-        }
-        with self._guarded():
-            for tag, figure in drawn.items():
-                self._writer.add_figure(tag, figure, run.trainer.state.iteration, close=True)
+        iteration = run.trainer.state.iteration
+        with self._pace.drawing(iteration):
+            drawn = {
+                f"{owner.name}/{name}": figure
+                for owner, figures in self._hooks.calls("figures")
+                for name, figure in named_values(owner, "figures", figures, run).items()
+            }
+            with self._guarded():
+                for tag, figure in drawn.items():
+                    self._writer.add_figure(tag, figure, iteration, close=True)
 
     @hookimpl
     def completed(self, run: Run) -> None:
-        """Write the run's settings and results for TensorBoard's HPARAMS page, in this run's own folder."""
+        """Draw what was not after the last epoch, and write the run's settings and results for TensorBoard's HPARAMS page."""
+        if self._pace is not None and self._pace.drawn_at != run.trainer.state.iteration:
+            self._draw(run)
         if self._writer is None:
             return
+        if run.recipe.run.figures:
+            with self._guarded():
+                for source in self._shown:
+                    source.show(self._writer, run)
         with self._guarded():
             from torch.utils.tensorboard.summary import hparams
 

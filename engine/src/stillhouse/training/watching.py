@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from stillhouse.config.run_options import WatchSpec
 from stillhouse.contract.protocols import Named
+from stillhouse.contract.run import Run
 from stillhouse.entries import OBSERVERS, find, installed, load_entry
 from stillhouse.training.alarms import Alarms
 from stillhouse.training.clock import Clock
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 __all__ = ["Watching", "find_watcher"]
 
@@ -21,6 +25,9 @@ class Watching(Named, Protocol):
 
     An observer: it hears through hooks, as ``@hookimpl`` methods. Its ``scalars`` are logged under their own names.
     """
+
+    def show(self, writer: SummaryWriter, run: Run) -> None:
+        """Write at the run's end what is more than scalars and figures, where the run draws."""
 
     def summarise(self) -> Mapping[str, Any]:
         """What the run's summary tells of the looks, as plain data: ``costs`` and ``alarms``."""

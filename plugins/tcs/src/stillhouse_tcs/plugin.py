@@ -150,7 +150,7 @@ class TCS(Options):
         head: CoordinateHead | None = run.module(self).head
         if head is None:
             return {}
-        made = {} if run.trainer.state.epoch > 1 else {"spectrum": draw_spectrum(head)}
+        made = {"spectrum": draw_spectrum(head)}
         if self.selecting == "train":
             made |= {"mask": draw_mask(head), "rounds": draw_rounds(head)}
         return made

@@ -10,7 +10,14 @@ from torch import Tensor
 from stillhouse import Link
 from stillhouse.layout import to_rows
 
-__all__ = ["compute_cka", "compute_effective_rank", "compute_gram_error", "find_rows", "measure_links"]
+__all__ = [
+    "compute_cka",
+    "compute_effective_rank",
+    "compute_gram_error",
+    "compute_spectrum",
+    "find_rows",
+    "measure_links",
+]
 
 SAMPLE = 256
 """At most so many rows are looked at: dense maps have thousands."""
@@ -46,9 +53,22 @@ def compute_gram_error(student: Tensor, teacher: Tensor) -> Tensor:
 def compute_effective_rank(rows: Tensor) -> Tensor:
     """exp of the entropy of s_i / sum s, s the singular values of the centred rows (R, C): 1 to min(R - 1, C).
 
-    From the smaller Gram matrix, so that a value is only told from 0 where it is above the square root of the precision.
     Source: Roy and Vetterli, The effective rank, EUSIPCO 2007, definition 1. Rows that are all alike have rank 0 here, and those that are not
     finite NaN.
+    """
+    return _count_directions(compute_spectrum(rows))
+
+
+def _count_directions(values: Tensor) -> Tensor:
+    whole = values.sum()
+    share = values / whole.clamp_min(_LEAST)
+    return torch.where(whole.isfinite(), torch.special.entr(share).sum().exp() * (whole > 0), torch.nan)
+
+
+def compute_spectrum(rows: Tensor) -> Tensor:
+    """The singular values (min(R, C),) of the centred rows (R, C), float64; NaN where a row is not finite.
+
+    From the smaller Gram matrix, so that a value is only told from 0 where it is above the square root of the precision.
     """
     x = rows.double() - rows.double().mean(0)
     gram = x @ x.mT if len(x) <= x.shape[1] else x.mT @ x
@@ -57,23 +77,21 @@ def compute_effective_rank(rows: Tensor) -> Tensor:
     largest = squares.max()
     # Rounding of the mean leaves something of rows that are all alike.
     floor = torch.maximum(largest, rows.double().square().sum()) * torch.finfo(rows.dtype).eps ** 2
-    values = torch.where(squares > floor, squares, 0.0).sqrt()
-    share = values / values.sum().clamp_min(_LEAST)
-    rank = torch.special.entr(share).sum().exp() * (values.sum() > 0)
-    return torch.where(finite, rank, torch.nan)
+    return torch.where(finite, torch.where(squares > floor, squares, 0.0).sqrt(), torch.nan)
 
 
 @torch.no_grad()
-def measure_links(links: Mapping[str, Link]) -> dict[str, Tensor]:
-    """The four figures of each link as it reaches the losses, by tag."""
-    found = {}
+def measure_links(links: Mapping[str, Link]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The four figures of each link as it reaches the losses, and the singular values of both sides, by tag."""
+    found, spectra = {}, {}
     for name, link in links.items():
         if not (link.student.is_floating_point() and link.teacher.is_floating_point()):
             continue
         student, teacher = find_rows(link.student), find_rows(link.teacher)
-        found[f"rank_student/{name}"] = compute_effective_rank(student)
-        found[f"rank_teacher/{name}"] = compute_effective_rank(teacher)
+        for side, rows in (("student", student), ("teacher", teacher)):
+            spectra[f"{side}/{name}"] = values = compute_spectrum(rows)
+            found[f"rank_{side}/{name}"] = _count_directions(values)
         if len(student) == len(teacher):
             found[f"cka/{name}"] = compute_cka(student, teacher)
             found[f"gram_error/{name}"] = compute_gram_error(student, teacher)
-    return found
+    return found, spectra

@@ -16,6 +16,7 @@ from stillhouse.distributed import processes as parallel
 from stillhouse.loop.phases import Phase
 from stillhouse.training.clock import Clock
 from stillhouse.training.output_metrics import OutputMetrics
+from stillhouse_watcher.album import Album
 from stillhouse_watcher.costs import Costs
 from stillhouse_watcher.gradients import find_parameters, keeping_buffers, measure_gradients
 from stillhouse_watcher.layers import copy_weights, group_layers, measure_updates
@@ -34,11 +35,13 @@ class Look:
         run: its events are listened to in these steps, and in no other.
         clock: times the plugins' hooks meanwhile.
         costs: adds up what was timed.
+        album: keeps what is to be shown at the run's end; None: nothing is.
         gradients: whether the terms' own gradients are taken.
     """
 
-    def __init__(self, run: Run, clock: Clock, costs: Costs, *, gradients: bool) -> None:
+    def __init__(self, run: Run, clock: Clock, costs: Costs, album: Album | None, *, gradients: bool) -> None:
         self._run, self._clock, self._costs, self._gradients = run, clock, costs, gradients
+        self._album = album
         self._groups = group_layers(run.student) if find_parameters(run.student) else {}
         self._in_one_piece = run.recipe.run.accumulate == 1
         self._times_models = run.recipe.speed.compile == "none"  # hooks would have it compiled anew
@@ -48,6 +51,7 @@ class Look:
         self._parts: defaultdict[str, float] = defaultdict(float)
         self._by_term: dict[str, float] = {}
         self._found: Figures = {}
+        self._spectra: dict[str, Tensor] = {}
         self.is_on = False
         self.seconds = 0.0
         """What the last look has taken itself, the step not counted."""
@@ -56,7 +60,7 @@ class Look:
 
     def begin(self) -> None:
         """Listen to the step that comes."""
-        self._found, self._by_term, self.seconds = {}, {}, 0.0
+        self._found, self._spectra, self._by_term, self.seconds = {}, {}, {}, 0.0
         self._marks.clear()
         self._parts.clear()
         with self._measured():
@@ -88,6 +92,8 @@ class Look:
             if self._in_one_piece:
                 found |= self._costs.add(self._parts, self._by_term)
             self._before = {}
+            if self._album is not None:
+                self._album.take_in(step, self._spectra)
         return found
 
     @contextmanager
@@ -119,7 +125,7 @@ class Look:
         with self._measured():
             if self._gradients:
                 self._measure_gradients(step)
-            self._found |= measure_links(step.links)
+            self._add(measure_links(step.links))
             if self._in_one_piece:
                 self._found |= self._measure_batch(step)
         self._marks["losses"] = self._clock.now()
@@ -171,7 +177,12 @@ class Look:
         self._parts["step"] += self._parts["backward"] + self._parts["optimizer"]
         with self._measured():
             self._found |= measure_updates(self._groups, self._before)
-            self._found |= measure_matrices(self._run.composition.modules_of)
+            self._add(measure_matrices(self._run.composition.modules_of))
+
+    def _add(self, measured: tuple[dict[str, Tensor], dict[str, Tensor]]) -> None:
+        """Take in figures and singular values."""
+        self._found |= measured[0]
+        self._spectra |= measured[1]
 
     def _measure_shares(self, step: Step) -> Figures:
         """How much of the total each term's size is, in percent."""

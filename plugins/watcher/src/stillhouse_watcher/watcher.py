@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -13,10 +13,15 @@ from stillhouse.config.run_options import WatchSpec
 from stillhouse.distributed import processes as parallel
 from stillhouse.training.alarms import Alarms
 from stillhouse.training.clock import Clock
+from stillhouse_watcher.album import Album
 from stillhouse_watcher.costs import Costs, Device
 from stillhouse_watcher.look import Look
 from stillhouse_watcher.pace import Pace
 from stillhouse_watcher.rules import Rules
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch.utils.tensorboard import SummaryWriter
 
 __all__ = ["Watcher"]
 
@@ -37,6 +42,7 @@ class Watcher:
     def __init__(self, spec: WatchSpec, clock: Clock, alarms: Alarms) -> None:
         self._spec, self._clock, self._alarms = spec, clock, alarms
         self._look: Look | None = None
+        self._album: Album | None = None
         self._has_looked = False
 
     @hookimpl
@@ -45,7 +51,8 @@ class Watcher:
         done = run.trainer.state.iteration
         self._costs, self._device = Costs(run, self._clock), Device(run, self._clock)
         self._rules = Rules(run, self._alarms)
-        self._look = Look(run, self._clock, self._costs, gradients=self._spec.gradients)
+        self._album = Album(run.total_steps) if run.writes and run.recipe.run.figures else None
+        self._look = Look(run, self._clock, self._costs, self._album, gradients=self._spec.gradients)
         self._pace = Pace(
             self._spec,
             log_every=run.recipe.run.log_every,
@@ -92,6 +99,16 @@ class Watcher:
         step = parallel.broadcast_object(self._pace.choose(done, time.perf_counter()))
         if step is not None:
             self._clock.before(step, self._look.begin)
+
+    @hookimpl
+    def figures(self, run: Run) -> Mapping[str, Figure]:
+        """Both sides' Gram matrices of each link, as the last look has seen them."""
+        return {} if self._album is None else self._album.draw(run)
+
+    def show(self, writer: SummaryWriter, run: Run) -> None:
+        """Write the singular values of all looks, and the features of the last one for the projector."""
+        if self._album is not None:
+            self._album.show(writer, run)
 
     def summarise(self) -> dict[str, Any]:
         """``costs`` and ``alarms``, as plain data for the summary."""
