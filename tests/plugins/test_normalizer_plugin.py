@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stillhouse import Link, Step, StillhouseError, StillhouseWarning
 from stillhouse_normalizer import Normalizer, normalize, whiten
+from stillhouse_normalizer.conditions import Conditions
 
 torch.set_num_threads(1)
 
@@ -24,7 +25,7 @@ METHODS = ("cholesky", "zca")
 
 
 def make_step(links: list[Link]) -> Step:
-    composition: Any = FakeComposition([link.name for link in links])
+    composition: Any = FakeComposition([link.name for link in links], Conditions(1e-3, gather=True))
     return Step(
         batch=None,
         ids=torch.arange(2),
@@ -161,3 +162,22 @@ def test_nothing_in_the_step_reads_a_value_back(kind: Any, rows: int) -> None:
             Normalizer(kind=kind, side="both", whitening=whitening).transform(make_step([link]))  # type: ignore[arg-type]
             link.student.sum().backward()
         assert link.student.isfinite().all()
+
+
+# --- what whitening has to undo ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(20, 5), (6, 9), (4, 5, 3), (4, 3, 2, 2)])
+def test_the_condition_of_what_is_whitened_is_logged_by_link_and_side(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(shape) * 3
+    step, plugin = make_step([Link("features/a", torch.randn(4, 2), x)]), Normalizer(kind="whiten")
+    plugin.transform(step)
+    (found,) = plugin.scalars(step).items()
+    rows = np.moveaxis(x.double().numpy(), 1, -1) if x.ndim == 4 else x.double().numpy()
+    covariance = np.cov(rows.reshape(-1, shape[2] if len(shape) == 3 else shape[1]), rowvar=False)
+    wanted = np.linalg.cond((1 - 1e-3) * covariance + 1e-3 * np.eye(len(covariance)))
+    assert found[0] == "condition_teacher/features/a"
+    assert found[1].item() == pytest.approx(wanted, rel=1e-6)
+    assert not step.module(plugin).state_dict(), "no part of a checkpoint"
+    assert Normalizer(kind="layer").scalars(step) == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import attrs
@@ -15,22 +16,27 @@ from stillhouse.entries import installed
 __all__ = ["list_settings", "make_layout"]
 
 Setting = bool | int | float | str
+_FIRST = "Is it learning?"
+"""The row whose charts fill after the first epoch, if not before."""
 _SEED = re.compile(r"seed-\d+")
 
 
-def make_layout(run: Run) -> dict[str, dict[str, list[Any]]]:
+def make_layout(run: Run, tags: Collection[str]) -> dict[str, dict[str, list[Any]]]:
     """The charts by category, as torch's ``add_custom_scalars`` takes them: the score of the validation first.
 
-    A chart's name ends with its unit or range, where it has one. It has all tags that one of its patterns begins like; a run
-    without such tags leaves it out of the chart.
+    A chart's name ends with its unit or range, where it has one. It has all of the run's tags that one of its patterns matches.
+
+    Args:
+        run: says what its score is.
+        tags: what the run has logged so far; a chart without any of them is left out, for nothing would be in it.
     """
     score = re.escape(run.task.score)
 
     def chart(*patterns: str) -> list[Any]:
         return ["Multiline", [f"^{pattern}$" for pattern in patterns]]
 
-    return {
-        "Is it learning?": {
+    charts = {
+        _FIRST: {
             f"{run.task.score}: validation, train batch, teacher": chart(
                 f"(val|val_ema|val_teacher)/{score}", f"train/{score}", f"(test|test_ema)/{score}"
             ),
@@ -56,9 +62,23 @@ def make_layout(run: Run) -> dict[str, dict[str, list[Any]]]:
             "update of a step by part of the student, share of weights": chart("update_to_weight/.*"),
             "orthogonality error, max |P'P - I|": chart("plugin/.*orthogonality_error.*"),
             "singular values of the plugins' matrices, largest/least": chart("singular_condition/.*"),
+            "condition of what is whitened, largest/least": chart("plugin/.*condition_(student|teacher)/.*"),
+            "spectral tail, share of the energy, 0 to 1": chart("plugin/.*tail_fraction"),
+            "dimensions that are alive": chart("plugin/.*live_dimensions"),
             "learning rate": chart("learning_rate/.*"),
         },
     }
+    there = {
+        category: {
+            name: chart for name, chart in own.items() if category == _FIRST or any(_has(chart, tag) for tag in tags)
+        }
+        for category, own in charts.items()
+    }
+    return {category: own for category, own in there.items() if own}
+
+
+def _has(chart: list[Any], tag: str) -> bool:
+    return any(re.match(pattern, tag) for pattern in chart[1])
 
 
 def list_settings(run: Run) -> dict[str, Setting]:

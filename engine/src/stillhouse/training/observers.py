@@ -157,7 +157,7 @@ def build_observers(
         answers=answers,
         teacher_metrics=None if watcher is None else TeacherMetrics(composition, hooks),
         watcher=watcher,
-        tensorboard=TensorBoard(hooks, alarms, shown) if shows else None,
+        tensorboard=TensorBoard(hooks, alarms, shown, watched=watcher is not None) if shows else None,
         loggers=Loggers(loggers) if shows and loggers else None,
         progress=progress if progress.enabled else None,
         checkpoints=checkpoints,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 from warnings import warn
@@ -25,6 +25,9 @@ from stillhouse.training.teacher_metrics import TEACHERS_SPLIT
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+_LOOKED = "cost_ms_of_step/step"
+"""A tag of a step that was looked at: the others have fewer."""
+
 __all__ = ["Shown", "TensorBoard"]
 
 
@@ -44,15 +47,18 @@ class TensorBoard:
         hooks: whose ``figures`` are drawn at the end of an epoch.
         alarms: written as texts, once they have been raised.
         shown: have more to be shown than figures.
+        watched: whether there are looks: the first page is written with what the first of them brings.
     """
 
     name = "tensorboard"
 
-    def __init__(self, hooks: Hooks, alarms: Alarms, shown: Sequence[Shown] = ()) -> None:
+    def __init__(self, hooks: Hooks, alarms: Alarms, shown: Sequence[Shown] = (), *, watched: bool = False) -> None:
         self._hooks, self._alarms, self._shown = hooks, alarms, shown
         self._pace: DrawingPace | None = None
         self._writer: SummaryWriter | None = None
         self._waiting = Points()
+        self._lays_out, self._watched = True, watched
+        self._tags: Collection[str] = ()
         self._excepthook = threading.excepthook
 
     @hookimpl
@@ -69,13 +75,15 @@ class TensorBoard:
             self._writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=done + 1, max_queue=2 * MOST)
             if done == 0:
                 self._writer.add_text("recipe", fence(run.recipe.to_toml()))
-                self._writer.add_custom_scalars(make_layout(run))
                 self._writer.add_text("composition", fence(folder.composition.read_text(encoding="utf-8")))
 
     @hookimpl
     def logged(self, run: Run, step: Step, scalars: Mapping[str, float]) -> None:
         """Write the step's scalars under their tags."""
         self._add_scalars(scalars, step.iteration + 1)
+        self._tags = scalars
+        if self._lays_out and _LOOKED in scalars:
+            self._lay_out(run, scalars)
         self._add_alarms()
         if is_checkpoint_due(run, step):
             self._hand_over()
@@ -94,8 +102,17 @@ class TensorBoard:
     def epoch_completed(self, run: Run) -> None:
         """Draw the figures of task and plugins, where it is time to."""
         self._hand_over()
+        if self._lays_out and not self._watched:
+            self._lay_out(run, self._tags)
         if self._pace is not None and self._pace.is_due(run.trainer.state.epoch):
             self._draw(run)
+
+    def _lay_out(self, run: Run, tags: Collection[str]) -> None:
+        """Write the first page, once: TensorBoard reads the first that it finds."""
+        self._lays_out = False
+        if self._writer is not None:
+            with self._guarded():
+                self._writer.add_custom_scalars(make_layout(run, tags))
 
     def _draw(self, run: Run) -> None:
         if self._writer is None or self._pace is None:
@@ -118,6 +135,8 @@ class TensorBoard:
             self._draw(run)
         if self._writer is None:
             return
+        if self._lays_out:
+            self._lay_out(run, self._tags)
         if run.recipe.run.figures:
             with self._guarded():
                 for source in self._shown:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from stillhouse import Assembly, Fault, Plugin, Step, StillhouseError, Stillhous
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import raise_faults
 from stillhouse.layout import channels, full_precision, map_rows
+from stillhouse_normalizer.conditions import Conditions
 from stillhouse_normalizer.standardisation import (
     require_two_rows,
     scale_to_unit_length,
@@ -63,7 +65,7 @@ class Normalizer(Plugin):
     """Standardise, whiten or scale features before they are projected and compared.
 
     VkD (2403.06213, section 3.4) standardises the teacher for discriminative tasks and whitens it for generative ones.
-    Statistics are those of the batch at hand: nothing is trained, nothing is kept, so there is no module.
+    Statistics are those of the batch at hand: nothing is trained, and nothing is kept beyond the step.
 
     Options:
         kind: ``layer`` (each row over its channels), ``batch`` (each channel over the batch's rows), ``whiten``,
@@ -104,8 +106,8 @@ class Normalizer(Plugin):
         return self.eps or DEFAULT_EPS[self.kind]  # 0 is refused
 
     @hookimpl
-    def build(self, assembly: Assembly) -> None:
-        """Check every chosen feature against the kind and the recipe's batch size; there is nothing to build.
+    def build(self, assembly: Assembly) -> Conditions | None:
+        """Check every chosen feature against the kind and the recipe's batch size; of ``whiten`` its condition is measured.
 
         Raises:
             StillhouseError: no link matches, an unknown layout, too few rows or channels for the statistics, or a
@@ -119,6 +121,7 @@ class Normalizer(Plugin):
                 except StillhouseError as error:
                     faults += error.within(f"link {link.name!r}, {side}").faults
         raise_faults(faults)
+        return Conditions(self._eps, gather=self.gather) if self.kind == "whiten" else None
 
     def _check(self, x: Tensor, batch_size: int) -> None:
         width = channels(x)
@@ -144,10 +147,18 @@ class Normalizer(Plugin):
         eps = self.eps or DEFAULT_EPS[self.kind]
         function = _normalize_gathered if self.gather and self.kind in OF_THE_BATCH else normalize
         for link in step.match(self.links):
+            if self.kind == "whiten":
+                for side in self._list_sides():
+                    step.module(self).keep(f"condition_{side}/{link.name}", getattr(link, side))
             if self.side != "student":
                 link.teacher = function(link.teacher, self.kind, eps, self.whitening)
             if self.side != "teacher":
                 link.student = function(link.student, self.kind, eps, self.whitening)
+
+    @hookimpl
+    def scalars(self, step: Step) -> Mapping[str, Tensor]:
+        """``condition_teacher/LINK``, ``condition_student/LINK``: of ``whiten``, what it takes the root of."""
+        return dict(step.module(self).measure()) if self.kind == "whiten" else {}
 
 
 def _normalize_gathered(x: Tensor, kind: Kind, eps: float, whitening: Whitening) -> Tensor:

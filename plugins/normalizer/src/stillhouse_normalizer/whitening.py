@@ -20,7 +20,7 @@ from torch import Tensor
 from stillhouse import StillhouseError
 from stillhouse_normalizer.standardisation import require_two_rows
 
-__all__ = ["SINGULAR_EPS", "compute_inverse_root", "whiten"]
+__all__ = ["SINGULAR_EPS", "compute_condition", "compute_inverse_root", "whiten"]
 
 SINGULAR_EPS = 1e-3
 """The least shrinkage where the batch has no more rows than channels, so that the covariance is singular."""
@@ -57,6 +57,23 @@ def whiten(rows: Tensor, eps: float = 1e-3, method: Literal["cholesky", "zca"] =
     if count <= width:
         return compute_inverse_root(x @ x.mT / (count - 1), eps) @ x
     return x @ compute_inverse_root(x.mT @ x / (count - 1), eps)
+
+
+def compute_condition(rows: Tensor, eps: float) -> Tensor:
+    """The condition number of what :func:`whiten` takes the root of, (1 - eps) C + eps I of the rows (R, C), as a scalar.
+
+    From the eigenvalues of the smaller Gram matrix: where there are fewer rows than channels, the least is eps.
+    """
+    count, width = rows.shape
+    if count <= width:
+        eps = max(eps, SINGULAR_EPS)
+    x = rows.double()
+    x = x - x.mean(dim=0)
+    gram = (x @ x.mT if count <= width else x.mT @ x) / (count - 1)
+    finite = gram.isfinite().all()
+    values = torch.linalg.eigvalsh(torch.where(finite, gram, 0.0)).clamp_min(0.0) * (1.0 - eps) + eps
+    least = values.min() if count > width else values.new_tensor(eps)
+    return torch.where(finite, values.max() / least, torch.nan)
 
 
 def _whiten_by_cholesky(x: Tensor, eps: float) -> Tensor:
