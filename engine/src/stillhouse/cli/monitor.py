@@ -12,6 +12,7 @@ from typing import Any
 
 from stillhouse.cli.common import Commands, make_console
 from stillhouse.errors import StillhouseError, first_line
+from stillhouse.experiments.plan import MEAN
 
 __all__ = ["add", "find_events", "launch"]
 
@@ -31,12 +32,15 @@ def add(commands: Commands) -> None:
         metavar="RUN|FOLDER",
         help="a run's folder, or one of runs (default: runs)",
     )
+    monitor.add_argument(
+        "--seeds", action="store_true", help="of an ablation, each run as well, and not the arms' means alone"
+    )
     monitor.add_argument("--port", type=int, help="of the local address (default: a free one)")
     monitor.set_defaults(function=_monitor)
 
 
 def _monitor(arguments: argparse.Namespace) -> int:
-    found = find_events(arguments.folders)
+    found = find_events(arguments.folders, seeds=arguments.seeds)
     with TemporaryDirectory(prefix="stillhouse-monitor-") as folder:
         _serve(found, launch(found, Path(folder), arguments.port))
     return 0
@@ -56,10 +60,11 @@ def _serve(found: Mapping[str, Path], url: str) -> None:
     threading.Event().wait()
 
 
-def find_events(folders: Sequence[str | Path]) -> dict[str, Path]:
+def find_events(folders: Sequence[str | Path], *, seeds: bool = False) -> dict[str, Path]:
     """The folders below ``folders`` that hold events, by the shortest names that tell them apart.
 
-    What all of them have in common is left out, and so is ``tensorboard``, as a run calls its own.
+    What all of them have in common is left out, and so is ``tensorboard``, as a run calls its own. Of an ablation's arms with
+    a mean over their seeds that is taken alone, unless ``seeds`` are wanted as well.
 
     Raises:
         StillhouseError: a folder that is not there or cannot be read, or none with events in it.
@@ -72,6 +77,9 @@ def find_events(folders: Sequence[str | Path]) -> dict[str, Path]:
             raise StillhouseError("cannot be read: permission denied", where=str(folder))
         places += sorted({file.parent.resolve() for file in folder.rglob(_EVENTS)})
     places = list(dict.fromkeys(places))
+    if not seeds:
+        arms = {place.parent for place in places if place.name == MEAN}
+        places = [place for place in places if place.name == MEAN or place.parent.parent not in arms]
     if not places:
         where = ", ".join(map(str, folders))
         raise StillhouseError("no run here has written events", where=where, hint="`stillhouse train` writes them")
@@ -79,7 +87,8 @@ def find_events(folders: Sequence[str | Path]) -> dict[str, Path]:
 
 
 def _shorten(places: Sequence[Path]) -> list[str]:
-    runs = [place.parent if place.name == "tensorboard" else place for place in places]
+    own = {"tensorboard"} if any(place.name != MEAN for place in places) else {"tensorboard", MEAN}
+    runs = [place.parent if place.name in own else place for place in places]
     if len(set(runs)) < len(runs):
         runs = list(places)
     if len(runs) == 1:

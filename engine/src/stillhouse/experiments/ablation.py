@@ -16,6 +16,7 @@ import torch
 
 from stillhouse.config.recipe import Recipe
 from stillhouse.errors import StillhouseError, StillhouseWarning, did_you_mean
+from stillhouse.experiments.arm_events import write_events
 from stillhouse.experiments.arms import hash_arm, make_arms, name_arms, resolve
 from stillhouse.experiments.comparison import Comparison
 from stillhouse.experiments.compatibility import check_alike
@@ -64,7 +65,8 @@ def ablate(
         grid: ``KEY=VALUE,VALUE,...`` each, keys as in ``--set``: one arm for each combination.
         jobs: runs at a time, each in a process of its own with one thread; 1 trains in this process.
         out: the folder; ``runs/NAME-ablation`` by default. Runs are in ``ARM/seed-K``, the table in ``results.json``
-            and ``table.md`` (``.csv``, ``.tex``), a picture of it in ``picture.svg`` and ``.png``, and all in ``report.html``.
+            and ``table.md`` (``.csv``, ``.tex``), a picture of it in ``picture.svg`` and ``.png``, and all in ``report.html``. Means over the
+            seeds are in ``ARM/mean``, for TensorBoard.
         figures: let each run draw pictures for TensorBoard, which takes longer than a short run does.
         metric: ``SPLIT/NAME``; by default the task's score on the test split, or else on the validation split.
         mixed: keep runs that were finished with other data, weights, code or versions; they are marked.
@@ -95,6 +97,7 @@ def ablate(
     if any(row.group.values for row in comparison.rows):
         write_report(plan.folder, comparison, command)
         write_picture(plan.folder / "picture.svg", comparison, plan)
+        write_events(comparison)
     return comparison
 
 

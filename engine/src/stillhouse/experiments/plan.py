@@ -20,10 +20,12 @@ from stillhouse.experiments.arms import Arm, hash_arm
 from stillhouse.files import write_json
 from stillhouse.training.folder import RunFolder
 
-__all__ = ["PLAN", "Plan", "PlannedRun", "name_folders", "read_finished_summary", "read_plan"]
+__all__ = ["MEAN", "PLAN", "Plan", "PlannedRun", "name_folders", "read_finished_summary", "read_plan"]
 
 PLAN = "ablation.json"
 """The plan's file in its folder."""
+MEAN = "mean"
+"""The folder of an arm's mean, as TensorBoard shows it, beside those of its seeds."""
 
 
 @attrs.frozen

@@ -21,24 +21,24 @@ _FIRST = "Is it learning?"
 _SEED = re.compile(r"seed-\d+")
 
 
-def make_layout(run: Run, tags: Collection[str]) -> dict[str, dict[str, list[Any]]]:
+def make_layout(score: str, tags: Collection[str]) -> dict[str, dict[str, list[Any]]]:
     """The charts by category, as torch's ``add_custom_scalars`` takes them: the score of the validation first.
 
     A chart's name ends with its unit or range, where it has one. It has all of the run's tags that one of its patterns matches.
 
     Args:
-        run: says what its score is.
+        score: the task's.
         tags: what the run has logged so far; a chart without any of them is left out, for nothing would be in it.
     """
-    score = re.escape(run.task.score)
+    escaped = re.escape(score)
 
     def chart(*patterns: str) -> list[Any]:
         return ["Multiline", [f"^{pattern}$" for pattern in patterns]]
 
     charts = {
         _FIRST: {
-            f"{run.task.score}: validation, train batch, teacher": chart(
-                f"(val|val_ema|val_teacher)/{score}", f"train/{score}", f"(test|test_ema)/{score}"
+            f"{score}: validation, train batch, teacher": chart(
+                f"(val|val_ema|val_teacher)/{escaped}", f"train/{escaped}", f"(test|test_ema)/{escaped}"
             ),
             "the task's loss: validation, train batch": chart("(val|val_teacher|train)/loss", "loss_raw/task"),
         },

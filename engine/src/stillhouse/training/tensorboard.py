@@ -112,7 +112,7 @@ class TensorBoard:
         self._lays_out = False
         if self._writer is not None:
             with self._guarded():
-                self._writer.add_custom_scalars(make_layout(run, tags))
+                self._writer.add_custom_scalars(make_layout(run.task.score, tags))
 
     def _draw(self, run: Run) -> None:
         if self._writer is None or self._pace is None:
