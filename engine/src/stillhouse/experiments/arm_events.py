@@ -110,16 +110,17 @@ def _write(
     score = metric.partition("/")[2]
     means, tag = average_curves(runs), f"val/{score}"
     bands = {score: runs, **{f"{score} less {title}": _subtract(runs, of, tag) for title, of in others.items()}}
-    writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]  # torch gives it no types
+    writer = SummaryWriter(str(folder))
     try:
-        writer.add_custom_scalars(_lay_out(score, list(bands), means))  # type: ignore[no-untyped-call]  # likewise
+        writer.add_custom_scalars(_lay_out(score, list(bands), means))
         for name, value, step in _list_points(means, bands, tag):
-            writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]  # likewise
-        ends = {name: statistics.fmean(group.values.values()) for name in (metric,) if group.values}
+            writer.add_scalar(name, value, step)
+        ends = {metric: statistics.fmean(group.values.values())} if group.values else {}
+        events = writer._get_file_writer()  # type: ignore[no-untyped-call]  # torch gives it no types
         for summary in hparams(about, ends):  # type: ignore[no-untyped-call]  # likewise
-            writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]  # likewise
+            events.add_summary(summary)
     finally:
-        writer.close()  # type: ignore[no-untyped-call]  # likewise
+        writer.close()
 
 
 def _list_points(

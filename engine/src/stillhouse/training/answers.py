@@ -158,8 +158,9 @@ class Answers:
             false, true = own.double().flip(1).cumsum(1).flip(1)  # at least the threshold
             precision = true / (true + false).clamp(min=1)
             recall = true / true[0].clamp(min=1)
-            values = (true, false, false[0] - false, true[0] - true, precision, recall)
-            writer.add_pr_curve_raw(f"precision_by_recall/{name}", *(v.numpy() for v in values), step, THRESHOLDS)  # type: ignore[no-untyped-call]  # torch gives it no types
+            left, lost = false[0] - false, true[0] - true
+            tag = f"precision_by_recall/{name}"
+            writer.add_pr_curve_raw(tag, true, false, left, lost, precision, recall, step, THRESHOLDS)
 
 
 def _find_worst(counts: Tensor) -> list[int]:

@@ -27,7 +27,8 @@ LINKS = 4
 THUMBNAIL = 24
 """Pixels of a side, at most."""
 _BINS = 30
-_LEAST = 1e-12
+_FLOOR, _LEAST = 1e-4, 1e-12
+"""A smaller share of the largest value is drawn as this one, and 0 as the other: a rank that is lacking shows, and the rest stays wide."""
 
 
 class Spectra(NamedTuple):
@@ -101,9 +102,10 @@ class Album:
         for spectra in self._spectra:
             for name, values in spectra.values.items():
                 if bool(values.isfinite().all()):
-                    logarithms = values.clamp_min(_LEAST).log10().numpy()
+                    floor = max(_LEAST, _FLOOR * float(values.max()))
+                    logarithms = values.clamp_min(floor).log10().numpy()
                     tag = f"singular_values_log10/{name}"
-                    writer.add_histogram(tag, logarithms, spectra.step, bins=_BINS, walltime=spectra.at)  # type: ignore[no-untyped-call,arg-type]  # torch types the bins as a name
+                    writer.add_histogram(tag, logarithms, spectra.step, bins=_BINS, walltime=spectra.at)
         self._spectra = []
         sides, self._sides = self._sides, None
         if sides is None:
@@ -117,7 +119,7 @@ class Album:
         for link, (student, teacher) in sides.links.items():
             for tag, rows, names in join_sides(link, student.cpu(), teacher.cpu()):
                 repeats = len(rows) // len(about)
-                writer.add_embedding(  # type: ignore[no-untyped-call]  # torch gives it no types
+                writer.add_embedding(
                     reduce_width(rows),
                     [[name, *about[i % len(about)]] for i, name in enumerate(names)],
                     None if thumbnails is None else thumbnails.repeat(repeats, 1, 1, 1),
