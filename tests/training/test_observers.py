@@ -217,6 +217,7 @@ def test_only_those_are_there_that_the_recipe_asks_for(tmp_path: Path):
             "one class",
             "early stopping",
             "task",
+            "answers",
             "teacher metrics",
             "watcher",
             "tensorboard",
