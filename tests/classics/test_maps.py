@@ -1,4 +1,4 @@
-"""FSP, FT, ICKD, MGD, ReviewKD and SRD: what is made of maps, against loops and against torchdistill."""
+"""FSP, FT, ICKD, MGD, ReviewKD, SRD and TAT: what is made of maps, against loops and against torchdistill."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from stillhouse_classics.ickd import correlation_distance
 from stillhouse_classics.mgd import Generation, draw_mask
 from stillhouse_classics.reviewkd import Fusion, context_loss
 from stillhouse_classics.srd import Projection, log_distance
+from stillhouse_classics.tat import Target, target_loss
 
 
 def flow_by_hand(first: Tensor, second: Tensor) -> Tensor:
@@ -175,3 +176,34 @@ def test_both_sides_are_standardised_before_the_distance():
     standard = [(x - x.mean(0)) / (x.var(0, unbiased=False) + 1e-5).sqrt() for x in sides]
     torch.testing.assert_close(own(s, t), (standard[0] - standard[1]).pow(4).sum().log())
     torch.testing.assert_close(own(s, 10 * t + 3), own(s, t), rtol=1e-4, atol=0)
+
+
+def target_by_hand(queries: Tensor, values: Tensor, teacher: Tensor) -> Tensor:
+    missed = []
+    for q, v, t in zip(queries.flatten(2).mT, values.flatten(2).mT, teacher.flatten(2).mT, strict=True):
+        for target in t:
+            weights = torch.stack([(place * target).sum().exp() for place in q])
+            mixed = sum(w * place for w, place in zip(weights / weights.sum(), v, strict=True))
+            missed.append((mixed - target).square())
+    return torch.stack(missed).mean()
+
+
+@quick
+@given(map_pairs(same_width=True))
+def test_the_map_that_each_target_asks_for_is_the_papers(pair):
+    student, teacher = pair
+    other = draw(*teacher.shape, seed=7)
+    assert_agree(lambda q, t: target_loss(q, other, t), lambda q, t: target_by_hand(q, other, t), student, teacher)
+    assert_agree(lambda v, t: target_loss(other, v, t), lambda v, t: target_by_hand(other, v, t), student, teacher)
+
+
+def test_each_target_looks_at_two_embeddings_of_the_student():
+    s, t = draw(3, 2, 3, 3), draw(3, 5, 3, 3, seed=1)
+    own = Target(s, t).double()
+    convolved = [F.conv2d(s, part[0].weight, padding=1) for part in (own.queries, own.values)]
+    spread = [((x - x.mean((0, 2, 3), True)) / (x.var((0, 2, 3), False, keepdim=True) + 1e-5).sqrt()) for x in convolved]
+    torch.testing.assert_close(own(s, t), target_by_hand(*spread, t))
+    with pytest.raises(StillhouseError, match="at least 2 positions"):
+        Target(draw(3, 2, 1, 1), draw(3, 5, 1, 1))
+    with pytest.raises(StillhouseError, match="needs maps"):
+        prepare(digits(VECTORS, {"use": "tat"}), write=False)

@@ -44,6 +44,7 @@ LISTS: dict[str, tuple[Mapping[str, Any], ...]] = {
     "simkd": ({"use": "simkd", "features": "pool"},),
     "sp": (MAPS, {"use": "sp"}),
     "srd": (VECTORS, {"use": "srd"}),
+    "tat": (MAPS, {"use": "tat"}),
     "vid": (ALL, {"use": "vid"}),
 }
 """The method last."""
