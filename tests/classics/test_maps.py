@@ -201,7 +201,9 @@ def test_each_target_looks_at_two_embeddings_of_the_student():
     s, t = draw(3, 2, 3, 3), draw(3, 5, 3, 3, seed=1)
     own = Target(s, t).double()
     convolved = [F.conv2d(s, part[0].weight, padding=1) for part in (own.queries, own.values)]
-    spread = [((x - x.mean((0, 2, 3), True)) / (x.var((0, 2, 3), False, keepdim=True) + 1e-5).sqrt()) for x in convolved]
+    spread = [
+        ((x - x.mean((0, 2, 3), True)) / (x.var((0, 2, 3), False, keepdim=True) + 1e-5).sqrt()) for x in convolved
+    ]
     torch.testing.assert_close(own(s, t), target_by_hand(*spread, t))
     with pytest.raises(StillhouseError, match="at least 2 positions"):
         Target(draw(3, 2, 1, 1), draw(3, 5, 1, 1))

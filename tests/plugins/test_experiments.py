@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from support import FEATURES, tables
-from support.experiments import make_home, save_plan
+from support.experiments import TINY, make_home, save_plan
 
 from stillhouse import StillhouseError, prepare
 from stillhouse.cli import main
@@ -25,11 +25,7 @@ from stillhouse_experiments.teachers import teachers_line
 
 LINEAR = {"use": "projector", "kind": "linear"}
 PLAN: dict[str, Any] = {
-    "title": "Tiny",
-    "recipe": "recipes/tiny.toml",
-    "metric": "test/accuracy",
-    "seeds": 2,
-    "reference": "none",
+    **TINY,
     "pairs": [["one", "none"]],
     "lists": {"pair": [FEATURES]},
     "teachers": {"narrow": {"model": "support:TinyNet", "args": {"width": 3}, "random": True}},
@@ -95,6 +91,8 @@ def test_what_an_arm_sets_in_a_named_list_is_that_arms_alone(home: Home):
         ({"arms": [{"name": "none", "teacher": True}], "pairs": []}, r"teacher: must be .*, got True"),
         ({"settings": [{"name": "few"}, {"name": "few"}]}, "settings: two are named 'few'"),
         ({"tuning": {"seeds": [1000], "shared": {"optimizer.lr": []}}}, "optimizer.lr: has no value to try"),
+        ({"tuning": {"seeds": [1000], "widen": -1}}, "tuning.widen: must be >= 0, got -1"),
+        ({"tuning": {"seeds": [1000], "each": {"a": [1]}, "shared": {"a": [1]}}}, "tuning.each.a: is under `shared`"),
         ({"recipe": "recipes/none.toml"}, "none.toml"),
     ],
 )

@@ -17,6 +17,7 @@ from stillhouse import StillhouseError, prepare, train
 from stillhouse.loop.phases import Phase
 from stillhouse_experiments.recipes import kernels, observers
 from stillhouse_experiments.recipes.characters import characters
+from stillhouse_experiments.recipes.part_of_folder import part
 
 KERNELS = "stillhouse_experiments.recipes.kernels"
 OBSERVERS = "stillhouse_experiments.recipes.observers"
@@ -175,3 +176,22 @@ def test_characters_that_are_not_there_or_too_few_are_named(tmp_path: Path):
         characters(str(tmp_path), "other", train=1, size=4)
     with pytest.raises(StillhouseError, match="a1 has 2 drawings, and 2 and some to test on are wanted"):
         characters(str(tmp_path), "set", train=2, size=4)
+
+
+def test_a_part_of_a_folder_has_the_first_images_of_its_first_classes(tmp_path: Path):
+    for shade, name in enumerate("abc"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for number in range(3):
+            pixels = np.full((4, 4, 3), 10 * shade + number, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "train" / name / f"{number}.png")
+    made = part(str(tmp_path), 2, 1, 4, test_from="train", classes=2)
+    assert [[int(image[0, 0, 0]) for image, _ in made[split]] for split in made] == [[0, 1, 10, 11], [2, 12]]
+    assert [[int(label) for _, label in made[split]] for split in made] == [[0, 0, 1, 1], [0, 1]]
+    assert made["train"].classes == ["a", "b"]
+    assert part(str(tmp_path), 2, 1, 4, test_from="train")["test"].classes == ["a", "b", "c"]
+    with pytest.raises(StillhouseError, match="classes: must be from 2 to 3, got 4"):
+        part(str(tmp_path), 2, 1, 4, test_from="train", classes=4)
+    with pytest.raises(StillhouseError, match="has 3 images, and 4 are wanted"):
+        part(str(tmp_path), 3, 1, 4, test_from="train")
+    with pytest.raises(StillhouseError, match="there is no folder"):
+        part(str(tmp_path / "none"), 1, 1, 4)

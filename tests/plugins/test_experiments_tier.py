@@ -14,7 +14,7 @@ import pytest
 import tomli_w
 from PIL import Image
 from support import FEATURES, TESTS, tables
-from support.experiments import make_home, save_plan
+from support.experiments import TINY, make_home, save_plan
 
 from stillhouse import StillhouseError
 from stillhouse.cli import main
@@ -29,11 +29,7 @@ from stillhouse_experiments.tier import table, tier
 
 ROOT = Path(__file__).parents[2]
 PLAN: dict[str, Any] = {
-    "title": "Tiny",
-    "recipe": "recipes/tiny.toml",
-    "metric": "test/accuracy",
-    "seeds": 2,
-    "reference": "none",
+    **TINY,
     "arms": [
         {"name": "none", "plugins": []},
         {"name": "one", "plugins": [FEATURES, {"use": "projector", "kind": "linear"}]},

@@ -10,6 +10,15 @@ import tomli_w
 
 from stillhouse_experiments.home import DEFAULT, Home
 
+TINY: dict[str, Any] = {
+    "title": "Tiny",
+    "recipe": "recipes/tiny.toml",
+    "metric": "test/accuracy",
+    "seeds": 2,
+    "reference": "none",
+}
+"""What every plan says, of the recipe that :func:`make_home` writes."""
+
 
 def make_home(recipe: Mapping[str, Any]) -> Home:
     """``docs/experiments`` with a recipe that plans call ``recipes/tiny.toml``."""

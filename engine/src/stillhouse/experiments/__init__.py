@@ -1,7 +1,7 @@
 """Experiments of many runs: ablations, grids and comparisons, with paired seeds and intervals.
 
 Imports: training and below.
-Public: this package, ablation, arms, comparison, plan, plan_table, report, run_groups, statistics, tables.
+Public: this package, ablation, arms, comparison, plan, plan_table, report, run_groups, search, statistics, tables.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ takes what the small one has chosen.
 
 from __future__ import annotations
 
-import itertools
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,15 @@ from stillhouse.experiments.ablation import run_plan
 from stillhouse.experiments.arms import Arm
 from stillhouse.experiments.plan import Plan
 from stillhouse.experiments.plan_table import make_comparison
+from stillhouse.experiments.search import Search, find_ends, list_cells
 from stillhouse.tasks import build_task
 from stillhouse_experiments.experiment import Experiment, changed
 from stillhouse_experiments.plan import Values
 
-__all__ = ["Choice", "UnfinishedError", "taken", "tuned"]
+__all__ = ["END", "Choice", "UnfinishedError", "taken", "tuned"]
+
+END = "†"
+"""Marks a chosen value beyond which nothing was tried, though there are others."""
 
 
 class UnfinishedError(Exception):
@@ -38,22 +42,28 @@ class Choice:
         shared: whether all arms of its setting take it.
         metric: by which.
         seeds: over which its mean was taken.
-        tried: settings and mean of the metric, in the order of the plan.
-        chosen: the settings with the best mean, the first of equals.
+        tried: settings and mean of the metric, in the order in which they were tried; no mean where a run had no score.
+        chosen: the best settings: see :attr:`stillhouse.experiments.search.Search.best`.
     """
 
     arm: str
     shared: bool
     metric: str
     seeds: tuple[int, ...]
-    tried: list[tuple[dict[str, Any], float]]
+    tried: list[tuple[dict[str, Any], float | None]]
     chosen: dict[str, Any]
+
+    @property
+    def ends(self) -> list[str]:
+        """The keys for which what was chosen is at the end of what was tried."""
+        return find_ends(self.chosen, [settings for settings, _ in self.tried])
 
     def line(self) -> str:
         """A row of the table."""
         keys = ", ".join(f"`{key.removeprefix('plugins.')}`" for key in self.chosen)
-        tried = "; ".join(f"{_values(settings)}: {mean:.4f}" for settings, mean in self.tried)
-        return f"| {self.arm}{', for all arms' if self.shared else ''} | {keys} | {tried} | {_values(self.chosen)} |"
+        tried = "; ".join(f"{_values(cell)}: {'–' if mean is None else f'{mean:.4f}'}" for cell, mean in self.tried)  # noqa: RUF001 - a dash
+        chosen = ", ".join(f"{value} {END}" if key in self.ends else str(value) for key, value in self.chosen.items())
+        return f"| {self.arm}{', for all arms' if self.shared else ''} | {keys} | {tried} | {chosen} |"
 
 
 def tuned(
@@ -64,7 +74,7 @@ def tuned(
     First what arms share is chosen, on the references, then with that what each arm has of its own.
 
     Raises:
-        StillhouseError: a run that failed, or no validation split.
+        StillhouseError: all runs of an arm or of a round failed, or there is no validation split.
         UnfinishedError: ``until`` came, see :func:`stillhouse.experiments.ablation.run_plan`.
     """
     if experiment.tuning is None:
@@ -97,12 +107,10 @@ def taken(experiment: Experiment, numbers: Path) -> tuple[Experiment, list[Choic
     tuning = experiment.tuning
     shared = {arm.name: tuning.shared for arm in _references(experiment)} if tuning.shared else {}
     for wanted, of_all in ((shared, True), (tuning.arms, False)):
-        found = {choice.arm: choice.chosen for choice in choices if choice.shared is of_all}
-        if found.keys() != wanted.keys():
+        if {choice.arm for choice in choices if choice.shared is of_all} != wanted.keys():
             return None
-        for name, values in wanted.items():
-            if found[name] not in _cells(values):
-                return None
+        if not all(_is_of(choice, wanted[choice.arm]) for choice in choices if choice.shared is of_all):
+            return None
     return _applied(experiment, choices), choices
 
 
@@ -123,32 +131,51 @@ def _applied(experiment: Experiment, choices: list[Choice]) -> Experiment:
 def _chosen(
     experiment: Experiment, stage: str, arms: list[tuple[Arm, Values]], jobs: int, until: float | None
 ) -> tuple[Plan, list[Choice]]:
+    """What each of the arms chooses, and the plan of all the runs by which it does: rounds, until no grid goes on."""
     assert experiment.tuning is not None
-    base = experiment.plan
+    base, tuning = experiment.plan, experiment.tuning
     task = build_task(base.recipe.task, base.recipe.base)
     metric = f"val/{task.score}"
-    candidates = {arm.name: [(cell, _candidate(arm, cell)) for cell in _cells(values)] for arm, values in arms}
-    every = tuple(arm for found in candidates.values() for _, arm in found)
-    folder = Path(f"{base.folder}-tuning") / stage
-    plan = Plan(base.recipe, every, experiment.tuning.seeds, folder)
-    failed = run_plan(plan, jobs=jobs, progress=True, until=until)
-    if failed:
-        raise StillhouseError(f"a run that was to choose a value failed: {next(iter(failed.values()))}")
-    if any(run.summary() is None for run in plan.runs()):
-        raise UnfinishedError
-    # A candidate that has no score under some seed is none: the others' seeds would not be the same.
-    means = {
-        row.group.name: None if row.group.failed else row.mean for row in make_comparison(plan, metric=metric).rows
-    }
-    sign = 1 if task.score_mode == "max" else -1
+    searches = [(arm, Search(values, task.score_mode, tuning.widen)) for arm, values in arms]
+    plan = Plan(base.recipe, (), tuning.seeds, Path(f"{base.folder}-tuning") / stage)
+    while waiting := [
+        (search, cell, _candidate(arm, cell)) for arm, search in searches for cell in search.open_cells()
+    ]:
+        this = attrs.evolve(plan, arms=tuple(candidate for _, _, candidate in waiting))
+        scores = _measure(this, metric, jobs, until)
+        for search, cell, candidate in waiting:
+            search.add(cell, scores[candidate.name])
+        plan = attrs.evolve(plan, arms=(*plan.arms, *this.arms))
     choices = []
-    for name, cells in candidates.items():
-        tried = [(cell, mean) for cell, arm in cells if (mean := means[arm.name]) is not None]
-        if not tried:
-            raise StillhouseError(f"no value has a finite {metric} under every seed", where=f"the choice for {name!r}")
-        best = max(tried, key=lambda each: sign * each[1])
-        choices.append(Choice(name, False, metric, plan.seeds, tried, best[0]))
+    for arm, search in searches:
+        try:
+            chosen = search.best.settings
+        except StillhouseError as error:
+            raise error.within(f"the choice for {arm.name!r}, by {metric}") from None
+        tried = [(each.settings, each.mean) for each in search.tried]
+        choices.append(Choice(arm.name, False, metric, plan.seeds, tried, chosen))
     return plan, choices
+
+
+def _measure(plan: Plan, metric: str, jobs: int, until: float | None) -> dict[str, list[float]]:
+    """The metric of each arm under every seed, once all runs are over; none where one of them has failed or has no score.
+
+    Others' seeds would not be the same as such an arm's.
+
+    Raises:
+        StillhouseError: all runs have failed.
+    """
+    failed = run_plan(plan, jobs=jobs, progress=True, until=until)
+    runs = plan.runs()
+    if len(failed) == len(runs):
+        raise StillhouseError(f"every run that was to choose a value failed: {failed[runs[0].index]}")
+    if any(run.summary() is None and run.index not in failed for run in runs):
+        raise UnfinishedError
+    for run in runs:
+        if run.index in failed:  # a rate or a weight at which it diverges, as a rule
+            print(f"{run.arm}, seed {run.seed}, is no choice: {failed[run.index]}", file=sys.stderr)
+    groups = [row.group for row in make_comparison(plan, metric=metric, failed=failed).rows]
+    return {group.name: [] if group.failed else [group.values[seed] for seed in plan.seeds] for group in groups}
 
 
 def _candidate(arm: Arm, cell: dict[str, Any]) -> Arm:
@@ -156,8 +183,12 @@ def _candidate(arm: Arm, cell: dict[str, Any]) -> Arm:
     return changed(arm, {**cell, "run.test": False}, name)
 
 
-def _cells(values: Values) -> list[dict[str, Any]]:
-    return [dict(zip(values, cell, strict=True)) for cell in itertools.product(*values.values())]
+def _is_of(choice: Choice, values: Values) -> bool:
+    """Whether it was made among ``values``, or among those with which their grid went on."""
+    if choice.chosen.keys() != values.keys():
+        return False
+    tried = [cell for cell, _ in choice.tried]
+    return choice.chosen in list_cells(values) or all(cell in tried for cell in list_cells(values))
 
 
 def _values(settings: dict[str, Any]) -> str:

@@ -31,11 +31,13 @@ class Tuning:
         seeds: of the runs that choose.
         shared: chosen once for each setting, on its reference.
         arms: chosen by each arm for itself, by the arm's name.
+        widen: how many values may be added to those of a key, where the best is at their end.
     """
 
     seeds: tuple[int, ...]
     shared: Values
     arms: dict[str, Values]
+    widen: int = 0
 
 
 @attrs.frozen
@@ -135,8 +137,8 @@ def _read(path: Path, tables: PlanTables, out: Path, seeds: int | None, override
                 probes.append((arm, table.probe))
                 continue
             arms.append(arm)
-            if table.tune:
-                tune[arm.name] = table.tune
+            if values := {**(tables.tuning.each if tables.tuning else {}), **table.tune}:
+                tune[arm.name] = values
     _check_different(arms)
     groups = [setting.name for setting in tables.settings]
     numbers = tuple(range(base.run.seed, base.run.seed + (seeds or tables.seeds)))
@@ -215,4 +217,4 @@ def _tuning(table: TuningTable | None, arms: dict[str, Values], reported: tuple[
         return None
     if both := sorted(set(table.seeds) & set(reported)):
         raise StillhouseError(f"the seeds {both} would both choose and be reported", where="tuning.seeds")
-    return Tuning(table.seeds, table.shared, arms)
+    return Tuning(table.seeds, table.shared, arms, table.widen)

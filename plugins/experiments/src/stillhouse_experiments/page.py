@@ -13,7 +13,7 @@ from stillhouse.experiments.plan_table import make_comparison
 from stillhouse.experiments.report import write_report
 from stillhouse.experiments.statistics import Difference, holm, paired_difference
 from stillhouse.experiments.tables import to_markdown
-from stillhouse_experiments.choices import Choice
+from stillhouse_experiments.choices import END, Choice
 from stillhouse_experiments.drawing import draw_differences
 from stillhouse_experiments.experiment import Experiment
 from stillhouse_experiments.home import Home
@@ -79,7 +79,18 @@ def choice_lines(choices: list[Choice]) -> list[str]:
         "| arm | option | tried | chosen |",
         "|---|---|---|---|",
     ]
-    return [*lines, *(choice.line() for choice in choices), ""]
+    return [*lines, *(choice.line() for choice in choices), "", *_tell_ends(choices)]
+
+
+def _tell_ends(choices: list[Choice]) -> list[str]:
+    """The sentence on choices at the end of what was tried; nothing where there are none."""
+    count = sum(bool(choice.ends) for choice in choices)
+    if not count:
+        return []
+    return [
+        f"{END}: at the end of what was tried, in {count} of {len(choices)} choices: beyond it there may be better.",
+        "",
+    ]
 
 
 def write(

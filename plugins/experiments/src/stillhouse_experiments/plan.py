@@ -26,6 +26,11 @@ def at_least_one(_: Any, field: attrs.Attribute[Any], value: int | None) -> None
         raise StillhouseError(f"must be >= 1, got {value}", where=field.alias or field.name)
 
 
+def _not_negative(_: Any, field: attrs.Attribute[Any], value: int) -> None:
+    if value < 0:
+        raise StillhouseError(f"must be >= 0, got {value}", where=field.name)
+
+
 def _not_empty(_: Any, field: attrs.Attribute[Any], value: Values) -> None:
     raise_faults(Fault(f"{field.name}.{key}", "has no value to try") for key, values in value.items() if not values)
 
@@ -81,10 +86,15 @@ class TuningTable:
     Attributes:
         seeds: of the runs that choose; none of them is reported.
         shared: values of keys, chosen once on the reference and taken for all arms.
+        each: values of keys, chosen by every arm for itself, together with those under its ``tune``.
+        widen: how many values may be added to those of a key, on the side where the best is at their end, by their own
+            ratio.
     """
 
     seeds: tuple[int, ...]
     shared: Values = attrs.field(factory=dict, validator=_not_empty)
+    each: Values = attrs.field(factory=dict, validator=_not_empty)
+    widen: int = attrs.field(default=0, validator=_not_negative)
 
 
 @attrs.frozen(kw_only=True)
@@ -161,6 +171,8 @@ def read_tables(path: Path) -> PlanTables:
     faults += [
         Fault("settings", f"two are named {name!r}") for name in dict.fromkeys(settings) if settings.count(name) > 1
     ]
+    if tables.tuning is not None and (twice := sorted(tables.tuning.shared.keys() & tables.tuning.each.keys())):
+        faults.append(Fault(f"tuning.each.{twice[0]}", "is under `shared` as well", "choose it once, or for each arm"))
     if tables.tuning is None and any(arm.tune for arm in tables.arms):
         faults.append(Fault("tuning", "an arm has `tune`, and there is no [tuning]", "[tuning] seeds = [1000, 1001]"))
     raise_faults(faults)

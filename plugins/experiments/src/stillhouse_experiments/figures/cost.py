@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from stillhouse import Recipe, StillhouseError, prepare
-from stillhouse_experiments.choices import taken
+from stillhouse_experiments.choices import END, Choice, taken
+from stillhouse_experiments.experiment import Experiment
 from stillhouse_experiments.figures.figure import Figure, Request
 from stillhouse_experiments.machine import machine
 from stillhouse_experiments.timing import interleaved, ratio
@@ -56,7 +57,8 @@ def make(request: Request) -> Figure:
             where=str(numbers),
             hint=f"run it again: stillhouse experiment {name}",
         )
-    experiment = plan if chosen is None else chosen[0]
+    experiment, choices = (plan, []) if chosen is None else chosen
+    at_end = {choice.arm for choice in choices if choice.ends}
     steps, kept = {}, {}
     for arm in experiment.plan.arms:
         steps[arm.name], kept[arm.name] = _step(arm.recipe)
@@ -75,10 +77,19 @@ def make(request: Request) -> Figure:
         _, middle, _ = ratio(seconds, arm, experiment.reference)
         more = (held[arm] - held[experiment.reference]) / 1e6
         lines.append(
-            f"| {arm} | {group['mean']:.4f} ± {group['deviation']:.4f} | {_difference(group, experiment.reference)} "
+            f"| {arm}{f' {END}' if arm in at_end else ''} | {group['mean']:.4f} ± {group['deviation']:.4f} | {_difference(group, experiment.reference)} "
             f"| {middle:.2f} | {more:+.2f} | {kept[arm] / 1e6:.2f} |"
         )
-    return Figure(f"{name} cost", lines)
+    return Figure(f"{name} cost", [*lines, *_tell_ends(experiment, choices)])
+
+
+def _tell_ends(experiment: Experiment, choices: list[Choice]) -> list[str]:
+    """Which arms may do better with values that nobody has tried; nothing where there are none."""
+    found = [choice.arm for choice in choices if choice.ends]
+    if not found:
+        return []
+    said = f"{END}: for {len(found)} of {len(experiment.plan.arms)} arms a chosen value is at the end of what was tried"
+    return ["", f"{said} ({', '.join(found)}): with others they may do better."]
 
 
 def _difference(group: dict[str, Any], reference: str) -> str:

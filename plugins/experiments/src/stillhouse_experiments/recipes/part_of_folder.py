@@ -23,7 +23,9 @@ class Images(TensorDataset):
         self.classes = list(classes)
 
 
-def part(root: str, train: int, test: int, size: int, test_from: str = "test") -> dict[str, Images]:
+def part(
+    root: str, train: int, test: int, size: int, test_from: str = "test", classes: int | None = None
+) -> dict[str, Images]:
     """``ROOT/train/CLASS/*`` and ``ROOT/test/CLASS/*``, the first ones of each class by name.
 
     Args:
@@ -32,26 +34,30 @@ def part(root: str, train: int, test: int, size: int, test_from: str = "test") -
         test: images of each class to test on.
         size: height and width that they are resized to.
         test_from: the folder that test images come from; ``train``: those that follow the training images.
+        classes: how many of the classes, the first ones by name; None: all.
 
     Raises:
-        StillhouseError: no such folder, or too few images of a class.
+        StillhouseError: no such folder, too few classes, or too few images of a class.
     """
     top = Path(root).expanduser()
     if not (top / "train").is_dir():
         raise StillhouseError(f"there is no folder {top / 'train'}", where="data.args.root")
-    classes = sorted(p.name for p in (top / "train").iterdir() if p.is_dir())
+    found = sorted(p.name for p in (top / "train").iterdir() if p.is_dir())
+    if classes is not None and not 1 < classes <= len(found):
+        raise StillhouseError(f"must be from 2 to {len(found)}, got {classes}", where="data.args.classes")
+    names = found[:classes]
     skipped = train if test_from == "train" else 0
     wanted = {"train": ("train", 0, train), "test": (test_from, skipped, skipped + test)}
     made = {}
     for split, (folder, first, last) in wanted.items():
         images, labels = [], []
-        for label, name in enumerate(classes):
+        for label, name in enumerate(names):
             files = sorted(p for p in (top / folder / name).iterdir() if p.is_file())
             if len(files) < last:
                 raise StillhouseError(f"{top / folder / name} has {len(files)} images, and {last} are wanted")
             images += [_read(file, size) for file in files[first:last]]
             labels += [label] * (last - first)
-        made[split] = Images(torch.stack(images), torch.tensor(labels), classes)
+        made[split] = Images(torch.stack(images), torch.tensor(labels), names)
     return made
 
 
