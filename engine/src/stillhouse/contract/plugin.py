@@ -166,7 +166,7 @@ def _class_faults(cls: type[Plugin], annotations: dict[str, Any]) -> list[tuple[
             and not callable(value)
             and not isinstance(value, property | classmethod | staticmethod)
         ):
-            more = f"; {near}" if (near := did_you_mean(name, _CLASS_VARIABLES, 1)).startswith("did") else ""
+            more = f"; {like}" if (like := did_you_mean(name, _CLASS_VARIABLES, 1)).startswith("did") else ""
             found.append((f"the option {name!r} has no annotation", f"write `{name}: TYPE = ...`{more}"))
     return found
 
