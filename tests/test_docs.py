@@ -26,7 +26,8 @@ import attrs
 import pytest
 import torch
 from support.imports import ROOT, docstring_of, is_public, modules
-from support.pages import DOCUMENTED, PAGES, block, documented, fences, prose, short
+from support.pages import DOCUMENTED, PAGES, SHOWN, block, documented, fences, prose, short
+from support.reference import plain, reference
 
 from stillhouse import Recipe, load_recipe, prepare, train
 from stillhouse.cli import main
@@ -73,12 +74,6 @@ TASK_KINDS = {task.use: load_task(task) for task in installed(TASKS)}
 
 _BLOCK = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
-
-
-def plain(text: str) -> str:
-    """A docstring's text as Markdown on one line."""
-    text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text.replace("``", "`"))
-    return " ".join(text.split())
 
 
 def attribute_texts(kind: type) -> dict[str, str]:
@@ -162,6 +157,7 @@ def modules_table() -> str:
 
 GENERATORS: dict[str, Callable[..., str]] = {
     "modules": modules_table,
+    "reference": reference,
     "keys": lambda name: keys_table({**SPECS, **{kind.__name__: kind for kind in TASK_KINDS.values()}}[name]),
     "hooks": lambda name: hooks_list(next(g for g in SPECIFICATIONS if g.__name__ == name)),
     "help": help_text,
@@ -247,11 +243,8 @@ def test_the_task_of_the_page_trains(tmp_path: Path):
 
 
 def test_the_reference_names_what_is_there():
-    shown = [
-        name for page in ROOT.glob("docs/reference/*.md") for name in re.findall(r"^::: (\S+)$", page.read_text(), re.M)
-    ]
-    assert len(shown) > 80
-    for name in shown:
+    assert len(SHOWN) > 80
+    for name in SHOWN:
         module, _, attribute = name.rpartition(".")
         assert name in modules() or hasattr(import_module(module), attribute), name
 

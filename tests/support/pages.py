@@ -11,6 +11,12 @@ from support.imports import ROOT
 PAGES = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md"), ROOT / "engine" / "README.md"]
 )
+SHOWN = [
+    name
+    for page in PAGES
+    for name in re.findall(r"^<!-- generated: reference (\S+) -->$", page.read_text(encoding="utf-8"), re.MULTILINE)
+]
+"""The names that the reference shows."""
 DOCUMENTED = {
     "similarity": ("docs/first-run.md", "class Similarity"),
     "center": ("docs/writing-a-plugin.md", "class Center("),
