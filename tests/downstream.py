@@ -95,25 +95,37 @@ def call(*command: str | Path, cwd: Path | None = None) -> None:
         sys.exit(done.stdout)
 
 
+def prepare(environment: Path, versions: str, wheels: list[Path]) -> Path:
+    """The Python of ``environment``, made where it is not there, with the wheels and the libraries that ``versions`` names."""
+    python = environment / "bin" / "python"
+    if not python.exists():
+        venv.EnvBuilder(with_pip=True, symlinks=True).create(environment)
+    bounds = wheels[0].parent / "bounds.txt"
+    bounds.write_text("\n".join(lowest() if versions == "lowest" else []), encoding="utf-8")
+    how = () if versions == "lowest" else ("--upgrade", "--upgrade-strategy", "eager")
+    install = (python, "-m", "pip", "install", "--quiet", "--no-compile")
+    call(*install, *how, "--constraint", bounds, *wheels)
+    call(*install, "--force-reinstall", "--no-deps", *wheels)  # of a version that is there already pip keeps the old
+    call(python, "-m", "pip", "check")
+    return python
+
+
 def main() -> None:
     """Build, install and run."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("versions", choices=("lowest", "newest"))
+    parser.add_argument("--environment", type=Path, metavar="DIR", help="keep the environment there, or use that one")
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        into, versions = Path(name), parser.parse_args().versions
-        wheels = build(into)
-        venv.EnvBuilder(with_pip=True, symlinks=True).create(into / "environment")
-        python = into / "environment" / "bin" / "python"
-        bounds = into / "bounds.txt"
-        bounds.write_text("\n".join(lowest() if versions == "lowest" else []), encoding="utf-8")
-        call(python, "-m", "pip", "install", "--quiet", "--constraint", bounds, *wheels)
-        call(python, "-m", "pip", "check")
+        into = Path(name)
+        environment = (arguments.environment or into / "environment").resolve()
+        python = prepare(environment, arguments.versions, build(into))
         stillhouse = (python, "-m", "stillhouse")
         call(*stillhouse, "plugins", "--check", cwd=into)
         for use in LISTED:
             call(*stillhouse, "train", "recipe.toml", "--out", "run", "--quiet", cwd=into / use)
             call(*stillhouse, "plugin", "check", use, "--recipe", "recipe.toml", cwd=into / use)
-    print(f"{len(LISTED)} plugins were built, installed, trained and checked with the {versions} libraries")
+    print(f"{len(LISTED)} plugins were built, installed, trained and checked with the {arguments.versions} libraries")
 
 
 if __name__ == "__main__":
