@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 # mkdocs-material announces its successor at every build.
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help demo test test-slow test-gpu gpu lint docs serve-docs bench clean
+.PHONY: help demo test test-slow test-gpu test-downstream gpu lint docs serve-docs bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -38,6 +38,11 @@ test-slow: $(VENV)/.test
 
 test-gpu: $(VENV)/.test
 	$(BIN)/python -m pytest -m gpu --timeout 600
+
+# Outsiders' plugins in environments of their own, with the oldest and the newest libraries: gigabytes from the index.
+test-downstream: $(VENV)/.test
+	$(BIN)/python tests/downstream.py lowest
+	$(BIN)/python tests/downstream.py newest
 
 # The GPU proof: those tests and the throughput against a loop by hand; GPU="--minutes 9" hands it options.
 gpu: $(VENV)/.test

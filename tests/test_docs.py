@@ -25,7 +25,9 @@ from xml.etree import ElementTree
 import attrs
 import pytest
 import torch
-from support.imports import docstring_of, is_public, modules
+from support.imports import ROOT, docstring_of, is_public, modules
+from support.pages import DOCUMENTED, PAGES, SHOWN, block, documented, fences, prose, short
+from support.reference import plain, reference
 
 from stillhouse import Recipe, load_recipe, prepare, train
 from stillhouse.cli import main
@@ -47,10 +49,6 @@ from stillhouse.tasks import Classification, TaskSpec
 from stillhouse.tasks.builder import load_task
 from stillhouse.training.explanation import describe, render_text
 
-ROOT = Path(__file__).parents[1]
-PAGES = sorted(
-    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md"), ROOT / "engine" / "README.md"]
-)
 SPECS = {
     kind.__name__: kind
     for kind in (
@@ -75,14 +73,7 @@ SPECS = {
 TASK_KINDS = {task.use: load_task(task) for task in installed(TASKS)}
 
 _BLOCK = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
-_FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
-
-
-def plain(text: str) -> str:
-    """A docstring's text as Markdown on one line."""
-    text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text.replace("``", "`"))
-    return " ".join(text.split())
 
 
 def attribute_texts(kind: type) -> dict[str, str]:
@@ -166,6 +157,7 @@ def modules_table() -> str:
 
 GENERATORS: dict[str, Callable[..., str]] = {
     "modules": modules_table,
+    "reference": reference,
     "keys": lambda name: keys_table({**SPECS, **{kind.__name__: kind for kind in TASK_KINDS.values()}}[name]),
     "hooks": lambda name: hooks_list(next(g for g in SPECIFICATIONS if g.__name__ == name)),
     "help": help_text,
@@ -181,24 +173,6 @@ def regenerated(text: str) -> str:
         return f"{match[1]}\n{GENERATORS[kind](*arguments)}\n\n{match[3]}"
 
     return _BLOCK.sub(fill, text)
-
-
-def fences(language: str) -> Iterator[tuple[Path, str]]:
-    """Every fenced block of a language, with its page."""
-    for page in PAGES:
-        for match in _FENCE.finditer(page.read_text(encoding="utf-8")):
-            if match[1] == language:
-                yield page, match[2]
-
-
-def short(page: Path) -> str:
-    return str(page.relative_to(ROOT))
-
-
-def block(page: str, language: str, part: str) -> str:
-    """The one block of ``page`` that contains ``part``."""
-    (found,) = [text for where, text in fences(language) if short(where) == page and part in text]
-    return found
 
 
 @pytest.fixture
@@ -269,11 +243,8 @@ def test_the_task_of_the_page_trains(tmp_path: Path):
 
 
 def test_the_reference_names_what_is_there():
-    shown = [
-        name for page in ROOT.glob("docs/reference/*.md") for name in re.findall(r"^::: (\S+)$", page.read_text(), re.M)
-    ]
-    assert len(shown) > 80
-    for name in shown:
+    assert len(SHOWN) > 80
+    for name in SHOWN:
         module, _, attribute = name.rpartition(".")
         assert name in modules() or hasattr(import_module(module), attribute), name
 
@@ -298,13 +269,13 @@ def test_every_benchmark_is_in_the_index():
 
 def slugs(page: Path) -> set[str]:
     """The anchors of a page's headings."""
-    titles = re.findall(r"^#+ (.*)$", _FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    titles = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
     return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower()) for title in titles}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=short)
 def test_relative_links_resolve(page: Path):
-    for target in _LINK.findall(_FENCE.sub("", page.read_text(encoding="utf-8"))):
+    for target in _LINK.findall(prose(page)):
         assert "://" not in target, f"{target}: name the source instead of an address"
         path, _, anchor = target.partition("#")
         there = (page.parent / path).resolve() if path else page
@@ -319,10 +290,10 @@ def test_pages_name_no_place_on_somebodys_machine(page: Path):
     assert not re.search(r"(?<![\w.])/(work|opt|root|home|tmp)/", text)
 
 
-def install(make: Callable[..., Path], page: str, part: str, use: str) -> str:
-    """Install the plugin of a page's Python block as its own pyproject.toml would; returns the block."""
-    source = block(page, "python", part)
-    project = tomllib.loads(block(page, "toml", f'"stillhouse_{use}:'))["project"]
+def install(make: Callable[..., Path], use: str) -> str:
+    """Install a plugin that a page writes as its own pyproject.toml would; returns its code."""
+    source, about = documented(use)
+    project = tomllib.loads(about)["project"]
     make(project["name"], project["entry-points"]["stillhouse.plugins"], source, project["version"])
     return source
 
@@ -330,12 +301,8 @@ def install(make: Callable[..., Path], page: str, part: str, use: str) -> str:
 @pytest.fixture
 def documented_plugins(fake_distribution: Callable[..., Path]) -> Iterator[dict[str, str]]:
     """The plugins that the first run and the tutorial write, installed."""
-    places = {
-        "similarity": ("docs/first-run.md", "class Similarity"),
-        "center": ("docs/writing-a-plugin.md", "class Center("),
-    }
-    yield {use: install(fake_distribution, page, part, use) for use, (page, part) in places.items()}
-    for use in places:
+    yield {use: install(fake_distribution, use) for use in DOCUMENTED}
+    for use in DOCUMENTED:
         sys.modules.pop(f"stillhouse_{use}", None)
 
 

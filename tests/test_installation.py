@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from support import FIVE, tables
+from support.wheels import make_project, wheel
 
 from stillhouse import Recipe
 
@@ -53,21 +54,6 @@ class Shrink(Plugin):
     def losses(self, step):
         return {"": step.student.output.square().mean()}
 '''
-
-OUTSIDE_PROJECT = """
-[build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
-[project]
-name = "somebodys-shrink"
-version = "2.5"
-description = "Shrinks outputs"
-dependencies = ["stillhouse>=0.1"]
-[project.entry-points."stillhouse.plugins"]
-shrink = "somebodys_shrink:Shrink"
-[tool.hatch.build.targets.wheel]
-packages = ["somebodys_shrink"]
-"""
 
 
 class Environment:
@@ -120,21 +106,6 @@ class Environment:
         return {row["use"]: row for row in rows if row["group"] == group}
 
 
-def wheel(source: Path, into: Path) -> Path:
-    """Build a wheel, without an index."""
-    before = set(into.glob("*.whl"))
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    done = subprocess.run(
-        [*pip, "--disable-pip-version-check", "--wheel-dir", str(into), str(source)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    (made,) = set(into.glob("*.whl")) - before
-    return made
-
-
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The engine's and every first-party plugin's wheel."""
@@ -157,7 +128,8 @@ def test_parts_install_by_themselves_and_a_plugin_from_outside_joins_them(wheels
 
     source = tmp_path / "outside"
     (source / "somebodys_shrink").mkdir(parents=True)
-    (source / "pyproject.toml").write_text(OUTSIDE_PROJECT)
+    about = make_project("somebodys-shrink", "shrink", ":Shrink", version="2.5", summary="Shrinks outputs")
+    (source / "pyproject.toml").write_text(about)
     (source / "somebodys_shrink" / "__init__.py").write_text(OUTSIDE)
     (tmp_path / "built").mkdir()
     environment.install(wheel(source, tmp_path / "built"))

@@ -11,6 +11,7 @@ from graphlib import CycleError, TopologicalSorter
 
 import pytest
 from support.imports import ROOT, contracts, imports_of, is_public, modules, packages, public_names, sources
+from support.pages import SHOWN
 
 ENGINE = ROOT / "engine" / "src" / "stillhouse"
 PLUGINS = [package for package in sources() if package != "stillhouse"]
@@ -97,8 +98,5 @@ def test_the_linter_lets_plugins_import_what_the_packages_call_public():
 
 
 def test_the_reference_shows_public_modules_alone():
-    shown = {
-        name for page in ROOT.glob("docs/reference/*.md") for name in re.findall(r"^::: (\S+)$", page.read_text(), re.M)
-    }
-    for name in shown:  # a module, or what one exports: of the same name perhaps, as `nets.detector`
+    for name in SHOWN:  # a module, or what one exports: of the same name perhaps, as `nets.detector`
         assert any(is_public(module) for module in (name, name.rpartition(".")[0]) if module in modules()), name

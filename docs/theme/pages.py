@@ -6,7 +6,6 @@ files become pages and the links follow. Benchmark pages are written by scripts 
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +69,3 @@ def _to_pages(markdown: str, root: str, top: str = "") -> str:
     for page, source in _outside().items():
         markdown = markdown.replace(f"]({top}{root}{source}", f"]({top}{page}")
     return markdown
-
-
-def on_page_content(html: str, **_: Any) -> str:
-    """Drop the role names of docstrings, which Markdown shows as they are."""
-    return re.sub(r":(class|func|meth|mod|attr):(?=<code)", "", html)

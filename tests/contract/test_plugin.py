@@ -142,6 +142,7 @@ def test_helpers_are_let_be():
         ({"teacher_forward": hookimpl(hookwrapper=True)(takes("step"))}, "old-style hookwrapper"),
         ({"my_losses": hookimpl(specname="losses")(takes("step"))}, "uses specname"),
         ({"kind": "linear"}, "the option 'kind' has no annotation (write `kind: TYPE = ...`)"),
+        ({"requries": ("links",)}, "no annotation (write `requries: TYPE = ...`; did you mean 'requires'?)"),
         (
             {"after": ("x",), "__annotations__": {"after": "tuple[str, ...]"}},
             "'after' is a class variable and is annotated",

@@ -197,6 +197,30 @@ def test_a_batch_that_is_replaced_is_told():
         train(recipe(), plugins=[wrong(get_batch_completed=replace)], write=False)
 
 
+def keep(plugin: Any, _arguments: Any) -> dict[str, torch.Tensor]:
+    plugin.seen = 1
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("hook", "place"), [("build", "before training"), ("losses", "epoch 1, step 1"), ("get_batch_completed", "epoch 1")]
+)
+def test_an_attribute_that_is_written_is_told_with_where_it_belongs(hook: str, place: str):
+    with pytest.raises(StillhouseError, match="class Wrong: the attribute 'seen' cannot be written") as caught:
+        train(recipe(), plugins=[wrong(**{hook: keep})], write=False)
+    assert "in the module that build returns" in str(caught.value)
+    assert any(f"hook {hook!r}, {place}" in note for note in caught.value.__notes__)
+
+
+def test_a_tapped_layer_that_is_replaced_in_training_is_told():
+    def replace(_self: Any, run: Any, _step: Any) -> None:
+        run.student.body = nn.Conv2d(4, 4, 3, padding=1)
+
+    says = "the layer 'body', which link 'pair/body' reads, is another module .*adapt does that"
+    with pytest.raises(StillhouseError, match=says):
+        train(recipe(), plugins=[Pair(), wrong(optimizer_stepped=replace)], write=False)
+
+
 def late(step: Any, at: int) -> dict[str, torch.Tensor]:
     """A term that loses its gradient from step ``at`` on; step 0 is rehearsed as well."""
     return {"": out(step).mean() if step.iteration < at else out(step).detach().mean()}

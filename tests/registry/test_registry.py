@@ -251,6 +251,15 @@ def test_a_class_from_python_goes_by_its_entry_points_name():
         from_instances([cls])
 
 
+def test_a_class_without_the_decorator_is_told_the_line_to_write():
+    class Bare(load("logits")[0]):
+        """What a subclass inherits is no option of its own."""
+
+    for one in (Bare(), type("Bare", (Plugin,), {})()):
+        with pytest.raises(StillhouseError, match=r"must be a plugin, got .*write `@plugin` above `class Bare\(...\)`"):
+            from_instances([one])
+
+
 @pytest.mark.parametrize("weight", [float("inf"), float("nan"), -1.0, {"peak": -1.0}, {"final": float("inf")}])
 def test_a_weight_that_is_none_is_refused(weight: Any):
     with pytest.raises(StillhouseError, match=r"plugins\[0\].weight.*must be finite( and >= 0)?, got"):

@@ -1,4 +1,4 @@
-"""What goes wrong in a step through no fault of the method, said so that it can be acted on: memory, compilation."""
+"""What goes wrong in a step and is no message yet, said so that it can be acted on: memory, compilation, writes to what is frozen."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from attrs.exceptions import FrozenInstanceError
 
 from stillhouse.errors import StillhouseError, first_line
 from stillhouse.layout import format_shape
@@ -67,10 +68,10 @@ def _millions(model: torch.nn.Module) -> str:
 
 @contextmanager
 def explained(facts: Facts) -> Iterator[None]:
-    """Turn an error of memory or of compilation that leaves the block into one that says what to do.
+    """Turn an error of memory, of compilation or of a write to frozen options that leaves the block into one that says what to do.
 
     Raises:
-        StillhouseError: in place of either; other errors pass.
+        StillhouseError: in place of these; other errors pass.
     """
     try:
         yield
@@ -79,6 +80,8 @@ def explained(facts: Facts) -> Iterator[None]:
     except Exception as error:
         if is_out_of_memory(error):
             raise _with_notes(out_of_memory(error, facts), error) from error
+        if isinstance(error, FrozenInstanceError):
+            raise _with_notes(_frozen(error), error) from error
         if facts.recipe.speed.compile != "none" and isinstance(error, torch._dynamo.exc.TorchDynamoException):
             found = StillhouseError(
                 f"torch.compile failed for a batch of another size or in evaluation: {first_line(error)}",
@@ -94,6 +97,19 @@ def explained(facts: Facts) -> Iterator[None]:
             )
             raise _with_notes(found, error) from error
         raise
+
+
+def _frozen(error: FrozenInstanceError) -> StillhouseError:
+    """Which attribute of whose options was to be written: attrs names neither, and its own frame has both."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    seen = frame.tb_frame.f_locals if frame is not None else {}
+    return StillhouseError(
+        f"the attribute {seen.get('name', '')!r} cannot be written: options are frozen",
+        where=f"class {type(seen.get('self')).__name__}",
+        hint="keep what changes in the module that build returns, as a buffer, and what one hook leaves another in step.memo",
+    )
 
 
 def _with_notes(found: StillhouseError, error: BaseException) -> StillhouseError:

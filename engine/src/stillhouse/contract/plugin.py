@@ -162,12 +162,12 @@ def _class_faults(cls: type[Plugin], annotations: dict[str, Any]) -> list[tuple[
                 )
         elif (
             not name.startswith("_")
-            and name not in annotations
-            and name not in _CLASS_VARIABLES
+            and name not in {*annotations, *_CLASS_VARIABLES}
             and not callable(value)
             and not isinstance(value, property | classmethod | staticmethod)
         ):
-            found.append((f"the option {name!r} has no annotation", f"write `{name}: TYPE = ...`"))
+            more = f"; {like}" if (like := did_you_mean(name, _CLASS_VARIABLES, 1)).startswith("did") else ""
+            found.append((f"the option {name!r} has no annotation", f"write `{name}: TYPE = ...`{more}"))
     return found
 
 

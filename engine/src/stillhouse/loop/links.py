@@ -77,10 +77,8 @@ class Links:
         if what == "links":
             found = match_names(pattern, links)
             if self.is_complete and not found:
-                raise StillhouseError(
-                    f"step.match({pattern!r}) matches no link",
-                    hint=did_you_mean(pattern, links) if links else "no plugin makes links",
-                )
+                near = did_you_mean(pattern, links) if links else "no plugin makes links"
+                raise StillhouseError(f"step.match({pattern!r}) matches no link", hint=near)
         elif what == "links of":
             found = [name for name in links if name.startswith(f"{pattern}/")]
         else:
@@ -101,4 +99,8 @@ class Links:
         model, layer = self._teachers[name]
         side: Side | None = step.teacher if model == "teacher" else step.teachers[model]
         assert side is not None  # a link reads a tapped layer of it
-        return step.student.features[spec.student], side.features[layer]
+        try:
+            return step.student.features[spec.student], side.features[layer]
+        except KeyError as error:
+            what = f"the layer {error}, which link {name!r} reads, is another module than before training"
+            raise StillhouseError(what, hint="a hook replaces it: adapt does that, once and before training") from None

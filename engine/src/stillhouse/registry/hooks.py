@@ -152,9 +152,8 @@ class Hooks:
                 return caller(step=step)
             except Exception as error:
                 # One call for all of them: whose frame it was, the traceback shows.
-                error.add_note(
-                    f"in hook 'teacher_forward' of {names}, epoch {step.epoch + 1}, step {step.iteration + 1}"
-                )
+                place = f"epoch {step.epoch + 1}, step {step.iteration + 1}"
+                error.add_note(f"in hook 'teacher_forward' of {names}, {place}")
                 raise
 
         return forward

@@ -190,11 +190,10 @@ def from_instances(instances: Sequence[Plugin]) -> list[Active]:
     actives = []
     for index, instance in enumerate(instances):
         if not isinstance(instance, Plugin) or "__attrs_attrs__" not in vars(type(instance)):
-            raise StillhouseError(
-                f"must be a plugin, got {instance!r}",
-                where=f"plugins[{index}]",
-                hint="an instance of a class decorated with @plugin",
-            )
+            hint = "an instance of a class decorated with @plugin"
+            if isinstance(instance, Plugin):
+                hint = f"write `@plugin` above `class {type(instance).__name__}(...)`, a subclass of a plugin too"
+            raise StillhouseError(f"must be a plugin, got {instance!r}", where=f"plugins[{index}]", hint=hint)
         if fault := _version_fault(type(instance)):
             raise StillhouseError(f"the plugin {type(instance).__name__} {fault}", where=f"plugins[{index}]")
         use, distribution, version = kind_of(type(instance))

@@ -221,20 +221,20 @@ def _build(
             walk = assemble(assembly, actives, example, precision)
         try:
             check_scaling(assembly, walk.composition.modules_of)
-            training = Training(
-                assembly,
-                walk,
-                actives,
-                data,
-                transforms,
-                folder=folder,
-                resume=resume,
-                progress=parts.shown,
-                sources=sources,
-                teacher_is_trained=trained,
-                metrics=metrics,
-            )
             with explained(assembly):
+                training = Training(
+                    assembly,
+                    walk,
+                    actives,
+                    data,
+                    transforms,
+                    folder=folder,
+                    resume=resume,
+                    progress=parts.shown,
+                    sources=sources,
+                    teacher_is_trained=trained,
+                    metrics=metrics,
+                )
                 for split in data.splits:
                     if split == "val" or (split != "train" and recipe.run.test):
                         try_out(training.run.evaluator, assembly, walk.composition, data.example(split=split), split)
