@@ -421,6 +421,7 @@ def test_the_python_of_the_pages_runs(
     assert run_block("docs/events.md", "Phase.BACKWARD_COMPLETED")["result"].metrics["val"]
     assert "'task': " in capsys.readouterr().out
     assert run_block("docs/recipes.md", "load_recipe")["result"].summary["epochs"] == 5
+    assert run_block("docs/your-data.md", "data=TensorDataset")["result"].metrics["val"]
 
 
 def test_the_functions_of_the_export_page_run_each_format(tmp_path: Path):

@@ -13,7 +13,7 @@ from torch import nn
 import stillhouse.data.loader as loading
 import stillhouse.teachers.prerequisites as listing
 import stillhouse.teachers.sources as building
-import stillhouse.training.preparation as preparing
+import stillhouse.training.building as preparing
 from stillhouse import Plugin, Recipe, StillhouseError, hookimpl, plugin, prepare, train
 
 METHOD = [FEATURES, {"use": "projector"}]

@@ -23,6 +23,7 @@ from stillhouse.assembly.soundness import check_weights, list_names, note_model
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.batch import Batch
 from stillhouse.contract.layers import Which, split_layer
+from stillhouse.contract.protocols import Named
 from stillhouse.contract.step import Tap
 from stillhouse.distributed.fsdp import reshard
 from stillhouse.errors import Fault, StillhouseError, raise_faults
@@ -79,7 +80,11 @@ class Walk:
 
 
 def assemble(
-    assembly: Assembly, actives: Sequence[Active], batch: Batch, precision: torch.dtype = torch.float32
+    assembly: Assembly,
+    actives: Sequence[Active],
+    batch: Batch,
+    precision: torch.dtype = torch.float32,
+    weighing: Sequence[Named] = (),
 ) -> Walk:
     """Walk over the plugins and make the composition.
 
@@ -88,11 +93,12 @@ def assemble(
         actives: the plugins, ordered.
         batch: at least two samples, on the CPU.
         precision: dtype of the models' forward passes.
+        weighing: what weighs samples beside the plugins, by the hook ``sample_weights``.
 
     Raises:
         StillhouseError: with all faults of a stage: the layers, then the shapes.
     """
-    hooks = Hooks(actives)
+    hooks = Hooks(actives, weighing)
     check_weights(assembly.student, assembly.all_teachers)  # adapt may read a teacher at length
     adapt_student(assembly, hooks)
     frozen = {} if assembly.teacher is None else {"teacher": assembly.teacher, **assembly.teachers}

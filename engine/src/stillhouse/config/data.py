@@ -75,11 +75,12 @@ class DataSpec:
     Attributes:
         name: ``sklearn:digits``; ``folder:PATH``, with a folder for each class; ``pairs:PATH``, images with a file for each
             one's target; ``photos:PATH``, images alone; ``table:FILE``, a CSV or parquet file that lists them; ``coco:FILE``, images
-            with COCO's annotations; ``torchvision:NAME`` or ``package.module:callable``, which
+            with COCO's annotations; ``hf:PATH``, a folder that Hugging Face's ``save_to_disk`` wrote; ``torchvision:NAME`` or ``package.module:callable``, which
             returns a map-style data set of (input, target) or a mapping from split to such data sets.
         args: for ``folder:`` ``levels``, folders down to a class (1); for ``pairs:`` the patterns ``images`` and ``labels``, the ``target`` kind and what describes it; for
             ``photos:`` the pattern ``images``; for ``table:`` the columns; for ``coco:`` the folder ``images`` and the ``target``; else the callable's arguments, and what describes its targets: ``target``,
-            ``classes``, ``ignore``, ``values``, ``scale``, ``holes``.
+            ``classes``, ``ignore``, ``values``, ``scale``, ``holes``; and ``fields``, what is what in samples that are dicts or
+            longer tuples.
         batch_size: samples in a training batch, of all processes together.
         eval_batch_size: samples in an evaluation batch; None: as many as in a training batch.
         drop_last: leave out an epoch's last training batch when it is smaller than the others. One of a single sample
@@ -113,6 +114,8 @@ class DataSpec:
             ``memory``). Tensors that are in memory are taken as they are, whatever their size, but for ``none``.
         skip_bad: leave out samples that cannot be read, or whose label is missing or does not fit, with a warning that
             counts them; all are read once to find out. ``--skip-bad`` on the command line.
+        given: true in the recipe of a run whose data were handed over from Python: `name` is their class, and no recipe
+            can make them. A teacher's recipe with it is trained on the data that its student is given.
     """
 
     name: str
@@ -137,6 +140,7 @@ class DataSpec:
     batch_transforms: tuple[dict[str, Any], ...] = ()
     cache: Literal["auto", "memory", "none"] = "auto"
     skip_bad: bool = False
+    given: bool | None = None
 
     def __attrs_post_init__(self) -> None:
         faults = [

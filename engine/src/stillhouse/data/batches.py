@@ -8,25 +8,22 @@ from collections.abc import Generator, Iterable, Iterator
 import attrs
 import ignite.distributed as idist
 import numpy as np
+from numpy.typing import NDArray
 
 from stillhouse.config.data import DataSpec
 from stillhouse.contract.batch import Batch, DataInfo
+from stillhouse.data.base import Data
 from stillhouse.data.by_id import Passes, RepeatedViews
 from stillhouse.data.sampler import EpochBatches, Ids, Key, OrderedBatches
 from stillhouse.data.samples import Samples
 from stillhouse.data.streams import stream
 from stillhouse.errors import StillhouseError, did_you_mean
 
-__all__ = ["Data"]
+__all__ = ["SampledData"]
 
 
-class Data:
-    """Batches for training and evaluation; made by :func:`stillhouse.data.load_data`.
-
-    Attributes:
-        info: classes, shapes and statistics of the data.
-        notes: what a run on them should be told of, a sentence each: classes that are missing.
-    """
+class SampledData(Data):
+    """Batches of the samples of a source, in an order that follows from (seed, epoch)."""
 
     def __init__(
         self,
@@ -45,8 +42,17 @@ class Data:
         self._plain = samples.plain
         self._streams: weakref.WeakSet[Generator[Batch]] = weakref.WeakSet()
         self._views = 0
-        self.passes = Passes(spec, info, samples, splits, stream=self._stream, looks=self._looks)
-        """Streams of samples by their ids, for a teacher's single pass or an unlabelled pool."""
+        self._passes = Passes(spec, info, samples, splits, stream=self._stream, looks=self._looks)
+
+    @property
+    def weights(self) -> NDArray[np.float32] | None:
+        """See :attr:`Data.weights`."""
+        return self._samples.source.weights
+
+    @property
+    def passes(self) -> Passes:
+        """See :attr:`Data.passes`."""
+        return self._passes
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -141,7 +147,7 @@ class Data:
 
 @attrs.frozen(eq=False)
 class _Evaluation:
-    data: Data
+    data: SampledData
     keys: OrderedBatches
 
     @property

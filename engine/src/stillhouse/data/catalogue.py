@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from stillhouse.config.references import import_object
 from stillhouse.config.signatures import call
+from stillhouse.data.given import Given
 from stillhouse.data.map_style import DatasetSource
 from stillhouse.data.openers import divide_arguments
 from stillhouse.data.sources import Source, SourceRequest
@@ -18,12 +19,14 @@ Opener = Callable[[str, SourceRequest], Source]
 """The type of an entry point's object in the group ``stillhouse.data``: opens a data set by the name after the colon."""
 
 
-def open_source(name: str, request: SourceRequest) -> Source:
-    """Open the source of a recipe's ``name``, as is asked of it.
+def open_source(name: str, request: SourceRequest, given: Given | None = None) -> Source:
+    """Open the source of a recipe's ``name``, or what Python has handed over in its place, as is asked of it.
 
     Raises:
         StillhouseError: no such data set, or one that cannot be used; what, where, what would be right.
     """
+    if given is not None:
+        return given.open(name, request)
     where = "data.name"
     named = find_scheme(DATA, name, where)
     if named is not None:

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stillhouse.data.fields import Fields
+from stillhouse.data.hub_rows import find_names, has_rows, list_classes
 from stillhouse.data.sampler import Ids
 from stillhouse.errors import StillhouseError
 
-__all__ = ["count_labels", "find_listed_labels", "parse_label", "stack_labels"]
+__all__ = ["count_labels", "find_class_names", "find_listed_labels", "parse_label", "stack_labels"]
 
 
 def parse_label(target: Any) -> int:
@@ -46,8 +48,27 @@ def stack_labels(targets: Sequence[Any]) -> Ids | None:
     return array.reshape(-1).astype(np.int64, copy=False) if whole else None
 
 
-def find_listed_labels(dataset: Any) -> Ids | None:
-    """Find the labels that a data set lists, one for each sample; None where it lists none."""
+def find_class_names(dataset: Any, fields: Fields | None = None) -> tuple[str, ...]:
+    """Find the names of a data set's classes, in its ``classes`` or its target's feature; empty where it has none."""
+    if has_rows(dataset):
+        return find_names(dataset, fields)
+    while isinstance(dataset, torch.utils.data.Subset):
+        dataset = dataset.dataset
+    given = getattr(dataset, "classes", None)
+    return tuple(map(_join_name, given)) if isinstance(given, Sequence) and not isinstance(given, str) else ()
+
+
+def _join_name(given: Any) -> str:
+    """Return a class's name; several names of one class are joined."""
+    return ", ".join(map(str, given)) if isinstance(given, Sequence) and not isinstance(given, str) else str(given)
+
+
+def find_listed_labels(dataset: Any, fields: Fields | None = None) -> Ids | None:
+    """Find the labels that a data set lists, one for each sample; None where it lists none of the field that is the target."""
+    if has_rows(dataset):
+        return list_classes(dataset, fields)
+    if fields is not None:
+        return None
     if isinstance(dataset, torch.utils.data.Subset):
         inner = find_listed_labels(dataset.dataset)
         return None if inner is None else inner[np.asarray(dataset.indices, dtype=np.int64)]

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 import numpy as np
-import torch
 from torch import Tensor
 
 from stillhouse.config.data import DataSpec
 from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import SampleMaker
-from stillhouse.data.batches import Data
+from stillhouse.data.base import Data
+from stillhouse.data.batches import SampledData
 from stillhouse.data.catalogue import open_source
+from stillhouse.data.given import Given
+from stillhouse.data.given_loaders import LoaderData
 from stillhouse.data.held import Seen
 from stillhouse.data.imagefolder import ImageFolder
 from stillhouse.data.inspection import inspect
 from stillhouse.data.labels import count_labels
+from stillhouse.data.makers import check_taken, choose_maker
 from stillhouse.data.memory import collect, fits_in_memory, refuse_bad_samples, warn_of_left_out
 from stillhouse.data.reading import read_shaped
 from stillhouse.data.sampler import Ids, Key
@@ -38,27 +41,14 @@ __all__ = ["load_data"]
 _TRIED = 64
 
 
-@attrs.frozen
-class AsGiven:
-    """Makes samples where there is no task: inputs and targets as the data gives them."""
-
-    takes: ClassVar[tuple[str, ...]] = ("class", "mask", "depth", "image", "vector", "boxes", "none")
-
-    def sample(self, image: Tensor, target: Any) -> tuple[Tensor, Any]:
-        """See :meth:`stillhouse.tasks.Task.sample`."""
-        return image, target
-
-    def collate(self, targets: list[Any]) -> Any:
-        """Tensors of one shape as one, numbers as int64, None as None, anything else as a list."""
-        if targets[0] is None:
-            return None
-        if not isinstance(targets[0], Tensor | int):
-            return targets
-        return torch.stack([torch.as_tensor(t) for t in targets])
-
-
 def load_data(
-    spec: DataSpec, task: SampleMaker | None = None, *, seed: int, base: Path | None = None, pin: bool = False
+    spec: DataSpec,
+    task: SampleMaker | None = None,
+    *,
+    seed: int,
+    base: Path | None = None,
+    pin: bool = False,
+    given: Given | None = None,
 ) -> Data:
     """Find, split and, where small, read the data of ``spec``.
 
@@ -68,24 +58,30 @@ def load_data(
         seed: the run's seed: the order of samples and their augmentation. Splits don't depend on it.
         base: the recipe's folder, which relative paths start from.
         pin: put batches into page-locked memory, for copies to CUDA.
+        given: the data that Python has handed over, described in ``spec``.
 
     Raises:
         StillhouseError: data that cannot be found, read, split or transformed.
     """
+    if given is None and spec.given:
+        hint = "hand them over again: data=..."
+        raise StillhouseError(f"these data, {spec.name}, were given from Python", where="data.name", hint=hint)
+    if given is not None and given.loaders:
+        return LoaderData(spec, given, task, seed=seed, pin=pin)
     info, samples, splits, notes = remember(
-        lambda: make_data_key(spec, task, seed, base), lambda: _load(spec, task, seed, base), among=KEPT
+        lambda: make_data_key(spec, task, seed, base, given), lambda: _load(spec, task, seed, base, given), among=KEPT
     )
-    return Data(spec, info, attrs.evolve(samples, seed=seed), dict(splits), pin, notes)
+    return SampledData(spec, info, attrs.evolve(samples, seed=seed), dict(splits), pin, notes)
 
 
 def _load(
-    spec: DataSpec, task: SampleMaker | None, seed: int, base: Path | None
+    spec: DataSpec, task: SampleMaker | None, seed: int, base: Path | None, given: Given | None
 ) -> tuple[DataInfo, Samples, dict[str, Ids], tuple[str, ...]]:
     source, (transforms, for_evaluation) = remember(
-        lambda: make_source_key(spec, base), lambda: _open(spec, base), among=KEPT
+        lambda: make_source_key(spec, base, given), lambda: _open(spec, base, given), among=KEPT
     )
-    _check_taken(task, source)
-    maker = _choose_maker(task, source)
+    check_taken(task, source.target)
+    maker = choose_maker(task, source.target)
     shaping = Shaping(
         channels=source.channels() if spec.channels is None else spec.channels, size=spec.height_and_width
     )
@@ -103,6 +99,8 @@ def _load(
         for_evaluation=for_evaluation,
     )
     samples, splits = _examine(samples, spec, seed, pair)
+    if source.weights is not None and not source.weights[splits["train"]].any():
+        raise StillhouseError("every training sample has the weight 0, and nothing would be learnt", where="data")
     notes = inspect(samples, splits, spec.eval_batch_size or spec.batch_size)
     made = samples.read_shape if maker is None else _measure_shape(samples.plain, splits["train"])
     mean, std = measure_normalisation(spec.normalize, samples, made) or (None, None)
@@ -147,7 +145,9 @@ def _load(
     return info, attrs.evolve(samples, seen=None), splits, notes
 
 
-def _open(spec: DataSpec, base: Path | None) -> tuple[Source, tuple[TransformChain | None, TransformChain | None]]:
+def _open(
+    spec: DataSpec, base: Path | None, given: Given | None
+) -> tuple[Source, tuple[TransformChain | None, TransformChain | None]]:
     """Open the source, split as the recipe says, and build both transforms (training, evaluation); faults of all at once."""
     faults: list[Fault] = []
     source = None
@@ -157,9 +157,7 @@ def _open(spec: DataSpec, base: Path | None) -> tuple[Source, tuple[TransformCha
         faults += error.faults
     try:
         fraction = spec.val_fraction if spec.split is None else 0.0
-        source = open_source(
-            spec.name, SourceRequest(spec.args, fraction, base, spec.skip_bad, background=spec.background)
-        )
+        source = open_source(spec.name, SourceRequest(spec.args, fraction, base, spec.skip_bad, spec.background), given)
     except StillhouseError as error:
         if not faults:
             raise
@@ -191,27 +189,6 @@ def _build_transforms(
         return own, None
     at_random, middle = build_crops(size)
     return chain(at_random, own), middle
-
-
-def _check_taken(task: SampleMaker | None, source: Source) -> None:
-    if task is None or source.target in task.takes:
-        return
-    name = type(task).__name__
-    raise StillhouseError(
-        f"{name} needs targets of kind {' or '.join(map(repr, task.takes))}, got {source.target!r}",
-        where="task.name",
-        hint="another task, or other data",
-    )
-
-
-def _choose_maker(task: SampleMaker | None, source: Source) -> SampleMaker | None:
-    """Choose the maker of samples; None for unchanged inputs with class indices, the quickest case."""
-    from stillhouse.contract.task import Task  # which imports this package
-
-    if task is None:
-        return None if source.target == "class" else AsGiven()
-    own = any(getattr(type(task), name, None) is not getattr(Task, name) for name in ("sample", "collate"))
-    return task if own or source.target != "class" else None
 
 
 def _find_readable(source: Source, shaping: Shaping) -> tuple[int, tuple[Tensor, Any]]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -15,14 +13,17 @@ from torch import Tensor
 
 from stillhouse.config.structure import structure
 from stillhouse.data.draws import Begin
+from stillhouse.data.fields import FIELDS_KEY, Fields, Item, hide
+from stillhouse.data.hub_rows import guess_fields
 from stillhouse.data.images import WHITE, convert_stacked, is_unclear, to_tensor
-from stillhouse.data.labels import find_listed_labels, parse_label, stack_labels
+from stillhouse.data.items import Items, check_splits
+from stillhouse.data.labels import find_class_names, find_listed_labels, parse_label, stack_labels
 from stillhouse.data.memory import Errors, refuse_bad_samples
 from stillhouse.data.sampler import Ids, shuffle_epoch
-from stillhouse.data.sources import ALIASES, Part, Source
+from stillhouse.data.sources import Part, Source
 from stillhouse.data.targets import TargetSpec, guess_kind
 from stillhouse.data.torch_datasets import find_tensors, is_pure, read_items
-from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, raise_faults
+from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, raise_faults
 from stillhouse.seeds import OwnRandomness, mix
 
 __all__ = ["DatasetSource"]
@@ -38,8 +39,8 @@ class DatasetSource(Source):
         origin: its name in messages.
         val_fraction: see :meth:`Source.split_up`.
         pure: see :class:`Source`; None: judged by the data sets' types.
-        described: keys of :class:`stillhouse.data.targets.TargetSpec`. Without a kind it is guessed from the first
-            training sample.
+        described: keys of :class:`stillhouse.data.targets.TargetSpec`, and ``fields``, what
+            :meth:`stillhouse.data.fields.Fields.read` takes. Without a kind it is guessed from the first training sample.
         skip_bad: go on where a sample is unreadable or its label is not a class; reading it raises again.
         background: the level of grey, 0 to 255, that transparent pixels of PIL images are laid on.
 
@@ -63,16 +64,22 @@ class DatasetSource(Source):
         self.origin, self._skip_bad, self._background = origin, skip_bad, background
         self.unclear = 0
         whole = not isinstance(given, Mapping)
-        self.datasets = _check_splits({"train": given} if whole else given, origin)
-        self._sets = list(self.datasets.values())
-        self._starts = list(accumulate(map(len, self._sets), initial=0))
+        self.datasets = check_splits({"train": given} if whole else given, origin)
+        told = dict(described or {})
+        named = FIELDS_KEY in told
+        fields = Fields.read(told.pop(FIELDS_KEY)) if named else guess_fields(self.datasets["train"])
+        self._items = Items(self.datasets, origin, fields)
+        self._sets, self._starts = self._items.sets, self._items.starts
         ids = np.arange(self._starts[-1], dtype=np.int64)
         self.splits = dict(zip(self.datasets, np.split(ids, self._starts[1:-1]), strict=True))
         self.pure = all(is_pure(d) for d in self.datasets.values()) if pure is None else pure
         empty = [name for name, ids in self.splits.items() if len(ids) == 0]
         raise_faults(Fault("data.name", f"the split {name!r} of {origin} is empty") for name in empty)
+        if fields is not None and "weight" in fields.keys:
+            self.weights = np.ones(len(ids), dtype=np.float32)
         self._given_names: tuple[str, ...] = ()
-        self.spec = self._describe(dict(described or {}))
+        self._own_names = find_class_names(self.datasets["train"], fields)
+        self.spec = self._describe(told)
         self.target = self.spec.target if self.spec is not None else "class"
         if self.spec is None:
             unread: Errors = {}
@@ -82,6 +89,7 @@ class DatasetSource(Source):
         else:
             self.labels = np.zeros(len(ids), dtype=np.int64)
             self.class_names = self.spec.class_names
+            self._read_weights(ids)
         self.split_up(val_fraction, whole)
 
     def read(self, i: int) -> Tensor:
@@ -91,12 +99,12 @@ class DatasetSource(Source):
     def pair(self, i: int) -> tuple[Tensor, Any]:
         """See :meth:`Source.pair`; a label must not change between readings."""
         if self.spec is not None:
-            value, target = self._read_item(i)
+            item = self._read_item(i)
             try:
-                return self._convert(value), self.spec.read(target)
+                return self._convert(item.input), self._read_target(item, self.spec)
             except StillhouseError as error:
                 raise error.within(self.place(i)) from None
-        value, label = self._read_labelled(i)
+        item, label = self._read_labelled(i)
         if label == self.labels[i] and not 0 <= label < len(self.class_names):
             raise StillhouseError(faults=[self._make_label_fault(i)])
         if label != self.labels[i]:
@@ -106,19 +114,22 @@ class DatasetSource(Source):
                 hint="give a sample the same target every time, and list it so in `targets`",
             )
         try:
-            return self._convert(value), label
+            return self._convert(item.input), label
         except StillhouseError as error:
             raise error.within(self.place(i)) from None
 
     def gather(self, ids: Ids, begin: Begin | None) -> Tensor | None:
         """See :meth:`Source.gather`. A data set's own ``__getitems__`` is asked, where it has one and nothing is drawn."""
-        index = self._find_split(int(ids[0]))
+        index = self._items.find_split(int(ids[0]))
         rows = ids - self._starts[index]
         dataset = self._sets[index]
         if self.spec is not None or rows.min() < 0 or rows.max() >= self._starts[index + 1] - self._starts[index]:
             return None
         try:
-            inputs, targets = zip(*read_items(dataset, rows.tolist(), begin), strict=True)
+            items = read_items(dataset, rows.tolist(), begin)
+            if self._items.fields is not None:
+                items = [self._items.pick(item)[:2] for item in items]
+            inputs, targets = zip(*items, strict=True)
             if not all(type(x) is Tensor for x in inputs):
                 inputs = tuple(map(self._convert, inputs))
             x = torch.stack(inputs) if len({x.dtype for x in inputs}) == 1 else None
@@ -131,17 +142,15 @@ class DatasetSource(Source):
 
     def hold(self) -> Sequence[Part] | None:
         """See :meth:`Source.hold`: the tensors of TensorDatasets, or of parts of them, on the CPU."""
+        if self._items.fields is not None:
+            return None
         parts = [find_tensors(dataset, self.target) for dataset in self._sets]
         found = [part for part in parts if part is not None]
         return found if len(found) == len(parts) else None
 
     def place(self, i: int) -> str:
         """See :meth:`Source.place`."""
-        index = self._find_split(i)
-        return f"{self.origin}, split {list(self.datasets)[index]!r}, sample {i - self._starts[index]}"
-
-    def _find_split(self, i: int) -> int:
-        return bisect_right(self._starts, i) - 1
+        return self._items.place(i)
 
     def _convert(self, value: Any) -> Tensor:
         self.unclear += is_unclear(value)
@@ -149,49 +158,61 @@ class DatasetSource(Source):
 
     def _describe(self, described: dict[str, Any]) -> TargetSpec | None:
         """Decide how targets are read; None for class indices."""
-        if "target" not in described and find_listed_labels(self.datasets["train"]) is not None:
+        if "target" not in described and find_listed_labels(self.datasets["train"], self._items.fields) is not None:
             described["target"] = "class"
         if "target" not in described:
             with OwnRandomness() as randomness:
                 randomness.seed(mix(int(self.splits["train"][0])))
-                described["target"] = guess_kind(self._read_first_item()[1])
-        names = getattr(self.datasets["train"], "classes", None)
-        if described["target"] in ("mask", "boxes") and isinstance(names, Sequence) and not isinstance(names, str):
-            described.setdefault("classes", [_join_name(name) for name in names])
+                described["target"] = guess_kind(self._read_first_item().target)
+        if described["target"] in ("mask", "boxes") and self._own_names:
+            described.setdefault("classes", list(self._own_names))
         spec: TargetSpec = structure(described, TargetSpec, "data.args")
         self._given_names = spec.class_names
         return None if spec.target == "class" else spec
 
-    def _read_first_item(self) -> tuple[Any, Any]:
+    def _read_first_item(self) -> Item:
         """Read the first readable training sample."""
         for i in map(int, self.splits["train"][:_TRIED]):
             with suppress(StillhouseError):
                 return self._read_item(i)
         return self._read_item(int(self.splits["train"][0]))  # its error is the one to show
 
-    def _read_labelled(self, i: int) -> tuple[Any, int]:
-        value, target = self._read_item(i)
+    def _read_labelled(self, i: int) -> tuple[Item, int]:
+        item = self._read_item(i)
         try:
-            return value, parse_label(target)
+            return item, parse_label(item.target)
         except StillhouseError as error:
             raise error.within(self.place(i)) from None
 
-    def _read_item(self, i: int) -> tuple[Any, Any]:
-        index = self._find_split(i)
-        try:
-            item = self._sets[index][i - self._starts[index]]
-        except StillhouseError as error:
-            raise error.within(self.place(i)) from None
-        except Exception as error:
+    def _read_item(self, i: int) -> Item:
+        item = self._items.read(i, alone=self.target == "none")
+        if self.weights is not None:
+            self.weights[i] = item.weight
+        return item
+
+    def _read_target(self, item: Item, spec: TargetSpec) -> Any:
+        """Convert a target, with what its mask leaves out as pixels without a label."""
+        target = spec.read(item.target)
+        if item.mask is None:
+            return target
+        if spec.target == "depth":
+            return hide(target, item.mask, 0.0)
+        if spec.target != "mask" or spec.ignored is None:
             raise StillhouseError(
-                f"this sample cannot be read: {type(error).__name__}: {error}", where=self.place(i)
-            ) from error
-        if not (isinstance(item, Sequence) and not isinstance(item, str) and len(item) == 2):
-            if self.target == "none" and not isinstance(item, Sequence):
-                return item, None
-            what = f"{len(item)} values" if isinstance(item, tuple | list) else type(item).__name__
-            raise StillhouseError(f"a sample must be (input, target), got {what}", where=self.place(i))
-        return item[0], item[1]
+                f"the field `mask` needs targets of kind 'mask' with `ignore`, or 'depth', got {spec.target!r}",
+                where="data.args.fields",
+            )
+        return hide(target, item.mask, spec.ignored)
+
+    def _read_weights(self, ids: Iterable[int]) -> None:
+        """Read the weights of all samples, where they have any: a sample that cannot be read is named when it is met."""
+        if self.weights is None:
+            return
+        with OwnRandomness() as randomness:
+            for i in map(int, ids):
+                randomness.seed(mix(i))
+                with suppress(StillhouseError):
+                    self._read_item(i)
 
     def _read_labels(self, split: str, unread: Errors) -> Ids:
         """Return all labels of a split: the data set's own list where samples agree with it, else read from every sample.
@@ -199,7 +220,7 @@ class DatasetSource(Source):
         Where a sample cannot be read its label is -1, and its error is added to ``unread``.
         """
         ids = self.splits[split]
-        listed = find_listed_labels(self.datasets[split])
+        listed = None if self.weights is not None else find_listed_labels(self.datasets[split], self._items.fields)
         with OwnRandomness() as randomness:
             if listed is not None and len(listed) == len(ids):
                 for i in map(int, ids[shuffle_epoch(0, 0, len(ids))[:16]]):
@@ -222,7 +243,7 @@ class DatasetSource(Source):
             return labels
 
     def _name_classes(self) -> tuple[str, ...]:
-        names = self._given_names or self._read_own_names() or self._number_classes()
+        names = self._given_names or self._own_names or self._number_classes()
         self.class_names = names
         wrong = np.flatnonzero((self.labels < 0) | (self.labels >= len(names)))
         if not self._skip_bad:
@@ -232,11 +253,6 @@ class DatasetSource(Source):
                 False,
             )
         return names
-
-    def _read_own_names(self) -> tuple[str, ...]:
-        """Return the data set's ``classes``; empty where it has none."""
-        given = getattr(self.datasets["train"], "classes", None)
-        return tuple(map(_join_name, given)) if isinstance(given, Sequence) and not isinstance(given, str) else ()
 
     def _number_classes(self) -> tuple[str, ...]:
         """Name the classes by number, up to the greatest label of the training split.
@@ -268,29 +284,5 @@ class DatasetSource(Source):
 
     def _make_label_fault(self, i: int) -> Fault:
         hint = f"labels are 0 to {len(self.class_names) - 1}"
-        hint += "" if self._given_names or self._read_own_names() else ", by the training split"
+        hint += "" if self._given_names or self._own_names else ", by the training split"
         return Fault(self.place(i), f"the label {self.labels[i]} is not a class", hint)
-
-
-def _join_name(given: Any) -> str:
-    """Return a class's name; several names of one class are joined."""
-    return ", ".join(map(str, given)) if isinstance(given, Sequence) and not isinstance(given, str) else str(given)
-
-
-def _check_splits(given: Mapping[Any, Any], origin: str) -> dict[str, Any]:
-    faults, found = [], {}
-    for key, dataset in given.items():
-        name = ALIASES.get(key, key)
-        if not isinstance(key, str) or name in found:
-            faults.append(
-                Fault("data.name", f"unknown or repeated split {key!r} from {origin}", "each of train, val, test once")
-            )
-        elif not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")) or isinstance(dataset, str | Tensor):
-            what = f"the split {name!r} of {origin} must be a map-style data set of (input, target), got {type(dataset).__name__}"
-            faults.append(Fault("data.name", what))
-        else:
-            found[name] = dataset
-    if not faults and "train" not in found:
-        faults.append(Fault("data.name", f"{origin} has no split 'train'", did_you_mean("train", found)))
-    raise_faults(faults)
-    return {name: found[name] for name in sorted(found, key=lambda n: ({"train": 0, "val": 1, "test": 2}.get(n, 3), n))}

@@ -12,6 +12,8 @@ import attrs
 from stillhouse.config.signatures import call, read_parameters
 from stillhouse.config.trust import is_strangers_choice, refuse_stored
 from stillhouse.data.coco import Coco
+from stillhouse.data.fields import FIELDS_KEY
+from stillhouse.data.hub_rows import load_rows
 from stillhouse.data.imagefolder import ImageFolder
 from stillhouse.data.map_style import DatasetSource
 from stillhouse.data.pairs import PairFolder
@@ -24,6 +26,7 @@ __all__ = [
     "divide_arguments",
     "open_coco",
     "open_folder",
+    "open_hf",
     "open_pairs",
     "open_photos",
     "open_sklearn",
@@ -91,6 +94,21 @@ def open_coco(path: str, request: SourceRequest) -> Source:
     return Coco(request.path(path), request.args, request.base or Path(), request.val_fraction, request.background)
 
 
+def open_hf(path: str, request: SourceRequest) -> Source:
+    """Open ``hf:PATH``, a folder that the library datasets wrote by ``save_to_disk``."""
+    _need_path(path, "hf")
+    known = (FIELDS_KEY, *(field.name for field in attrs.fields(TargetSpec)))
+    _refuse_arguments(request, f"hf:{path} takes {', '.join(known)}", *known)
+    return DatasetSource(
+        load_rows(request.path(path)),
+        f"hf:{path}",
+        request.val_fraction,
+        described=request.args,
+        skip_bad=request.skip_bad,
+        background=request.background,
+    )
+
+
 def _need_path(path: str, kind: str) -> None:
     if not path:
         raise StillhouseError(f"must be {kind}:PATH, got {kind!r}", where=_NAME)
@@ -103,9 +121,9 @@ def _refuse_arguments(request: SourceRequest, what: str, *known: str) -> None:
 
 
 def divide_arguments(function: Any, args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Divide ``args`` into the function's arguments and those that describe its targets."""
+    """Divide ``args`` into the function's arguments and those that describe its samples and their targets."""
     takes, open_ended = read_parameters(function)
-    told = {a.name for a in attrs.fields(TargetSpec)} - takes.keys() if not open_ended else set()
+    told = {FIELDS_KEY, *(a.name for a in attrs.fields(TargetSpec))} - takes.keys() if not open_ended else set()
     return {k: v for k, v in args.items() if k not in told}, {k: v for k, v in args.items() if k in told}
 
 

@@ -11,6 +11,7 @@ import attrs
 
 from stillhouse.config.data import DataSpec
 from stillhouse.contract.task import SampleMaker
+from stillhouse.data.given import Given
 from stillhouse.data.held import Memory
 from stillhouse.data.samples import Samples
 from stillhouse.memo import remember
@@ -24,17 +25,19 @@ _OF_BATCHES = ("batch_size", "eval_batch_size", "drop_last", "sampling", "worker
 _OF_SUBSETS = ("per_class", "limit", "subset_seed")
 
 
-def make_source_key(spec: DataSpec, base: Path | None) -> Hashable:
-    """Make the key of the source that ``spec`` opens, with its splits and transforms."""
-    return "source", _serialise(spec, *_OF_BATCHES, *_OF_SUBSETS), str(base)
+def make_source_key(spec: DataSpec, base: Path | None, given: Given | None = None) -> Hashable:
+    """Make the key of the source that ``spec`` opens, or that was ``given``, with its splits and transforms."""
+    return "source", _serialise(spec, *_OF_BATCHES, *_OF_SUBSETS), str(base), _Same(given)
 
 
-def make_data_key(spec: DataSpec, task: SampleMaker | None, seed: int, base: Path | None) -> Hashable:
+def make_data_key(
+    spec: DataSpec, task: SampleMaker | None, seed: int, base: Path | None, given: Given | None = None
+) -> Hashable:
     """Make the key of the samples of ``spec``, with the seed where the subset, or the reading, depends on it."""
     drawn = spec.per_class is not None or spec.limit is not None
     seeded = seed if spec.cache == "memory" or (drawn and spec.subset_seed is None) else None
     made_by = f"{type(task).__module__}.{type(task).__qualname__} {task!r}"
-    return "data", _serialise(spec, *_OF_BATCHES), made_by, seeded, str(base)
+    return "data", _serialise(spec, *_OF_BATCHES), made_by, seeded, str(base), _Same(given)
 
 
 def _serialise(spec: DataSpec, *without: str) -> str:

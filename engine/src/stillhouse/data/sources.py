@@ -75,6 +75,7 @@ class Source(ABC):
         pure: reading a sample gives the same every time, so that it may be kept in memory.
         vector_length: how many numbers each target of kind ``vector`` has, once the first one was read.
         stamp: a hash of what there is, for the fingerprint, without times and places; None: samples' values are hashed.
+        weights: the factor of every sample (N,) in the task's loss, float32; None: each counts alike.
         doubtful: ids that are looked at before training in any case, such as those of empty files.
         target: the targets' kind: see :attr:`stillhouse.data.DataInfo.target`.
         spec: how targets are read; None: they are class indices.
@@ -83,6 +84,7 @@ class Source(ABC):
     class_names: tuple[str, ...]
     labels: Ids
     splits: dict[str, Ids]
+    weights: NDArray[np.float32] | None = None
     pure: bool = True
     stamp: bytes | None = None
     doubtful: tuple[int, ...] = ()

@@ -96,6 +96,8 @@ def fingerprint(choices: Mapping[str, Any], samples: Samples, splits: Mapping[st
     digest = hashlib.sha256(json.dumps(shorten_home(choices), sort_keys=True, default=repr).encode())
     digest.update("\0".join(source.class_names).encode(errors="surrogateescape"))
     digest.update(source.labels.tobytes())
+    if source.weights is not None:
+        digest.update(source.weights.tobytes())
     for name, ids in splits.items():
         digest.update(f"\0{name}\0".encode())
         digest.update(ids.tobytes())

@@ -18,7 +18,7 @@ from stillhouse.data.samples import Samples
 from stillhouse.errors import StillhouseError
 from stillhouse.nested import map_tensors
 
-__all__ = ["map_in_workers", "stream"]
+__all__ = ["map_in_workers", "pin_batches", "stream"]
 
 T = TypeVar("T")
 
@@ -38,8 +38,14 @@ def stream(samples: Samples, keys: Iterable[Key], workers: int, pin: bool, prefe
     Raises:
         StillhouseError: a sample cannot be read or augmented, here or in a worker.
     """
-    for batch in map_in_workers(samples.batch, keys, 0 if samples.direct else workers, prefetch):
-        yield map_tensors(Tensor.pin_memory, batch) if pin else batch
+    made = map_in_workers(samples.batch, keys, 0 if samples.direct else workers, prefetch)
+    yield from pin_batches(made) if pin else made
+
+
+def pin_batches(made: Iterable[Batch]) -> Generator[Batch]:
+    """Put batches into page-locked memory."""
+    for batch in made:
+        yield map_tensors(Tensor.pin_memory, batch)
 
 
 def map_in_workers(make: Callable[[Key], T], keys: Iterable[Key], workers: int, prefetch: int = 2) -> Generator[T]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import numpy as np
@@ -39,6 +39,9 @@ class TableSpec:
             ``split``, and none is named, all rows are one set.
         boxes: of boxes: four columns, x1, y1, x2, y2 in pixels, with a row for each box and empty ones for an image
             without; or one column of files, ``.xml`` of Pascal VOC or ``.txt`` of YOLO.
+        splits: where that column has other texts, those of each split: ``{ val = ["fold 4"], test = ["fold 5"] }``; what is
+            not named is of train.
+        weight: the column of the samples' factors in the task's loss, numbers >= 0; "" for none.
         root: the folder that files are below; the table's own by default.
     """
 
@@ -46,6 +49,8 @@ class TableSpec:
     label: str | tuple[str, ...] = "label"
     split: str | None = None
     boxes: str | tuple[str, ...] = _CORNERS
+    splits: dict[Literal["train", "val", "test"], tuple[str, ...]] = attrs.field(factory=dict)
+    weight: str = ""
     root: str = ""
 
     @property
@@ -88,7 +93,7 @@ class Table(FileSource):
         self.target = _check_kind(told, columns)
         self._boxes: BoxLists | None = None
         self._vectors: Tensor | None = None
-        rows = Rows(table, columns.image, columns.split, self.root, skip_bad)
+        rows = Rows(table, columns.image, columns.split, columns.splits, self.root, skip_bad)
         first = rows.first_of_image if self.target == "boxes" else rows.all
         targets: list[FoundFile] = []
         extra = b""
@@ -104,10 +109,12 @@ class Table(FileSource):
             self._boxes = BoxLists.of(boxes, names)
             extra = self._boxes.to_bytes()
         if self.target == "vector":
-            self._vectors = rows.gather_vectors(first, columns.labels)
+            self._vectors = rows.gather_vectors(first, columns.labels, "data.args.label")
             extra = self._vectors.numpy().tobytes()
         if self.target in ("mask", "depth", "image"):
             targets = [rows.find_file(row, columns.labels[0], "data.args.label") for row in first]
+        if columns.weight:
+            self.weights = rows.gather_weights(first, columns.weight)
         rows.raise_faults()
         if self.target != "class":
             self.spec = structure(told, TargetSpec, "data.args")

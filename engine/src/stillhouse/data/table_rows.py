@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stillhouse.data.annotations import Box, read_box_file
 from stillhouse.data.columns import Columns
 from stillhouse.data.files import FoundFile, show_name
 from stillhouse.data.sources import ALIASES
-from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, raise_faults
+from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, raise_faults
 
 __all__ = ["SHOWN", "Rows"]
 
@@ -31,6 +34,7 @@ class Rows:
         table: the table.
         image: the column of the images' files.
         split: that of the splits; "" for none, and None for ``split`` where there is one.
+        meant: the texts there that mean each split; empty: the splits' names.
         root: the folder that files are below.
         skip_bad: leave out rows whose image is not there.
 
@@ -41,7 +45,15 @@ class Rows:
         first_of_image: the first row of each image.
     """
 
-    def __init__(self, table: Columns, image: str, split: str | None, root: Path, skip_bad: bool) -> None:
+    def __init__(
+        self,
+        table: Columns,
+        image: str,
+        split: str | None,
+        meant: Mapping[Any, Sequence[str]],
+        root: Path,
+        skip_bad: bool,
+    ) -> None:
         self.table, self.root = table, root
         self._faults: list[Fault] = []
         self.files: dict[int, FoundFile] = {}
@@ -60,7 +72,7 @@ class Rows:
                 raise StillhouseError(what, where="data.args.image", hint=hint)
             warnings.warn(f"left out: {what}", StillhouseWarning, stacklevel=2)
         self.all = list(self.files)
-        self.splits = self._read_splits(split)
+        self.splits = self._read_splits(split, meant)
         seen: dict[str, int] = {}
         for row, found in self.files.items():
             seen.setdefault(found.path, row)
@@ -98,10 +110,14 @@ class Rows:
         """Raise what was noted, if anything was."""
         raise_faults(self._faults)
 
-    def _read_splits(self, named: str | None) -> list[str] | None:
+    def _read_splits(self, named: str | None, meant: Mapping[Any, Sequence[str]]) -> list[str] | None:
         if named == "" or (named is None and "split" not in self.table.values):
+            if meant:
+                raise StillhouseError("needs the column", where="data.args.splits", hint='split = "fold"')
             return None
         texts = self.table.column("split" if named is None else named, "data.args.split")
+        if meant:
+            return _divide(texts, meant)
         splits = [_SPLITS.get(text.lower(), "") for text in texts]
         for row in self.all:
             if not splits[row]:
@@ -109,20 +125,29 @@ class Rows:
         self.raise_faults()
         return splits
 
-    def gather_vectors(self, rows: Sequence[int], names: Sequence[str]) -> Tensor:
-        """The numbers of each row (N, D), in the columns ``names``."""
-        columns = [self.table.column(name, "data.args.label") for name in names]
+    def gather_weights(self, rows: Sequence[int], name: str) -> NDArray[np.float32]:
+        """The weight of each row (N,), in the column ``name``."""
+        weights: NDArray[np.float32] = self.gather_vectors(rows, [name], "data.args.weight")[:, 0].numpy()
+        for place in np.flatnonzero(weights < 0).tolist():
+            self.fault(rows[place], "data.args.weight", f"must be >= 0, got {weights[place]:g}")
+        return weights
+
+    def gather_vectors(self, rows: Sequence[int], names: Sequence[str], key: str) -> Tensor:
+        """The numbers of each row (N, D), in the columns ``names``, which the recipe's ``key`` names."""
+        columns = [self.table.column(name, key) for name in names]
         values = []
         for row in rows:
             try:
                 values.append([float(column[row]) for column in columns])
             except ValueError:
                 wrong = next(name for name, column in zip(names, columns, strict=True) if not _is_number(column[row]))
-                self.fault(row, "data.args.label", f"{wrong} must be a number, got {self.table.values[wrong][row]!r}")
+                self.fault(row, key, f"{wrong} must be a number, got {self.table.values[wrong][row]!r}")
         self.raise_faults()
         vectors = torch.tensor(values, dtype=torch.float32)
         for place in (~vectors.isfinite().all(1)).nonzero().flatten().tolist():
-            self.fault(rows[place], "data.args.label", "the target's numbers must be finite")
+            self.fault(
+                rows[place], key, "the target's numbers must be finite" if key.endswith("label") else "must be finite"
+            )
         return vectors
 
     def read_box_files(self, rows: Sequence[int], name: str) -> list[list[Box]]:
@@ -163,6 +188,19 @@ class Rows:
         except StillhouseError as error:
             self.fault(row, "data.args.boxes", str(error))
             return []
+
+
+def _divide(texts: Sequence[str], meant: Mapping[Any, Sequence[str]]) -> list[str]:
+    """The split that each text means; what is not named is of train."""
+    of_text: dict[str, str] = {}
+    for split, named in meant.items():
+        for text in named:
+            where = f"data.args.splits.{split}"
+            if text not in texts:
+                raise StillhouseError(f"no row has {text!r}", where=where, hint=did_you_mean(text, sorted(set(texts))))
+            if of_text.setdefault(text, split) != split:
+                raise StillhouseError(f"{text!r} is of {of_text[text]} as well", where=where)
+    return [of_text.get(text, "train") for text in texts]
 
 
 def _is_number(text: str) -> bool:

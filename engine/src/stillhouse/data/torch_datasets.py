@@ -9,6 +9,7 @@ import numpy as np
 from torch.utils.data import Subset, TensorDataset
 
 from stillhouse.data.draws import Begin
+from stillhouse.data.hub_rows import has_rows, is_unchanging
 from stillhouse.data.images import convert_stacked
 from stillhouse.data.sources import Part
 from stillhouse.data.targets import Kind
@@ -20,6 +21,8 @@ def is_pure(dataset: Any) -> bool:
     """Whether reading is certainly free of randomness; a data set of unknown type may augment."""
     if isinstance(dataset, Subset):
         return is_pure(dataset.dataset)
+    if has_rows(dataset):
+        return is_unchanging(dataset)
     return type(dataset) in (TensorDataset, list, tuple)
 
 

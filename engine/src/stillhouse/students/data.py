@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 import torch
@@ -17,7 +17,8 @@ from stillhouse.config.recipe import Recipe
 from stillhouse.config.structure import structure, unstructure
 from stillhouse.config.trust import lies_in_run, reading_stored
 from stillhouse.contract.batch import Batch, DataInfo
-from stillhouse.data.batches import Data
+from stillhouse.data.base import Data
+from stillhouse.data.given import Given, describe_given, read_given
 from stillhouse.data.loader import load_data
 from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.students.saved_run import SavedRun
@@ -46,16 +47,14 @@ class MeasuredData(Protocol):
         """End workers."""
 
 
-def open_data(
-    saved: SavedRun, other: str | None = None, *, pin: bool = False, overrides: Sequence[str] = ()
-) -> MeasuredData:
+def open_data(saved: SavedRun, other: Any = None, *, pin: bool = False, overrides: Sequence[str] = ()) -> MeasuredData:
     """Open the data of a run, or others for the same task.
 
     Args:
         saved: the run, whose ``recipe.data`` may have changed keys.
         other: a recipe's file, whose ``[data]`` is used; or a data set's name, read by the keys of the run's recipe
             and, where it has no splits of its own, measured whole. Keys that choose the run's own training samples
-            (``per_class``, ``limit``, ``val_fraction``, ``split``) are not used.
+            (``per_class``, ``limit``, ``val_fraction``, ``split``) are not used. Or data from Python, as ``train`` takes them.
         pin: put batches into page-locked memory, for copies to CUDA.
         overrides: ``data.KEY=VALUE`` each, of the other data.
 
@@ -64,6 +63,8 @@ def open_data(
     """
     recipe = saved.recipe
     spec, base = recipe.data, recipe.base
+    if other is not None and not isinstance(other, str):
+        return _open_given(saved, read_given(other), pin=pin)
     if other is not None:
         spec, base = _choose_other(spec, other, overrides)
         with reading_stored(saved.folder, named=[] if lies_in_run(other) else [spec.name]):
@@ -79,10 +80,26 @@ def open_data(
     return _open_plain(saved, spec, base, pin=pin)
 
 
-def _open_plain(saved: SavedRun, spec: DataSpec, base: Path, *, pin: bool) -> MeasuredData:
+def _open_given(saved: SavedRun, given: Given, *, pin: bool) -> MeasuredData:
+    """Open data from Python: those that the run was trained on, or others."""
+    recipe = saved.recipe
+    spec = recipe.data
+    if given.loaders:  # of the run's keys none changes what a loader makes
+        args = spec.args if spec.given else {"classes": list(saved.info.class_names)} if saved.info.class_names else {}
+        spec = DataSpec(name=spec.name, args=args)
+    spec = describe_given(spec, given)
+    if recipe.data.given:
+        data = load_data(spec, saved.task, seed=recipe.run.seed, base=recipe.base, pin=pin, given=given)
+        if data.info.fingerprint == saved.info.fingerprint:
+            return data
+        data.close()
+    return _open_plain(saved, spec, recipe.base, pin=pin, given=given)
+
+
+def _open_plain(saved: SavedRun, spec: DataSpec, base: Path, *, pin: bool, given: Given | None = None) -> MeasuredData:
     # The student knows inputs on the scale of its training, whatever these data's own mean would be.
     plain = attrs.evolve(spec, normalize="none", transforms=(), batch_transforms=())
-    data = load_data(plain, saved.task, seed=saved.recipe.run.seed, base=base, pin=pin)
+    data = load_data(plain, saved.task, seed=saved.recipe.run.seed, base=base, pin=pin, given=given)
     try:
         return _normalise_as_trained(data, saved.info)
     except BaseException:

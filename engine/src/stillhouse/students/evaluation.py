@@ -15,6 +15,7 @@ from stillhouse.assembly.evaluator import build_evaluator
 from stillhouse.assembly.evaluator import evaluate as run_evaluator
 from stillhouse.config.kept import KeptWeights
 from stillhouse.contract.plugin import Plugin
+from stillhouse.data.given import read_given
 from stillhouse.errors import StillhouseError, StillhouseWarning, did_you_mean
 from stillhouse.registry.order import Active
 from stillhouse.students.data import open_data
@@ -57,7 +58,7 @@ def evaluate(
     run: str | Path,
     *,
     split: str | None = None,
-    data: str | None = None,
+    data: Any = None,
     overrides: Sequence[str] = (),
     weights: KeptWeights | None = None,
     averaged: bool = False,
@@ -75,7 +76,7 @@ def evaluate(
         run: the run's folder.
         split: a split's name, or ``all``; None: ``test``, else ``val``, else ``train``, whichever the data have.
         data: other data: a recipe's file or a data set's name (:func:`stillhouse.students.data.open_data`). Inputs are
-            normalised as in training.
+            normalised as in training. Or data sets or loaders from Python, as ``train`` takes them.
         overrides: ``data.KEY=VALUE`` each, of the data that are measured.
         weights: ``best`` or ``last``; None: the best where the run has kept them, else the last.
         averaged: the averaged weights of a run with ``[ema]``, whatever it measured itself.
@@ -119,7 +120,7 @@ def evaluate(
             run=str(saved.folder),
             weights=saved.weights,
             step=saved.step,
-            data=data or saved.recipe.data.name,
+            data=data if isinstance(data, str) else saved.recipe.data.name if data is None else read_given(data).name,
             device=str(place),
             samples={name: read.info.sizes[name] for name in splits},
             metrics=metrics,

@@ -70,6 +70,7 @@ def export(
     with_preprocessing: bool = False,
     force: bool = False,
     fold_plugins: bool = True,
+    data: Any = None,
     student: nn.Module | None = None,
     teacher: nn.Module | None = None,
     teachers: Mapping[str, nn.Module] | None = None,
@@ -88,6 +89,7 @@ def export(
         with_preprocessing: the program takes inputs of 0 to 1 and normalises them itself.
         force: write over a file that exists.
         fold_plugins: False leaves the plugins out: the student alone, as it was trained.
+        data: for a run that was given its data from Python: the same again, or others of their form.
         student: see :func:`stillhouse.load_student`, as for the next three.
         teacher: likewise.
         teachers: likewise.
@@ -110,20 +112,20 @@ def export(
     check_installed(form)
     size = [f"data.eval_batch_size={max(batch or 1, _SAMPLES)}"]
     saved = open_run(run, weights=weights, averaged=averaged, overrides=size)
-    data = open_data(saved)
+    read = open_data(saved, data)
     try:
         module = fold_student(
             saved,
-            data=data,
+            data=read,
             student=student,
             teacher=teacher,
             teachers=teachers,
             plugins=plugins,
             fold_plugins=fold_plugins,
         )
-        split, inputs = _take_inputs(data, batch)
+        split, inputs = _take_inputs(read, batch)
     finally:
-        data.close()
+        read.close()
     program = None if form == "safetensors" else saved.task.program(module, inputs)
     reference = Output(module, saved.task) if program is None else program.module
     about = {} if program is None else program.about

@@ -209,6 +209,7 @@ def load_student(
     *,
     weights: KeptWeights | None = None,
     averaged: bool = False,
+    data: Any = None,
     student: nn.Module | None = None,
     teacher: nn.Module | None = None,
     teachers: Mapping[str, nn.Module] | None = None,
@@ -223,6 +224,7 @@ def load_student(
             torchvision, timm and our own are built by name, and any other is given as ``student`` (or trusted).
         weights: ``best`` or ``last``; None: the best where the run has kept them, else the last.
         averaged: the averaged weights of a run with ``[ema]``, whatever it measured itself.
+        data: for a run that was given its data from Python and whose plugins fold something away: the same again.
         student: a module to fill, for a run that was given its student from Python.
         teacher: for a run that was given its teacher from Python and whose plugins fold something away: one of the
             same shapes.
@@ -241,7 +243,13 @@ def load_student(
         return rebuild_student(Path(run), own_code) if student is None else fill_student(Path(run), student)
     saved = open_run(run, weights=weights, averaged=averaged)
     return fold_student(
-        saved, student=student, teacher=teacher, teachers=teachers, plugins=plugins, fold_plugins=fold_plugins
+        saved,
+        given=data,
+        student=student,
+        teacher=teacher,
+        teachers=teachers,
+        plugins=plugins,
+        fold_plugins=fold_plugins,
     )
 
 
@@ -249,13 +257,14 @@ def fold_student(
     saved: SavedRun,
     *,
     data: MeasuredData | None = None,
+    given: Any = None,
     student: nn.Module | None = None,
     teacher: nn.Module | None = None,
     teachers: Mapping[str, nn.Module] | None = None,
     plugins: Sequence[Plugin] | None = None,
     fold_plugins: bool = True,
 ) -> nn.Module:
-    """:func:`load_student` of a run that is open; ``data`` are the run's, where they are read already."""
+    """:func:`load_student` of a run that is open; ``data`` are the run's, where they are read already; else ``given`` may be, from Python."""
     try:
         actives = select_plugins(saved, "export" if fold_plugins else "adapt", plugins)
     except StillhouseError as error:
@@ -265,7 +274,7 @@ def fold_student(
         actives = []  # had one changed the student, its weights will not fit and say so
     if not actives:
         return build_student(saved, student).eval()
-    own = data if data is not None else open_data(saved)
+    own = data if data is not None else open_data(saved, given)
     try:
         place = torch.device("cpu")
         assembly, walk = rebuild(saved, own, actives, device=place, student=student, teacher=teacher, teachers=teachers)

@@ -18,7 +18,7 @@ from stillhouse.config.structure import structure
 from stillhouse.config.teacher import TeacherSpec
 from stillhouse.contract.batch import Batch, DataInfo
 from stillhouse.contract.task import Task
-from stillhouse.data.batches import Data
+from stillhouse.data.base import Data
 from stillhouse.data.loader import load_data
 from stillhouse.errors import StillhouseError
 from stillhouse.loop.tapped_model import TappedModel

@@ -21,6 +21,7 @@ from stillhouse.config.recipe import Recipe
 from stillhouse.config.structure import structure
 from stillhouse.config.teacher import TeacherSpec
 from stillhouse.contract.batch import DataInfo
+from stillhouse.data.given import Given, describe_given
 from stillhouse.data.loader import load_data
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError
@@ -48,6 +49,7 @@ class Prerequisite:
         folder: its run's, in the cache, named by the content.
         weights: which of those that its run keeps are asked for; None: see
             :func:`stillhouse.models.weights.find_weights`.
+        given: the data that Python has handed over, where its recipe asks for them.
     """
 
     role: str
@@ -56,6 +58,7 @@ class Prerequisite:
     info: DataInfo
     folder: Path
     weights: KeptWeights | None = None
+    given: Given | None = None
 
     @property
     def identity(self) -> str:
@@ -85,13 +88,17 @@ class Prerequisite:
         return find_weights(self.folder, self.weights).file
 
 
-def list_prerequisites(recipe: Recipe) -> tuple[Prerequisite, ...]:
+def list_prerequisites(recipe: Recipe, given: Given | None = None) -> tuple[Prerequisite, ...]:
     """What ``recipe`` names: the student's start, the teachers, plugins' options. What these name is theirs to list.
+
+    Args:
+        recipe: the run that asks.
+        given: the data that Python has handed over, which such a recipe may ask for as well.
 
     Raises:
         StillhouseError: data or a model of such a recipe that cannot be had.
     """
-    return tuple(found for role in _named(recipe) if (found := find_prerequisite(recipe, role)) is not None)
+    return tuple(found for role in _named(recipe) if (found := find_prerequisite(recipe, role, given)) is not None)
 
 
 def get_role(teacher: str) -> str:
@@ -104,7 +111,7 @@ def get_teacher(role: str) -> str:
     return role if role == "teacher" else role.removeprefix("teachers.") if role.startswith("teachers.") else ""
 
 
-def find_prerequisite(recipe: Recipe, role: str) -> Prerequisite | None:
+def find_prerequisite(recipe: Recipe, role: str, given: Given | None = None) -> Prerequisite | None:
     """The recipe that ``recipe`` names in its table ``role``, a :attr:`Prerequisite.role`; None where it names none.
 
     Raises:
@@ -118,14 +125,17 @@ def find_prerequisite(recipe: Recipe, role: str) -> Prerequisite | None:
     own = attrs.evolve(own, run=attrs.evolve(own.run, device=recipe.run.device, threads=recipe.run.threads))
     try:
         task = build_task(own.task, own.base)
-        data = load_data(own.data, task, seed=own.run.seed, base=own.base)
+        given = given if own.data.given else None
+        if given is not None:
+            own = attrs.evolve(own, data=describe_given(own.data, given))
+        data = load_data(own.data, task, seed=own.run.seed, base=own.base, given=given)
         data.close()
         model = build_untrained(own, data.info, task.outputs(data.info))
-        start = find_prerequisite(own, "student")
+        start = find_prerequisite(own, "student", given)
     except StillhouseError as error:
         raise error.within(f"{role}.recipe") from None
     folder = cache_folder() / "teachers" / f"{own.run.name}-{_content_key(own, data.info, model, start)[:16]}"
-    return Prerequisite(role, own, model, data.info, folder, weights)
+    return Prerequisite(role, own, model, data.info, folder, weights, given)
 
 
 def build_untrained(recipe: Recipe, info: DataInfo, outputs: int) -> nn.Module:

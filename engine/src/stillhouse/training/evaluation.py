@@ -11,7 +11,7 @@ from functools import partial
 from stillhouse.assembly.evaluator import evaluate
 from stillhouse.contract.hookspecs import hookimpl
 from stillhouse.contract.run import Run
-from stillhouse.data.batches import Data
+from stillhouse.data.base import Data
 from stillhouse.errors import StillhouseWarning
 from stillhouse.registry.hooks import Hooks, emit
 from stillhouse.training.ema import AveragedWeights

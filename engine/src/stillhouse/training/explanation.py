@@ -19,7 +19,7 @@ from stillhouse.config.structure import unstructure
 from stillhouse.config.teacher import TeacherSpec
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.run import Run
-from stillhouse.data.batches import Data
+from stillhouse.data.base import Data
 from stillhouse.registry.order import Active
 from stillhouse.schedule import Schedule, value_at
 from stillhouse.terminal import Terminal, make_table

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from stillhouse.config.recipe import Recipe
 from stillhouse.contract.protocols import Named
-from stillhouse.data.batches import Data
+from stillhouse.data.base import Data
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError
 from stillhouse.loop.composition import Composition

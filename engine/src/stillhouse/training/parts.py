@@ -15,7 +15,8 @@ from stillhouse.config.model import ModelSpec
 from stillhouse.config.recipe import Recipe
 from stillhouse.config.teacher import TeacherSpec
 from stillhouse.contract.task import Task
-from stillhouse.data.batches import Data
+from stillhouse.data.base import Data
+from stillhouse.data.given import Given, describe_given
 from stillhouse.data.loader import load_data
 from stillhouse.distributed.fsdp import shard
 from stillhouse.errors import StillhouseError
@@ -51,6 +52,7 @@ class Parts:
         needs: the recipes that give its teachers, its student's start and what plugins ask for.
         student: on the CPU, without what a recipe gives it to start from.
         teachers: on the CPU by name, ``teacher`` first; untrained where a recipe gives it.
+        given: the data that Python has handed over.
     """
 
     recipe: Recipe
@@ -62,12 +64,13 @@ class Parts:
     needs: tuple[Prerequisite, ...]
     student: nn.Module
     teachers: dict[str, nn.Module]
+    given: Given | None = None
 
     def copy(self) -> Parts:
         """The same parts again, to be used up: models copied, batches from the same samples."""
         return attrs.evolve(
             self,
-            data=_load(self.recipe, self.task, self.device),
+            data=_load(self.recipe, self.task, self.device, self.given),
             student=copy.deepcopy(self.student),
             teachers=copy.deepcopy(self.teachers),
         )
@@ -80,7 +83,10 @@ class Parts:
         """
         own = need.recipe
         actives = activate(plugins_in_use(own.plugins, own.base), has_teacher=own.teacher is not None)
-        return gather(resolve(own, actives), actives, self.device, self.shown, student=need.model)
+        given = self.given if own.data.given else None
+        return gather(
+            resolve(own, actives, given=given), actives, self.device, self.shown, student=need.model, given=given
+        )
 
 
 def gather(
@@ -92,6 +98,7 @@ def gather(
     student: nn.Module | None = None,
     teachers: Mapping[str, nn.Module] | None = None,
     loss: Any = None,
+    given: Given | None = None,
 ) -> Parts:
     """Load the data and build the models, but for the student and those teachers that are there already.
 
@@ -102,12 +109,12 @@ def gather(
     """
     task = build_task(recipe.task, recipe.base, trained=loss is None)
     task = task if loss is None else with_loss(task, loss)
-    data = _load(recipe, task, device)
+    data = _load(recipe, task, device, given)
     task = task.for_data(data.info)
     outputs = task.outputs(data.info)
     if student is None:
         student = build_untrained(recipe, data.info, outputs)
-    needs = list_prerequisites(recipe)
+    needs = list_prerequisites(recipe, given)
     by_name = {get_teacher(need.role): need for need in needs}
     there = teachers or {}
     made = {
@@ -119,11 +126,11 @@ def gather(
         **made,
     }.items():  # those from Python; others are given their shapes where they are built
         materialise(model, lambda: data.example().input, rng.derive(recipe.run.seed, "lazy", name), name)
-    return Parts(recipe, actives, device, shown, task, data, needs, student, made)
+    return Parts(recipe, actives, device, shown, task, data, needs, student, made, given)
 
 
-def _load(recipe: Recipe, task: Task, device: torch.device) -> Data:
-    return load_data(recipe.data, task, seed=recipe.run.seed, base=recipe.base, pin=device.type == "cuda")
+def _load(recipe: Recipe, task: Task, device: torch.device, given: Given | None) -> Data:
+    return load_data(recipe.data, task, seed=recipe.run.seed, base=recipe.base, pin=device.type == "cuda", given=given)
 
 
 def spread(parts: Parts) -> None:
@@ -155,14 +162,17 @@ def resolve(
     student: nn.Module | None = None,
     teachers: Mapping[str, nn.Module] | None = None,
     loss: Any = None,
+    given: Given | None = None,
 ) -> Recipe:
     """The recipe as it is run: plugins in order with every option, and what Python handed over named as such.
 
     Raises:
-        StillhouseError: its own run was handed a model that is not there now.
+        StillhouseError: its own run was handed a model, or data, that are not there now; keys that say nothing of the data.
     """
     tables = tuple(a.table for a in sorted(actives, key=lambda a: a.listed))
     recipe = attrs.evolve(recipe, plugins=tables)
+    if given is not None:
+        recipe = attrs.evolve(recipe, data=describe_given(recipe.data, given))
     if student is not None:
         recipe = attrs.evolve(recipe, student=ModelSpec(model=type(student).__qualname__, given=True))
     elif recipe.student.given:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +11,28 @@ import torch
 from ignite.metrics import Metric
 from torch import Tensor, nn
 
-from stillhouse.assembly.evaluator import try_out
-from stillhouse.assembly.failures import explained
-from stillhouse.assembly.walk import assemble
 from stillhouse.config.recipe import Recipe
 from stillhouse.config.teacher import check_teacher_names
 from stillhouse.config.trust import trusting
-from stillhouse.contract.assembly import Assembly, Rows
 from stillhouse.contract.plugin import Plugin
+from stillhouse.data.given import read_given
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.memo import share_memo
 from stillhouse.models.scripted import refuse_scripted, wrap_scripted
 from stillhouse.registry.plugins import activate, from_instances, plugins_in_use
-from stillhouse.teachers.identity import identify_sources
-from stillhouse.teachers.origins import describe_teacher
 from stillhouse.teachers.prerequisites import Prerequisite, get_teacher
-from stillhouse.teachers.sources import build_option, load_trained
+from stillhouse.teachers.sources import load_trained
 from stillhouse.teachers.store import get_or_make, naming_disk_errors
+from stillhouse.training.building import build_training
 from stillhouse.training.callbacks import Callback, attach_callbacks
-from stillhouse.training.checks import check_options, check_scaling, check_sources, check_written, list_facts_alike
+from stillhouse.training.checks import check_sources, check_written, list_facts_alike
 from stillhouse.training.devices import find_device
 from stillhouse.training.folder import RunFolder
 from stillhouse.training.folder_lock import FolderLock
 from stillhouse.training.parent import check_parent
-from stillhouse.training.parts import Parts, gather, resolve, spread
+from stillhouse.training.parts import Parts, gather, resolve
 from stillhouse.training.progress import Detail, Progress
-from stillhouse.training.recomputation import checkpoint_gradients
 from stillhouse.training.result import Result
 from stillhouse.training.session import Training
 
@@ -48,6 +42,7 @@ __all__ = ["Result", "Training", "prepare", "train"]
 def prepare(
     recipe: Recipe,
     *,
+    data: Any = None,
     student: nn.Module | None = None,
     teacher: nn.Module | None = None,
     teachers: Mapping[str, nn.Module] | None = None,
@@ -66,6 +61,7 @@ def prepare(
 
     Args:
         recipe: the run.
+        data: instead of the recipe's: see :func:`stillhouse.data.given.read_given`.
         student: instead of the recipe's; trained in place.
         teacher: instead of the recipe's; frozen in place.
         teachers: further ones by name, beside the recipe's ``[teachers.NAME]`` or instead of them; frozen in place.
@@ -88,7 +84,8 @@ def prepare(
     check_teacher_names(teachers or (), has_first=recipe.teacher is not None or teacher is not None)
     refuse_scripted(student)
     handed_over = wrap_scripted({**({} if teacher is None else {"teacher": teacher}), **(teachers or {})})
-    recipe = resolve(recipe, actives, student, handed_over, loss)
+    given = None if data is None else read_given(data)
+    recipe = resolve(recipe, actives, student, handed_over, loss, given)
     check_parent(recipe)
     folder = None
     if write:
@@ -105,14 +102,14 @@ def prepare(
         torch.set_num_threads(recipe.run.threads)
     shown = Progress(progress if parallel.is_first() else False)
     with share_memo(), trusting(trust):  # what this run and those before it have in common is read once
-        parts = gather(recipe, actives, device, shown, student=student, teachers=handed_over, loss=loss)
+        parts = gather(recipe, actives, device, shown, student=student, teachers=handed_over, loss=loss, given=given)
         for note in parts.data.notes:
             warnings.warn(note, StillhouseWarning, stacklevel=2)
         if train_teacher:
             for need in _list_missing(parts):
                 _train_first(need, shown)
         trained = load_trained(recipe, parts.needs, parts.student, parts.teachers)
-        training = _build(
+        training = build_training(
             parts, folder=folder, resume=resume, inspect_only=not train_teacher, trained=trained, metrics=metrics
         )
         attach_callbacks(training.run, callbacks)
@@ -155,7 +152,7 @@ def _rehearse(parts: Parts) -> bool:
     its answers, axes of its features, statistics of two samples), and nothing tells which of them did. Walked over
     again, a run is the same whether its teacher was found or trained a moment ago, for one more pass of two samples.
     """
-    training = _build(parts.copy(), folder=None, resume=False, inspect_only=True, trained=False)
+    training = build_training(parts.copy(), folder=None, resume=False, inspect_only=True, trained=False)
     training.close()
     return training.walk.composition.reads_teacher
 
@@ -165,91 +162,17 @@ def _train_first(need: Prerequisite, shown: Progress) -> None:
 
     def make() -> bool:
         shown.say(f"training {need.recipe.run.name!r} first, once; it is kept in {need.folder}")
-        train(need.recipe, out=need.folder, resume=True, progress=shown.detail)
+        train(need.recipe, data=need.given, out=need.folder, resume=True, progress=shown.detail)
         return True
 
     with naming_disk_errors(need.folder, "the trained recipe", "what was trained so far is kept"):
         get_or_make(need.folder, lambda: need.is_trained() or None, make, together=True)
 
 
-def _build(
-    parts: Parts,
-    *,
-    folder: Path | None,
-    resume: bool,
-    inspect_only: bool,
-    trained: bool,
-    metrics: Mapping[str, Metric] | None = None,
-) -> Training:
-    """Assemble the run of its parts; nothing is trained and nothing written, but for caches unless ``inspect_only``."""
-    recipe, actives, data = parts.recipe, parts.actives, parts.data
-    try:
-        sources = identify_sources(recipe, parts.needs, parts.student, parts.teachers)
-        spread(parts)
-        assembly = Assembly(
-            recipe=recipe,
-            seed=recipe.run.seed,
-            device=parts.device,
-            student=parts.student,
-            teacher=parts.teachers.get("teacher"),
-            teachers={name: model for name, model in parts.teachers.items() if name != "teacher"},
-            task=parts.task,
-            data=data.info,
-            rows=Rows(data.info.sizes["train"], lambda: data.passes.ids("train")),
-            epochs=recipe.run.epochs,
-            steps_per_epoch=data.steps_per_epoch,
-            plugins=tuple(a.plugin for a in actives),
-            batches=data,
-            inspect_only=inspect_only,
-            progress=parts.shown,
-            find_model=partial(build_option, recipe, parts.needs, data.info, parts.task),
-        )
-        assembly.notes.update({f"model {name}": describe_teacher(model) for name, model in parts.teachers.items()})
-        check_options(assembly, actives)
-        if recipe.speed.checkpoint_gradients:
-            assembly.notes["model student"] = [f"gradients recomputed: {checkpoint_gradients(parts.student)}"]
-        transforms, example = None, data.example()
-        if recipe.data.batch_transforms:
-            from stillhouse.data.batch_transforms import build_batch_transforms  # and torchvision, which takes a while
-
-            transforms = build_batch_transforms(recipe.data.batch_transforms, data.info, recipe.run.seed, data.example)
-            example = transforms(example, 0, 0)
-        precision: torch.dtype = getattr(torch, recipe.run.precision)
-        with explained(assembly):
-            for model in (parts.student, *parts.teachers.values()):
-                model.to(parts.device)
-            walk = assemble(assembly, actives, example, precision)
-        try:
-            check_scaling(assembly, walk.composition.modules_of)
-            with explained(assembly):
-                training = Training(
-                    assembly,
-                    walk,
-                    actives,
-                    data,
-                    transforms,
-                    folder=folder,
-                    resume=resume,
-                    progress=parts.shown,
-                    sources=sources,
-                    teacher_is_trained=trained,
-                    metrics=metrics,
-                )
-                for split in data.splits:
-                    if split == "val" or (split != "train" and recipe.run.test):
-                        try_out(training.run.evaluator, assembly, walk.composition, data.example(split=split), split)
-            return training
-        except BaseException:
-            walk.composition.remove_taps()  # the models may be the caller's
-            raise
-    except BaseException:
-        data.close()
-        raise
-
-
 def train(
     recipe: Recipe,
     *,
+    data: Any = None,
     student: nn.Module | None = None,
     teacher: nn.Module | None = None,
     teachers: Mapping[str, nn.Module] | None = None,
@@ -267,6 +190,8 @@ def train(
 
     Args:
         recipe: the run: ``Recipe.load("digits-vkd.toml")``.
+        data: instead of the recipe's: a map-style data set, which is split here; a loader; a pair (training, validation), three
+            of them with test, or ``{"train": ..., "val": ...}``.
         student: a module instead of the recipe's; trained in place.
         teacher: a module instead of the recipe's; frozen in place.
         teachers: further modules by name, ``{"assistant": module}``; frozen in place.
@@ -285,6 +210,7 @@ def train(
     """
     return prepare(
         recipe,
+        data=data,
         student=student,
         teacher=teacher,
         teachers=teachers,

@@ -24,7 +24,7 @@ from stillhouse.assembly.watch import watch_first_steps
 from stillhouse.config.home import shorten_home
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.batch import Batch
-from stillhouse.data.batches import Data
+from stillhouse.data.base import Data
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.files import clear_temporaries, replace_nonfinite, write_json
