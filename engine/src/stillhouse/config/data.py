@@ -75,7 +75,7 @@ class DataSpec:
     Attributes:
         name: ``sklearn:digits``; ``folder:PATH``, with a folder for each class; ``pairs:PATH``, images with a file for each
             one's target; ``photos:PATH``, images alone; ``table:FILE``, a CSV or parquet file that lists them; ``coco:FILE``, images
-            with COCO's annotations; ``hf:PATH``, a folder that Hugging Face's ``save_to_disk`` wrote; ``torchvision:NAME`` or ``package.module:callable``, which
+            with COCO's annotations; ``shards:PATTERN``, tar files of them; ``hf:PATH``, a folder that Hugging Face's ``save_to_disk`` wrote; ``torchvision:NAME`` or ``package.module:callable``, which
             returns a map-style data set of (input, target) or a mapping from split to such data sets.
         args: for ``folder:`` ``levels``, folders down to a class (1); for ``pairs:`` the patterns ``images`` and ``labels``, the ``target`` kind and what describes it; for
             ``photos:`` the pattern ``images``; for ``table:`` the columns; for ``coco:`` the folder ``images`` and the ``target``; else the callable's arguments, and what describes its targets: ``target``,
@@ -179,7 +179,7 @@ class DataSpec:
     def placeless(self) -> DataSpec:
         """The same without the place of its files, where their content is hashed: a copy is the same data."""
         scheme, colon, _ = self.name.partition(":")
-        if colon and scheme in ("folder", "pairs", "photos"):
+        if colon and scheme in ("folder", "pairs", "photos", "shards"):
             return attrs.evolve(self, name=f"{scheme}:")
         if colon and scheme == "torchvision":
             return attrs.evolve(self, args={k: v for k, v in self.args.items() if k not in ("root", "download")})

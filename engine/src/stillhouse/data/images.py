@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ class Look(NamedTuple):
     frames: int
 
 
-def look_at(paths: Iterable[Path]) -> Look:
+def look_at(paths: Iterable[Path | BinaryIO]) -> Look:
     """Read the headers of image files; unreadable ones don't count."""
     found = [header for header in map(_read_header, paths) if header is not None]
     return Look(
@@ -72,7 +72,7 @@ def look_at(paths: Iterable[Path]) -> Look:
     )
 
 
-def _read_header(path: Path) -> tuple[bool, bool, int] | None:
+def _read_header(path: Path | BinaryIO) -> tuple[bool, bool, int] | None:
     """Read whether a file is grey, whether it is deep, and its number of pictures; None: it is unreadable."""
     try:
         with Image.open(path) as image:

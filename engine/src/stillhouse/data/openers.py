@@ -17,6 +17,7 @@ from stillhouse.data.hub_rows import load_rows
 from stillhouse.data.imagefolder import ImageFolder
 from stillhouse.data.map_style import DatasetSource
 from stillhouse.data.pairs import PairFolder
+from stillhouse.data.shards import Shards
 from stillhouse.data.sources import Digits, Source, SourceRequest
 from stillhouse.data.table import Table
 from stillhouse.data.targets import TargetSpec
@@ -29,6 +30,7 @@ __all__ = [
     "open_hf",
     "open_pairs",
     "open_photos",
+    "open_shards",
     "open_sklearn",
     "open_table",
     "open_torchvision",
@@ -86,6 +88,14 @@ def open_table(path: str, request: SourceRequest) -> Source:
     """Open ``table:FILE``, a table of images and what they show."""
     _need_path(path, "table")
     return Table(request.path(path), request.args, request.val_fraction, request.skip_bad, request.background)
+
+
+def open_shards(pattern: str, request: SourceRequest) -> Source:
+    """Open ``shards:PATTERN``, tar files with a sample's files under one name."""
+    _need_path(pattern, "shards")
+    return Shards(
+        request.path(pattern), request.args, request.val_fraction, request.skip_bad, background=request.background
+    )
 
 
 def open_coco(path: str, request: SourceRequest) -> Source:
