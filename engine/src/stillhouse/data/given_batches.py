@@ -75,7 +75,11 @@ class BatchReader:
                 where="data.args.fields",
                 hint="hand over the data set",
             )
-        item = _pick(fields, first)
+        try:
+            item = _pick(fields, first)
+            _check_rows(item.target, len(_read_inputs(item.input)))
+        except StillhouseError as error:
+            raise error.within("data['train'], batch 0") from None
         target = None if item.target is None else _take_row(item.target, 0)
         told.setdefault("target", guess_kind(target))
         if told["target"] in ("class", "mask", "boxes") and names:
@@ -116,6 +120,7 @@ class BatchReader:
             ids = torch.arange(before, before + n)
             if self.maker is None:
                 return Batch(x, self._read_labels(item.target, n), ids)
+            _check_rows(item.target, n)
             pairs = [self._make(x[row], item, row) for row in range(n)]
             return Batch(torch.stack([x for x, _ in pairs]), self.maker.collate([target for _, target in pairs]), ids)
         except StillhouseError as error:
@@ -157,6 +162,15 @@ def _pick(fields: Fields | None, raw: Any) -> Item:
         hint='args = { fields = { input = "image", target = "label" } } names the fields of dicts, '
         '["input", "target", ""] those of tuples',
     )
+
+
+def _check_rows(targets: Any, n: int) -> None:
+    """Refuse targets that are not as many as the inputs."""
+    for part in targets.values() if isinstance(targets, Mapping) else [] if targets is None else [targets]:
+        if not hasattr(part, "__len__") or (isinstance(part, Tensor) and not part.ndim):
+            raise StillhouseError(f"a batch must have the targets of {n} samples, got {type(part).__name__}")
+        if len(part) != n:
+            raise StillhouseError(f"a batch must have the targets of {n} samples, got {len(part)}")
 
 
 def _take_row(targets: Any, row: Any) -> Any:
