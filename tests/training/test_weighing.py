@@ -12,6 +12,7 @@ from support import TinyNet, recipe, same_state, tiny_data
 from torch.utils.data import TensorDataset
 
 from stillhouse import Recipe, StillhouseError, prepare, train
+from stillhouse.training.explanation import describe, render_text
 
 FIELDS = {"fields": ["input", "target", "weight"]}
 
@@ -73,3 +74,9 @@ def test_a_sample_of_weight_0_teaches_nothing():
 def test_weights_that_are_none_are_refused(weights: torch.Tensor, says: str):
     with pytest.raises(StillhouseError, match=says):
         prepare(of(args=FIELDS), data=weighted(weights), write=False)
+
+
+def test_an_explanation_says_that_samples_are_weighed():
+    training = prepare(of(args=FIELDS), data=weighted(torch.linspace(0, 3, 24)), write=False)
+    assert "weights of samples from 0 to 3" in render_text(describe(training))
+    training.close()

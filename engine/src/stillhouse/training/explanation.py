@@ -60,6 +60,7 @@ def describe(training: Explained) -> dict[str, Any]:
             "input": list(run.data.input_shape),
             "sizes": dict(run.data.sizes),
             "batch_size": recipe.data.batch_size,
+            "weights": None if (w := training.data.weights) is None else [float(w.min()), float(w.max())],
             "transforms": [
                 {"use": name, "by": "batch" if together else "sample"} for name, together in training.data.transforms
             ],
@@ -183,6 +184,8 @@ def render(description: dict[str, Any], console: Console) -> None:
     )
     if data["transforms"]:
         console.print(f"         {_list_transforms(data['transforms'])}", highlight=False, markup=False)
+    if data["weights"]:
+        console.print("         weights of samples from {:g} to {:g}".format(*data["weights"]), highlight=False)
     student, teacher = description["student"], description["teacher"]
     console.print(
         f"student  {student['model']}: {student['trainable']:,} of {student['parameters']:,} parameters trained",
