@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from support.loading import Listed
+from torch.utils.data import Subset
 
 from stillhouse.data import DatasetSource
 from stillhouse.data.catalogue import open_source
@@ -131,3 +132,8 @@ def test_what_is_wrong_with_them_is_named(rows: Any, args: dict[str, Any], says:
 def test_a_negative_weight_is_named_by_its_row(rows: Any):
     with pytest.raises(StillhouseError, match=r"data\.args\.weight: .*t\.csv, row 3: must be >= 0, got -1"):
         rows("image,label,w\n0.png,a,1\n1.png,b,-1\n", weight="w")
+
+
+def test_a_subset_has_the_classes_of_its_whole():
+    whole = Listed([(IMAGES[k], k % 2) for k in range(6)], classes=["a", "b", "c"])
+    assert DatasetSource(Subset(whole, range(4)), "mine", 0.0).class_names == ("a", "b", "c")

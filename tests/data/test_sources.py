@@ -37,7 +37,7 @@ def tensors(n: int = 40, classes: int = 4, shape: tuple[int, ...] = (1, 6, 6)) -
 
 
 def test_names_of_no_data_set() -> None:
-    forms = "a data set is coco:NAME, folder:NAME, pairs:NAME, photos:NAME, sklearn:NAME, table:NAME, torchvision:NAME or package.module:callable"
+    forms = "a data set is coco:NAME, folder:NAME, hf:NAME, pairs:NAME, photos:NAME, shards:NAME, sklearn:NAME, table:NAME, torchvision:NAME or package.module:callable"
     assert forms in faults_of("digits")[0]
     assert "did you mean 'sklearn:digits'?" in faults_of("sklearn:iris")[0]
     assert (
