@@ -52,7 +52,13 @@ use = "logits"
 
 KINDS = {
     "imports": ("<frozen importlib",),
-    "pictures": ("/matplotlib/", "/tasks/pictures.py", "/training/preview.py"),
+    "pictures": (
+        "/matplotlib/",
+        "/tasks/pictures.py",
+        "/tasks/confusion.py",
+        "/training/preview.py",
+        "/training/answers.py",
+    ),
     "checkpoints": ("/training/checkpoints.py", "/models/checkpoint_file.py"),
     "events": ("/tensorboard/", "/training/tensorboard.py", "/training/scalars.py"),
     "plugins": ("/stillhouse_",),

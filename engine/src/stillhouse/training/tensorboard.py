@@ -138,9 +138,7 @@ class TensorBoard:
         if self._lays_out:
             self._lay_out(run, self._tags)
         if run.recipe.run.figures:
-            with self._guarded():
-                for source in self._shown:
-                    source.show(self._writer, run)
+            self._show(run)
         with self._guarded():
             from torch.utils.tensorboard.summary import hparams
 
@@ -148,6 +146,12 @@ class TensorBoard:
             events = self._writer._get_file_writer()  # type: ignore[no-untyped-call]  # torch gives it no types
             for summary in hparams(list_settings(run), metric_tags(run.metrics)):  # type: ignore[no-untyped-call]  # likewise
                 events.add_summary(summary)
+
+    def _show(self, run: Run) -> None:
+        with self._guarded():
+            assert self._writer is not None  # or nobody asks
+            for source in self._shown:
+                source.show(self._writer, run)
 
     def close(self) -> None:
         """Write what is buffered and close."""
