@@ -61,12 +61,11 @@ def test_an_arms_line_has_what_differs_alone_and_the_metric(done: Path):
     settings = {name: value.string_value for name, value in data.session_start_info.hparams.items()}
     assert settings["arm"] == "full"
     assert settings["seeds"] == "3, 4"
-    assert settings["plugins"] == "features, projector"
     assert {key: value for key, value in settings.items() if key.startswith("with ")} == {
         "with features": "yes",
         "with projector": "yes",
     }
-    assert set(settings) - {"with features", "with projector"} == {"arm", "seeds", "plugins"}
+    assert set(settings) - {"with features", "with projector"} == {"arm", "seeds"}
 
 
 def test_the_arms_are_monitored_and_each_seeds_run_where_that_is_asked_for(done: Path):

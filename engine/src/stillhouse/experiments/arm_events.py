@@ -81,7 +81,8 @@ def _list_settings(groups: Mapping[str, Group]) -> dict[str, dict[str, str]]:
     lists = {name: str(of.get("plugins", "none")).split(", ") for name, of in flat.items()}
     some = [plugin for plugin in dict.fromkeys(p for own in lists.values() for p in own) if plugin != "none"]
     switches = [plugin for plugin in some if any(plugin not in own for own in lists.values())]
-    keys = [key for key in find_differing(list(flat.values())) if key.partition(".")[0] not in switches]
+    told = {"plugins", *switches}
+    keys = [key for key in find_differing(list(flat.values())) if key.partition(".")[0] not in told]
     return {
         name: {
             "arm": name,
