@@ -1,15 +1,17 @@
-"""Tensors in what is nested: tuples, lists and dicts of them (a batch, a model's output, a state dict), and modules."""
+"""Tensors in what is nested: tuples, lists and dicts of them (a batch, its targets, a model's output, a state dict), and modules."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-__all__ = ["can_be_made", "can_be_resized", "list_tensors", "map_tensors", "slice_rows"]
+__all__ = ["PartlyLabelled", "can_be_made", "can_be_resized", "list_tensors", "map_tensors", "slice_rows"]
+
+T = TypeVar("T")
 
 
 def map_tensors(function: Callable[[Any], Any], tree: Any, kind: type = Tensor) -> Any:
@@ -32,6 +34,32 @@ def slice_rows(tree: Any, rows: slice | int, n: int) -> Any:
     if isinstance(tree, tuple):
         return _rebuild_like(tree, (slice_rows(value, rows, n) for value in tree))
     return tree
+
+
+class PartlyLabelled(NamedTuple):
+    """Targets of a batch that has unlabelled samples after its labelled ones: the first rows count.
+
+    Everything in it is known on the host, so that nobody waits for the device to find the labelled rows.
+
+    Attributes:
+        values: what the task's ``collate`` made of all of the batch's targets; those of unlabelled samples mean nothing.
+        labelled: whether each sample has a label (B,), those that have one first.
+        of: how many samples of the whole batch have one, and how many it has; of a part, those of the batch that it is of.
+    """
+
+    values: Any
+    labelled: list[bool]
+    of: tuple[int, int]
+
+    @property
+    def number(self) -> int:
+        """How many samples have a label."""
+        return sum(self.labelled)
+
+    def select(self, tree: T) -> T:
+        """The labelled samples' rows of ``tree``: a tensor (B, ...), or tuples, dicts and lists of them; views, no copies."""
+        selected: T = slice_rows(tree, slice(self.number), len(self.labelled))
+        return selected
 
 
 def list_tensors(tree: Any) -> list[Tensor]:

@@ -30,6 +30,7 @@ from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.loop.composition import Composition
 from stillhouse.loop.step import new_step
 from stillhouse.loop.step_hooks import StepHooks
+from stillhouse.nested import PartlyLabelled
 from stillhouse.registry.hooks import Hooks
 from stillhouse.registry.order import CLASSES, Active
 from stillhouse.schedule import Schedule
@@ -84,6 +85,7 @@ def rehearse(
             composition.prepare([step])
             total = composition.forward(step)
             raise_faults([*faults, *_wrong_targets(actives, step), *find_late_parameters(before, composition)])
+            _refuse_no_terms(step)
             if combination is not None:
                 combination.backward(step)
             elif total.requires_grad:
@@ -138,7 +140,7 @@ def _gathering(watch: Watch, faults: list[Fault]) -> Callable[..., Callable[[Ste
 
 def _wrong_targets(actives: Sequence[Active], step: Step) -> list[Fault]:
     """Plugins that require class indices, where targets are something else once transforms have mixed them."""
-    y = step.targets
+    y = step.targets.values if isinstance(step.targets, PartlyLabelled) else step.targets
     if isinstance(y, Tensor) and y.ndim == 1 and not y.is_floating_point():
         return []
     return [
@@ -150,6 +152,16 @@ def _wrong_targets(actives: Sequence[Active], step: Step) -> list[Fault]:
         for active in actives
         if CLASSES in active.plugin.requires
     ]
+
+
+def _refuse_no_terms(step: Step) -> None:
+    """Refuse a run of a task without a loss of its own, to which no plugin adds a term."""
+    if set(step.losses) == {"task"} and not step.losses["task"].requires_grad and not float(step.losses["task"]):
+        raise StillhouseError(
+            "give no loss term, and the task has no loss of its own",
+            where="plugins",
+            hint="list plugins that do: features, logits, ...",
+        )
 
 
 def _unreached(assembly: Assembly, composition: Composition, hooks: Hooks, step: Step) -> list[Fault]:
@@ -201,7 +213,7 @@ def _notes_on_models(
         notes.append(f"no loss term reaches {list_names(list(without))}: these parameters stay as they start")
         leaves = find_leaves_of_measured(composition, step)
         measured = [name for name, p in without.items() if id(p) in leaves]
-        if measured:
+        if measured and step.losses["task"].requires_grad:
             what = f"student: no loss term reaches {list_names(measured)}, and its output in eval mode is computed from them"
             note_model(assembly, notes, f"{what}: what is measured is not what is trained")
     kept = {id(part) for part in composition.kept_in_eval}

@@ -15,6 +15,7 @@ import torch
 
 from stillhouse import seeds as rng
 from stillhouse.assembly.adaptation import adapt_student, release
+from stillhouse.assembly.labelled_part import restrict
 from stillhouse.assembly.ownership import keeping_facts, refuse_shared
 from stillhouse.assembly.rehearsal import Rehearsed, rehearse
 from stillhouse.assembly.shape_pass import Shapes, pass_shapes
@@ -120,6 +121,8 @@ def assemble(
         teachers=assembly.teachers,
     )
     try:
+        if assembly.recipe.data.has_unlabelled:
+            composition.hooks = restrict(composition.hooks, assembly.recipe.data)
         return _walk_over(assembly, composition, hooks, actives, batch)
     except BaseException:
         composition.remove_taps()  # the models may be the caller's

@@ -67,6 +67,9 @@ _LEAST = {
 _MOST = {"batch_size": 2**24, "eval_batch_size": 2**24, "workers": 1024, "prefetch": 1024, "size": 2**16, "crop": 2**16}
 """More is a slip of the keyboard, which would be noticed when the memory is full."""
 
+_MOST_UNLABELLED = 10_000
+"""Unlabelled samples for each labelled one."""
+
 
 @attrs.frozen(kw_only=True, field_transformer=strict_fields)
 class DataSpec:
@@ -93,6 +96,17 @@ class DataSpec:
         limit: train on so many samples, whatever their targets; None: on all.
         subset_seed: which samples ``per_class`` and ``limit`` take; None: the run's seed. With one seed, fewer are a
             subset of more.
+        unlabelled: images without labels that training draws besides, a name as ``name`` has it, such as ``photos:PATH``;
+            of a source with labels or splits its training samples, without their labels. Its images are read, shaped,
+            augmented and normalised as the labelled ones are.
+        unlabelled_args: its arguments, as ``args`` are those of ``name``.
+        pool: instead of ``unlabelled``: what ``per_class`` or ``limit`` leaves out of the training samples (``rest``), or all
+            training samples (``all``), without their labels; ``none``. A run whose plugins give no loss term draws no
+            unlabelled samples at all.
+        unlabelled_ratio: how many unlabelled samples a batch has for each labelled one; they come after these, beyond
+            ``batch_size``. An epoch is one of the labelled samples.
+        terms: the samples that plugins' loss terms are taken over: ``all``, or ``labelled``. The task's loss counts
+            labelled ones alone, and so do plugins that need class indices.
         val_fraction: share of each class held out where the source has no validation split; always the same samples.
         split: validation and test in contiguous blocks of the training samples, with a gap: for frames of a film.
         size: height and width that images, and targets with them, are resized to; one number for a square.
@@ -129,6 +143,11 @@ class DataSpec:
     per_class: int | None = None
     limit: int | None = None
     subset_seed: int | None = None
+    unlabelled: str | None = None
+    unlabelled_args: dict[str, Any] = attrs.field(factory=dict)
+    pool: Literal["none", "rest", "all"] = "none"
+    unlabelled_ratio: float = 1.0
+    terms: Literal["all", "labelled"] = "all"
     val_fraction: float = 0.1
     split: BlockSplit | None = None
     size: int | tuple[int, int] | None = None
@@ -159,11 +178,42 @@ class DataSpec:
             faults.append(Fault("val_fraction", f"must be in [0, 0.5), got {self.val_fraction}"))
         if self.per_class is not None and self.limit is not None:
             faults.append(Fault("limit", "cannot be combined with `per_class`", "set one of the two"))
+        faults += self._find_faults_of_unlabelled()
         if not 0 <= self.background <= 255:
             faults.append(Fault("background", f"must be in [0, 255], got {self.background}", "255 is white, 0 black"))
         if self.channels not in (None, 1, 3):
             faults.append(Fault("channels", f"must be 1 or 3, got {self.channels}"))
         raise_faults(faults)
+
+    def _find_faults_of_unlabelled(self) -> list[Fault]:
+        faults = []
+        if self.pool != "none" and self.unlabelled is not None:
+            faults.append(Fault("pool", "cannot be combined with `unlabelled`", "set one of the two"))
+        if self.pool == "rest" and self.per_class is None and self.limit is None:
+            faults.append(
+                Fault("pool", "'rest' needs `per_class` or `limit`, which leave something out", '"all", or `per_class`')
+            )
+        if not 0.0 < self.unlabelled_ratio <= _MOST_UNLABELLED:
+            got = f"must be > 0 and at most {_MOST_UNLABELLED:,}, got {self.unlabelled_ratio}"
+            faults.append(Fault("unlabelled_ratio", got))
+        if self.unlabelled_args and self.unlabelled is None:
+            faults.append(Fault("unlabelled_args", "needs `unlabelled`"))
+        if not self.has_unlabelled and (self.unlabelled_ratio != 1.0 or self.terms != "all"):
+            key = "terms" if self.terms != "all" else "unlabelled_ratio"
+            faults.append(Fault(key, "needs unlabelled samples", '`unlabelled = "photos:PATH"`, or `pool`'))
+        return faults
+
+    @property
+    def has_unlabelled(self) -> bool:
+        """Whether training draws unlabelled samples beside the labelled ones."""
+        return self.unlabelled is not None or self.pool != "none"
+
+    @property
+    def labelled_alone(self) -> DataSpec:
+        """The same without unlabelled samples."""
+        if not self.has_unlabelled:
+            return self
+        return attrs.evolve(self, unlabelled=None, unlabelled_args={}, pool="none", unlabelled_ratio=1.0, terms="all")
 
     @property
     def height_and_width(self) -> tuple[int, int] | None:

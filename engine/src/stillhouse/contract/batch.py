@@ -18,7 +18,7 @@ class DataInfo:
         classes: how many classes; 0 where targets have none.
         class_names: by label.
         input_shape: of one input in training, for images (C, H, W).
-        sizes: samples by split, after ``per_class`` and ``limit``.
+        sizes: samples by split, after ``per_class`` and ``limit``; ``unlabelled``: those that training draws besides.
         fingerprint: changes when the data or what is done to it before the model changes.
         mean: what was subtracted, by channel, of inputs scaled to 0 ... 1; empty: nothing.
         std: what was divided by.

@@ -59,22 +59,16 @@ class Composed(nn.Module):
 
 
 class SamplesById(Protocol):
-    """Goes over samples by their ids: for a teacher's one pass, or an unlabelled pool."""
+    """Goes over samples by their ids: for a teacher's one pass."""
 
     def ids(self, which: str) -> Ids:
-        """The ids (N,), sorted, of a split as it is used; ``pool`` is the whole training split."""
+        """The ids (N,), sorted, of a split as it is used; ``pool`` is the whole training split, and the unlabelled samples."""
 
     def labels(self, ids: Ids) -> Ids:
         """The classes (N,) of ``ids``."""
 
     def once(self, ids: Ids, view: int | None = None) -> Iterable[Batch]:
         """Every sample of ``ids`` once, in order, as in evaluation; with ``view``, augmented as in that epoch."""
-
-    def rotating(self, ids: Ids, start_step: int) -> Iterator[Batch]:
-        """Training batches of ``ids`` without end, in an order of their own, augmented, from ``start_step`` on."""
-
-    def rotation(self, ids: Ids) -> int:
-        """Batches in which :meth:`rotating` gives every sample of ``ids`` once."""
 
     def content(self, ids: Ids) -> str:
         """A hash of the ids in order and of each sample as it is stored."""

@@ -20,6 +20,7 @@ from stillhouse.data.base import Data
 from stillhouse.data.loader import load_data
 from stillhouse.data.map_style import DatasetSource
 from stillhouse.data.sources import Part, Source, SourceRequest
+from stillhouse.nested import PartlyLabelled
 
 __all__ = [
     "Batch",
@@ -29,6 +30,7 @@ __all__ = [
     "DataSpec",
     "DatasetSource",
     "Part",
+    "PartlyLabelled",
     "Source",
     "SourceRequest",
     "load_data",

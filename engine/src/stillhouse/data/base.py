@@ -41,9 +41,14 @@ class Data(ABC):
         return None
 
     @property
+    def unlabelled_in_batch(self) -> int:
+        """Unlabelled samples in a training batch of all processes, behind its labelled ones."""
+        return 0
+
+    @property
     @abstractmethod
     def passes(self) -> SamplesById:
-        """Streams of samples by their ids, for a teacher's single pass or an unlabelled pool."""
+        """Streams of samples by their ids, for a teacher's single pass."""
 
     @abstractmethod
     def repeat_looks(self, views: int) -> None:

@@ -22,7 +22,7 @@ from stillhouse.data.sample_errors import TransformError
 from stillhouse.data.windows import Placement, Windows
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.layout import format_shape
-from stillhouse.nested import map_tensors
+from stillhouse.nested import PartlyLabelled, map_tensors
 from stillhouse.seeds import OwnRandomness, mix
 
 __all__ = ["BatchTransforms", "build_batch_transforms", "transform_batches"]
@@ -94,7 +94,15 @@ class BatchTransforms:
         Raises:
             StillhouseError: a transform fails, or gives another shape or type.
         """
-        x, target = batch.input, batch.target
+        x, target, known = batch.input, batch.target, None
+        if isinstance(target, PartlyLabelled):
+            known, target = target, target.values
+        if known is not None and self._mixes:
+            raise StillhouseError(
+                "labelled samples cannot be mixed with unlabelled ones",
+                where=_WHERE,
+                hint="leave MixUp and CutMix out, or `unlabelled` and `pool`",
+            )
         if self._mixes:
             target = self._encode_one_hot(target)
         if self._normalisation is not None:
@@ -110,7 +118,7 @@ class BatchTransforms:
                 x, target = self._apply(f"{_WHERE}[{place}]", name, transform, x, target)
         if self._normalisation is not None:
             x = (x - mean) / std
-        return Batch(x, target, batch.id)
+        return Batch(x, target if known is None else known._replace(values=target), batch.id)
 
     def _apply(self, where: str, name: str, transform: Any, x: Tensor, target: Any) -> tuple[Tensor, Any]:
         try:

@@ -17,6 +17,7 @@ from stillhouse.data.by_id import Passes, RepeatedViews
 from stillhouse.data.sampler import EpochBatches, Ids, Key, OrderedBatches
 from stillhouse.data.samples import Samples
 from stillhouse.data.streams import stream
+from stillhouse.data.unlabelled import UNLABELLED, PoolBatches, count_unlabelled
 from stillhouse.errors import StillhouseError, did_you_mean
 
 __all__ = ["SampledData"]
@@ -40,9 +41,11 @@ class SampledData(Data):
         self.info, self.notes = info, notes
         self._spec, self._samples, self._splits, self._pin = spec, samples, splits, pin
         self._plain = samples.plain
+        self._unlabelled = splits.pop(UNLABELLED) if spec.has_unlabelled else None
         self._streams: weakref.WeakSet[Generator[Batch]] = weakref.WeakSet()
         self._views = 0
-        self._passes = Passes(spec, info, samples, splits, stream=self._stream, looks=self._looks)
+        pool = {} if self._unlabelled is None else {UNLABELLED: self._unlabelled}
+        self._passes = Passes(spec, info, samples, splits | pool, stream=self._stream)
 
     @property
     def weights(self) -> NDArray[np.float32] | None:
@@ -102,16 +105,47 @@ class SampledData(Data):
             labels=self._samples.source.labels[self._splits["train"]] if self._spec.sampling == "balanced" else None,
         )
 
+    def _make_pool_keys(self, start_step: int) -> Iterable[Key]:
+        """The keys of training batches, with unlabelled samples where there are some."""
+        keys = self._make_training_keys(start_step)
+        if self._unlabelled is None:
+            return keys
+        return PoolBatches(
+            keys=keys,
+            start_step=start_step,
+            ids=self._unlabelled,
+            ratio=self._spec.unlabelled_ratio,
+            most=self._count_share(),
+            seed=keys.seed,
+            rank=keys.rank,
+            world=keys.world,
+        )
+
+    @property
+    def unlabelled_in_batch(self) -> int:
+        """See :attr:`Data.unlabelled_in_batch`."""
+        if self._unlabelled is None:
+            return 0
+        world = idist.get_world_size()
+        return world * count_unlabelled(self._spec.unlabelled_ratio, self._count_share())
+
+    def _count_share(self) -> int:
+        """Labelled samples in this process's largest batch."""
+        return min(self._spec.batch_size, len(self._splits["train"])) // idist.get_world_size()
+
     def example(self, n: int = 2, split: str = "train") -> Batch:
         """Return ``n`` samples of ``split``, evenly spaced; repeated when there are fewer.
 
-        They are not augmented, unless augmentation gives training another size than evaluation.
+        They are not augmented, unless augmentation gives training another size than evaluation. Of a run with unlabelled
+        samples those of ``train`` have as many of these behind them as training has, at least two.
         """
-        ids = self._splits[split]
-        rows = np.linspace(0, len(ids) - 1, min(n, len(ids))).astype(np.int64)
+        key = Key(0, _space_evenly(self._splits[split], n))
+        if split == "train" and self._unlabelled is not None:
+            more = max(2, count_unlabelled(self._spec.unlabelled_ratio, n))
+            key = Key(0, np.concatenate([key.ids, _space_evenly(self._unlabelled, more)]), n)
         plain = split != "train" or self.info.input_shape == self.info.eval_shape
         samples = self._plain if plain else self._samples
-        return samples.batch(Key(0, ids[np.resize(rows, n)]))
+        return samples.batch(key)
 
     def training(self, start_step: int = 0) -> Iterator[Batch]:
         """Stream training batches without end, from global step ``start_step`` on, as if the earlier ones had been taken.
@@ -119,7 +153,7 @@ class SampledData(Data):
         Raises:
             StillhouseError: on the way, when a sample cannot be read or augmented.
         """
-        return self._stream(self._samples, self._looks(self._make_training_keys(start_step)))
+        return self._stream(self._samples, self._looks(self._make_pool_keys(start_step)))
 
     def evaluation(self, split: str) -> Iterable[Batch]:
         """Return the batches of ``split``: every sample once, in order, unaugmented; sized, and iterable more than once.
@@ -143,6 +177,13 @@ class SampledData(Data):
         """End every stream and its workers."""
         for made in list(self._streams):
             made.close()
+
+
+def _space_evenly(ids: Ids, n: int) -> Ids:
+    """``n`` of ``ids``, evenly spaced; repeated when there are fewer."""
+    rows = np.linspace(0, len(ids) - 1, min(n, len(ids))).astype(np.int64)
+    spaced: Ids = ids[np.resize(rows, n)]
+    return spaced
 
 
 @attrs.frozen(eq=False)

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
-import ignite.distributed as idist
 import numpy as np
 
 from stillhouse.config.data import DataSpec
 from stillhouse.contract.batch import Batch, DataInfo
 from stillhouse.data.memory import keep_in_memory
-from stillhouse.data.sampler import EpochBatches, Ids, Key, OrderedBatches
+from stillhouse.data.sampler import Ids, Key, OrderedBatches
 from stillhouse.data.samples import Samples
 from stillhouse.data.transform_chain import DRAWS
+from stillhouse.data.unlabelled import UNLABELLED
 from stillhouse.errors import StillhouseError
 from stillhouse.seeds import OwnRandomness, mix
 
@@ -35,6 +35,11 @@ _NO_PART_OF_AN_INPUT = frozenset(
         "per_class",
         "limit",
         "subset_seed",
+        "unlabelled",
+        "unlabelled_args",
+        "pool",
+        "unlabelled_ratio",
+        "terms",
         "val_fraction",
         "split",
         "transforms",
@@ -59,7 +64,7 @@ class RepeatedViews:
     views: int
 
     def __iter__(self) -> Iterator[Key]:
-        return (Key(key.epoch % self.views, key.ids) for key in self.keys)
+        return (key._replace(epoch=key.epoch % self.views) for key in self.keys)
 
 
 class Passes:
@@ -71,7 +76,6 @@ class Passes:
         samples: what makes batches.
         splits: the ids in use, by split.
         stream: the batches of keys.
-        looks: the same keys with the looks that training gives their samples.
     """
 
     def __init__(
@@ -82,16 +86,19 @@ class Passes:
         splits: Mapping[str, Ids],
         *,
         stream: Callable[[Samples, Iterable[Key]], Iterator[Batch]],
-        looks: Callable[[Iterable[Key]], Iterable[Key]],
     ) -> None:
         self._spec, self._info, self._samples, self._splits = spec, info, samples, splits
-        self._stream, self._looks = stream, looks
+        self._stream = stream
         self._held: dict[bytes, Samples] = {}
 
     def ids(self, which: str) -> Ids:
-        """Return the ids (N,), sorted, of a split in use; ``pool`` is the whole training split, whatever ``per_class``."""
+        """Return the ids (N,), sorted, of a split in use, ``unlabelled`` where there are such samples.
+
+        ``pool`` is all that training may draw: the whole training split, whatever ``per_class``, and the unlabelled ones.
+        """
         if which == "pool":
-            return self._samples.source.splits["train"]
+            every: Ids = np.union1d(self._samples.source.splits["train"], self._splits.get(UNLABELLED, []))
+            return every.astype(np.int64)
         return self._splits[which]
 
     def once(self, ids: Ids, view: int | None = None) -> Iterable[Batch]:
@@ -104,25 +111,6 @@ class Passes:
         samples = samples.plain if view is None else samples
         keys = OrderedBatches(ids=ids, batch_size=spec.eval_batch_size or spec.batch_size)
         return self._stream(samples, [Key(view or 0, key.ids) for key in keys])
-
-    def rotating(self, ids: Ids, start_step: int) -> Iterator[Batch]:
-        """Stream training batches of ``ids`` without end, in an order of their own, augmented, from ``start_step`` on."""
-        return self._stream(self._select_samples(ids), self._looks(self._make_keys(ids, start_step)))
-
-    def rotation(self, ids: Ids) -> int:
-        """Return the number of batches in which :meth:`rotating` gives every sample of ``ids`` once."""
-        return self._make_keys(ids, 0).steps_per_epoch
-
-    def _make_keys(self, ids: Ids, start_step: int) -> EpochBatches:
-        return EpochBatches(
-            ids=ids,
-            batch_size=self._spec.batch_size,
-            drop_last=len(ids) >= self._spec.batch_size,
-            seed=mix(self._samples.seed, 0x9001),
-            start_step=start_step,
-            rank=idist.get_rank(),
-            world=idist.get_world_size(),
-        )
 
     def labels(self, ids: Ids) -> Ids:
         """Return the classes (N,) of ``ids``.

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import attrs
+
+from stillhouse.config.data import DataSpec
 from stillhouse.config.references import import_object
 from stillhouse.config.signatures import call
 from stillhouse.data.given import Given
+from stillhouse.data.imagefolder import ImageFolder
 from stillhouse.data.map_style import DatasetSource
 from stillhouse.data.openers import divide_arguments
 from stillhouse.data.sources import Source, SourceRequest
+from stillhouse.data.splits import split_by_blocks
+from stillhouse.data.unlabelled import JoinedSource
 from stillhouse.entries import DATA, Installed, error_text, find_scheme, installed, load_entry, nearest
 from stillhouse.errors import Fault, StillhouseError
 
-__all__ = ["load_opener", "open_source"]
+__all__ = ["load_opener", "open_source", "open_sources"]
 
 Opener = Callable[[str, SourceRequest], Source]
 """The type of an entry point's object in the group ``stillhouse.data``: opens a data set by the name after the colon."""
@@ -67,6 +74,43 @@ def open_source(name: str, request: SourceRequest, given: Given | None = None) -
         skip_bad=request.skip_bad,
         background=request.background,
     )
+
+
+def open_sources(spec: DataSpec, base: Path | None, given: Given | None = None) -> Source:
+    """Open the sources of ``spec``: the labelled samples, split as it says, and behind them the unlabelled ones.
+
+    Args:
+        spec: the recipe's ``[data]``.
+        base: the recipe's folder.
+        given: what Python has handed over in the place of the labelled samples.
+
+    Raises:
+        StillhouseError: as :func:`open_source`; or blocks of an image folder.
+    """
+    fraction = spec.val_fraction if spec.split is None else 0.0
+    source = open_source(spec.name, SourceRequest(spec.args, fraction, base, spec.skip_bad, spec.background), given)
+    if spec.split is not None:
+        if isinstance(source, ImageFolder):
+            raise StillhouseError(
+                "blocks of an image folder would hold out whole classes", where="data.split", hint="leave it out"
+            )
+        source.splits = split_by_blocks(source.splits, spec.split, spec.val_fraction)
+    if spec.unlabelled is None:
+        return source
+    try:
+        request = SourceRequest(spec.unlabelled_args, 0.0, base, spec.skip_bad, spec.background)
+        return JoinedSource(source, open_source(spec.unlabelled, request))
+    except StillhouseError as error:
+        raise StillhouseError(
+            faults=[attrs.evolve(fault, where=_rename_key(fault.where)) for fault in error.faults]
+        ) from error
+
+
+def _rename_key(where: str) -> str:
+    """The key of the unlabelled samples that is as ``where``, which a source names, is of the labelled ones."""
+    if where == "data.name":
+        return "data.unlabelled"
+    return where.replace("data.args", "data.unlabelled_args", 1) if where.startswith("data.args") else where
 
 
 def load_opener(found: Installed, where: str = "") -> Opener:

@@ -14,11 +14,10 @@ from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import SampleMaker
 from stillhouse.data.base import Data
 from stillhouse.data.batches import SampledData
-from stillhouse.data.catalogue import open_source
+from stillhouse.data.catalogue import open_sources
 from stillhouse.data.given import Given
 from stillhouse.data.given_loaders import LoaderData
 from stillhouse.data.held import Seen
-from stillhouse.data.imagefolder import ImageFolder
 from stillhouse.data.inspection import inspect
 from stillhouse.data.labels import count_labels
 from stillhouse.data.makers import check_taken, choose_maker
@@ -28,10 +27,11 @@ from stillhouse.data.sampler import Ids, Key
 from stillhouse.data.samples import Samples
 from stillhouse.data.shaping import Shaping
 from stillhouse.data.shared import KEPT, keep_memory, make_data_key, make_source_key, recall_memory
-from stillhouse.data.sources import Source, SourceRequest
-from stillhouse.data.splits import choose, choose_per_class, split_by_blocks
+from stillhouse.data.sources import Source
+from stillhouse.data.splits import choose, choose_per_class
 from stillhouse.data.statistics import fingerprint, measure_normalisation
 from stillhouse.data.transform_chain import DRAWS, TransformChain
+from stillhouse.data.unlabelled import UNLABELLED, choose_pool
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.memo import remember
 from stillhouse.seeds import OwnRandomness, mix
@@ -156,20 +156,13 @@ def _open(
     except StillhouseError as error:
         faults += error.faults
     try:
-        fraction = spec.val_fraction if spec.split is None else 0.0
-        source = open_source(spec.name, SourceRequest(spec.args, fraction, base, spec.skip_bad, spec.background), given)
+        source = open_sources(spec, base, given)
     except StillhouseError as error:
         if not faults:
             raise
         faults += error.faults
     raise_faults(faults)
     assert source is not None  # or there was a fault
-    if spec.split is not None:
-        if isinstance(source, ImageFolder):
-            raise StillhouseError(
-                "blocks of an image folder would hold out whole classes", where="data.split", hint="leave it out"
-            )
-        source.splits = split_by_blocks(source.splits, spec.split, spec.val_fraction)
     return source, _build_transforms(spec, source)
 
 
@@ -261,6 +254,8 @@ def _select(source: Source, spec: DataSpec, seed: int) -> dict[str, Ids]:
         )
     elif spec.limit is not None:
         splits["train"] = choose(splits["train"], spec.limit, subset_seed)
+    if spec.has_unlabelled:
+        splits[UNLABELLED] = choose_pool(spec, source, splits)
     return splits
 
 

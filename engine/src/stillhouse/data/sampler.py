@@ -61,10 +61,12 @@ class Key(NamedTuple):
     Attributes:
         epoch: the epoch whose randomness its samples get.
         ids: the samples (B,), in order.
+        labelled: how many of them, the first ones, are drawn with their labels; None: all, of a batch that knows no others.
     """
 
     epoch: int
     ids: Ids
+    labelled: int | None = None
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -30,6 +30,7 @@ from stillhouse.data.shaping import Shaping
 from stillhouse.data.sources import Source
 from stillhouse.data.targets import convert_target, find_size
 from stillhouse.data.transform_chain import TransformChain
+from stillhouse.data.unlabelled import mark
 from stillhouse.errors import StillhouseError
 from stillhouse.layout import format_shape
 from stillhouse.seeds import mix_each
@@ -135,7 +136,7 @@ class Samples:
         ids = torch.from_numpy(key.ids.copy())
         if self.maker is None:
             targets = torch.from_numpy(self.source.labels[key.ids])
-            return Batch(self._normalise(self.make_raw(key)), targets, ids)
+            return Batch(self._normalise(self.make_raw(key)), mark(targets, key.labelled, len(ids)), ids)
         inputs, made = self.make_pairs(key)
         differ = next((k for k, x in enumerate(inputs) if x.shape != inputs[0].shape), None)
         if differ is not None:
@@ -148,7 +149,7 @@ class Samples:
             joined = self.maker.collate(made)
         except Exception as error:
             raise self._make_error("collate", int(key.ids[0]), error) from error
-        return Batch(self._normalise(torch.stack(inputs)), joined, ids)
+        return Batch(self._normalise(torch.stack(inputs)), mark(joined, key.labelled, len(ids)), ids)
 
     def make_pairs(self, key: Key) -> tuple[list[Tensor], list[Any]]:
         """Make the inputs, from 0 to 1, and targets of ``key``'s samples by the task, one by one."""

@@ -21,8 +21,11 @@ __all__ = ["KEPT", "keep_memory", "make_data_key", "make_source_key", "recall_me
 KEPT = 4
 """Data sets that are remembered: an ablation goes seed by seed, with a student's and a teacher's data each."""
 
-_OF_BATCHES = ("batch_size", "eval_batch_size", "drop_last", "sampling", "workers", "prefetch", "batch_transforms")
-_OF_SUBSETS = ("per_class", "limit", "subset_seed")
+_OF_BATCHES = (
+    *("batch_size", "eval_batch_size", "drop_last", "sampling", "workers", "prefetch", "batch_transforms"),
+    *("unlabelled_ratio", "terms"),
+)
+_OF_SUBSETS = ("per_class", "limit", "subset_seed", "pool")
 
 
 def make_source_key(spec: DataSpec, base: Path | None, given: Given | None = None) -> Hashable:

@@ -137,6 +137,10 @@ class Source(ABC):
         """Return the bytes of sample ``i``'s input as stored, where they can be had without decoding; else None."""
         return None
 
+    def hash_contents(self, ids: Ids) -> bytes:
+        """Hash the files of ``ids``, in order; nothing where samples are no files."""
+        return b""
+
     def target_place(self, i: int) -> str:
         """Return the path of the target's file and a blank, where that is another file; else nothing."""
         return ""

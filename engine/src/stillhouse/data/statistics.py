@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from stillhouse.config.home import shorten_home
-from stillhouse.data.file_source import FileSource
 from stillhouse.data.memory import Errors, refuse_bad_samples
 from stillhouse.data.sampler import Ids, Key
 from stillhouse.data.samples import Samples
@@ -106,8 +105,7 @@ def fingerprint(choices: Mapping[str, Any], samples: Samples, splits: Mapping[st
             digest.update(tensor.numpy().tobytes())
     if source.stamp is not None:
         digest.update(source.stamp)
-        if isinstance(source, FileSource):
-            digest.update(source.hash_contents(np.unique(np.concatenate(list(splits.values())))))
+        digest.update(source.hash_contents(np.unique(np.concatenate(list(splits.values())))))
         return digest.hexdigest()
     with OwnRandomness() as randomness:
         for i in _choose_hashed(samples):

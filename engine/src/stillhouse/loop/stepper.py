@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -172,10 +171,12 @@ def _report(step: Step, share: tuple[Tensor | float, float], reported: dict[str,
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:
-    """``batch`` in up to ``parts`` parts of nearly one size, none of a single sample: batch statistics need two."""
+    """``batch`` in up to ``parts`` parts of nearly one size, none of a single sample: batch statistics need two.
+
+    Part i has every ``parts``-th sample from the i-th on, so that what comes first in the batch comes first in each of them.
+    """
     n = len(batch.id)
     parts = max(1, min(parts, n // 2))
     if parts == 1:
         return [batch]
-    bounds = [round(i * n / parts) for i in range(parts + 1)]
-    return [slice_rows(batch, slice(start, end), n) for start, end in pairwise(bounds)]
+    return [slice_rows(batch, slice(i, None, parts), n) for i in range(parts)]

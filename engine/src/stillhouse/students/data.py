@@ -67,6 +67,7 @@ def open_data(saved: SavedRun, other: Any = None, *, pin: bool = False, override
         return _open_given(saved, read_given(other), pin=pin)
     if other is not None:
         spec, base = _choose_other(spec, other, overrides)
+        spec = spec.labelled_alone
         with reading_stored(saved.folder, named=[] if lies_in_run(other) else [spec.name]):
             return _open_plain(saved, spec, base, pin=pin)
     if saved.own_data:
@@ -114,7 +115,8 @@ def _choose_other(spec: DataSpec, other: str, overrides: Sequence[str]) -> tuple
     # Another folder of pairs is taken to be laid out alike; a callable's arguments are its own.
     alike = other.partition(":")[0] == spec.name.partition(":")[0] in ("pairs", "photos")
     args = spec.args if alike else {}
-    plain = attrs.evolve(spec, name=other, args=args, per_class=None, limit=None, val_fraction=0.0, split=None)
+    own = spec.labelled_alone
+    plain = attrs.evolve(own, name=other, args=args, per_class=None, limit=None, val_fraction=0.0, split=None)
     tables = {"data": unstructure(plain)}
     for override in overrides:
         apply_override(tables, override)

@@ -35,6 +35,7 @@ from stillhouse.registry.order import Active
 from stillhouse.registry.plugins import activate, from_instances, plugins_in_use
 from stillhouse.students.data import MeasuredData, open_data
 from stillhouse.students.saved_run import SavedRun, guarded, open_run
+from stillhouse.tasks.partly_labelled import fit_task
 from stillhouse.teachers.prerequisites import find_prerequisite, get_role
 from stillhouse.teachers.sources import build_option, build_teacher
 
@@ -144,7 +145,7 @@ def rebuild(
     Raises:
         StillhouseError: a model cannot be built, or the weights do not fit the composition.
     """
-    task = saved.task.for_data(saved.info)
+    task = fit_task(saved.task, saved.info, saved.recipe.data)
     student = build_student(saved, student, fill=not Hooks(actives).calls("adapt"))
     stand_ins = {**({} if teacher is None else {"teacher": teacher}), **(teachers or {})}
     if actives:

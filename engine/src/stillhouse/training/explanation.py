@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from itertools import groupby
 from typing import Any, Protocol
 
 import attrs
@@ -23,6 +22,7 @@ from stillhouse.data.base import Data
 from stillhouse.registry.order import Active
 from stillhouse.schedule import Schedule, value_at
 from stillhouse.terminal import Terminal, make_table
+from stillhouse.training.data_lines import describe_data, render_data
 
 __all__ = ["describe", "render", "render_text"]
 
@@ -54,17 +54,7 @@ def describe(training: Explained) -> dict[str, Any]:
         "device": str(run.device),
         "precision": recipe.run.precision,
         "seed": run.seed,
-        "data": {
-            "name": recipe.data.name,
-            "classes": run.data.classes,
-            "input": list(run.data.input_shape),
-            "sizes": dict(run.data.sizes),
-            "batch_size": recipe.data.batch_size,
-            "weights": None if (w := training.data.weights) is None else [float(w.min()), float(w.max())],
-            "transforms": [
-                {"use": name, "by": "batch" if together else "sample"} for name, together in training.data.transforms
-            ],
-        },
+        "data": describe_data(training.data, recipe.data, run.data),
         "epochs": run.epochs,
         "steps": run.total_steps,
         "student": {
@@ -175,17 +165,8 @@ def render(description: dict[str, Any], console: Console) -> None:
             f"{description['device']}, {description['precision']}, seed {description['seed']}",
         )
     )
-    sizes = ", ".join(f"{n} {size}" for n, size in data["sizes"].items())
-    console.print(
-        f"data     {data['name']}: {data['classes']} classes, inputs {tuple(data['input'])}, {sizes}; "
-        f"batches of {data['batch_size']}",
-        highlight=False,
-        markup=False,
-    )
-    if data["transforms"]:
-        console.print(f"         {_list_transforms(data['transforms'])}", highlight=False, markup=False)
-    if data["weights"]:
-        console.print("         weights of samples from {:g} to {:g}".format(*data["weights"]), highlight=False)
+    for line in render_data(data):
+        console.print(line, highlight=False, markup=False)
     student, teacher = description["student"], description["teacher"]
     console.print(
         f"student  {student['model']}: {student['trainable']:,} of {student['parameters']:,} parameters trained",
@@ -227,12 +208,6 @@ def render(description: dict[str, Any], console: Console) -> None:
             console.print(_shape_table(description))
     console.print(_loss_table(description))
     console.print(_optimizer_table(description))
-
-
-def _list_transforms(transforms: list[dict[str, str]]) -> str:
-    """Say in which order images are transformed, and which transforms take a whole batch at once."""
-    groups = groupby(transforms, lambda transform: transform["by"])
-    return "transforms " + "; ".join(f"by {by}: {', '.join(t['use'] for t in group)}" for by, group in groups)
 
 
 def _plugin_table(description: dict[str, Any]) -> Table:

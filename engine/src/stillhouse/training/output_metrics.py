@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from ignite.metrics import Metric
 
-from stillhouse.nested import to_number
+from stillhouse.nested import PartlyLabelled, to_number
 
 __all__ = ["OutputMetrics"]
 
@@ -29,7 +29,9 @@ class OutputMetrics:
 
     @torch.no_grad()
     def take_in(self, output: Any, target: Any, inputs: Any) -> None:
-        """Count one batch."""
+        """Count one batch; of one that is partly labelled the labelled samples."""
+        if isinstance(target, PartlyLabelled):
+            output, target, inputs = target.select((output, target.values, inputs))
         seen = {"output": output, "target": target, "input": inputs, "features": {}}
         engine: Any = SimpleNamespace(state=SimpleNamespace(output=seen))  # all that a metric reads of one
         for name, metric in list(self._metrics.items()):

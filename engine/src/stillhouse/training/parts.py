@@ -25,6 +25,7 @@ from stillhouse.registry.order import Active
 from stillhouse.registry.plugins import activate, plugins_in_use
 from stillhouse.tasks.builder import build_task
 from stillhouse.tasks.own_loss import name_loss, with_loss
+from stillhouse.tasks.partly_labelled import fit_task
 from stillhouse.teachers.prerequisites import (
     Prerequisite,
     build_untrained,
@@ -110,7 +111,7 @@ def gather(
     task = build_task(recipe.task, recipe.base, trained=loss is None)
     task = task if loss is None else with_loss(task, loss)
     data = _load(recipe, task, device, given)
-    task = task.for_data(data.info)
+    task = fit_task(task, data.info, recipe.data)
     outputs = task.outputs(data.info)
     if student is None:
         student = build_untrained(recipe, data.info, outputs)
@@ -170,7 +171,8 @@ def resolve(
         StillhouseError: its own run was handed a model, or data, that are not there now; keys that say nothing of the data.
     """
     tables = tuple(a.table for a in sorted(actives, key=lambda a: a.listed))
-    recipe = attrs.evolve(recipe, plugins=tables)
+    counted = any(hasattr(a.plugin, "losses") for a in actives)  # or nobody would look at unlabelled samples
+    recipe = attrs.evolve(recipe, plugins=tables, data=recipe.data if counted else recipe.data.labelled_alone)
     if given is not None:
         recipe = attrs.evolve(recipe, data=describe_given(recipe.data, given))
     if student is not None:

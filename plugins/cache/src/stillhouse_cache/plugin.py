@@ -86,6 +86,7 @@ class Cache(Plugin):
         spec = CacheSpec(
             taps=layers,
             pool="none",
+            split="pool" if "unlabelled" in assembly.data.sizes else "train",
             outputs=self.outputs,
             views=self.views,
             precision=self.precision,
