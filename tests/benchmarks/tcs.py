@@ -44,11 +44,11 @@ def data() -> dict[str, TensorDataset]:
     }
 
 
-def recipe(*plugins: Mapping[str, Any], teacher: bool = True) -> Recipe:
+def recipe(*plugins: Mapping[str, Any], teacher: bool = True, pool: str = "none") -> Recipe:
     """A student of 128 features; a random teacher of 384."""
     tables: dict[str, Any] = {
         "run": {"name": "bench-tcs", "device": "cpu", "threads": 1, "base": str(Path(__file__).parent)},
-        "data": {"name": "tcs:data", "batch_size": BATCH, "normalize": "none"},
+        "data": {"name": "tcs:data", "batch_size": BATCH, "normalize": "none", "pool": pool},
         "student": {"model": "stillhouse.models:convnet", "args": {"width": D_S // 4}},
         "plugins": [dict(p) for p in plugins],
     }
@@ -64,7 +64,7 @@ RUNS: dict[str, Callable[[], Recipe]] = {
     "path, pca_mse, selection": lambda: recipe({**TCS, "select": "train"}),
     "cached logits": lambda: recipe({**TCS, "mimic": "logits", "path": "none", "weight": 1.0}),
     "path, elsh, 2,048 hashes": lambda: recipe({**TCS, "mimic": "elsh"}),
-    "path, pca_mse, pool": lambda: recipe({**TCS, "mimic_on": "pool"}),
+    "path, pca_mse, pool": lambda: recipe(TCS, pool="all"),
     "live teacher, logits": lambda: recipe({"use": "logits"}),
 }
 PLAIN = ("path", "path, pca_mse", "path, pca_mse, selection", "cached logits")
@@ -75,9 +75,6 @@ def stepping(training: Training, batch: Batch) -> Callable[[], object]:
     training.run.composition.train()
     trainer = training.run.trainer
     trainer.state.epoch = trainer.state.iteration = 1
-    module = training.run.composition.modules_of.get("tcs")
-    if module is not None and getattr(module, "pool", None) is not None:
-        module.pool.fetch(0)
     return lambda: trainer._process_function(trainer, batch)
 
 
@@ -139,7 +136,7 @@ def main() -> None:
     live = trainings["live teacher, logits"]
     teacher = live.run.teacher
     assert teacher is not None
-    cases: dict[str, Callable[[], object]] = {name: stepping(t, batch) for name, t in trainings.items()}
+    cases: dict[str, Callable[[], object]] = {name: stepping(t, t.first_batch()) for name, t in trainings.items()}
     cases["teacher's forward"] = partial(forward_only, teacher, batch)
     tuned = prepare(RUNS["live teacher, logits"](), write=False).run.teacher
     assert tuned is not None

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from support import TESTS, TinyNet, interrupted, recipe, same_state, tiny_data
 from torch import nn
 
-from stillhouse import Recipe, prepare, train
+from stillhouse import Recipe, StillhouseError, prepare, train
 from stillhouse.loop.phases import Phase
 from stillhouse.students.loader import load_student
 from stillhouse_tcs import CoordinateHead, find_axes, save_axes
@@ -35,12 +35,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fixed head": {"train_head": False, "init_head": "random"},
     "chosen by a probe": {"select": "probe", "keep": 2},
     "chosen in training": {"select": "train", "keep": 2},
-    "pool": {"mimic_on": "pool"},
+    "pool": {},
     "views": {"views": 2},
-    "pool, views, hashes": {"preset": "paper", "mimic_on": "pool", "views": 2, "hashes": 10},
+    "labelled part of a pool": {"mimic_on": "labelled"},
+    "pool, views, hashes": {"preset": "paper", "views": 2, "hashes": 10},
 }
 
 FEW = {"data__per_class": 4, "data__transforms": [{"use": "RandomCrop", "size": 6, "padding": 1}], "run__epochs": 4}
+
+
+def draws(variant: str) -> dict[str, Any]:
+    """Whether a variant's run draws unlabelled images."""
+    return {"data__pool": "all"} if "pool" in variant else {}
 
 
 def head_of(training: Any) -> CoordinateHead:
@@ -51,7 +57,7 @@ def head_of(training: Any) -> CoordinateHead:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_it_trains_without_a_teacher_and_leaves_a_plain_student(variant: str):
-    training = prepare(recipe({**BASE, **VARIANTS[variant]}, **FEW), write=False)
+    training = prepare(recipe({**BASE, **VARIANTS[variant]}, **FEW, **draws(variant)), write=False)
     assert training.run.teacher is None
     before = {k: v.clone() for k, v in training.run.student.state_dict().items()}
     result = training.fit()
@@ -78,10 +84,10 @@ LONG = {**FEW, "data__batch_size": 4, "checkpoints": {"every_steps": 1}}
     ("variant", "workers", "at"), [("paper", 0, 4), ("chosen in training", 0, 7), ("pool, views, hashes", 2, 4)]
 )
 def test_it_resumes_bit_for_bit_between_two_rounds(variant: str, workers: int, at: int, tmp_path: Path):
-    options = {**BASE, **VARIANTS[variant]}
-    whole = prepare(recipe(options, **LONG), write=False)
+    options, long = {**BASE, **VARIANTS[variant]}, {**LONG, **draws(variant)}
+    whole = prepare(recipe(options, **long), write=False)
     result = whole.fit()
-    own = {**LONG, "data__workers": workers}
+    own = {**long, "data__workers": workers}
     interrupted(prepare(recipe(options, **own), out=tmp_path / "run"), at=at)
     second = prepare(recipe(options, **own), out=tmp_path / "run", resume=True)
     resumed = second.fit()
@@ -146,41 +152,32 @@ def test_the_head_starts_from_scikit_learns_probe():
     torch.testing.assert_close(head.readout.weight, torch.from_numpy(probe.coef_).float(), rtol=1e-3, atol=1e-4)
 
 
-def test_the_pool_lends_as_many_images_and_not_their_labels(tmp_path: Path):
-    shown: list[torch.Tensor] = []
-    training = prepare(recipe({**BASE, "mimic_on": "pool"}, **{**FEW, "data__per_class": 2}), write=False)
-    module = training.run.composition.plugin_module("tcs")
-    assert len(module.cache) == 24
-    take = module.pool.take
+@pytest.mark.parametrize("on", [None, "pool", "labelled"])
+def test_unlabelled_images_are_mimicked_unless_it_is_said_otherwise(on: str | None):
+    seen = []
+    table = {**BASE, "store": "float32", "k": 3, **({} if on is None else {"mimic_on": on})}
+    training = prepare(recipe(table, **{**FEW, "data__per_class": 2, "data__pool": "all"}), write=False)
+    module, head = training.run.composition.plugin_module("tcs"), head_of(training)
+    assert len(module.cache) == (6 if on == "labelled" else 24)
 
-    def watched(rows: int) -> Any:
-        batch = take(rows)
-        shown.append(batch.id)
-        return batch
+    def compare(engine: Any) -> None:
+        step = engine.state.step
+        rows = slice(6) if on == "labelled" else slice(None)
+        teacher = module.cache.take("features/dropout", step.ids[rows]) / head.scale - head.mean
+        student = step.student.features["head.project"][rows]
+        expected = (student - teacher @ head.project.axes).square().sum(1).mean() / head.energy
+        seen.append((len(step.ids), float(step.losses["tcs"].detach()), float(expected.detach())))
 
-    module.pool.take = watched
+    training.run.trainer.add_event_handler(Phase.LOSSES_COMPUTED, compare)
     training.fit()
-    assert [len(ids) for ids in shown] == [6, 6, 6, 6]  # a step an epoch, of six labelled images
-    assert len(torch.cat(shown).unique()) > 6
-    assert training.run.data.sizes["train"] == 6
+    assert [rows for rows, *_ in seen] == [12] * 4  # a step an epoch, of six labelled images and as many others
+    for _, ours, expected in seen:
+        assert ours == pytest.approx(expected, rel=1e-4)
 
 
-def test_pool_batches_follow_from_the_step_alone():
-    from stillhouse_tcs.pool import PoolStream
-
-    data = prepare(recipe(), write=False).data
-    one, two = PoolStream(data), PoolStream(data)
-    batches = []
-    for step in range(5):
-        one.fetch(step)
-        batches.append(one.take(8))
-    two.fetch(3)
-    assert torch.equal(two.take(8).id, batches[3].id)
-    two.fetch(4)
-    assert torch.equal(two.take(3).id, batches[4].id[:3])
-    assert torch.equal(two.take(5).id, batches[4].id[3:])  # the next part of an accumulated batch
-    assert torch.cat([b.id for b in batches[:3]]).sort().values.tolist() == list(range(24))
-    assert one.epoch(3) == 1
+def test_a_pool_that_the_run_does_not_draw_is_refused():
+    with pytest.raises(StillhouseError, match="draws none"):
+        prepare(recipe({**BASE, "mimic_on": "pool"}, **FEW), write=False)
 
 
 def test_selection_drops_the_lowest_and_is_seen(tmp_path: Path):

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stillhouse.contract.step import Side, Step
+from stillhouse.data import PartlyLabelled
 from stillhouse.teachers.cache import TeacherCache, tap_name
 from stillhouse_tcs.axes import Axes
 from stillhouse_tcs.head import CoordinateHead, FittableModule
 from stillhouse_tcs.losses import elsh, pca_mse, soft_targets
-from stillhouse_tcs.pool import PoolStream
 
 __all__ = ["Bits", "Mimic", "read_teacher_rows"]
 
@@ -74,13 +74,13 @@ class Bits:
 
 
 class Mimic(FittableModule):
-    """The mimicking loss: its buffers, the teacher's cache and the pool.
+    """The mimicking loss: its buffers and the teacher's cache.
 
     Args:
         kind: ``pca_mse``, ``elsh``, ``logits`` or ``none``.
         layer: the teacher's.
         cache: its features; None where the module is only to be loaded into.
-        pool: the unlabelled stream, where there is one.
+        labelled_alone: leave a batch's unlabelled images out.
         axes: the coordinate system, where there is a cache.
         paths: the student's layers that give its features in the teacher's space and its coordinates.
     """
@@ -92,14 +92,14 @@ class Mimic(FittableModule):
         cache: TeacherCache | None,
         *,
         axes: Axes | None = None,
-        pool: PoolStream | None = None,
+        labelled_alone: bool = False,
         paths: tuple[str, str] | None = None,
         head: CoordinateHead | None = None,
         temperature: float = 4.0,
     ) -> None:
         super().__init__()
-        self.kind, self.cache, self.pool = kind, cache, pool
-        self._axes = axes
+        self.kind, self.cache = kind, cache
+        self._axes, self._labelled_alone = axes, labelled_alone
         self._name, self._paths, self._temperature = tap_name(layer), paths, temperature
         self._head = (head,)  # in a tuple: it is the student's, and no submodule of this one
         self._bits: Bits | None = None
@@ -125,18 +125,11 @@ class Mimic(FittableModule):
         self._bits = Bits(self.cache, layer, self._axes, vectors, bias)
 
     def term(self, step: Step) -> Tensor:
-        """The loss of the step's samples, and of as many of the pool where there is one; a scalar on the device."""
-        own = self._compute_loss(step.student, step.ids, step.epoch)
-        if self.pool is None:
-            return own
-        batch = self.pool.take(len(step.ids))
-        more = self._compute_loss(
-            step.forward("student", batch.input, batch.target), batch.id, self.pool.epoch(step.iteration)
-        )
-        n, m = len(step.ids), len(batch.id)
-        return (n * own + m * more) / (n + m)
-
-    def _compute_loss(self, student: Side, ids: Tensor, epoch: int) -> Tensor:
+        """The loss of the step's samples, a scalar on the device."""
+        student, ids, epoch = step.student, step.ids, step.epoch
+        if self._labelled_alone and isinstance(step.targets, PartlyLabelled):
+            output, features, ids = step.targets.select((student.output, dict(student.features), ids))
+            student = Side(output, features)
         cache, device = self.cache, student.output.device
         assert cache is not None  # a run that trains has one
         if self.kind == "elsh":

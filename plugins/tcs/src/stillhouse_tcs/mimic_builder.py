@@ -10,7 +10,6 @@ from stillhouse.teachers.cache import teacher_cache
 from stillhouse_tcs.head import CoordinateHead
 from stillhouse_tcs.mimic import Mimic, read_teacher_rows
 from stillhouse_tcs.options import Options
-from stillhouse_tcs.pool import PoolStream
 from stillhouse_tcs.probe import MOST_ROWS, fit_probe
 from stillhouse_tcs.student_path import measure_axes
 
@@ -29,11 +28,17 @@ def build_mimic(plugin: Options, assembly: Assembly, paths: tuple[str, str] | No
     kind, data = plugin.mimicking, assembly.batches
     if data is None:  # a run that is loaded
         return _make_placeholder(plugin, head)
-    cache = teacher_cache(assembly, plugin.cache_spec)
-    pool = PoolStream(data) if plugin.mimic_on == "pool" and kind != "none" and not assembly.inspect_only else None
+    cache = teacher_cache(assembly, plugin.make_cache_spec(assembly))
     axes = head.system if head is not None else measure_axes(plugin, assembly, cache)
     module = Mimic(
-        kind, plugin.layer, cache, axes=axes, pool=pool, paths=paths, head=head, temperature=plugin.temperature
+        kind,
+        plugin.layer,
+        cache,
+        axes=axes,
+        labelled_alone=not plugin.mimics_unlabelled(assembly),
+        paths=paths,
+        head=head,
+        temperature=plugin.temperature,
     )
     module.hold(scale=torch.tensor(axes.scale))
     if kind == "elsh":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from stillhouse import Fault, Plugin, plugin
+from stillhouse import Assembly, Fault, Plugin, StillhouseError, plugin
 from stillhouse.errors import raise_faults
 from stillhouse.teachers.cache import CacheSpec
 from stillhouse_tcs.axes import Match
@@ -30,7 +30,7 @@ class Options(Plugin):
     init_head: Literal["probe", "random"] = "probe"
     train_head: bool = True
     mimic: MimicKind | None = None
-    mimic_on: Literal["labelled", "pool"] = "labelled"
+    mimic_on: Literal["labelled", "pool"] | None = None
     hashes: int | None = None
     temperature: float = 4.0
     select: Selection | None = None
@@ -70,13 +70,27 @@ class Options(Plugin):
         """``select``, or the preset's."""
         return self.select or ("train" if self.preset == "paper" else "none")
 
-    @property
-    def cache_spec(self) -> CacheSpec:
-        """The spec of the teacher cache."""
+    def mimics_unlabelled(self, assembly: Assembly) -> bool:
+        """Whether the run's unlabelled images are mimicked as well, and the axes come from all.
+
+        Raises:
+            StillhouseError: they are to be, and the run has none.
+        """
+        there = "unlabelled" in assembly.data.sizes
+        if self.mimic_on == "pool" and not there:
+            raise StillhouseError(
+                "'pool' needs unlabelled images, and the run draws none",
+                where="mimic_on",
+                hint='[data] pool = "all", or unlabelled = "photos:PATH"',
+            )
+        return there and self.mimic_on != "labelled"
+
+    def make_cache_spec(self, assembly: Assembly) -> CacheSpec:
+        """Make the spec of the teacher cache."""
         return CacheSpec(
             taps=(self.layer,),
             pool=self.pool,
-            split="pool" if self.mimic_on == "pool" else "train",
+            split="pool" if self.mimics_unlabelled(assembly) else "train",
             views=self.views,
             precision=self.precision,
             store=self.store,

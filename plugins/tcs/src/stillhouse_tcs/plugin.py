@@ -43,8 +43,9 @@ class TCS(Options):
         train_head: False leaves W and b' as they start.
         mimic: the term from the cache: ``pca_mse``, ``elsh``, ``logits`` (of a probe on the cached features) or
             ``none``. Not given: by ``preset``.
-        mimic_on: ``labelled``: the batch's own images; ``pool``: as many of the whole training split besides, without
-            their labels. The axes come from the same images.
+        mimic_on: ``labelled``: the images that have labels; ``pool``: the unlabelled ones that ``[data]`` draws besides, as
+            well. The axes come from the same images: of a pool from the whole training split and what is unlabelled. Not
+            given: all that the run draws.
         hashes: of ``elsh``; not given: 32 for each teacher feature, 2,048 at most.
         temperature: of ``logits``.
         select: drop dimensions: ``none``, while the student trains (``train``), or beforehand by a ``probe``. Not
@@ -99,13 +100,6 @@ class TCS(Options):
             return {}
         prefix = paths[0].removesuffix("lift")
         return {"weight_decay": 0.0, "student": [f"{prefix}lift.bias", f"{prefix}readout.mask"]}
-
-    @hookimpl
-    def iteration_started(self, run: Run) -> None:
-        """Get the pool's batch of the step that begins."""
-        module: Mimic = run.module(self)
-        if module.pool is not None:
-            module.pool.fetch(run.trainer.state.iteration - 1)
 
     @hookimpl
     def losses(self, step: Step) -> Mapping[str, Tensor]:

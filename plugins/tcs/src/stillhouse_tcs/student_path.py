@@ -30,7 +30,7 @@ def adapt_student(plugin: Options, assembly: Assembly, student: nn.Module) -> nn
     data = assembly.batches
     if data is None:  # a run that is loaded: its checkpoint brings the shapes
         return None if plugin.path == "none" else _put_placeholder(plugin, assembly, student)
-    cache = teacher_cache(assembly, plugin.cache_spec)
+    cache = teacher_cache(assembly, plugin.make_cache_spec(assembly))
     assembly.release_teacher(plugin)
     axes = measure_axes(plugin, assembly, cache)
     assembly.note(plugin, _describe_cache(plugin, cache, axes))
