@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.neighbors import KNeighborsClassifier
 from support import recipe
 
 from stillhouse import StillhouseError, train
@@ -17,7 +16,6 @@ from stillhouse.tasks.self_supervision import (
     SelfSupervised,
     barlow_twins,
     draw_views,
-    nearest_neighbour_accuracy,
     nt_xent,
 )
 
@@ -84,20 +82,10 @@ def test_each_sample_has_a_view_of_its_own_and_seeds_repeat_it():
     assert torch.equal(draw_views(images, **options), views)
 
 
-@pytest.mark.parametrize("n", [2, 40, 1500])
-def test_nearest_neighbours_are_scikit_learns(n):
-    generator = torch.Generator().manual_seed(n)
-    z = torch.randn(n, 5, generator=generator)
-    labels = torch.randint(0, 3, (n,), generator=generator)
-    unit = (z / z.norm(dim=1, keepdim=True)).numpy()
-    nearest = KNeighborsClassifier(2).fit(unit, labels.numpy()).kneighbors(unit, return_distance=False)
-    own = [row[row != i][0] for i, row in enumerate(nearest)]
-    expected = float(np.mean(labels.numpy()[own] == labels.numpy()))
-    assert nearest_neighbour_accuracy(z, labels) == pytest.approx(expected)
-
-
-def test_without_labels_nothing_counts():
-    assert nearest_neighbour_accuracy(torch.randn(5, 2), torch.full((5,), -1)) == 0.0
+def test_without_labels_the_score_is_zero():
+    metric = SelfSupervised().metrics(None)["knn"]
+    metric.update((torch.randn(5, 2), torch.full((5,), -1)))
+    assert metric.compute() == 0.0
 
 
 @pytest.mark.parametrize("kind", ["simclr", "barlow"])

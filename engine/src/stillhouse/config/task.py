@@ -17,7 +17,7 @@ class TaskSpec:
 
     Attributes:
         name: ``classification``, ``segmentation``, ``depth``, ``image-to-image``, ``colourisation``, ``denoising``,
-            ``super-resolution``, ``multi-label``, ``regression``, ``detection``, ``self-supervised``, or
+            ``super-resolution``, ``multi-label``, ``regression``, ``detection``, ``distillation``, ``self-supervised``, or
             ``package.module:Class`` of a :class:`Task` of your own.
         args: the task's options.
         loss: another loss in place of the task's, ``package.module:function``: called with the model's output and the targets,

@@ -1,7 +1,7 @@
 """Tasks of a student: each gives the loss, the metrics, the pictures, and the score of the best checkpoint.
 
 Imports: data and below.
-Public: this package, builder, classification, depth, detection, images, measures, multilabel, own_pixels, pictures,
+Public: this package, builder, classification, depth, detection, distillation, images, measures, multilabel, own_pixels, pictures,
 regression, segmentation, self_supervision.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
 import attrs
@@ -15,8 +16,9 @@ from stillhouse.contract.task import Task
 from stillhouse.distributed import processes as parallel
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.layout import format_shape
+from stillhouse.tasks.embeddings import measure_nearest_neighbours, measure_rank
 
-__all__ = ["SelfSupervised", "barlow_twins", "draw_views", "nearest_neighbour_accuracy", "nt_xent"]
+__all__ = ["SelfSupervised", "barlow_twins", "draw_views", "nt_xent"]
 
 
 @attrs.frozen(kw_only=True)
@@ -107,10 +109,8 @@ class SelfSupervised(Task):
     def metrics(self, data: DataInfo) -> dict[str, Metric]:
         """``knn``, 0 where there are no labels, and the projections' effective ``rank``."""
         return {
-            "knn": EpochMetric(nearest_neighbour_accuracy, _select_output_and_target, check_compute_fn=False),
-            "rank": EpochMetric(
-                lambda output, _target: _effective_rank(output), _select_output_and_target, check_compute_fn=False
-            ),
+            "knn": EpochMetric(_measure_nearest, _select_output_and_target, check_compute_fn=False),
+            "rank": EpochMetric(measure_rank, _select_output_and_target, check_compute_fn=False),
         }
 
     def prediction(self, data: DataInfo, output: Any) -> dict[str, Any]:
@@ -120,6 +120,12 @@ class SelfSupervised(Task):
 
 def _select_output_and_target(state: dict[str, Any]) -> tuple[Tensor, Tensor]:
     return state["output"].float(), state["target"]
+
+
+def _measure_nearest(output: Tensor, labels: Tensor) -> float:
+    """The accuracy of the nearest other sample; 0 where there are no labels."""
+    found = measure_nearest_neighbours(output, labels)
+    return 0.0 if math.isnan(found) else found
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
@@ -178,24 +184,3 @@ def draw_views(x: Tensor, *, crop: float, rotate: float, flip: bool, jitter: flo
     contrast, brightness = (1 + between(-jitter, jitter)).view(n, 1, 1, 1), between(-jitter, jitter).view(n, 1, 1, 1)
     view = (view - mean) * contrast + mean + brightness
     return view + noise * torch.randn_like(view) if noise else view
-
-
-def nearest_neighbour_accuracy(output: Tensor, labels: Tensor) -> float:
-    """Share of samples (N, D) whose nearest other sample by cosine has their label (N,); 0 where labels are -1."""
-    z = F.normalize(output, dim=1)
-    right = 0
-    for start in range(0, len(z), 1024):  # in pieces: N x N similarities need not fit into memory
-        similar = z[start : start + 1024] @ z.T
-        rows = torch.arange(len(similar), device=z.device)
-        similar[rows, rows + start] = -2.0
-        nearest = labels[similar.argmax(1)]
-        own = labels[start : start + 1024]
-        right += int(((nearest == own) & (own >= 0)).sum())
-    return right / max(len(z), 1)
-
-
-def _effective_rank(output: Tensor) -> float:
-    """exp of the entropy of the normalised singular values of centred projections (Roy and Vetterli 2007)."""
-    values = torch.linalg.svdvals((output - output.mean(0)).double())
-    share = values / values.sum().clamp(min=1e-12)
-    return float(torch.exp(-(share * share.clamp(min=1e-12).log()).sum()))
