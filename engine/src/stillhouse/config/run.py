@@ -60,7 +60,7 @@ class RunSpec:
         log_every: steps between two points in TensorBoard, and between two looks for non-finite losses.
         validate_every: epochs between two measurements of the validation split, for epochs that are short beside it; it
             is measured after the last epoch in any case. Only epochs that are measured can be the best one.
-        figures: draw the pictures of task and plugins for TensorBoard; a picture can take longer than a short epoch.
+        figures: draw the pictures of task and plugins for TensorBoard, at the run's end, and before it within 2% of its time.
         loggers: who else is given what is logged and measured: names of installed loggers, or tables of a name and its options,
             ``["csv", { use = "mlflow", experiment = "digits" }]``. None: ``csv``, where the distribution ``stillhouse-loggers``
             is installed; ``[]``: nobody.

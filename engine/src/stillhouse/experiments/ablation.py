@@ -20,6 +20,7 @@ from stillhouse.experiments.arm_events import write_events
 from stillhouse.experiments.arms import hash_arm, make_arms, name_arms, resolve
 from stillhouse.experiments.comparison import Comparison
 from stillhouse.experiments.compatibility import check_alike
+from stillhouse.experiments.ends import find_mode, note_ends
 from stillhouse.experiments.finished_run import FinishedRun
 from stillhouse.experiments.grid import parse_grid
 from stillhouse.experiments.job import Job, collect_warnings
@@ -31,6 +32,7 @@ from stillhouse.experiments.progress import Counter
 from stillhouse.experiments.report import write_report
 from stillhouse.experiments.workers import can_fork, run_here, run_in_workers
 from stillhouse.memo import share_memo
+from stillhouse.tasks.builder import build_task
 from stillhouse.training.preparation import prepare
 
 __all__ = ["ablate", "make_plan", "run_plan"]
@@ -94,6 +96,9 @@ def ablate(
         _check_metric(metric, known)
         failed = run_plan(plan, jobs=jobs, progress=progress)
     comparison = make_comparison(plan, metric=metric, failed=failed, mixed=mixed)
+    if grid:
+        mode = find_mode(comparison.metric, build_task(recipe.task, recipe.base))
+        comparison = note_ends(comparison, plan.arms, mode)
     if any(row.group.values for row in comparison.rows):
         write_report(plan.folder, comparison, command)
         write_picture(plan.folder / "picture.svg", comparison, plan)
