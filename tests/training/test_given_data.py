@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import recipe, same_state, tiny_data
+from support import interrupted, recipe, same_state, tiny_data
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from stillhouse import Recipe, Result, StillhouseError, evaluate, export, prepare, train
@@ -208,3 +208,13 @@ def test_a_run_on_loaders_is_measured_and_exported_with_them_again(tmp_path: Pat
     assert others.samples == {"val": 9}
     export(tmp_path / "run", tmp_path / "student.safetensors", data=loaders())
     assert (tmp_path / "student.safetensors").exists()
+
+
+@pytest.mark.parametrize("given", [loaders, tiny_data])
+def test_a_run_that_is_killed_within_an_epoch_goes_on_exactly(given: Any, tmp_path: Path):
+    made = plain(args=CLASSES if given is loaders else {}).to_dict()
+    made["checkpoints"] = {"every_steps": 1}
+    made = Recipe.from_dict(made)
+    whole = train(made, data=given(), write=False)
+    interrupted(prepare(made, data=given(), out=tmp_path / "run"), at=5)
+    assert same(train(made, data=given(), out=tmp_path / "run", resume=True), whole)

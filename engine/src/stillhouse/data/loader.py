@@ -64,7 +64,7 @@ def load_data(
         StillhouseError: data that cannot be found, read, split or transformed.
     """
     if given is None and spec.given:
-        hint = "hand them over again: data=..."
+        hint = "hand them over again, from Python: train, evaluate and export take data=..."
         raise StillhouseError(f"these data, {spec.name}, were given from Python", where="data.name", hint=hint)
     if given is not None and given.loaders:
         return LoaderData(spec, given, task, seed=seed, pin=pin)
