@@ -83,6 +83,33 @@ def make_coco(root: Path) -> None:
     (root / "annotations" / "all.json").write_text(json.dumps(told))
 
 
+def make_yolo(root: Path) -> None:
+    """As YOLO has it: splits below images and labels, an image without boxes, and a list of the classes beside them."""
+    for k in range(16):
+        split = ("train", "val")[k % 4 == 0]
+        picture(root / "images" / split / f"{k}.jpg", k, (96, 128))
+        (root / "labels" / split).mkdir(parents=True, exist_ok=True)
+        lines = [f"{k % 2} 0.5 0.5 0.3 0.4", "1 0.9 0.5 0.4 0.2"]  # the second leaves the image
+        if k != 5:
+            (root / "labels" / split / f"{k}.txt").write_text("\n".join(lines[: 1 + (k == 3)]))
+    (root / "classes.txt").write_text("car\ndog\n")
+
+
+def make_voc(root: Path) -> None:
+    box = "<bndbox><xmin>1</xmin><ymin>5</ymin><xmax>60</xmax><ymax>50</ymax></bndbox>"
+    for k in range(16):
+        picture(root / "JPEGImages" / f"{k}.jpg", k, (96, 128))
+        (root / "Annotations").mkdir(exist_ok=True)
+        text = f"<annotation><object><name>{('car', 'dog')[k % 2]}</name>{box}</object></annotation>"
+        (root / "Annotations" / f"{k}.xml").write_text(text)
+
+
+def make_captions(root: Path) -> None:
+    for k in range(20):
+        picture(root / f"{k}.jpg", k)
+        (root / f"{k}.txt").write_text("a goldfish, seen from above")
+
+
 def make_photos(root: Path) -> None:
     for k in range(20):
         picture(root / "deep" / f"{k}.jpg", k)
@@ -97,6 +124,9 @@ FORMS = {
     "numbers": (make_numbers, "table:data/ages.tsv", "regression", "a table of 30 rows, ages.tsv: images in 'image', 'age'"),
     "boxes": (make_boxes, "table:data/boxes.csv", "detection", "a table of 32 rows, boxes.csv: images in 'image', 'label'"),
     "coco": (make_coco, "coco:data/annotations/all.json", "detection", "COCO's annotations of 16 images in 1 categories, all.json"),
+    "yolo": (make_yolo, "table:recipe-boxes.csv", "detection", "16 images with files of boxes, .txt"),
+    "voc": (make_voc, "table:recipe-boxes.csv", "detection", "16 images with files of boxes, .xml"),
+    "captions": (make_captions, "photos:data", "self-supervised", "20 images without labels"),
     "photos": (make_photos, "photos:data", "self-supervised", "20 images without labels"),
 }  # fmt: skip
 
@@ -142,6 +172,17 @@ def test_what_lies_in_a_folder_becomes_a_recipe_that_can_be_trained(
     assert main(["explain", "recipe.toml"]) == 0, capsys.readouterr().err
     assert "wrote   recipe.toml\n" in said
     assert ("wrote   recipe-teacher.toml\n" in said) == (recipe.teacher is not None)
+
+
+def test_splits_of_box_files_are_those_of_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    make_yolo(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "data"]) == 0
+    first, *rows = Path("recipe-boxes.csv").read_text().splitlines()
+    assert first == "image,boxes,split"
+    assert len(rows) == 16
+    assert "images/train/5.jpg,,train" in rows
+    assert "images/val/4.jpg,labels/val/4.txt,val" in rows
 
 
 def test_three_commands_lead_to_an_exported_student(

@@ -13,6 +13,7 @@ import attrs
 import numpy as np
 from PIL import Image
 
+from stillhouse.cli.box_files import BoxFiles, find_box_files
 from stillhouse.errors import StillhouseError
 
 __all__ = ["Findings", "look_at"]
@@ -54,6 +55,7 @@ class Findings:
         size: height and width of the images that were looked at, in pixels, the most frequent one.
         gray: whether all of them are grey.
         classes: how many classes there are; None where only the data itself says it.
+        box_files: of images with a file of boxes each: the table that is still to be written, and that ``name`` has to name.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Findings:
     size: tuple[int, int]
     gray: bool
     classes: int | None = None
+    box_files: BoxFiles | None = None
 
 
 def look_at(place: Path) -> Findings:
@@ -95,6 +98,11 @@ def look_at(place: Path) -> Findings:
             where=str(place),
             hint="a folder for each class, images and masks in two folders, a CSV file, or COCO's JSON",
         )
+    boxes = find_box_files(root, images, [file for file in files if file.suffix.lower() not in _SUFFIXES], _SPLITS)
+    if boxes is not None:
+        told = f"{len(images):,} images with files of boxes, {boxes.suffix}"
+        args = {"root": str(root), "boxes": "boxes", "target": "boxes"}
+        return attrs.evolve(_make("table:", args, "boxes", told, images), box_files=boxes)
     below = [file.relative_to(root).parts for file in images]
     return _look_at_pairs(root, below) or _look_at_classes(root, below) or _look_at_photos(root, below)
 

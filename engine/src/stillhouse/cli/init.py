@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import tomli_w
 
 from stillhouse.cli.common import Commands, make_console
@@ -62,11 +63,17 @@ def _init(arguments: argparse.Namespace) -> int:
     if out.suffix != ".toml":
         raise StillhouseError(f"must be a file .toml, got {arguments.out!r}", where="--out", hint="recipe.toml")
     found = look_at(place.resolve() if place.is_absolute() else place)
+    extra = {}
+    if found.box_files is not None:
+        table = out.with_name(f"{out.stem}-boxes.csv")
+        extra = {table: found.box_files.write_table()}
+        found = attrs.evolve(found, name=f"table:{table}")
     pretrained = found.target == "class" and not found.gray and _has_pretrained()
     teacher = out.with_name(f"{out.stem}-teacher.toml")
     texts = {out: _write_student(found, out, teacher, pretrained=pretrained)}
     if _TASKS[found.target][3]:
         texts[teacher] = (_write_pretrained if pretrained else _write_teacher)(found, out, teacher)
+    texts |= extra
     there = [file for file in texts if file.exists()]
     if there and not arguments.force:
         raise StillhouseError(
@@ -143,8 +150,9 @@ def _write_common(
     larger, size = size is not None, _shrink(found) if size is None else size
     scheme, _, path = found.name.partition(":")
     args = dict(found.args)
-    if scheme == "coco" and "images" in args:
-        args["images"] = _from_recipe(Path(args["images"]), out)
+    for key in {"coco": ("images",), "table": ("root",)}.get(scheme, ()):
+        if key in args:
+            args[key] = _from_recipe(Path(args[key]), out)
     lines = ["", "[run]", f'name = "{name}"', f"epochs = {epochs}", "seed = 0"]
     lines += ["", "[data]", f"name = {_toml(f'{scheme}:{_from_recipe(Path(path), out)}')}"]
     if args:
