@@ -80,3 +80,13 @@ def test_an_explanation_says_that_samples_are_weighed():
     training = prepare(of(args=FIELDS), data=weighted(torch.linspace(0, 3, 24)), write=False)
     assert "weights of samples from 0 to 3" in render_text(describe(training))
     training.close()
+
+
+def test_weights_and_unlabelled_samples_go_together():
+    sizes = {"per_class": 4, "pool": "rest", "batch_size": 6}
+    double, plain = (
+        train(of(lr=lr, args=FIELDS, **sizes), data=weighted(torch.full((24,), weight)), write=False).student
+        for lr, weight in ((0.1, 2.0), (0.2, 1.0))
+    )
+    for own, other in zip(double.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(own, other, atol=1e-6)

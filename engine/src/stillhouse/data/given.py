@@ -142,17 +142,18 @@ def describe_given(spec: DataSpec, given: Given) -> DataSpec:
     named = attrs.evolve(spec, name=given.name, given=True)
     if not given.loaders:
         return named
+    plain = DataSpec(name=named.name)
     faults = [
         Fault(
             f"data.{field.name}", f"a loader's batches are taken as they are, got {getattr(spec, field.name)!r}", _HINT
         )
         for field in attrs.fields(DataSpec)
-        if field.name not in _OF_LOADERS and getattr(spec, field.name) != field.default
+        if field.name not in _OF_LOADERS and getattr(spec, field.name) != getattr(plain, field.name)
     ]
     if spec.normalize == "imagenet":
         faults.append(Fault("data.normalize", "a loader's batches are taken as they are, got 'imagenet'", _HINT))
     size = getattr(train, "batch_size", None) or getattr(getattr(train, "batch_sampler", None), "batch_size", None)
-    if size is not None and spec.batch_size not in (attrs.fields(DataSpec).batch_size.default, size):
+    if size is not None and spec.batch_size not in (plain.batch_size, size):
         faults.append(Fault("data.batch_size", f"the loader makes batches of {size}, got {spec.batch_size}", _HINT))
     raise_faults(faults)
     return attrs.evolve(named, batch_size=size or spec.batch_size, normalize="none")
