@@ -10,8 +10,10 @@ import torch
 from support.loading import Given, Listed, faults_of, ids_of, load
 from torch.utils.data import Subset, TensorDataset
 
-from stillhouse.data import Data, Source
+from stillhouse.data import Data, DataSpec, Source, load_data
 from stillhouse.data.held import Memory
+from stillhouse.data.sampler import Key
+from stillhouse.data.samples import Samples
 from stillhouse.data.sources import Part
 from stillhouse.errors import StillhouseError, StillhouseWarning
 
@@ -185,3 +187,40 @@ def test_a_data_sets_own_batches_are_asked_for_and_checked(given: Given) -> None
     dataset.items = [*items[:-1], (items[-1][0] * torch.nan, 3)]
     with pytest.raises(StillhouseError, match=r"sample 63: the input must be finite"):
         list(data.evaluation("train"))
+
+
+class Halved:
+    """A task that halves its inputs; sample 7 it cannot take, where so made."""
+
+    takes = ("vector",)
+
+    def __init__(self, wrong: bool = False) -> None:
+        self.wrong = wrong
+
+    def sample(self, x: torch.Tensor, target: Any) -> tuple[torch.Tensor, Any]:
+        if self.wrong and float(target[0]) == 7:
+            raise ValueError("not 7")
+        return x / 2, target
+
+    collate = staticmethod(torch.stack)
+
+
+def test_what_a_task_makes_is_measured_in_few_calls(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = torch.randn(64, 5, generator=torch.Generator().manual_seed(0))
+    targets = torch.arange(64.0)[:, None].expand(-1, 3)
+    keys: list[Key] = []
+    make = Samples.make_pairs
+
+    def counted(samples: Samples, key: Key) -> Any:
+        keys.append(key)
+        return make(samples, key)
+
+    monkeypatch.setattr(Samples, "make_pairs", counted)
+    spec = DataSpec(name=given(TensorDataset(inputs, targets)), args={"target": "vector"}, val_fraction=0.0)
+    info = load_data(spec, seed=0, task=Halved()).info
+    np.testing.assert_allclose(info.mean, (inputs / 2).mean(0), atol=1e-6)
+    np.testing.assert_allclose(info.std, (inputs / 2).std(0, correction=0), atol=1e-6)
+    assert [len(key.ids) for key in keys].count(16) == 64 // 16  # and not one by one
+    with pytest.raises(StillhouseError, match="sample 7: ValueError: not 7") as caught:
+        load_data(spec, seed=0, task=Halved(wrong=True))
+    assert len(caught.value.faults) == 1

@@ -58,6 +58,11 @@ def test_a_class_that_both_rule_out_and_one_that_the_student_does():
     assert float(value.detach()) == pytest.approx(float(two), rel=1e-12)
     assert both.grad is not None
     assert bool(both.grad.isfinite().all())
+    teacher = torch.tensor([[1.0, -math.inf, 0.0]], dtype=torch.float64, requires_grad=True)
+    taught = soft_target_divergence(both, teacher, 2.0)
+    (slope,) = torch.autograd.grad(taught, teacher)
+    assert float(taught.detach()) == pytest.approx(float(two), rel=1e-12)
+    assert bool(slope.isfinite().all())
     lost = soft_target_divergence(torch.tensor([[0.3, -math.inf]]), torch.tensor([[0.3, 0.0]]))
     assert float(lost) == math.inf  # the divergence is infinite, and no NaN
 

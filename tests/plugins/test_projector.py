@@ -11,12 +11,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import assembly_of
+from support import FEATURES, assembly_of, recipe
 from support.projections import built, make_step, pair, weight_of
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stillhouse import Link, StillhouseError, StillhouseWarning
+from stillhouse import Link, StillhouseError, StillhouseWarning, prepare
 from stillhouse_projector import Projector, Projectors, draw_haar, measure_orthogonality_error, retract
 from stillhouse_projector.projectors import make_key, restore_name
 
@@ -142,8 +142,15 @@ def test_options_of_the_optimizer_and_scalars() -> None:
     with torch.no_grad():
         next(module.parameters()).mul_(1.1)
     assert abs(plugin.scalars(make_step(module, [link]))["orthogonality_error/features/a"] - 0.21) < 1e-5
-    linear = Projector(kind="linear")
-    assert linear.scalars(make_step(built(linear, link), [link])) == {}
+
+
+def test_a_map_that_nothing_keeps_orthogonal_costs_no_step_a_hook() -> None:
+    for kind, heard in (("orthogonal", True), ("linear", False), ("mlp", False)):
+        training = prepare(recipe(FEATURES, {"use": "projector", "kind": kind}), write=False)
+        hooks = training.walk.hooks
+        for hook in ("optimizer_stepped", "scalars"):
+            assert ("projector" in [owner.name for owner, _ in hooks.calls(hook)]) == heard
+        assert "projector" in [owner.name for owner, _ in hooks.calls("transform")]
 
 
 class NoHostRead(TorchDispatchMode):

@@ -11,13 +11,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from support.projections import make_step
+from torch import Tensor, nn
 
-from stillhouse import StillhouseError
+from stillhouse import Link, StillhouseError
 from stillhouse_features import LinkOptions, distance, read_pair
 from stillhouse_features.alignment import make_reader
 from stillhouse_logits import soft_target_divergence
-from stillhouse_normalizer import normalize
+from stillhouse_normalizer import Normalizer, normalize
+from stillhouse_normalizer.standardisation import standardise_together
 from stillhouse_projector.maps import make_map
 from stillhouse_projector.projectors import Projectors
 
@@ -124,3 +126,21 @@ def test_the_divergence_is_float32_or_wider_whatever_autocast_says(
     assert torch.allclose(found.double(), wanted, rtol=1e-4, atol=1e-6)
     (got,), (exact,) = torch.autograd.grad(found, student), torch.autograd.grad(wanted, student)
     assert torch.allclose(got.double(), exact.double(), atol=2e-2 if d1 in (torch.float16, torch.bfloat16) else 1e-5)
+
+
+@pytest.mark.parametrize("links", [3, 4, 9])
+@pytest.mark.parametrize("kind", ["vectors", "maps", "widths", "half", "gradient"])
+def test_many_teachers_are_standardised_together_bit_for_bit(links: int, kind: str):
+    shapes = {"maps": [(5, 4, 2, 2)] * links, "widths": [(5, 4 + i % 2) for i in range(links)]}.get(
+        kind, [(5, 4)] * links
+    )
+    dtype = torch.float16 if kind == "half" else torch.float32
+    features = [draw(shape, dtype, i).requires_grad_(kind == "gradient" and i == 1) for i, shape in enumerate(shapes)]
+    step = make_step(nn.Identity(), [Link(f"features/{i}", x, x) for i, x in enumerate(features)])
+    Normalizer(kind="layer").transform(step)
+    for link, x in zip(step.links.values(), features, strict=True):
+        assert torch.equal(link.teacher, normalize(x, "layer", 1e-5))
+        # A term on one link reaches no other's parameters.
+        assert link.teacher.requires_grad == x.requires_grad
+        assert link.student is x
+    assert (standardise_together(features) is None) == (kind != "vectors")

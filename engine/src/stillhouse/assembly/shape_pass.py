@@ -210,8 +210,8 @@ def _check_specs(found: Any) -> list[LinkSpec]:
 
 def _read(composition: Composition, step: Step, where: str, specs: list[tuple[str, LinkSpec]]) -> list[Fault]:
     faults: list[Fault] = []
-    for name, spec in specs:
-        student, teacher = composition.links.features(step, name, spec)
+    features = composition.links.features(step, specs)
+    for (name, spec), (_, _, student, teacher) in zip(specs, features, strict=True):
         place = f"{where}: link {name!r}, student {format_shape(student)}, teacher {format_shape(teacher)}"
         try:
             composition.links.read(step, [(name, spec)])

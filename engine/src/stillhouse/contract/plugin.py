@@ -73,6 +73,10 @@ class Plugin:
 
     name: str = ""
 
+    def hears(self, hook: str) -> bool:
+        """Whether to call ``hook``, with the options as they are: asked once, so that one without work costs a step nothing."""
+        return True
+
 
 _TUPLES = ("before", "after", "requires", "provides", "conflicts", "changes")
 _CLASS_VARIABLES = frozenset(name for name, kind in inspect.get_annotations(Plugin).items() if "ClassVar" in str(kind))

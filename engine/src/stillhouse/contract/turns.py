@@ -10,7 +10,7 @@ from stillhouse.contract.sealed import Links, Losses, Teachers, Weights, check_r
 from stillhouse.contract.step import Link, SealedLink, Side, Step
 from stillhouse.errors import StillhouseError
 
-__all__ = ["add_link", "enter", "make_sealed_step"]
+__all__ = ["enter", "make_sealed_step"]
 
 
 class _SealedStep(Step):
@@ -51,13 +51,6 @@ def make_sealed_step(batch: Batch, iteration: int, epoch: int, composition: Comp
     )
     step.__class__ = _SealedStep  # once it is whole: made open, it costs what any object does
     return step
-
-
-def add_link(step: Step, link: Link) -> None:
-    """Put ``link`` among those of ``step``, sealed unless it is the turn of ``transform``."""
-    if step.phase != "transform":
-        link.__class__ = SealedLink
-    dict.__setitem__(step.links, link.name, link)
 
 
 def enter(step: Step, phase: str, writable: tuple[str, ...] = ()) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from stillhouse.seeds import OwnRandomness, mix
 __all__ = ["fingerprint", "measure_normalisation"]
 
 _MEASURED = 4096
+_AT_ONCE = 16
 _HASHED = 1024
 _HASHED_BYTES = 32 << 20
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -58,26 +60,38 @@ def measure_normalisation(
     some = train[np.linspace(0, len(train) - 1, min(_MEASURED, len(train))).astype(np.int64)]
     # In float64 the sums over uint8 are exact, and so don't depend on their order or on threads.
     first, second, count = np.zeros(shape[0]), np.zeros(shape[0]), 0
-    plain, made = samples.plain, samples.maker is not None
     errors: Errors = {}
-    with OwnRandomness() as randomness:
-        for i in map(int, some):
-            randomness.seed(mix(i))
-            try:
-                x = plain.make_pairs(Key(0, np.array([i])))[0][0] if made else samples.read_input(i)
-            except StillhouseError as error:
-                errors[i] = error
-                continue
-            values = x.numpy().astype(np.float64).reshape(shape[0], -1)
-            first += values.sum(1)
-            second += np.square(values).sum(1)
-            count += values.shape[1]
+    for x in _make_inputs(samples, some, errors):
+        values = x.numpy().astype(np.float64).reshape(shape[0], -1)
+        first += values.sum(1)
+        second += np.square(values).sum(1)
+        count += values.shape[1]
     refuse_bad_samples(errors, len(some), skip_bad=False)
     average = first / count
     deviation = np.sqrt(np.maximum(second / count - np.square(average), 0))
-    scale = 255.0 if samples.dtype == torch.uint8 and not made else 1.0
+    scale = 255.0 if samples.dtype == torch.uint8 and samples.maker is None else 1.0
     deviation[deviation <= 1e-6 * np.maximum(1.0, np.abs(average))] = scale
     return tuple(torch.from_numpy(v / scale).float().reshape(like) for v in (average, deviation))  # type: ignore[return-value]  # two, as annotated
+
+
+def _make_inputs(samples: Samples, ids: Ids, errors: Errors) -> Iterator[Tensor]:
+    """Yield the inputs of ``ids`` as the task makes them, without transforms; ``errors`` gets those that cannot be made."""
+    plain, made = samples.plain, samples.maker is not None
+    with OwnRandomness() as randomness:
+        for some in np.split(ids, range(_AT_ONCE, len(ids), _AT_ONCE)):
+            if made:
+                with suppress(StillhouseError):  # one by one they are told apart
+                    inputs, _ = plain.make_pairs(Key(0, some))
+                    yield from inputs
+                    continue
+            for i in map(int, some):
+                randomness.seed(mix(i))
+                try:
+                    x = plain.make_pairs(Key(0, np.array([i])))[0][0] if made else samples.read_input(i)
+                except StillhouseError as error:
+                    errors[i] = error
+                    continue
+                yield x
 
 
 def fingerprint(choices: Mapping[str, Any], samples: Samples, splits: Mapping[str, Ids]) -> str:

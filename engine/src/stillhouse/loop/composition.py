@@ -256,10 +256,7 @@ class Composition(Composed):
         # Around a loop of somebody's own; the models have their precision.
         if torch.is_autocast_enabled(self._device.type):
             with torch.autocast(self._device.type, enabled=False):
-                return self._forward(step)
-        return self._forward(step)
-
-    def _forward(self, step: Step) -> Tensor:
+                return self.forward(step)
         self.run_student(step)
         self.run_teacher(step)
         self.links.read(step)

@@ -82,15 +82,11 @@ def build_run(
     clear_gradients = make_zero_grad(optimizer)
     due = 0
 
-    def show(step: Step) -> None:
-        state: Any = engine.state
-        state.step = step
-
     def train_step(engine: Engine, batch: Batch) -> Tensor:
         state: Any = engine.state
         if state.step is not None:
             state.step.clear()
-        step, total = stepper.gradients(batch, state.iteration - 1, state.epoch - 1, show)
+        step, total = stepper.gradients(batch, state.iteration - 1, state.epoch - 1, state)
         backward.emit_without_gradient(step)
         stepper.update()
         stepped.emit_without_gradient(step)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
 from stillhouse.contract.layers import match_names, split_layer
 from stillhouse.contract.plugin import Plugin
-from stillhouse.contract.step import Link, LinkSpec, Side, Step
-from stillhouse.contract.turns import add_link
+from stillhouse.contract.step import Link, LinkSpec, SealedLink, Step
 from stillhouse.errors import StillhouseError, did_you_mean
 from stillhouse.loop.tapped_model import TappedModel
 
 __all__ = ["Links"]
+
+_Features = tuple[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None, Tensor, Tensor]
 
 
 class Links:
@@ -88,19 +90,23 @@ class Links:
 
     def read(self, step: Step, specs: Sequence[tuple[str, LinkSpec]] | None = None) -> None:
         """Make the links, all or those of ``specs``, from the features of ``step``."""
-        for name, spec in self._specs if specs is None else specs:
-            student, teacher = self.features(step, name, spec)
-            if spec.read is not None:
-                student, teacher = spec.read(student, teacher)
-            add_link(step, Link(name, student, teacher))
+        links, is_open = step.links, step.phase == "transform"
+        for name, read, student, teacher in self.features(step, self._specs if specs is None else specs):
+            link = Link(name, student, teacher) if read is None else Link(name, *read(student, teacher))
+            if not is_open:
+                link.__class__ = SealedLink
+            dict.__setitem__(links, name, link)
 
-    def features(self, step: Step, name: str, spec: LinkSpec) -> tuple[Tensor, Tensor]:
-        """What the two layers of the link ``name`` gave in ``step``."""
-        model, layer = self._teachers[name]
-        side: Side | None = step.teacher if model == "teacher" else step.teachers[model]
-        assert side is not None  # a link reads a tapped layer of it
-        try:
-            return step.student.features[spec.student], side.features[layer]
-        except KeyError as error:
-            what = f"the layer {error}, which link {name!r} reads, is another module than before training"
-            raise StillhouseError(what, hint="a hook replaces it: adapt does that, once and before training") from None
+    def features(self, step: Step, specs: Sequence[tuple[str, LinkSpec]]) -> Iterator[_Features]:
+        """Name, ``read`` and what the two layers gave in ``step``, of each link of ``specs``."""
+        features = step.student.features
+        for name, spec in specs:
+            model, layer = self._teachers[name]
+            side: Any = step.teacher if model == "teacher" else step.teachers[model]
+            try:
+                student, teacher = features[spec.student], side.features[layer]
+            except KeyError as error:
+                what = f"the layer {error}, which link {name!r} reads, is another module than before training"
+                hint = "a hook replaces it: adapt does that, once and before training"
+                raise StillhouseError(what, hint=hint) from None
+            yield name, spec.read, student, teacher

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,14 +73,14 @@ class Stepper:
         )
         self._forward = self._wrapper
 
-    def gradients(self, batch: Batch, iteration: int, epoch: int, show: Callable[[Step], None]) -> tuple[Step, Tensor]:
+    def gradients(self, batch: Batch, iteration: int, epoch: int, state: Any) -> tuple[Step, Tensor]:
         """Compute the gradients of ``batch``.
 
         Args:
             batch: this process's share.
             iteration: optimizer steps done before, from 0.
             epoch: epochs begun before, from 0.
-            show: told of each part's step before it goes forward; the part before has let go of its tensors by then.
+            state: its ``step`` is each part's before that goes forward; the part before has let go of its tensors by then.
 
         Returns:
             The last part's step, whose losses are those of the whole batch, and their weighted sum; both are this
@@ -100,7 +101,7 @@ class Stepper:
         reported: dict[str, Tensor] = {}
         sums: list[Tensor] = []
         for step in steps:
-            show(step)
+            state.step = step
             # Averages over processes wait for the last part's backward pass; those of the terms' own are not DDP's to take.
             if self._wrapper is None or (step is steps[-1] and self._by_term is None):
                 total = self._pass(step)

@@ -74,7 +74,8 @@ class TappedModel:
                 output = self._output(inputs, targets)
         else:
             output = self._output(inputs, targets)
-        side = Side(output, Features(self.taps.take()))
+        taps = self.taps
+        side, taps.seen = Side(output, Features(taps.seen)), {}
         side.__class__ = SealedSide
         return side if self._convert is None else self._convert(side)
 

@@ -106,7 +106,8 @@ class Hooks:
 
     def _own_last(self, name: str) -> list[pluggy.HookImpl]:
         impls = reversed(getattr(self._manager.hook, name).get_hookimpls())
-        return [impl for impl in impls if impl.plugin is not self._own and not impl.wrapper]
+        own = [impl for impl in impls if impl.plugin is not self._own and not impl.wrapper]
+        return [impl for impl in own if not isinstance(impl.plugin, Plugin) or impl.plugin.hears(name)]
 
     def calls(self, name: str, **bound: Any) -> list[Call]:
         """The implementations of hook ``name``, to be called one by one.

@@ -72,7 +72,7 @@ class Clock:
             except StopIteration:
                 return
             self.waited += time.perf_counter() - started
-            self.samples += len(batch.id)
+            self.samples += batch.id.shape[0]  # a tensor's len() is Python's
             self.steps += 1
             yield batch
 

@@ -89,10 +89,10 @@ class Features(Plugin):
                 raise error.within(f"link {link.name!r}") from None
         terms: dict[str, Tensor] = {}
         faults: list[Fault] = []
+        kind, beta, prefix = self.distance, self.beta, len(self.name) + 1
         for link in links:
             try:
-                name = link.name[len(self.name) + 1 :]
-                terms[name] = distance(link.student, link.teacher, self.distance, beta=self.beta)
+                terms[link.name[prefix:]] = distance(link.student, link.teacher, kind, beta=beta)
             except StillhouseError as error:
                 faults += error.within(f"link {link.name!r}").faults
         raise_faults(faults)

@@ -39,8 +39,11 @@ def soft_target_divergence(student: Tensor, teacher: Tensor, temperature: float 
     t = F.log_softmax(teacher / temperature, dim=1)
     # A class that the teacher rules out, with a logit of minus infinity, adds p log p = 0 and not 0 times infinity.
     out = t == -math.inf
-    s, t = s.masked_fill(out, 0.0), t.masked_fill(out, 0.0)
-    return F.kl_div(s, t, log_target=True, reduction="batchmean") * temperature**2
+    if t.requires_grad:  # nor is its gradient
+        s, t = s.masked_fill(out, 0.0), t.masked_fill(out, 0.0)
+    each = F.kl_div(s, t, log_target=True, reduction="none").masked_fill(out, 0.0)
+    # One product for T^2 and the mean over rows is a kernel less, forward and backward.
+    return each.sum() * (temperature**2 / s.shape[0])
 
 
 def _bring_to_rows(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

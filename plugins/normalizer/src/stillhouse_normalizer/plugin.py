@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stillhouse import Assembly, Fault, Plugin, Step, StillhouseError, StillhouseWarning, hookimpl, plugin
@@ -15,11 +16,13 @@ from stillhouse.errors import raise_faults
 from stillhouse.layout import channels, full_precision, map_rows
 from stillhouse_normalizer.conditions import Conditions
 from stillhouse_normalizer.standardisation import (
+    MANY,
     require_two_rows,
     scale_to_unit_length,
     scale_to_unit_rms,
     standardise_channels,
     standardise_rows,
+    standardise_together,
 )
 from stillhouse_normalizer.whitening import SINGULAR_EPS, whiten
 
@@ -42,7 +45,7 @@ def normalize(x: Tensor, kind: Kind, eps: float, whitening: Whitening = "cholesk
         StillhouseError: an unknown layout, or one row where statistics need two.
     """
     if kind == "layer" and x.ndim == 2 and x.dtype is torch.float32:
-        return standardise_rows(x, eps)  # float32 whatever autocast says, and what most steps ask for
+        return F.layer_norm(x, x.shape[-1:], eps=eps)  # float32 whatever autocast says, and what most steps ask for
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
 
     def on_rows(rows: Tensor) -> Tensor:
@@ -146,12 +149,17 @@ class Normalizer(Plugin):
         """Replace the chosen sides of each link by their normalised features."""
         eps = self.eps or DEFAULT_EPS[self.kind]
         function = _normalize_gathered if self.gather and self.kind in OF_THE_BATCH else normalize
-        for link in step.match(self.links):
+        links = step.match(self.links)
+        together = None
+        if self.kind == "layer" and self.side != "student" and len(links) >= MANY:
+            together = standardise_together([link.teacher for link in links], eps)
+        for index, link in enumerate(links):
             if self.kind == "whiten":
                 for side in self._list_sides():
                     step.module(self).keep(f"condition_{side}/{link.name}", getattr(link, side))
             if self.side != "student":
-                link.teacher = function(link.teacher, self.kind, eps, self.whitening)
+                x = link.teacher
+                link.teacher = together[index] if together else function(x, self.kind, eps, self.whitening)
             if self.side != "teacher":
                 link.student = function(link.student, self.kind, eps, self.whitening)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stillhouse import Assembly, Fault, Link, Plugin, Step, StillhouseError, StillhouseWarning, hookimpl, plugin
 from stillhouse.errors import raise_faults
-from stillhouse.layout import channels
+from stillhouse.layout import channels, full_precision
 from stillhouse_projector.maps import Kind, OrthogonalMap, make_map
 from stillhouse_projector.projectors import Projectors
 
@@ -99,23 +99,25 @@ class Projector(Plugin):
     def transform(self, step: Step) -> None:
         """Replace the chosen side of each link by its image."""
         # Not by calling the module: with many links that takes as long as the maps. Each map is called as a module itself.
-        project = step.module(self).forward
-        for link in step.match(self.links):
-            if self.side == "student":
-                link.student = project(link.name, link.student)
-            else:
-                link.teacher = project(link.name, link.teacher)
+        project, links, side = step.module(self).project, step.match(self.links), self.side
+        with full_precision(links[0].student):
+            for link in links:
+                if side == "student":
+                    link.student = project(link.name, link.student)
+                else:
+                    link.teacher = project(link.name, link.teacher)
+
+    def hears(self, hook: str) -> bool:
+        """All hooks but, for maps that need none of it, those that keep a map orthogonal and measure how much it is."""
+        return self.kind == "orthogonal" or hook not in ("optimizer_stepped", "scalars")
 
     @hookimpl
     def optimizer_stepped(self, step: Step) -> None:
         """Put retracted maps back on their manifold. Harmless where the optimizer left them alone."""
-        if self.kind == "orthogonal":
-            step.module(self).retract()
+        step.module(self).retract()
 
     @hookimpl
     def scalars(self, step: Step) -> Mapping[str, Tensor]:
         """``orthogonality_error/LINK``: max |P^T P - I| of each orthogonal map."""
-        if self.kind != "orthogonal":
-            return {}
         errors: dict[str, Tensor] = step.module(self).measure_orthogonality_errors()
         return {f"orthogonality_error/{name}": error for name, error in errors.items()}

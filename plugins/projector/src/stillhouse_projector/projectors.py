@@ -55,13 +55,13 @@ class Projectors(nn.Module):
         Raises:
             StillhouseError: no map was built for ``link``, or ``x`` has another width or an unknown layout.
         """
+        with full_precision(x):
+            return self.project(link, x)
+
+    def project(self, link: str, x: Tensor) -> Tensor:
+        """:meth:`forward` where autocast is known to be off: with many links, to look for each takes as long as a small map."""
         width = self._widths.get(link)
-        if (
-            x.ndim == 2
-            and x.shape[1] == width
-            and x.dtype is torch.float32
-            and not torch.is_autocast_enabled(x.device.type)
-        ):
+        if x.ndim == 2 and x.dtype is torch.float32 and x.shape[1] == width:
             mapped: Tensor = self._of_link[link](x)
             return mapped
         if width is None:
@@ -72,9 +72,7 @@ class Projectors(nn.Module):
                 where=f"link {link!r}",
             )
         module = self._of_link[link]
-        dtype = next(module.parameters()).dtype
-        with full_precision(x):
-            return map_rows(module, x.to(dtype))
+        return map_rows(module, x.to(next(module.parameters()).dtype))
 
     def retract(self) -> None:
         """Put every map that is kept orthogonal by retraction back on its manifold."""
