@@ -39,7 +39,7 @@ def soft_target_divergence(student: Tensor, teacher: Tensor, temperature: float 
     t = F.log_softmax(teacher / temperature, dim=1)
     # A class that the teacher rules out, with a logit of minus infinity, adds p log p = 0 and not 0 times infinity.
     out = t == -math.inf
-    if t.requires_grad:  # nor is its gradient
+    if t.requires_grad:  # its own gradient would be that product as well
         s, t = s.masked_fill(out, 0.0), t.masked_fill(out, 0.0)
     each = F.kl_div(s, t, log_target=True, reduction="none").masked_fill(out, 0.0)
     # One product for T^2 and the mean over rows is a kernel less, forward and backward.
