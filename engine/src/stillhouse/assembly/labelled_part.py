@@ -12,7 +12,7 @@ from stillhouse.config.data import DataSpec
 from stillhouse.contract.protocols import Named
 from stillhouse.contract.sealed import Links, Teachers, put
 from stillhouse.contract.step import Link, Side, Step
-from stillhouse.contract.turns import add_link
+from stillhouse.contract.turns import add_links
 from stillhouse.errors import StillhouseError
 from stillhouse.loop.step_hooks import StepHooks
 from stillhouse.nested import PartlyLabelled
@@ -105,8 +105,10 @@ def see_labelled(step: Step) -> Step:
         phase=step.phase,
         memo=step.memo.setdefault(_MEMO, {}),
     )
-    for name, link in step.links.items():
-        add_link(seen, Link(name, targets.select(link.student), targets.select(link.teacher)))
+    chosen = (
+        Link(name, targets.select(link.student), targets.select(link.teacher)) for name, link in step.links.items()
+    )
+    add_links(seen, chosen)
     seen.__class__ = type(step)  # sealed, where that is
     return seen
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from stillhouse.contract.batch import Batch
@@ -10,7 +11,7 @@ from stillhouse.contract.sealed import Links, Losses, Teachers, Weights, check_r
 from stillhouse.contract.step import Link, SealedLink, Side, Step
 from stillhouse.errors import StillhouseError
 
-__all__ = ["enter", "make_sealed_step"]
+__all__ = ["add_links", "enter", "make_sealed_step"]
 
 
 class _SealedStep(Step):
@@ -51,6 +52,14 @@ def make_sealed_step(batch: Batch, iteration: int, epoch: int, composition: Comp
     )
     step.__class__ = _SealedStep  # once it is whole: made open, it costs what any object does
     return step
+
+
+def add_links(step: Step, links: Iterable[Link]) -> None:
+    """Put ``links`` among those of ``step``, sealed unless it is the turn of ``transform``."""
+    kind = Link if step.phase == "transform" else SealedLink
+    for link in links:
+        link.__class__ = kind
+        dict.__setitem__(step.links, link.name, link)
 
 
 def enter(step: Step, phase: str, writable: tuple[str, ...] = ()) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from stillhouse.contract.layers import match_names, split_layer
 from stillhouse.contract.plugin import Plugin
-from stillhouse.contract.step import Link, LinkSpec, SealedLink, Step
+from stillhouse.contract.step import Link, LinkSpec, Step
+from stillhouse.contract.turns import add_links
 from stillhouse.errors import StillhouseError, did_you_mean
 from stillhouse.loop.tapped_model import TappedModel
 
@@ -90,12 +91,8 @@ class Links:
 
     def read(self, step: Step, specs: Sequence[tuple[str, LinkSpec]] | None = None) -> None:
         """Make the links, all or those of ``specs``, from the features of ``step``."""
-        links, is_open = step.links, step.phase == "transform"
-        for name, read, student, teacher in self.features(step, self._specs if specs is None else specs):
-            link = Link(name, student, teacher) if read is None else Link(name, *read(student, teacher))
-            if not is_open:
-                link.__class__ = SealedLink
-            dict.__setitem__(links, name, link)
+        features = self.features(step, self._specs if specs is None else specs)
+        add_links(step, (Link(name, *(read(s, t) if read is not None else (s, t))) for name, read, s, t in features))
 
     def features(self, step: Step, specs: Sequence[tuple[str, LinkSpec]]) -> Iterator[_Features]:
         """Name, ``read`` and what the two layers gave in ``step``, of each link of ``specs``."""
