@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from stillhouse.distributed.fsdp import clip, is_sharded
 from stillhouse.loop.composition import Composition
 from stillhouse.loop.gradients import TermGradients
 from stillhouse.loop.step import new_step
-from stillhouse.nested import slice_rows
+from stillhouse.nested import PartlyLabelled, slice_rows
 
 __all__ = ["Stepper", "split"]
 
@@ -174,10 +175,14 @@ def _report(step: Step, share: tuple[Tensor | float, float], reported: dict[str,
 def split(batch: Batch, parts: int) -> list[Batch]:
     """``batch`` in up to ``parts`` parts of nearly one size, none of a single sample: batch statistics need two.
 
-    Part i has every ``parts``-th sample from the i-th on, so that what comes first in the batch comes first in each of them.
+    One whose labelled samples come first is dealt out, so that each part has its share of them, and first too.
     """
     n = len(batch.id)
     parts = max(1, min(parts, n // 2))
     if parts == 1:
         return [batch]
-    return [slice_rows(batch, slice(i, None, parts), n) for i in range(parts)]
+    bounds = [round(i * n / parts) for i in range(parts + 1)]
+    rows = [slice(start, end) for start, end in pairwise(bounds)]
+    if isinstance(batch.target, PartlyLabelled):
+        rows = [slice(i, None, parts) for i in range(parts)]
+    return [slice_rows(batch, part, n) for part in rows]
