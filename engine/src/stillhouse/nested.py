@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import pairwise
 from numbers import Real
 from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-__all__ = ["PartlyLabelled", "can_be_made", "can_be_resized", "list_tensors", "map_tensors", "slice_rows"]
+__all__ = [
+    "PartlyLabelled",
+    "can_be_made",
+    "can_be_resized",
+    "divide_rows",
+    "list_tensors",
+    "map_tensors",
+    "slice_rows",
+]
 
 T = TypeVar("T")
 
@@ -60,6 +69,18 @@ class PartlyLabelled(NamedTuple):
         """The labelled samples' rows of ``tree``: a tensor (B, ...), or tuples, dicts and lists of them; views, no copies."""
         selected: T = slice_rows(tree, slice(self.number), len(self.labelled))
         return selected
+
+
+def divide_rows(targets: Any, n: int, parts: int) -> list[slice]:
+    """The rows of each of ``parts`` parts of a batch of ``n`` samples: neighbours.
+
+    Of one that is partly labelled each part has every ``parts``-th row, so that it has its share of the labelled samples, and
+    has them first.
+    """
+    if isinstance(targets, PartlyLabelled):
+        return [slice(i, None, parts) for i in range(parts)]
+    bounds = [round(i * n / parts) for i in range(parts + 1)]
+    return [slice(start, end) for start, end in pairwise(bounds)]
 
 
 def list_tensors(tree: Any) -> list[Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from stillhouse.distributed.fsdp import clip, is_sharded
 from stillhouse.loop.composition import Composition
 from stillhouse.loop.gradients import TermGradients
 from stillhouse.loop.step import new_step
-from stillhouse.nested import PartlyLabelled, slice_rows
+from stillhouse.nested import divide_rows, slice_rows
 
 __all__ = ["Stepper", "split"]
 
@@ -173,16 +172,9 @@ def _report(step: Step, share: tuple[Tensor | float, float], reported: dict[str,
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:
-    """``batch`` in up to ``parts`` parts of nearly one size, none of a single sample: batch statistics need two.
-
-    One whose labelled samples come first is dealt out, so that each part has its share of them, and first too.
-    """
+    """``batch`` in up to ``parts`` parts of nearly one size, none of a single sample: batch statistics need two."""
     n = len(batch.id)
     parts = max(1, min(parts, n // 2))
     if parts == 1:
         return [batch]
-    bounds = [round(i * n / parts) for i in range(parts + 1)]
-    rows = [slice(start, end) for start, end in pairwise(bounds)]
-    if isinstance(batch.target, PartlyLabelled):
-        rows = [slice(i, None, parts) for i in range(parts)]
-    return [slice_rows(batch, part, n) for part in rows]
+    return [slice_rows(batch, rows, n) for rows in divide_rows(batch.target, n, parts)]
