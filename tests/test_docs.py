@@ -381,12 +381,14 @@ def test_the_other_plugins_of_the_pages_train():
 
     from stillhouse_features import Features
 
+    mimic = run_block("docs/writing-a-plugin.md", "class Mimic")["Mimic"](right_only=True)
     quiet = run_block("docs/writing-a-plugin.md", "class Quiet")["Quiet"](layer="body")
     watch = run_block("docs/hooks.md", "class Watch")["Watch"]()
     pair = Features(links=FEATURES["links"], distance="none")
     peer = TeacherSpec(model="support:TinyNet", random=True)
     beside = run_block("docs/writing-a-plugin.md", "class Beside")["Beside"](peer=peer)
-    assert train(recipe(), plugins=[quiet, pair, watch, beside], write=False).summary["plugins"] == [
+    assert train(recipe(), plugins=[mimic, quiet, pair, watch, beside], write=False).summary["plugins"] == [
+        "mimic",
         "quiet",
         "features",
         "watch",

@@ -9,6 +9,7 @@ import pytest
 import torch
 from support import FEATURES, TESTS, recipe
 from support.faulty_plugins import Right
+from support.wrong_plugins import wrong
 
 from stillhouse import Plugin, StillhouseError, Weight, hookimpl, plugin
 from stillhouse.cli import main
@@ -68,6 +69,8 @@ def test_a_recipe_gives_the_run_and_the_options(tmp_path: Path, capsys: pytest.C
     file = tmp_path / "recipe.toml"
     file.write_text(whole.to_toml(), encoding="utf-8")
     assert main(["plugin", "check", "projector", "--recipe", str(file), "--only", "resume"]) == 0
+    few = recipe({"use": "logits"}, data__per_class=2)
+    assert check_plugin("logits", recipe=few, only=["training"]).passed
     with pytest.raises(StillhouseError, match="the recipe does not have the plugin 'logits'"):
         check_plugin("logits", recipe=whole)
 
@@ -112,6 +115,11 @@ class Between(Plugin):
     def losses(self, step):
         one, two = (link.student.float().flatten(1).mean(1) for link in step.match("*"))
         return {"": self.scale * (one - two).square().mean()}
+
+
+def test_losses_that_give_nothing_are_noted():
+    (outcome,) = check_plugin(type(wrong(losses=lambda plugin, step: {})), only=["terms"]).outcomes
+    assert [note.text for note in outcome.notes if "gave no term in any step" in note.text]
 
 
 def test_two_links_are_there_for_what_needs_two():

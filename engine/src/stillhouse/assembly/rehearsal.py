@@ -83,8 +83,9 @@ def rehearse(
         # The caller may be in no_grad, and a run trains all the same.
         with torch.enable_grad():
             composition.prepare([step])
+            raise_faults(_wrong_targets(actives, step))  # before a hook that reads them raises what says less
             total = composition.forward(step)
-            raise_faults([*faults, *_wrong_targets(actives, step), *find_late_parameters(before, composition)])
+            raise_faults([*faults, *find_late_parameters(before, composition)])
             _refuse_no_terms(step)
             if combination is not None:
                 combination.backward(step)

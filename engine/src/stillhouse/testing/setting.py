@@ -131,7 +131,8 @@ def _shorten(recipe: Recipe) -> dict[str, Any]:
     tables = {name: value for name, value in recipe.to_dict().items() if name not in ("plugins", "early_stopping")}
     tables["run"] = {**tables["run"], "epochs": 2, "device": "cpu", "figures": False, "test": False, "log_every": 2}
     size = min(recipe.data.batch_size, 8)
-    tables["data"] = {**tables["data"], "batch_size": size, "limit": 3 * size, "workers": 0}
+    data = {key: value for key, value in tables["data"].items() if key != "per_class"}  # limit is its other form
+    tables["data"] = {**data, "batch_size": size, "limit": 3 * size, "workers": 0}
     for name, table in {"teacher": tables.get("teacher"), **tables.get("teachers", {})}.items():
         if table is not None and isinstance(table.get("recipe"), dict):
             model = {

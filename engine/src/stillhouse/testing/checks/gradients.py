@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from stillhouse.loop.phases import Phase
-from stillhouse.testing.report import Finding
+from stillhouse.testing.report import Finding, Note
 from stillhouse.testing.subject import Subject
 
 __all__ = ["check_parameters", "check_terms"]
 
 
-def check_terms(subject: Subject) -> Iterator[Finding]:
+def check_terms(subject: Subject) -> Iterator[Finding | Note]:
     """Has every term a gradient that is finite and moves something?"""
     try:
         training = subject.prepare()
@@ -25,13 +25,17 @@ def check_terms(subject: Subject) -> Iterator[Finding]:
         training.close()
         return
     parameters = [p for p in training.run.composition.parameters() if p.requires_grad]
+    given: dict[str, None] = {}
     moves: dict[str, bool] = {}
     broken: dict[str, None] = {}
 
     def look(engine: Any) -> None:
         step = engine.state.step
         for name, value in step.losses.items():
-            if name.split("/")[0] != subject.name or not value.requires_grad:
+            if name.split("/")[0] != subject.name:
+                continue
+            given.setdefault(name)
+            if not value.requires_grad:
                 continue
             found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
             moves[name] = moves.get(name, False) or any(bool((g != 0).any()) for g in found if g is not None)
@@ -41,6 +45,10 @@ def check_terms(subject: Subject) -> Iterator[Finding]:
     training.run.trainer.add_event_handler(Phase.LOSSES_COMPUTED, look)
     with suppress(Exception):  # gradients that are not finite end the run
         subject.finish(training)
+        if "losses" in subject.hooks and not given:
+            yield Note(
+                'losses gave no term in any step: {"": loss} is one; one that begins later has a schedule as its weight'
+            )
     for name in broken:
         yield Finding(
             f"the gradient of the term {name!r} is not finite",
