@@ -29,7 +29,7 @@ PARTS = ("engine", "plugins/features")
 """Ours that are installed beside them; the pack itself is not."""
 LISTED = {
     "similarity": (read("stage3"), {"use": "similarity"}),
-    "center": ({**read("stage3"), "distance": "mse"}, {"use": "center"}),
+    "center": (read("stage3"), {"use": "center"}, {"use": "similarity"}),
     **{use: LISTS[use] for use in PACK},
 }
 LOCAL = re.compile(r"^from stillhouse_classics\.(\w+) import", re.MULTILINE)
