@@ -47,7 +47,8 @@ def test_it_records_weights_code_threads_and_outputs(tmp_path: Path):
 def test_what_recipes_give_and_python_hands_over_is_recorded_by_content(tmp_path: Path):
     own = recipe(run__name="t", teacher=None, student=NET, run__epochs=1)
     train(recipe(FEATURES, teacher={"recipe": own.to_dict()}, run__epochs=1), out=tmp_path / "a")
-    assert len(lock_of(tmp_path / "a")["sources"]["teacher"]) == 16
+    content, _, which = lock_of(tmp_path / "a")["sources"]["teacher"].partition("-")
+    assert (len(content), which) == (16, "best")
     given = TinyNet(width=4)
     for name in ("b", "c"):
         train(recipe(FEATURES, teacher=None, run__epochs=1), teacher=given, student=TinyNet(), out=tmp_path / name)

@@ -54,7 +54,7 @@ def identify_sources(
     return found
 
 
-def _hash_file(path: Path, weights: KeptWeights | None) -> str:
+def _hash_file(path: Path, weights: KeptWeights | None = None) -> str:
     if path.is_dir():
         path = find_weights(path, weights).file
     digest = hashlib.sha256()
