@@ -156,8 +156,11 @@ def test_a_run_that_stops_early_has_pictures_of_where_it_stopped(tmp_path: Path)
         assert [event.step for event in events.Images(tag)] == [result.summary["steps_done"]]
 
 
-def test_a_run_without_pictures_has_none(tmp_path: Path):
-    train(recipe(FEATURES, FIVE["projector"], run__figures=False), out=tmp_path / "run")
+def test_a_run_without_pictures_has_none_and_the_same_result(tmp_path: Path):
+    plugins, changes = (FEATURES, FIVE["projector"]), {"student__args": {"dropout": 0.3}, "run__epochs": 3}
+    drawn = train(recipe(*plugins, **changes), out=tmp_path / "drawn")
+    plain = train(recipe(*plugins, **changes, run__figures=False), out=tmp_path / "run")
+    assert (plain.metrics, plain.history) == (drawn.metrics, drawn.history)
     tags = read_events(tmp_path / "run").Tags()
     assert tags["images"] == tags["histograms"] == []
     assert not list((tmp_path / "run" / "tensorboard").rglob("*.tsv"))
