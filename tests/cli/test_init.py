@@ -119,7 +119,7 @@ FORMS = {
     "classes": (make_classes, "folder:data", "classification", "24 images in 2 folders, a class each"),
     "splits": (make_splits, "folder:data", "classification", "24 images in 2 folders, a class each, divided into splits"),
     "masks": (make_masks, "pairs:data", "segmentation", "20 images in images with a mask each in masks"),
-    "depths": (make_depths, "pairs:data", "depth", "10 images in train with a depth each in train_depth"),
+    "depths": (make_depths, "pairs:data", "depth", "20 images in {split} with a depth each in {split}_depth"),
     "table": (make_table, "table:data/trees.csv", "classification", "a table of 24 rows, trees.csv: images in 'file', 'species'"),
     "numbers": (make_numbers, "table:data/ages.tsv", "regression", "a table of 30 rows, ages.tsv: images in 'image', 'age'"),
     "boxes": (make_boxes, "table:data/boxes.csv", "detection", "a table of 32 rows, boxes.csv: images in 'image', 'label'"),

@@ -187,14 +187,16 @@ def _look_at_pairs(root: Path, images: Sequence[tuple[str, ...]]) -> Findings | 
     )
     if inputs is None:
         return None
+    folders = {key: "/".join(map(_name_split, top)) for key, top in (("images", inputs), ("labels", labels))}
     patterns = {}
     for key, top in (("images", inputs), ("labels", labels)):
         suffix = Counter(Path(parts[-1]).suffix for parts in tops[top]).most_common(1)[0][0]
-        patterns[key] = "/".join([*map(_name_split, top), f"*{suffix}"])
+        patterns[key] = "/".join(filter(None, (folders[key], f"*{suffix}")))
     targets = [root.joinpath(*parts) for top in marked for parts in tops[top]]
     args: dict[str, Any] = {**patterns, **_describe_targets(_spread(targets, _MASKS))}
-    told = f"{len(tops[inputs]):,} images in {'/'.join(inputs)} with a {args['target']} each in {'/'.join(labels)}"
-    shown = [root.joinpath(*parts) for parts in tops[inputs]]
+    alike = [files for top, files in tops.items() if "/".join(map(_name_split, top)) == folders["images"]]
+    shown = [root.joinpath(*parts) for files in alike for parts in files]
+    told = f"{len(shown):,} images in {folders['images'] or '.'} with a {args['target']} each in {folders['labels']}"
     return _make(f"pairs:{root}", args, str(args["target"]), told, shown, len(args.get("classes", ())) or None)
 
 
