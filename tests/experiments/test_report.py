@@ -111,7 +111,9 @@ def test_a_report_answers_in_sections_that_say_how_to_read_them():
     cells = {name: text.split("|") for name, text in page.texts.items()}
     row = cells["differences"].index("features − none")  # noqa: RUF001 - a minus sign
     assert cells["differences"][row + 1] == "+0.0500"
-    assert cells["differences"][row + 6 : row + 8] == ["3", "1"], "pairs, and those that are equal"
+    assert cells["differences"][row + 5] == "sign-flip"
+    assert cells["differences"][row + 7 : row + 9] == ["3", "1"], "pairs, and those that are equal"
+    assert "families of comparisons, by themselves: the 1 against none." in page.texts["differences"]
     assert cells["parts"].count("✓") == 1
     assert cells["costs"][cells["costs"].index("features") + 1] == "2.5"
     assert "1 of 3" in cells["alarms"]

@@ -13,6 +13,7 @@ from scipy import stats
 from stillhouse import StillhouseError
 from stillhouse.experiments import holm, paired_difference, t_interval, welch_difference
 from stillhouse.experiments.comparison import Group, compare_groups
+from stillhouse.experiments.sensitivity import check_spread, describe_detectable, foretell
 from stillhouse.experiments.statistics import smallest_detectable
 from stillhouse.experiments.tables import to_markdown
 
@@ -29,9 +30,11 @@ def test_paired_differences_are_scipys(values: list[tuple[float, float]], level:
     found = paired_difference(a, b, level)
     theirs = stats.ttest_rel(a, b)
     interval = theirs.confidence_interval(level)
+    assert found.ties == sum(x == y for x, y in values)
     assert found.mean == pytest.approx(np.mean(a) - np.mean(b), abs=1e-9)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-7, abs=1e-7)
-    assert found.p == pytest.approx(theirs.pvalue, rel=1e-6, abs=1e-12)
+    if found.test == "t":
+        assert found.p == pytest.approx(theirs.pvalue, rel=1e-6, abs=1e-12)
     assert found.n == len(a)
     assert found.paired
 
@@ -68,7 +71,9 @@ def test_too_few_and_equal_values_have_no_interval_and_no_nan():
     ):
         found = paired_difference(a, b)
         assert found.mean == pytest.approx(mean)
-        assert (found.low, found.high, found.p, found.detectable) == (None, None, None, None)
+        assert (found.low, found.high, found.detectable) == (None, None, None)
+        assert found.test == "sign-flip"
+        assert found.p == (1.0 if mean == 0 else 2 / 2 ** len(a)), "of two signs or three, none is unlikely"
     assert welch_difference([1.0, 1.0], [2.0, 2.0]).p is None
     assert welch_difference([1.0], [2.0, 3.0]).low is None
     with pytest.raises(StillhouseError, match="as many measurements of both, at least 1, got 2 and 1"):
@@ -115,12 +120,36 @@ def test_groups_are_paired_by_the_seeds_they_share():
     assert rows["lone"].mean == 0.8
 
 
+def test_what_runs_could_not_see_is_named_for_each_reference():
+    generator = np.random.default_rng(2)
+    values = {name: dict(enumerate(generator.normal(0.9, 0.01, 4).tolist())) for name in ("none", "one", "two")}
+    found = compare_groups("m/x", [Group(name, of, against={"none": "none"}) for name, of in values.items()])
+    ends = sorted(row.differences["none"].detectable for row in found.rows[1:])
+    assert describe_detectable(found, "none") == f"{ends[0]:.4f} to {ends[1]:.4f}"
+    assert f"probability 0.8; against none {ends[0]:.4f} to {ends[1]:.4f}." in to_markdown(found)
+    assert found.families == {"none": 2}
+    assert found.to_dict()["families"] == {"none": {"correction": "Holm", "comparisons": 2}}
+
+
+def test_what_so_many_seeds_can_see_is_told_before_they_run():
+    told = foretell(3, [4, 2], 0.02)
+    assert f"only from {smallest_detectable(0.02, 3, 0.05 / 4):.3g} on" in told
+    assert f"6 seeds from {smallest_detectable(0.02, 6, 0.05 / 4):.2g} on" in told
+    assert "0.02 (as stated, corrected for 4 comparisons)" in told
+    assert "by 0.01 (which is assumed, --sd says another)" in foretell(5, [1])
+    assert foretell(1, [4]).startswith("With one seed no difference is tested")
+    for spread in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(StillhouseError, match=r"--sd: must be a number > 0, got"):
+            check_spread(spread)
+
+
 def test_differences_without_spread_have_no_star_and_a_line_that_says_why():
     values = {"none": {0: 0.9, 1: 0.8}, "one": {0: 0.91, 1: 0.81}, "two": {0: 0.91, 1: 0.84}}
     groups = [Group(name, found, against={"none": "none"}) for name, found in values.items()]
     text = to_markdown(compare_groups("test/accuracy", groups))
-    assert "| one | 2 | 0.8600 ± 0.0707 | +0.0100 | \u2013 |" in text
-    assert "for the 1 comparisons of the column" in text
+    assert "| one | 2 | 0.8600 ± 0.0707 | +0.0100 e | \u2013 |" in text
+    assert "for the 2 comparisons of the column" in text
+    assert "e: tested by flipping signs" in text
     assert "A difference without an interval is the same for each pair of runs" in text
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from support import FEATURES, tables
-from support.experiments import TINY, make_home, save_plan
+from support.experiments import LINEAR, TINY, make_home, save_plan
 
 from stillhouse import StillhouseError, prepare
 from stillhouse.cli import main
@@ -23,7 +23,6 @@ from stillhouse_experiments.experiment import Experiment, read
 from stillhouse_experiments.home import Home
 from stillhouse_experiments.teachers import teachers_line
 
-LINEAR = {"use": "projector", "kind": "linear"}
 PLAN: dict[str, Any] = {
     **TINY,
     "pairs": [["one", "none"]],

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import FEATURES, tables
-from support.experiments import TINY, make_home, save_plan
+from support.experiments import LINEAR, TINY, make_home, save_plan
 
 from stillhouse.cli import main
 from stillhouse_experiments import page
@@ -20,7 +20,6 @@ from stillhouse_experiments.figures import collapse, distance, maps, singular
 from stillhouse_experiments.home import Home, locate
 
 RECIPES = "stillhouse_experiments.recipes"
-LINEAR = {"use": "projector", "kind": "linear"}
 PLAN: dict[str, Any] = {
     **TINY,
     "arms": [{"name": "none", "plugins": []}, {"name": "one", "plugins": [FEATURES, LINEAR]}],

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from stillhouse.experiments.comparison import Group, compare_groups
-from stillhouse.experiments.tables import to_markdown
 from stillhouse_experiments import command, page
-from stillhouse_experiments.choices import Choice
 from stillhouse_experiments.experiment import Experiment, read
+from stillhouse_experiments.home import Home
+from stillhouse_experiments.numbers import read_ends, read_numbers
+from stillhouse_experiments.sentences import qualify
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "docs" / "experiments"
@@ -40,25 +40,24 @@ def test_every_experiments_arms_are_different_runs_and_have_a_page(name: str):
 
 @pytest.mark.parametrize("path", NUMBERS, ids=lambda path: path.stem)
 def test_the_tables_of_the_pages_are_those_of_their_numbers(path: Path):
-    numbers = json.loads(path.read_text(encoding="utf-8"))
-    groups = [
-        Group(
-            group["name"],
-            dict(zip(group["seeds"], group["values"], strict=True)),
-            against=group["against"],
-            note=group["note"],
-        )
-        for group in numbers["groups"]
-    ]
-    comparison = compare_groups(numbers["metric"], groups, (), numbers["missing"])
     experiment = planned(path.stem)
-    assert [group["name"] for group in numbers["groups"]] == list(experiment.order)
-    chosen = [Choice(**{**table, "seeds": tuple(table["seeds"])}) for table in numbers["chosen"]]
-    text = "\n".join(page.read_text(encoding="utf-8") for page in COMMITTED.glob("*.md"))
-    part = text.partition(f"<!-- results: {path.stem} -->")[2].partition("<!-- end -->")[0]
-    assert to_markdown(comparison) in part
-    assert "\n".join(page.pair_lines(page.compared_pairs(experiment, comparison))) in part
-    assert "\n".join(page.choice_lines(chosen)) in part
+    numbers = read_numbers(path, experiment)
+    assert [row.group.name for row in numbers.comparison.rows] == list(experiment.order)
+    part = Home(COMMITTED, COMMITTED).get(path.stem)
+    told = "\n".join(page.table_lines(experiment, numbers.comparison, numbers.choices)).strip()
+    assert told in part, f"stillhouse experiment {path.stem} --rewrite"
+
+
+def test_findings_say_how_many_of_their_arms_have_a_value_at_the_end_of_what_was_tried():
+    home = Home(COMMITTED, COMMITTED)
+    findings = re.findall(r"^\d+\. .+$", (COMMITTED / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(findings) == 10
+    for finding in findings:
+        assert re.search(r"<!-- ends of .+? -->", finding), finding
+        assert qualify(home, finding) == finding, "stillhouse experiment PLAN --rewrite"
+    known = read_ends(home.plan("vkd-digits"), COMMITTED / "results" / "vkd-digits.json")
+    said = "the highest of those that were tried" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert said is bool(known["linear, layer norm"] and known["logits"])
 
 
 def test_every_command_on_the_pages_is_one_of_a_plan_that_is_there():

@@ -10,6 +10,7 @@ import tomli_w
 
 from stillhouse_experiments.home import DEFAULT, Home
 
+LINEAR = {"use": "projector", "kind": "linear"}
 TINY: dict[str, Any] = {
     "title": "Tiny",
     "recipe": "recipes/tiny.toml",

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "print_comparison", "print_missing"]
 
-_ASKED = ("seeds", "leave_one_out", "one_at_a_time", "grid", "out")
+_ASKED = ("seeds", "leave_one_out", "one_at_a_time", "grid", "factorial", "out")
 _HOW = ("figures", "mixed")
+_SEEN = ("jobs", "metric", "sd")
 
 
 def add(commands: Commands) -> None:
@@ -45,9 +46,23 @@ def add(commands: Commands) -> None:
         metavar="KEY=V1,V2",
         help="an arm for each combination: --grid projector.kind=linear,orthogonal spectral.rank=1,2",
     )
+    ablate.add_argument(
+        "--factorial",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PLUGIN",
+        help="an arm for each combination of these being there or not, and their effects; + joins what belongs together",
+    )
     ablate.add_argument("--jobs", type=int, default=1, metavar="J", help="runs at a time, one thread each (default: 1)")
     ablate.add_argument(
         "--out", metavar="DIR", help="the folder; what it has finished is kept (default: runs/NAME-ablation)"
+    )
+    ablate.add_argument(
+        "--sd",
+        type=float,
+        metavar="X",
+        help="the spread expected of paired differences: what so many seeds can find is said before they run (default: 0.01)",
     )
     ablate.add_argument("--metric", metavar="SPLIT/NAME", help="what the table compares (default: the task's score)")
     ablate.add_argument(
@@ -82,8 +97,8 @@ def _ablate(arguments: argparse.Namespace) -> int:
     if arguments.only is not None:
         plan, _ = make_plan(recipe, **asked, **how)
         return 2 if run_plan(plan, progress=not arguments.quiet, only=[arguments.only]) else 0
-    also: dict[str, Any] = {"jobs": arguments.jobs, "metric": arguments.metric, "progress": not arguments.quiet}
-    found = ablate(recipe, **asked, **how, **also, command=arguments.typed)
+    seen: dict[str, Any] = {name: getattr(arguments, name) for name in _SEEN}
+    found = ablate(recipe, **asked, **how, **seen, progress=not arguments.quiet, command=arguments.typed)
     folder = arguments.out or f"runs/{recipe.run.name}-ablation"
     print_comparison(found, as_json=arguments.json, as_markdown=arguments.markdown)
     if not (arguments.json or arguments.markdown):
@@ -111,11 +126,13 @@ def print_missing(comparison: Comparison) -> None:
 
 def print_comparison(comparison: Comparison, *, as_json: bool, as_markdown: bool) -> None:
     """Print the table as text, JSON or Markdown."""
+    from stillhouse.experiments.effects_table import effects_markdown, show_effects, to_plain
     from stillhouse.experiments.tables import show, to_markdown
 
     if as_json:
-        print(to_json(comparison.to_dict()))
+        print(to_json(to_plain(comparison)))
     elif as_markdown:
-        print(printable(to_markdown(comparison)), end="")
+        print(printable(to_markdown(comparison) + effects_markdown(comparison)), end="")
     else:
         show(comparison, make_console())
+        show_effects(comparison, make_console())

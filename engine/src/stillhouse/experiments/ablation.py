@@ -22,17 +22,18 @@ from stillhouse.experiments.comparison import Comparison
 from stillhouse.experiments.compatibility import check_alike
 from stillhouse.experiments.ends import find_mode, note_ends
 from stillhouse.experiments.finished_run import FinishedRun
-from stillhouse.experiments.grid import parse_grid
 from stillhouse.experiments.job import Job, collect_warnings
-from stillhouse.experiments.listing import choose_folder, choose_kinds, choose_seeds
+from stillhouse.experiments.listing import choose_axes, choose_folder, choose_kinds, choose_seeds
 from stillhouse.experiments.picture import write_picture
 from stillhouse.experiments.plan import Plan, PlannedRun
-from stillhouse.experiments.plan_table import make_comparison
+from stillhouse.experiments.plan_table import count_comparisons, make_comparison
 from stillhouse.experiments.progress import Counter
 from stillhouse.experiments.report import write_report
+from stillhouse.experiments.sensitivity import check_spread, foretell
 from stillhouse.experiments.workers import can_fork, run_here, run_in_workers
 from stillhouse.memo import share_memo
 from stillhouse.tasks.builder import build_task
+from stillhouse.terminal import Terminal
 from stillhouse.training.preparation import prepare
 
 __all__ = ["ablate", "make_plan", "run_plan"]
@@ -45,11 +46,13 @@ def ablate(
     leave_one_out: bool = False,
     one_at_a_time: bool = False,
     grid: Sequence[str] = (),
+    factorial: Sequence[str] = (),
     jobs: int = 1,
     out: str | Path | None = None,
     figures: bool = False,
     metric: str | None = None,
     mixed: bool = False,
+    sd: float | None = None,
     progress: bool = False,
     command: str = "",
 ) -> Comparison:
@@ -62,9 +65,10 @@ def ablate(
     Args:
         recipe: the run with its full list of plugins. Its seed is the first of the seeds.
         seeds: the number of seeds of each arm.
-        leave_one_out: an arm without each plugin. Without this, the next and ``grid``, both are made.
+        leave_one_out: an arm without each plugin. Without this, the next, ``grid`` and ``factorial``, both are made.
         one_at_a_time: an arm with each plugin alone.
         grid: ``KEY=VALUE,VALUE,...`` each, keys as in ``--set``: one arm for each combination.
+        factorial: plugins, a plus between those that belong together: one arm for each combination of their being there.
         jobs: runs at a time, each in a process of its own with one thread; 1 trains in this process.
         out: the folder; ``runs/NAME-ablation`` by default. Runs are in ``ARM/seed-K``, the table in ``results.json``
             and ``table.md`` (``.csv``, ``.tex``), a picture of it in ``picture.svg`` and ``.png``, and all in ``report.html``. Means over the
@@ -72,6 +76,8 @@ def ablate(
         figures: let each run draw pictures for TensorBoard, which takes longer than a short run does.
         metric: ``SPLIT/NAME``; by default the task's score on the test split, or else on the validation split.
         mixed: keep runs that were finished with other data, weights, code or versions; they are marked.
+        sd: the standard deviation of paired differences that is expected, in the metric's unit: progress begins with what
+            so many seeds can find.
         progress: show progress on the terminal.
         command: what the report names as having made it.
 
@@ -81,6 +87,7 @@ def ablate(
     """
     if jobs < 1:
         raise StillhouseError(f"must be >= 1, got {jobs}", where="--jobs")
+    check_spread(sd)
     # A fork has what the checks have read. Other workers read it themselves, and it need not stay here meanwhile.
     with share_memo() if jobs == 1 or can_fork([_set_one_thread(recipe)]) else nullcontext():
         plan, known = make_plan(
@@ -89,11 +96,14 @@ def ablate(
             leave_one_out=leave_one_out,
             one_at_a_time=one_at_a_time,
             grid=grid,
+            factorial=factorial,
             out=out,
             figures=figures,
             mixed=mixed,
         )
         _check_metric(metric, known)
+        if progress:
+            Terminal(stderr=True).print(foretell(len(plan.seeds), count_comparisons(plan), sd), soft_wrap=True)
         failed = run_plan(plan, jobs=jobs, progress=progress)
     comparison = make_comparison(plan, metric=metric, failed=failed, mixed=mixed)
     if grid:
@@ -113,6 +123,7 @@ def make_plan(
     leave_one_out: bool = False,
     one_at_a_time: bool = False,
     grid: Sequence[str] = (),
+    factorial: Sequence[str] = (),
     out: str | Path | None = None,
     figures: bool = False,
     mixed: bool = False,
@@ -128,7 +139,7 @@ def make_plan(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise StillhouseError("an ablation must start as one process", hint="start it without torchrun; see --jobs")
     numbers = choose_seeds(recipe, seeds)
-    leave_one_out, one_at_a_time = choose_kinds(leave_one_out, one_at_a_time, grid)
+    leave_one_out, one_at_a_time = choose_kinds(leave_one_out, one_at_a_time, [*grid, *factorial])
     known: dict[str, set[str]] = {}
     locks: dict[str, dict[str, Any]] = {}
 
@@ -151,7 +162,7 @@ def make_plan(
         asked: dict[str, Any] = {
             "leave_one_out": leave_one_out,
             "one_at_a_time": one_at_a_time,
-            "axes": parse_grid(grid, whole),
+            "axes": choose_axes(whole, grid, factorial),
         }
         arms = make_arms(whole, **asked, check=check)
     _warn(told)

@@ -10,10 +10,9 @@ from typing import Literal
 import attrs
 
 from stillhouse.config.names import default_name
-from stillhouse.config.overrides import apply_override
 from stillhouse.config.recipe import Recipe
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, raise_faults
-from stillhouse.experiments.grid import Axis, make_cells
+from stillhouse.experiments.grid import Axis, apply_cell, explain_cell, format_cell, make_cells
 from stillhouse.registry.order import ENGINE_CAPABILITIES, Active
 from stillhouse.registry.plugins import activate, plugins_in_use
 
@@ -85,11 +84,11 @@ def name_arms(recipe: Recipe, *, leave_one_out: bool, one_at_a_time: bool, axes:
     """
     found: list[str] = []
     for settings in make_cells([axis for axis in axes if not axis.of_plugin]):
-        base = _apply_settings(recipe, settings)
+        base = apply_cell(recipe, settings)
         names = ["none", "full", *(f"{kind}-{name}" for kind, name in _list_parts(base, leave_one_out, one_at_a_time))]
         inner = [axis for axis in axes if axis.of_plugin]
-        names += [_format_label(cell) for cell in (make_cells(inner) if inner else [])]
-        found += [_name_within(_format_label(settings), name) for name in names]
+        names += [format_cell(cell) for cell in (make_cells(inner) if inner else [])]
+        found += [_name_within(format_cell(settings), name) for name in names]
     return list(dict.fromkeys(found))
 
 
@@ -122,7 +121,7 @@ def make_arms(
         recipe: the recipe to ablate.
         leave_one_out: an arm without each plugin.
         one_at_a_time: an arm with each plugin alone.
-        axes: the grid. Options of plugins vary the full list.
+        axes: the grid. Options of plugins, and switches of them, vary the full list.
         check: raises for an arm that cannot be built.
 
     Raises:
@@ -134,9 +133,9 @@ def make_arms(
     raise_faults(faults)
     arms: list[Arm] = []
     for settings in make_cells(outer):
-        group = _format_label(settings)
+        group = format_cell(settings)
         try:
-            base = resolve(_apply_settings(recipe, settings))
+            base = resolve(apply_cell(recipe, settings))
             if check is not None:
                 check(base)
         except StillhouseError as error:
@@ -149,13 +148,13 @@ def make_arms(
             made += [] if arm is None else [arm]
         for cell in make_cells(inner) if inner else []:
             try:
-                changed = resolve(_apply_settings(base, cell))
+                changed = resolve(apply_cell(base, cell))
                 if check is not None and hash_arm(changed) != hash_arm(base):
                     check(changed)
             except StillhouseError as error:
-                faults += error.within(_format_label({**settings, **cell})).faults
+                faults += explain_cell(error, axes).within(format_cell({**settings, **cell})).faults
             else:
-                made.append(Arm(_format_label(cell), "grid", changed, settings=cell))
+                made.append(Arm(format_cell(cell), "grid", changed, settings=cell))
         for arm in _merge_equal(made):
             name, merged = _name_within(group, arm.name), tuple(_name_within(group, other) for other in arm.merged)
             told = {**settings, **arm.settings}
@@ -168,11 +167,11 @@ def _check_values(recipe: Recipe, axes: Sequence[Axis]) -> list[Fault]:
     """Return the faults of single values of a grid, once for each, and not for every cell that has it."""
     faults: list[Fault] = []
     for axis in axes:
-        for value in axis.values:
+        for value in () if axis.is_switch else axis.values:
             try:
-                resolve(_apply_settings(recipe, {axis.key: value}))
+                resolve(apply_cell(recipe, {axis.key: value}))
             except StillhouseError as error:
-                faults += error.within(f"--grid {_format_label({axis.key: value})}").faults
+                faults += error.within(f"--grid {format_cell({axis.key: value})}").faults
     return faults
 
 
@@ -257,19 +256,6 @@ def _find_unmet(actives: Sequence[Active], has_teacher: bool) -> list[tuple[Acti
 
 def _set_plugins(recipe: Recipe, actives: Sequence[Active]) -> Recipe:
     return attrs.evolve(recipe, plugins=tuple(a.table for a in actives))
-
-
-def _apply_settings(recipe: Recipe, settings: dict[str, str]) -> Recipe:
-    if not settings:
-        return recipe
-    tables = recipe.to_dict()
-    for key, value in settings.items():
-        apply_override(tables, f"{key}={value}")
-    return Recipe.from_dict(tables, base=recipe.base)
-
-
-def _format_label(settings: dict[str, str]) -> str:
-    return ",".join(f"{key.removeprefix('plugins.')}={value}" for key, value in settings.items())
 
 
 def _merge_equal(arms: Sequence[Arm]) -> list[Arm]:

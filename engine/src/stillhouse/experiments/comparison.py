@@ -100,6 +100,11 @@ class Comparison:
     missing: tuple[Mapping[str, Any], ...] = ()
     mixed: tuple[str, ...] = ()
 
+    @property
+    def families(self) -> dict[str, int]:
+        """By the reference's title, how many comparisons are corrected together."""
+        return {title: sum(row.adjusted[title] is not None for row in self.rows) for title in self.references}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as plain data, for JSON."""
         return {
@@ -107,6 +112,7 @@ class Comparison:
             "level": LEVEL,
             "power": POWER,
             "references": list(self.references),
+            "families": {title: {"correction": "Holm", "comparisons": count} for title, count in self.families.items()},
             "groups": [_to_table(row) for row in self.rows],
             "missing": [dict(item) for item in self.missing],
             "mixed": list(self.mixed),

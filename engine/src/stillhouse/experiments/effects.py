@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 
@@ -23,7 +24,7 @@ class Effect:
     """The effect of one factor's level, or of two levels together.
 
     Attributes:
-        name: ``projector.kind: orthogonal less linear``; two of them with a times sign between.
+        name: ``projector.kind: orthogonal less linear``, ``with logits``; two of them with a times sign between.
         difference: its mean over the seeds with the interval; of an interaction, what the first level adds at the second
             level beyond what it adds without it.
         adjusted: the p value after Holm's correction for all effects of the grid.
@@ -32,6 +33,10 @@ class Effect:
     name: str
     difference: Difference
     adjusted: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {"name": self.name, **attrs.asdict(self.difference), "p_adjusted": self.adjusted}
 
 
 def find_effects(comparison: Comparison) -> list[Effect]:
@@ -74,11 +79,11 @@ def find_effects(comparison: Comparison) -> list[Effect]:
 
 
 def _name(factor: str, level: str, first: str) -> str:
-    return f"{factor}: {level} − {first}" if level != _WITH else f"with {factor}"  # noqa: RUF001 - a minus sign
+    return f"with {factor}" if (first, level) == (_WITHOUT, _WITH) else f"{factor}: {level} − {first}"  # noqa: RUF001 - a minus sign
 
 
-_WITH, _WITHOUT = "\x00with", "\x00without"
-"""Levels of a plugin that is there or not; no setting's value has such a text."""
+_WITHOUT, _WITH = "off", "on"
+"""Levels of a plugin that is there or not."""
 
 
 def _find_grid(comparison: Comparison) -> tuple[list[str], dict[Cell, Mapping[int, float]]]:

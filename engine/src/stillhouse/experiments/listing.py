@@ -12,10 +12,10 @@ from stillhouse.config.recipe import Recipe
 from stillhouse.entries import PLUGINS, find
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.experiments.arms import name_arms
-from stillhouse.experiments.grid import parse_grid
+from stillhouse.experiments.grid import Axis, parse_factors, parse_grid
 from stillhouse.experiments.plan import name_folders, read_finished_summary, read_plan
 
-__all__ = ["ListedRun", "choose_folder", "choose_kinds", "choose_seeds", "list_runs"]
+__all__ = ["ListedRun", "choose_axes", "choose_folder", "choose_kinds", "choose_seeds", "list_runs"]
 
 _MOST_SEEDS = 10_000
 
@@ -46,6 +46,7 @@ def list_runs(
     leave_one_out: bool = False,
     one_at_a_time: bool = False,
     grid: Sequence[str] = (),
+    factorial: Sequence[str] = (),
     out: str | Path | None = None,
 ) -> list[ListedRun]:
     """List the runs of every arm that is asked for, each under every seed; see :func:`ablate` for the arguments.
@@ -58,8 +59,8 @@ def list_runs(
     """
     _check_plugins(recipe)
     numbers = choose_seeds(recipe, seeds)
-    leave_one_out, one_at_a_time = choose_kinds(leave_one_out, one_at_a_time, grid)
-    axes = parse_grid(grid, recipe)
+    leave_one_out, one_at_a_time = choose_kinds(leave_one_out, one_at_a_time, [*grid, *factorial])
+    axes = choose_axes(recipe, grid, factorial)
     names = name_arms(recipe, leave_one_out=leave_one_out, one_at_a_time=one_at_a_time, axes=axes)
     folder = choose_folder(recipe, out)
     merged = _read_merged(folder)
@@ -89,6 +90,23 @@ def choose_kinds(leave_one_out: bool, one_at_a_time: bool, grid: Sequence[str]) 
     """The kinds of arms, without each plugin and with each alone: both where neither is asked for, nor a grid."""
     both = not (leave_one_out or one_at_a_time or grid)
     return leave_one_out or both, one_at_a_time or both
+
+
+def choose_axes(recipe: Recipe, grid: Sequence[str], factorial: Sequence[str]) -> list[Axis]:
+    """The axes of the grid, and those of the plugins that are switched.
+
+    Raises:
+        StillhouseError: see :func:`parse_grid` and :func:`parse_factors`; options of plugins that vary while plugins are
+            switched.
+    """
+    axes, switches = parse_grid(grid, recipe), parse_factors(factorial, recipe)
+    options = [axis for axis in axes if axis.of_plugin]
+    if options and switches:
+        what = "must not be an option of a plugin where --factorial switches plugins"
+        raise StillhouseError(
+            what, where=f"--grid {options[0].key}", hint="an ablation for each, or the option with --set"
+        )
+    return [*axes, *switches]
 
 
 def choose_folder(recipe: Recipe, out: str | Path | None) -> Path:

@@ -12,7 +12,7 @@ from stillhouse.experiments.finished_run import FinishedRun, MissingRun
 from stillhouse.experiments.plan import Plan
 from stillhouse.experiments.run_groups import choose_metric, read_metric, read_report
 
-__all__ = ["make_comparison"]
+__all__ = ["count_comparisons", "find_references", "make_comparison"]
 
 
 def make_comparison(
@@ -52,7 +52,7 @@ def make_comparison(
                 arm.name,
                 values,
                 columns=_name_columns(arm),
-                against=_find_references(arm, plan.arms),
+                against=find_references(arm, plan.arms),
                 note="; ".join(filter(None, [arm.reason, *(f"= {other}" for other in arm.also)])),
                 failed={run.seed: run.error for run in missing[arm.name]},
                 facts=collect_facts(found[arm.name]),
@@ -73,8 +73,8 @@ def _name_columns(arm: Arm) -> dict[str, str]:
     return {key.removeprefix("plugins."): value for key, value in arm.settings.items()}
 
 
-def _find_references(arm: Arm, arms: Sequence[Arm]) -> dict[str, str]:
-    """Find the arms of its group with the empty list and with the full one."""
+def find_references(arm: Arm, arms: Sequence[Arm]) -> dict[str, str]:
+    """The arms of its group with the empty list and with the full one, by their kind."""
     found = {}
     for kind in ("none", "full"):
         for other in arms:
@@ -83,3 +83,10 @@ def _find_references(arm: Arm, arms: Sequence[Arm]) -> dict[str, str]:
     if "none" in found and found.get("full") == found["none"]:
         return {"none": found["none"]}
     return found
+
+
+def count_comparisons(plan: Plan) -> list[int]:
+    """How many comparisons the plan's table corrects together: for each reference, those with the other arms."""
+    against = {arm.name: find_references(arm, plan.arms) for arm in plan.arms}
+    titles = dict.fromkeys(title for found in against.values() for title in found)
+    return [sum(found.get(title, name) != name for name, found in against.items()) for title in titles]

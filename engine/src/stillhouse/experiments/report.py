@@ -6,6 +6,7 @@ from pathlib import Path
 
 from stillhouse.errors import StillhouseError
 from stillhouse.experiments.comparison import Comparison
+from stillhouse.experiments.effects_table import effects_markdown, to_plain
 from stillhouse.experiments.report_page import Markup, element, make_page
 from stillhouse.experiments.report_sections import (
     describe_origin,
@@ -41,8 +42,8 @@ def write_report(folder: Path, comparison: Comparison, command: str = "") -> Non
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StillhouseError(f"cannot be made: {error.strerror or error}", where=str(folder)) from error
-    write_json(folder / "results.json", comparison.to_dict())
-    write_text(folder / "table.md", to_markdown(comparison))
+    write_json(folder / "results.json", to_plain(comparison))
+    write_text(folder / "table.md", to_markdown(comparison) + effects_markdown(comparison))
     write_text(folder / "table.csv", to_csv(comparison))
     write_text(folder / "table.tex", to_latex(comparison))
     write_text(folder / "report.html", make_report(comparison, command))

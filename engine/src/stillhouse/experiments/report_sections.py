@@ -12,6 +12,7 @@ from stillhouse.experiments.effects import find_effects
 from stillhouse.experiments.picture import read_curve
 from stillhouse.experiments.report_figures import MOST_CURVES, draw_curves, draw_effects, draw_forest
 from stillhouse.experiments.report_page import Markup, element, make_figure, make_list, make_section, make_table
+from stillhouse.experiments.sensitivity import describe_detectable
 from stillhouse.experiments.settings import find_differing, flatten_settings, shorten_values
 from stillhouse.experiments.statistics import Difference
 from stillhouse.experiments.tables import NOTHING, SIGNIFICANT, format_cost, make_columns, make_legend
@@ -45,12 +46,13 @@ def sum_up(comparison: Comparison) -> Markup:
         seen = [row for row in tested if (row.adjusted[title] or 0.0) < SIGNIFICANT]
         above = [_name_change(row, title) for row in seen if (d := row.differences[title]) is not None and d.mean > 0]
         below = [_name_change(row, title) for row in seen if (d := row.differences[title]) is not None and d.mean < 0]
+        told_limits = describe_detectable(comparison, title)
         told = [f"above it {', '.join(above)}"] if above else []
         told += [f"below it {', '.join(below)}"] if below else []
         lines.append(
             f"Groups tested against {title}: {len(tested)}; different from it at p < {SIGNIFICANT} after Holm's correction: "
-            f"{len(seen)}{', ' if told else ''}{'; '.join(told)}. What the others differ by, these runs cannot tell: see what "
-            "was detectable."
+            f"{len(seen)}{', ' if told else ''}{'; '.join(told)}. What the others differ by, these runs cannot tell"
+            f"{told_limits and f': they find a true difference reliably only from {told_limits} on'}."
         )
     return element("p", " ".join(lines), class_="answer")
 
@@ -68,16 +70,18 @@ def show_differences(comparison: Comparison) -> Markup:
             found = row.differences[title]
             if found is not None:
                 name = f"{row.group.name} − {title}"  # noqa: RUF001 - a minus sign
-                rows.append([name, *_tell(found, row.adjusted[title]), _count_ties(comparison, row, title)])
+                rows.append([name, *_tell(found, row.adjusted[title]), str(found.ties) if found.paired else NOTHING])
     if not rows:
         return Markup("")
-    head = ["comparison", "difference", "95% interval", "p", "p corrected", "detectable", "pairs", "ties"]
+    families = "; ".join(f"the {count} against {title}" for title, count in comparison.families.items())
+    head = ["comparison", "difference", "95% interval", "p", "p corrected", "test", "detectable", "pairs", "ties"]
     return make_section(
         "differences",
         "Differences",
         "A dot is the mean of the differences between two runs of one seed, the line its 95% interval: one that crosses zero, "
         "the grey line, is no evidence of a difference. Detectable is the smallest true difference that the test finds with "
-        "probability 0.8; ties are pairs without any difference.",
+        "probability 0.8; ties are pairs without any difference, and make the test that of flipped signs, which is exact. Holm's "
+        f"correction is for families of comparisons, by themselves: {families}.",
         make_figure(draw_forest(comparison), f"differences of {comparison.metric} with intervals"),
         make_table(head, rows),
     )
@@ -88,15 +92,7 @@ def _tell(found: Difference, adjusted: float | None) -> list[str]:
     ps = [NOTHING if p is None else f"{p:.2g}" for p in (found.p, adjusted)]
     detectable = NOTHING if found.detectable is None else f"{found.detectable:.4f}"
     pairs = str(found.n) if found.paired else f"unpaired, {found.n}"
-    return [f"{found.mean:+.4f}", interval, *ps, detectable, pairs]
-
-
-def _count_ties(comparison: Comparison, row: Row, title: str) -> str:
-    """How many of the pairs have two equal values."""
-    found, name = row.differences[title], row.group.against[title]
-    other = next(r.group.values for r in comparison.rows if r.group.name == name)
-    ties = sum(other.get(seed) == value for seed, value in row.group.values.items())
-    return str(ties) if found is not None and found.paired else NOTHING
+    return [f"{found.mean:+.4f}", interval, *ps, found.test, detectable, pairs]
 
 
 def show_table(comparison: Comparison) -> Markup:
@@ -154,7 +150,7 @@ def show_effects(comparison: Comparison) -> Markup:
         "two add together beyond the sum of both: below zero, where greater is better, they get in each other's way. Corrected for "
         "all rows together.",
         make_figure(draw_effects(effects, comparison.metric), "main effects and interactions with intervals"),
-        make_table(["effect", "difference", "95% interval", "p", "p corrected", "detectable", "seeds"], rows),
+        make_table(["effect", "difference", "95% interval", "p", "p corrected", "test", "detectable", "seeds"], rows),
     )
 
 

@@ -1,10 +1,11 @@
-"""Differences between runs: paired by seed, with Student's t intervals, Holm's correction and the detectable difference."""
+"""Differences between runs, paired by seed: t intervals, t and sign-flip tests, Holm's correction, the detectable difference."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from functools import cache
+from typing import Literal
 
 import attrs
 import numpy as np
@@ -19,6 +20,7 @@ __all__ = [
     "Difference",
     "holm",
     "paired_difference",
+    "sign_flip_p",
     "smallest_detectable",
     "t_interval",
     "welch_difference",
@@ -28,8 +30,12 @@ LEVEL = 0.95
 """Of the intervals."""
 POWER = 0.8
 """Probability with which the smallest detectable difference is found."""
+MOST_FLIPPED = 20
+"""Pairs whose signs are flipped in every way, half a million sums; with more of them the t test bears some ties."""
 _QUANTILES = 4096
 _CLOSE = 1e-9
+_ROUNDING = 1e-12
+"""What numbers may differ by and still be the same, as a part of the largest."""
 
 
 @attrs.frozen
@@ -42,10 +48,13 @@ class Difference:
             differ by the same amount: with no spread there is nothing to measure a difference by.
         high: upper end; None likewise.
         n: pairs; for an unpaired difference, the runs of the smaller side.
-        p: two-sided p value of the t test against no difference; None likewise.
-        detectable: the smallest true difference that this test would have found with probability 0.8, the spread
-            being the one seen and the level shared between ``comparisons``; None likewise.
+        p: two-sided p value against no difference, of the test that ``test`` names; None from fewer than two pairs.
+        detectable: the smallest true difference that the t test would have found with probability 0.8, the spread
+            being the one seen and the level shared between ``comparisons``; None where there is no interval.
         paired: whether runs were paired by seed.
+        test: ``t``; ``sign-flip``, the exact one, where a t test would take the steps of a measure for its spread: where
+            a pair is a tie, or at most half as many differences are distinct as there are pairs; ``Welch``, unpaired.
+        ties: pairs of two equal values.
     """
 
     mean: float
@@ -55,6 +64,8 @@ class Difference:
     p: float | None
     detectable: float | None
     paired: bool = True
+    test: Literal["t", "sign-flip", "Welch"] = "t"
+    ties: int = 0
 
 
 def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:
@@ -89,14 +100,20 @@ def paired_difference(a: Sequence[float], b: Sequence[float], level: float = LEV
     if len(a) != len(b) or not len(a):
         raise StillhouseError(f"pairs need as many measurements of both, at least 1, got {len(a)} and {len(b)}")
     x = _to_array(a) - _to_array(b)
-    n, mean = len(x), float(x.mean())
+    rounding = _ROUNDING * max(float(np.abs(_to_array(side)).max()) for side in (a, b))
+    x[np.abs(x) <= rounding] = 0.0
+    n, mean, ties = len(x), float(x.mean()), int((x == 0).sum())
     interval = t_interval(x.tolist(), level)
-    deviation = float(x.std(ddof=1)) if n > 1 else 0.0
-    if interval is None or _no_spread(deviation, a, b):
-        return Difference(mean, None, None, n, None, None)
-    error = deviation / math.sqrt(n)
-    p = _p_value(mean, error, n - 1)
-    return Difference(mean, *interval, n, p, smallest_detectable(deviation, n, (1 - level) / max(1, comparisons)))
+    if interval is None:
+        return Difference(mean, None, None, n, None, None, ties=ties)
+    distinct = 1 + int((np.diff(np.sort(x)) > rounding).sum())
+    if distinct == 1:
+        return Difference(mean, None, None, n, sign_flip_p([mean] * n), None, test="sign-flip", ties=ties)
+    deviation = float(x.std(ddof=1))
+    found = smallest_detectable(deviation, n, (1 - level) / max(1, comparisons))
+    if (ties or 2 * distinct <= n) and n <= MOST_FLIPPED:
+        return Difference(mean, *interval, n, sign_flip_p(x.tolist()), found, test="sign-flip", ties=ties)
+    return Difference(mean, *interval, n, _p_value(mean, deviation / math.sqrt(n), n - 1), found, ties=ties)
 
 
 def welch_difference(a: Sequence[float], b: Sequence[float], level: float = LEVEL, comparisons: int = 1) -> Difference:
@@ -116,15 +133,40 @@ def welch_difference(a: Sequence[float], b: Sequence[float], level: float = LEVE
     x, y = _to_array(a), _to_array(b)
     n, mean = min(len(x), len(y)), float(x.mean() - y.mean())
     if n < 2:
-        return Difference(mean, None, None, n, None, None, paired=False)
+        return Difference(mean, None, None, n, None, None, paired=False, test="Welch")
     u, v = float(x.var(ddof=1)) / len(x), float(y.var(ddof=1)) / len(y)
     error = math.sqrt(u + v)
-    if _no_spread(error, a, b):
-        return Difference(mean, None, None, n, None, None, paired=False)
+    if error <= _ROUNDING * max(float(np.abs(side).max()) for side in (x, y)):
+        return Difference(mean, None, None, n, None, None, paired=False, test="Welch")
     degrees = (u + v) ** 2 / (u**2 / (len(x) - 1) + v**2 / (len(y) - 1))
     half = _find_quantile((1 + level) / 2, degrees) * error
     found = _find_noncentrality(degrees, (1 - level) / max(1, comparisons)) * error
-    return Difference(mean, mean - half, mean + half, n, _p_value(mean, error, degrees), found, paired=False)
+    p = _p_value(mean, error, degrees)
+    return Difference(mean, mean - half, mean + half, n, p, found, paired=False, test="Welch")
+
+
+def sign_flip_p(differences: Sequence[float]) -> float:
+    """The exact two-sided p value of the sign-flip test (Fisher 1935) of paired differences against none.
+
+    Without a difference each pair's sign is as likely as its opposite: p is the part of all choices of signs whose sum is
+    at least as far from zero. It needs no spread and no normal distribution, and is never below 2 / 2^n of n pairs.
+
+    Args:
+        differences: one for each pair, at least one; no more than 20, unless all are the same but for rounding.
+
+    Raises:
+        StillhouseError: a difference is not finite, or there are too many for all signs to be tried.
+    """
+    x = _to_array(differences)
+    near = _ROUNDING * float(np.abs(x).max())
+    if float(np.ptp(x)) <= near:
+        return 1.0 if near == 0.0 else 2.0 ** (1 - len(x))
+    if len(x) > MOST_FLIPPED:
+        raise StillhouseError(f"the signs of at most {MOST_FLIPPED} pairs can be flipped, got {len(x)}")
+    sums = x[:1]  # the other half has the same sums with the other sign
+    for difference in x[1:]:
+        sums = np.concatenate([sums - difference, sums + difference])
+    return float((np.abs(sums) >= abs(float(x.sum())) - near * len(x)).mean())
 
 
 def smallest_detectable(deviation: float, n: int, alpha: float = 1 - LEVEL) -> float:
@@ -159,12 +201,6 @@ def _to_array(values: Sequence[float]) -> NDArray[np.float64]:
     if len(bad):
         raise StillhouseError(f"measurements must be finite, got {found[bad[0]]} as number {bad[0]}")
     return found
-
-
-def _no_spread(deviation: float, a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether a spread is within the rounding of its numbers."""
-    largest = max(float(np.abs(_to_array(side)).max()) for side in (a, b))
-    return deviation <= 1e-12 * largest
 
 
 def _p_value(mean: float, error: float, degrees: float) -> float:

@@ -38,7 +38,7 @@ def to_csv(comparison: Comparison) -> str:
         told |= {"mean": row.mean, "sd": row.deviation, "low": low, "high": high}
         for title in comparison.references:
             found, name = row.differences[title], printable(title)
-            for key in ("mean", "low", "high", "n", "p", "detectable"):
+            for key in ("mean", "low", "high", "n", "ties", "p", "test", "detectable"):
                 told[f"less {name}: {key}"] = None if found is None else getattr(found, key)
             told[f"less {name}: p adjusted"] = row.adjusted[title]
         told |= {COSTS[name]: row.group.costs.get(name) for name in known}

@@ -12,11 +12,24 @@ from rich.text import Text
 from stillhouse.errors import first_line
 from stillhouse.experiments.comparison import Comparison, Row
 from stillhouse.experiments.costs import COSTS
+from stillhouse.experiments.sensitivity import describe_detectable
 from stillhouse.experiments.statistics import Difference
 from stillhouse.terminal import make_table
 from stillhouse.training.markdown import make_table as make_markdown_table
 
-__all__ = ["NOTHING", "SIGNIFICANT", "Column", "format_cost", "make_columns", "make_legend", "show", "to_markdown"]
+__all__ = [
+    "NOTHING",
+    "SIGNIFICANT",
+    "Column",
+    "format_cost",
+    "format_detectable",
+    "format_difference",
+    "make_columns",
+    "make_legend",
+    "print_tables",
+    "show",
+    "to_markdown",
+]
 
 NOTHING = "–"  # noqa: RUF001 - a dash, as tables have it
 """What a table has where there is nothing."""
@@ -55,11 +68,15 @@ def show(comparison: Comparison, console: Console) -> None:
         comparison: the comparison to show.
         console: the terminal; made wider where a name leaves no room for a number beside it.
     """
-    units, legend = make_columns(comparison), make_legend(comparison)
+    print_tables(make_columns(comparison), make_legend(comparison), comparison.metric, console)
+
+
+def print_tables(units: Sequence[Sequence[Column]], legend: list[str], title: str, console: Console) -> None:
+    """Print columns in as many tables as the terminal's width needs, and the lines below them: see :func:`show`."""
     parts = _split_columns(units, console)
     if len(parts) > 1:
         legend.append(f"The table is in {len(parts)} parts, for the terminal's width: --markdown prints it as one.")
-    tables = [_make_table(part, comparison.metric if part is parts[0] else None) for part in parts]
+    tables = [_make_table(part, title if part is parts[0] else None) for part in parts]
     console.size = ConsoleDimensions(max(console.width, *(_measure_width(t, console) for t in tables)), console.height)
     for table in tables:
         console.print(table)
@@ -121,10 +138,10 @@ def make_columns(comparison: Comparison) -> list[list[Column]]:
     for title in comparison.references:
         pairs = any(row.group.failed for row in rows)
         differences = [
-            _format_difference(row.differences[title], row.adjusted[title], pairs=pairs, mixed=row.mixed[title])
+            format_difference(row.differences[title], row.adjusted[title], pairs=pairs, mixed=row.mixed[title])
             for row in rows
         ]
-        detectable = [_format_detectable(row.differences[title]) for row in rows]
+        detectable = [format_detectable(row.differences[title]) for row in rows]
         units.append([Column(f"{_MINUS} {title} [95%]", differences), Column("detectable", detectable)])
     known = [name for name in COSTS if any(row.group.costs.get(name) for row in rows)]
     units += [[Column(COSTS[name], [format_cost(row.group.costs.get(name)) for row in rows])] for name in known]
@@ -155,14 +172,17 @@ def _format_seeds(row: Row) -> str:
     return f"{there} of {there + failed}" if failed else str(there)
 
 
-def _format_difference(found: Difference | None, adjusted: float | None, *, pairs: bool, mixed: bool) -> str:
+def format_difference(
+    found: Difference | None, adjusted: float | None, *, pairs: bool = False, mixed: bool = False
+) -> str:
+    """A difference with its interval and marks; ``pairs``: with their number; ``mixed``: of runs that are."""
     if found is None:
         return NOTHING
     text = f"{found.mean:+.4f}"
     if found.low is not None and found.high is not None:
         text += f" [{found.low:+.4f}, {found.high:+.4f}]"
     text += f" n={found.n}" if pairs else ""
-    text += ("" if found.paired else " u") + (" m" if mixed else "")
+    text += ("" if found.paired else " u") + (" e" if found.test == "sign-flip" else "") + (" m" if mixed else "")
     return text + (" *" if adjusted is not None and adjusted < SIGNIFICANT else "")
 
 
@@ -173,7 +193,8 @@ def format_cost(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
 
 
-def _format_detectable(found: Difference | None) -> str:
+def format_detectable(found: Difference | None) -> str:
+    """The smallest detectable difference."""
     return NOTHING if found is None or found.detectable is None else f"{found.detectable:.4f}"
 
 
@@ -182,20 +203,33 @@ def make_legend(comparison: Comparison) -> list[str]:
     lines = []
     found = [d for row in comparison.rows for d in row.differences.values() if d is not None]
     if any(d.p is not None for d in found):
-        counts = [
-            sum((d := row.differences[title]) is not None and d.p is not None for row in comparison.rows)
-            for title in comparison.references
-        ]
+        counts = comparison.families.values()
+        limits = [(title, describe_detectable(comparison, title)) for title in comparison.references]
         lines.append(
             f"[95%]: t interval of the differences by seed, for each comparison by itself. *: p < 0.05 after Holm's "
-            f"correction for the {' and the '.join(map(str, dict.fromkeys(counts)))} comparisons of the column."
+            f"correction for the {' and the '.join(map(str, dict.fromkeys(counts)))} comparisons of the column"
+            f"{', each column a family of its own' if len(counts) > 1 else ''}."
         )
         lines.append(
-            "detectable: the smallest true difference that the test, so corrected, finds with probability 0.8."
+            "detectable: the smallest true difference that the t test, so corrected, finds with probability 0.8"
+            f"{''.join(f'; against {title} {told}' for title, told in limits if told)}."
         )
+    if any(d.test == "sign-flip" for d in found):
+        lines.append(
+            "e: tested by flipping signs, exactly, since pairs are tied or differ by the same steps: of n pairs, p is no less "
+            "than 2 / 2^n."
+        )
+    ties = [
+        f"{row.group.name} {_MINUS} {title}: {d.ties} of {d.n}"
+        for title in comparison.references
+        for row in comparison.rows
+        if (d := row.differences[title]) is not None and d.ties
+    ]
+    if ties:
+        lines.append(f"Ties, pairs of two equal values: {'; '.join(ties)}.")
     if any(d.n < 2 for d in found):
         lines.append("One pair of runs has no interval: more seeds give one.")
-    if any(d.n > 1 and d.p is None for d in found):
+    if any(d.n > 1 and d.low is None for d in found):
         lines.append(
             "A difference without an interval is the same for each pair of runs: it has no spread to be measured by."
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,11 @@ from stillhouse.experiments.plan import Plan
 from stillhouse.experiments.plan_table import make_comparison
 from stillhouse.experiments.search import Search, find_ends, list_cells
 from stillhouse.tasks import build_task
+from stillhouse_experiments.ends import END
 from stillhouse_experiments.experiment import Experiment, changed
 from stillhouse_experiments.plan import Values
 
-__all__ = ["END", "Choice", "UnfinishedError", "taken", "tuned"]
-
-END = "†"
-"""Marks a chosen value beyond which nothing was tried, though there are others."""
+__all__ = ["Choice", "UnfinishedError", "taken", "tuned"]
 
 
 class UnfinishedError(Exception):
@@ -52,6 +51,13 @@ class Choice:
     seeds: tuple[int, ...]
     tried: list[tuple[dict[str, Any], float | None]]
     chosen: dict[str, Any]
+
+    @classmethod
+    def of(cls, table: Mapping[str, Any]) -> Choice:
+        """The choice of a table of an experiment's numbers."""
+        return cls(
+            **{**table, "seeds": tuple(table["seeds"]), "tried": [(cell, mean) for cell, mean in table["tried"]]}
+        )
 
     @property
     def ends(self) -> list[str]:
@@ -102,8 +108,7 @@ def taken(experiment: Experiment, numbers: Path) -> tuple[Experiment, list[Choic
     """
     if experiment.tuning is None or not numbers.exists():
         return None
-    told = json.loads(numbers.read_text(encoding="utf-8")).get("chosen", [])
-    choices = [Choice(**{**table, "seeds": tuple(table["seeds"])}) for table in told]
+    choices = [Choice.of(table) for table in json.loads(numbers.read_text(encoding="utf-8")).get("chosen", [])]
     tuning = experiment.tuning
     shared = {arm.name: tuning.shared for arm in _references(experiment)} if tuning.shared else {}
     for wanted, of_all in ((shared, True), (tuning.arms, False)):

@@ -9,6 +9,7 @@ import argparse
 import math
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,9 @@ def add(commands: Any) -> None:
     experiment.add_argument("--pages", type=Path, metavar="DIR", help="write pages and results here instead")
     what = experiment.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="list the plans, or the tier and write its page; run nothing")
+    what.add_argument(
+        "--rewrite", action="store_true", help="write the pages' tables anew from the numbers; run nothing"
+    )
     what.add_argument("--figure", choices=FIGURES, metavar="NAME", help=f"draw this alone: {', '.join(FIGURES)}")
     what.add_argument("--pack", type=Path, metavar="FILE", help="pack the files that PLAN reads in the full tier")
     what.add_argument("--unpack", type=Path, metavar="FILE", help="unpack such a pack where the data sets are")
@@ -112,7 +116,9 @@ def _small(arguments: argparse.Namespace) -> int:
         return 0
 
     from stillhouse_experiments.experiment import read
+    from stillhouse_experiments.numbers import rewrite
     from stillhouse_experiments.runner import Limits, run
+    from stillhouse_experiments.sentences import qualify
 
     _one_thread()
     limits, code = Limits.of(arguments.jobs or JOBS, arguments.minutes), 0
@@ -120,6 +126,10 @@ def _small(arguments: argparse.Namespace) -> int:
         try:
             path, home = locate(plan, arguments.folder, arguments.pages)
             experiment = _with_data(read(path, arguments.out, arguments.seeds, arguments.overrides), arguments)
+            if arguments.rewrite:
+                rewrite(home, experiment)
+                home.change(partial(qualify, home))
+                continue
             command = _command(arguments, plan, f"--jobs {limits.jobs}")
             code = max(code, run(home, experiment, limits, command, _request(arguments, home, path)))
         except StillhouseError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -60,12 +61,24 @@ class Home:
             raise StillhouseError(f"unknown experiment {name!r}", where=str(self.plans), hint=hint)
         return path
 
+    def get(self, block: str) -> str:
+        """The text between the two marks of a block; empty where no page has it."""
+        for page in self.pages.glob("*.md"):
+            _, found, rest = page.read_text(encoding="utf-8").partition(f"<!-- results: {block} -->")
+            if found:
+                return rest.partition("<!-- end -->")[0]
+        return ""
+
     def put(self, block: str, text: str) -> None:
         """Put text where a page has ``<!-- results: BLOCK -->`` and ``<!-- end -->``."""
         place = re.compile(rf"(<!-- results: {re.escape(block)} -->\n).*?(<!-- end -->)", re.DOTALL)
+        self.change(lambda page: place.sub(lambda match: f"{match[1]}\n{text}\n\n{match[2]}", page))
+
+    def change(self, edit: Callable[[str], str]) -> None:
+        """Change the text of every page."""
         for page in self.pages.glob("*.md"):
             before = page.read_text(encoding="utf-8")
-            after = place.sub(lambda match: f"{match[1]}\n{text}\n\n{match[2]}", before)
+            after = edit(before)
             if after != before:
                 page.write_text(after, encoding="utf-8")
 

@@ -3,42 +3,74 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
-from stillhouse.experiments.comparison import Comparison, compare_groups
+from stillhouse.experiments.comparison import Comparison, Group, compare_groups
 from stillhouse.experiments.plan import Plan
 from stillhouse.experiments.plan_table import make_comparison
 from stillhouse.experiments.report import write_report
 from stillhouse.experiments.statistics import Difference, holm, paired_difference
-from stillhouse.experiments.tables import to_markdown
-from stillhouse_experiments.choices import END, Choice
+from stillhouse.experiments.tables import NOTHING, format_detectable, format_difference, to_markdown
+from stillhouse_experiments.choices import Choice
 from stillhouse_experiments.drawing import draw_differences
+from stillhouse_experiments.ends import COLUMN, END, shorten
 from stillhouse_experiments.experiment import Experiment
 from stillhouse_experiments.home import Home
 from stillhouse_experiments.machine import machine
 from stillhouse_experiments.teachers import probed, teachers_line
 
-__all__ = ["choice_lines", "compared", "compared_pairs", "pair_lines", "write"]
+__all__ = ["PICTURE", "arranged", "compared", "compared_pairs", "ends_of_arms", "pair_lines", "table_lines", "write"]
 
+PICTURE = "Differences by arm, paired by seed"
+"""What the picture below the tables is called."""
 Pair = tuple[str, str, Difference, float | None]
 """Two arms, their difference, and its p value after Holm's correction."""
 
 
-def compared(experiment: Experiment, failed: dict[int, str]) -> Comparison:
-    """The table of all arms against their references."""
+def compared(experiment: Experiment, failed: dict[int, str], choices: Sequence[Choice] = ()) -> Comparison:
+    """The table of all arms against their references, with a column of what was chosen at the end of what was tried where anything was."""
     # The page says what it is mixed in: an experiment may be run in parts, on several machines.
     found = make_comparison(experiment.plan, metric=experiment.metric, failed=failed, mixed=True)
+    groups = sorted(
+        [*(row.group for row in found.rows), *probed(experiment)], key=lambda g: experiment.order.index(g.name)
+    )
+    return arranged(experiment, groups, choices, found.missing, found.mixed)
+
+
+def arranged(
+    experiment: Experiment,
+    groups: Sequence[Group],
+    choices: Sequence[Choice],
+    missing: Sequence[Mapping[str, Any]],
+    mixed: Sequence[str],
+) -> Comparison:
+    """The table of groups that are there: each against the reference of its setting."""
     arms = [*experiment.plan.arms, *(arm for arm, _ in experiment.probes)]
     references = {arm.name: experiment.reference_of(arm) for arm in arms}
-    groups = [
-        attrs.evolve(group, columns={}, against={experiment.reference: references[group.name]})
-        for group in sorted(
-            [*(row.group for row in found.rows), *probed(experiment)], key=lambda g: experiment.order.index(g.name)
+    ends = ends_of_arms(experiment, choices)
+    columns = (COLUMN,) if any(ends.values()) else ()
+    made = [
+        attrs.evolve(
+            group,
+            columns={column: ", ".join(map(shorten, ends.get(group.name, ()))) or NOTHING for column in columns},
+            against={experiment.reference: references[group.name]},
         )
+        for group in groups
     ]
-    return compare_groups(experiment.metric, groups, (), found.missing, found.mixed)
+    return compare_groups(experiment.metric, made, columns, missing, mixed)
+
+
+def ends_of_arms(experiment: Experiment, choices: Sequence[Choice]) -> dict[str, list[str]]:
+    """The keys of each arm's settings that were chosen at the end of what was tried, by the arm itself or on its reference for all."""
+    shared = {choice.arm: list(choice.ends) for choice in choices if choice.shared}
+    own = {choice.arm: list(choice.ends) for choice in choices if not choice.shared}
+    return {
+        arm.name: [*own.get(arm.name, []), *shared.get(experiment.reference_of(arm), [])]
+        for arm in experiment.plan.arms
+    }
 
 
 def compared_pairs(experiment: Experiment, comparison: Comparison) -> list[Pair]:
@@ -54,16 +86,17 @@ def compared_pairs(experiment: Experiment, comparison: Comparison) -> list[Pair]
     return [(a, b, difference, p) for (a, b, difference), p in zip(found, adjusted, strict=True)]
 
 
-def pair_lines(pairs: list[Pair]) -> list[str]:
-    """The table of the pairs; nothing where there are none."""
+def pair_lines(pairs: list[Pair], ends: Mapping[str, Sequence[str]] | None = None) -> list[str]:
+    """The table of the pairs, arms with such a value marked; nothing where there are none."""
     if not pairs:
         return []
-    rows = [
-        f"| {a} | {b} | {d.mean:+.4f} [{d.low:+.4f}, {d.high:+.4f}]{' *' if p is not None and p < 0.05 else ''} "
-        f"| {d.detectable:.4f} |"
-        for a, b, d, p in pairs
-    ]
+
+    def mark(name: str) -> str:
+        return f"{name} {END}" if (ends or {}).get(name) else name
+
+    rows = [f"| {mark(a)} | {mark(b)} | {format_difference(d, p)} | {format_detectable(d)} |" for a, b, d, p in pairs]
     note = f"*: p < 0.05 after Holm's correction for the {len(pairs)} comparisons of this table."
+    note += " e: tested by flipping signs." if any(d.test == "sign-flip" for _, _, d, _ in pairs) else ""
     return ["| arm | less | paired [95%] | detectable |", "|---|---|---|---|", *rows, "", note, ""]
 
 
@@ -88,9 +121,17 @@ def _tell_ends(choices: list[Choice]) -> list[str]:
     if not count:
         return []
     return [
-        f"{END}: at the end of what was tried, in {count} of {len(choices)} choices: beyond it there may be better.",
+        f"{END}: at the end of what was tried, in {count} of {len(choices)} choices: beyond it there may be better. What is said of "
+        "such an arm is so for the values that were tried, until it is run again on a wider grid.",
         "",
     ]
+
+
+def table_lines(experiment: Experiment, comparison: Comparison, choices: list[Choice]) -> list[str]:
+    """What was chosen, the table and that of the pairs: all that follows from an experiment's numbers."""
+    pairs = compared_pairs(experiment, comparison)
+    ends = ends_of_arms(experiment, choices)
+    return [*choice_lines(choices), to_markdown(comparison), *pair_lines(pairs, ends)]
 
 
 def write(
@@ -134,12 +175,9 @@ def write(
         f"Command: `{command}`. Seeds {seeds[0]} to {seeds[-1]}. Machine: {machine()}. {told}.{note and f' {note}'}",
         "",
         *([about, ""] if (about := teachers_line(experiment)) else []),
-        *choice_lines(choices),
-        to_markdown(comparison),
-        *pair_lines(pairs),
+        *table_lines(experiment, comparison, choices),
     ]
-    picture = f"![Differences by arm, paired by seed](results/{experiment.name}.png)"
-    text = "\n".join([*lines, picture])
+    text = "\n".join([*lines, f"![{PICTURE}](results/{experiment.name}.png)"])
     home.put(experiment.name, text)
     tables: dict[str, Any] = comparison.to_dict()
     tables["pairs"] = [{"arm": a, "less": b, **attrs.asdict(d), "p_adjusted": p} for a, b, d, p in pairs]

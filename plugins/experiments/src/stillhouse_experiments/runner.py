@@ -108,7 +108,7 @@ def _run(
         note = f"{note} Not finished yet: {len(experiment.plan.seeds)} seeds are planned.".strip()
         experiment = attrs.evolve(experiment, plan=attrs.evolve(experiment.plan, seeds=whole))
         failed = {}  # their numbers are those of the whole plan; the next call tries them again
-    comparison = compared(experiment, failed)
+    comparison = compared(experiment, failed, choices)
     tell = partial(write, home, experiment, comparison, choices, tuning, limits.jobs, command, note=note)
     text = tell()
     if not (missing or code):  # the figures may read the numbers
