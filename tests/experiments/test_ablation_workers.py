@@ -50,7 +50,8 @@ def model(num_classes, width=4, deadly=False):
 def test_workers_give_the_same_results_and_one_that_dies_costs_its_run_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fork: bool
 ):
-    monkeypatch.setattr("stillhouse.experiments.ablation.can_fork", lambda _recipes: fork)
+    for module in ("ablation", "plan_runs"):
+        monkeypatch.setattr(f"stillhouse.experiments.{module}.can_fork", lambda _recipes: fork)
     (tmp_path / "deadly_model.py").write_text(DEADLY)
     monkeypatch.syspath_prepend(str(tmp_path))
     whole = recipe(FEATURES, **FAST, student={"model": "deadly_model:model"})
@@ -72,7 +73,8 @@ def test_runs_left_when_every_forked_worker_has_died_are_trained_all_the_same(
 ):
     (tmp_path / "deadly_model.py").write_text(DEADLY)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("stillhouse.experiments.ablation.can_fork", lambda _recipes: True)
+    for module in ("ablation", "plan_runs"):
+        monkeypatch.setattr(f"stillhouse.experiments.{module}.can_fork", lambda _recipes: True)
     whole = recipe(FEATURES, **FAST, student={"model": "deadly_model:model"})
     plan, _ = make_plan(whole, seeds=2, grid=["student.args.deadly=true,false"], out=tmp_path / "a")
     deadly = [run.index for run in plan.runs() if run.recipe.student.args["deadly"]]
@@ -141,7 +143,8 @@ def test_what_the_checks_have_read_is_there_in_forked_workers(tmp_path: Path, mo
         return read(*what)
 
     monkeypatch.setattr(samples, "read_shaped", read_here)
-    monkeypatch.setattr("stillhouse.experiments.ablation.can_fork", lambda _recipes: True)
+    for module in ("ablation", "plan_runs"):
+        monkeypatch.setattr(f"stillhouse.experiments.{module}.can_fork", lambda _recipes: True)
     assert ablate(recipe(FEATURES, **FAST), seeds=2, jobs=2, out=tmp_path / "a").missing == ()
 
 

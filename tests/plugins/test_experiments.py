@@ -124,7 +124,7 @@ def test_values_are_chosen_by_validation_on_seeds_of_their_own(home: Home, monke
     weights = {arm.name: table.get("weight") for arm in tuned.plan.arms for table in arm.recipe.plugins[:1]}
     assert weights["one"] == own.chosen["plugins.features.weight"]
     assert all(arm.recipe.run.test for arm in tuned.plan.arms)
-    assert f"| one | `features.weight` | 0.1: {own.tried[0][1]:.4f}; 1.0: {own.tried[1][1]:.4f} | " in own.line()
+    assert own.tell_tried() == f"0.1: {own.tried[0][1]:.4f}; 1.0: {own.tried[1][1]:.4f}"
 
     before = {run.folder: (run.folder / "summary.json").read_text() for run in runs}
     monkeypatch.setattr("stillhouse.training.preparation.train", None)  # nothing is trained again

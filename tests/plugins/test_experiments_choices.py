@@ -11,8 +11,9 @@ from support import FEATURES, tables
 from support.experiments import TINY, make_home, save_plan
 
 from stillhouse import StillhouseError
+from stillhouse.experiments import tuning
+from stillhouse.experiments.choice import Choice
 from stillhouse_experiments import choices, page
-from stillhouse_experiments.choices import Choice
 from stillhouse_experiments.experiment import Experiment, read
 from stillhouse_experiments.home import Home
 
@@ -37,7 +38,7 @@ def scored(monkeypatch: pytest.MonkeyPatch, score: Any) -> list[list[str]]:
     """Nothing is trained: each arm has ``score`` of its rate and its weight. The rounds, as names of arms."""
     rounds: list[list[str]] = []
 
-    def measure(plan: Any, metric: str, jobs: int, until: float | None) -> dict[str, list[float]]:
+    def measure(plan: Any, metric: str, *_: Any) -> dict[str, list[float]]:
         assert metric == "val/accuracy"
         rounds.append([arm.name for arm in plan.arms])
         assert not any(arm.recipe.run.test for arm in plan.arms)
@@ -47,7 +48,7 @@ def scored(monkeypatch: pytest.MonkeyPatch, score: Any) -> list[list[str]]:
             found[arm.name] = [score(arm.recipe.optimizer.lr, weight)]
         return found
 
-    monkeypatch.setattr(choices, "_measure", measure)
+    monkeypatch.setattr(tuning, "_measure", measure)
     return rounds
 
 
@@ -106,15 +107,15 @@ def test_a_value_with_which_a_run_fails_is_no_choice(
         run_plan(plan, only=[run.index for run in plan.runs() if run not in real])
         return {run.index: "not finite" for run in real}
 
-    run_plan = choices.run_plan
-    monkeypatch.setattr(choices, "run_plan", failing)
+    run_plan = tuning.run_plan
+    monkeypatch.setattr(tuning, "run_plan", failing)
     only = {"seeds": [1000], "each": {"optimizer.lr": [1e-3, 3e-3, 1e-2]}}
     experiment = planned(home, tuning=only, arms=[PLAN["arms"][0], {"name": "one", "plugins": LISTED}])
     found = choices.tuned(experiment, jobs=1)[1]
     assert [each.tried[-1] for each in found] == [({"optimizer.lr": 1e-2}, None)] * 2
     assert all(each.chosen["optimizer.lr"] < 1e-2 for each in found)
-    assert "; 0.01: – |" in found[0].line()  # noqa: RUF001 - a dash
+    assert found[0].tell_tried().endswith("; 0.01: –")  # noqa: RUF001 - a dash
     assert "none, optimizer.lr=0.01, seed 1000, is no choice: not finite" in capsys.readouterr().err
-    monkeypatch.setattr(choices, "run_plan", lambda plan, **_: {run.index: "no room" for run in plan.runs()})
+    monkeypatch.setattr(tuning, "run_plan", lambda plan, **_: {run.index: "no room" for run in plan.runs()})
     with pytest.raises(StillhouseError, match="every run that was to choose a value failed: no room"):
         choices.tuned(experiment, jobs=1)

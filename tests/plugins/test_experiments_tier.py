@@ -19,7 +19,7 @@ from support.experiments import TINY, make_home, save_plan
 from stillhouse import StillhouseError
 from stillhouse.cli import main
 from stillhouse.data import load_data
-from stillhouse.experiments import ablation
+from stillhouse.experiments import plan_runs
 from stillhouse_experiments import pack as packs
 from stillhouse_experiments import page
 from stillhouse_experiments.choices import taken
@@ -123,9 +123,9 @@ def test_no_run_is_begun_when_time_is_over_and_the_next_call_goes_on(
         # No teacher is trained here: time is looked at once for each of the 6 runs by the teachers' walk, then by the runs'.
         clock = itertools.count()
         monkeypatch.setattr(Limits, "of", classmethod(lambda cls, jobs, _: cls(jobs, 6 + runs)))
-        monkeypatch.setattr(ablation, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+        monkeypatch.setattr(plan_runs, "time", SimpleNamespace(monotonic=lambda: next(clock)))
 
-    monkeypatch.setattr(ablation, "_train_teachers", lambda runs, progress: list(runs))
+    monkeypatch.setattr(plan_runs, "_train_teachers", lambda runs, progress: list(runs))
     with monkeypatch.context() as patch:
         until_after(5)
         assert full() == 0

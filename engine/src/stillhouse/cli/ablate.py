@@ -12,6 +12,7 @@ import attrs
 from rich.text import Text
 
 from stillhouse.cli.common import Commands, add_quiet, add_recipe, importing, load_recipe_of, make_console
+from stillhouse.errors import StillhouseError
 from stillhouse.files import to_json
 from stillhouse.terminal import Terminal, printable
 
@@ -54,6 +55,24 @@ def add(commands: Commands) -> None:
         metavar="PLUGIN",
         help="an arm for each combination of these being there or not, and their effects; + joins what belongs together",
     )
+    ablate.add_argument(
+        "--tune",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=V1,V2",
+        help="each arm chooses for itself before, on the validation split: --tune optimizer.lr=1e-3,3e-3,1e-2 logits.weight=0.1,1,10",
+    )
+    ablate.add_argument(
+        "--tune-seeds", type=int, default=2, metavar="N", help="seeds to choose by, none of them reported (default: 2)"
+    )
+    ablate.add_argument(
+        "--widen",
+        type=int,
+        default=3,
+        metavar="N",
+        help="values by which a grid of --tune may go on where the best is at its end (default: 3)",
+    )
     ablate.add_argument("--jobs", type=int, default=1, metavar="J", help="runs at a time, one thread each (default: 1)")
     ablate.add_argument(
         "--out", metavar="DIR", help="the folder; what it has finished is kept (default: runs/NAME-ablation)"
@@ -83,6 +102,10 @@ def add(commands: Commands) -> None:
 
 def _ablate(arguments: argparse.Namespace) -> int:
     recipe = load_recipe_of(arguments)
+    if arguments.tune and (arguments.list or arguments.only is not None):
+        raise StillhouseError(
+            "runs are known when the values are chosen", where="--tune", hint="leave out --list and --only"
+        )
     asked = {name: getattr(arguments, name) for name in _ASKED}
     if arguments.list:
         from stillhouse.experiments.listing import list_runs
@@ -92,12 +115,15 @@ def _ablate(arguments: argparse.Namespace) -> int:
         return 0
     with importing():
         from stillhouse.experiments.ablation import ablate, make_plan, run_plan
+        from stillhouse.experiments.tuning import Tuning
 
     how = {name: getattr(arguments, name) for name in _HOW}
     if arguments.only is not None:
         plan, _ = make_plan(recipe, **asked, **how)
         return 2 if run_plan(plan, progress=not arguments.quiet, only=[arguments.only]) else 0
     seen: dict[str, Any] = {name: getattr(arguments, name) for name in _SEEN}
+    if arguments.tune:
+        seen["tune"] = Tuning(tuple(arguments.tune), arguments.tune_seeds, arguments.widen)
     found = ablate(recipe, **asked, **how, **seen, progress=not arguments.quiet, command=arguments.typed)
     folder = arguments.out or f"runs/{recipe.run.name}-ablation"
     print_comparison(found, as_json=arguments.json, as_markdown=arguments.markdown)

@@ -1,7 +1,8 @@
 """Experiments of many runs: ablations, grids and comparisons, with paired seeds and intervals.
 
 Imports: training and below.
-Public: this package, ablation, arms, comparison, plan, plan_table, report, run_groups, search, statistics, tables.
+Public: this package, ablation, arms, choice, comparison, plan, plan_table, report, run_groups, search, statistics, tables,
+    tuning.
 """
 
 from __future__ import annotations

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
-import torch
 
 from stillhouse.config.recipe import Recipe
 from stillhouse.errors import StillhouseError, StillhouseWarning, did_you_mean
@@ -22,15 +20,16 @@ from stillhouse.experiments.comparison import Comparison
 from stillhouse.experiments.compatibility import check_alike
 from stillhouse.experiments.ends import find_mode, note_ends
 from stillhouse.experiments.finished_run import FinishedRun
-from stillhouse.experiments.job import Job, collect_warnings
+from stillhouse.experiments.job import collect_warnings, warn_of_runs
 from stillhouse.experiments.listing import choose_axes, choose_folder, choose_kinds, choose_seeds
 from stillhouse.experiments.picture import write_picture
-from stillhouse.experiments.plan import Plan, PlannedRun
+from stillhouse.experiments.plan import Plan
+from stillhouse.experiments.plan_runs import run_plan
 from stillhouse.experiments.plan_table import count_comparisons, make_comparison
-from stillhouse.experiments.progress import Counter
 from stillhouse.experiments.report import write_report
 from stillhouse.experiments.sensitivity import check_spread, foretell
-from stillhouse.experiments.workers import can_fork, run_here, run_in_workers
+from stillhouse.experiments.tuning import Tuning, check_tuning, tune_plan
+from stillhouse.experiments.workers import can_fork
 from stillhouse.memo import share_memo
 from stillhouse.tasks.builder import build_task
 from stillhouse.terminal import Terminal
@@ -53,6 +52,7 @@ def ablate(
     metric: str | None = None,
     mixed: bool = False,
     sd: float | None = None,
+    tune: Tuning | None = None,
     progress: bool = False,
     command: str = "",
 ) -> Comparison:
@@ -78,6 +78,7 @@ def ablate(
         mixed: keep runs that were finished with other data, weights, code or versions; they are marked.
         sd: the standard deviation of paired differences that is expected, in the metric's unit: progress begins with what
             so many seeds can find.
+        tune: what each arm chooses for itself before, on validation samples under seeds that are not reported.
         progress: show progress on the terminal.
         command: what the report names as having made it.
 
@@ -90,7 +91,7 @@ def ablate(
     check_spread(sd)
     # A fork has what the checks have read. Other workers read it themselves, and it need not stay here meanwhile.
     with share_memo() if jobs == 1 or can_fork([_set_one_thread(recipe)]) else nullcontext():
-        plan, known = make_plan(
+        plan, _ = make_plan(
             recipe,
             seeds=seeds,
             leave_one_out=leave_one_out,
@@ -100,8 +101,9 @@ def ablate(
             out=out,
             figures=figures,
             mixed=mixed,
+            metric=metric,
+            tune=None if tune is None else partial(_tune, tune, jobs, progress),
         )
-        _check_metric(metric, known)
         if progress:
             Terminal(stderr=True).print(foretell(len(plan.seeds), count_comparisons(plan), sd), soft_wrap=True)
         failed = run_plan(plan, jobs=jobs, progress=progress)
@@ -127,8 +129,12 @@ def make_plan(
     out: str | Path | None = None,
     figures: bool = False,
     mixed: bool = False,
+    metric: str | None = None,
+    tune: Callable[[Plan, Mapping[str, set[str]]], Plan] | None = None,
 ) -> tuple[Plan, dict[str, set[str]]]:
-    """Make the plan of :func:`ablate`; every arm is built once, without training, and nothing is written.
+    """Make the plan of :func:`ablate`; every arm is built once, without training, and nothing is written but by ``tune``.
+
+    ``tune`` has every arm choose for itself, given the plan and the names of the metrics by split.
 
     Returns:
         The plan, and the names of the metrics by split.
@@ -165,16 +171,27 @@ def make_plan(
             "axes": choose_axes(whole, grid, factorial),
         }
         arms = make_arms(whole, **asked, check=check)
-    _warn(told)
+    warn_of_runs(told)
     folder = choose_folder(recipe, out)
     plan = Plan(whole, tuple(arms), numbers, folder, figures, tuple(name_arms(whole, **asked)))
-    plan.check_folder()
-    _check_finished(plan, locks, mixed=mixed)
+    _check_metric(metric, known)
+    if tune is not None:
+        untuned = [hash_arm(_set_one_thread(arm.recipe)) for arm in plan.arms]
+        plan = tune(plan, known)
+        tuned = [hash_arm(_set_one_thread(arm.recipe)) for arm in plan.arms]
+        locks |= {own: locks[before] for own, before in zip(tuned, untuned, strict=True) if before in locks}
+    _check_folder(plan, locks, mixed=mixed)
     return plan, known
 
 
-def _check_finished(plan: Plan, locks: Mapping[str, Mapping[str, Any]], *, mixed: bool) -> None:
-    """Refuse a folder whose finished runs are not alike with those that would be trained now: before these are."""
+def _tune(tuning: Tuning, jobs: int, progress: bool, plan: Plan, metrics: Mapping[str, set[str]]) -> Plan:
+    check_tuning(tuning, plan.recipe, metrics)
+    return tune_plan(plan, tuning, jobs=jobs, progress=progress)
+
+
+def _check_folder(plan: Plan, locks: Mapping[str, Mapping[str, Any]], *, mixed: bool) -> None:
+    """Refuse a folder of another plan, or whose finished runs are not alike with those that would be trained now."""
+    plan.check_folder()
     runs = plan.runs()
     done = [FinishedRun.of(run.folder, run.recipe, summary) for run in runs if (summary := run.summary()) is not None]
     if not done or len(done) == len(runs):
@@ -190,87 +207,6 @@ def _check_finished(plan: Plan, locks: Mapping[str, Mapping[str, Any]], *, mixed
         check_alike([*done, *now], mixed=mixed)
 
 
-def run_plan(
-    plan: Plan,
-    *,
-    jobs: int = 1,
-    progress: bool = False,
-    only: Sequence[int] | None = None,
-    until: float | None = None,
-) -> dict[int, str]:
-    """Train the plan's runs that are not finished.
-
-    Teachers given by recipes are trained first, in this process, once.
-
-    Args:
-        plan: the plan.
-        jobs: see :func:`ablate`.
-        progress: likewise.
-        only: the numbers of the runs to train; None: all.
-        until: time by ``time.monotonic()`` from which on no teacher and no run is started; None: no limit.
-
-    Returns:
-        The errors of runs that failed, by the run's number.
-
-    Raises:
-        StillhouseError: an unknown run's number, a folder that cannot be written, a teacher that cannot be trained.
-    """
-    runs = plan.runs()
-    count = len(plan.numbered) * len(plan.seeds)
-    wrong = [index for index in only or () if not 0 <= index < count]
-    if wrong:
-        raise StillhouseError(f"must be 0 to {count - 1}, got {wrong[0]}", where="--only", hint="see --list")
-    plan.write()
-    asked = [run for run in runs if only is None or run.index in only]
-    open_runs = [run for run in asked if run.summary() is None]
-
-    def in_time(runs: Iterable[PlannedRun]) -> Iterator[PlannedRun]:
-        return (run for run in runs if until is None or time.monotonic() < until)
-
-    failed: dict[int, str] = {}
-    numbers = {run.index for run in runs}
-    told = [plan.explain(index) for index in only or () if index not in numbers]
-    _train_teachers(in_time(open_runs), progress)
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch gives it no types
-        torch.cuda.empty_cache()  # of the checks and the teacher, for the workers
-    devices = _list_devices(plan.recipe.run.device)
-    todo = (Job.of(run, devices[run.index % len(devices)]) for run in in_time(open_runs))
-    # One that is forked has to be there before the counter's thread is.
-    count = min(jobs, len(open_runs))
-    fork = count > 1 and can_fork(run.recipe for run in open_runs)
-    outcomes = run_here(todo) if count < 2 else run_in_workers(todo, count, fork=fork)
-    counter = Counter(plan.recipe.run.name, len(asked), len(asked) - len(open_runs), enabled=progress)
-    with counter, closing(outcomes):
-        for outcome in outcomes:
-            told += outcome.warnings
-            if outcome.summary is None:
-                failed[outcome.job.index] = outcome.error
-            counter.count(outcome)
-    _warn(told)
-    return failed
-
-
-def _train_teachers(runs: Iterable[PlannedRun], progress: bool) -> None:
-    """Train each recipe of a teacher or of a student's start once, so that no two workers train the same one."""
-    seen = set()
-    for run in runs:
-        teacher = run.recipe.teacher
-        first = [run.recipe.student.recipe, None if teacher is None else teacher.recipe]
-        if first == [None, None]:
-            continue
-        own = run.seed if teacher is not None and teacher.same_labels else None
-        key = json.dumps([*first, own], sort_keys=True, default=repr)
-        if key not in seen:
-            seen.add(key)
-            prepare(run.recipe, write=False, progress=progress).close()
-
-
-def _list_devices(name: str) -> list[str]:
-    """List the devices that runs are spread over: every GPU of this machine where the recipe leaves the choice open."""
-    count = torch.cuda.device_count() if name in ("auto", "cuda") else 0
-    return [f"cuda:{i}" for i in range(count)] if count > 1 else [""]
-
-
 def _set_one_thread(recipe: Recipe) -> Recipe:
     return attrs.evolve(recipe, run=attrs.evolve(recipe.run, threads=recipe.run.threads or 1))
 
@@ -284,8 +220,3 @@ def _check_metric(metric: str | None, known: Mapping[str, set[str]]) -> None:
         return
     every = [f"{s}/{n}" for s, ns in known.items() for n in sorted(ns)]
     raise StillhouseError(f"unknown metric {metric!r}", where="--metric", hint=did_you_mean(metric, every))
-
-
-def _warn(told: Sequence[str]) -> None:
-    for text in dict.fromkeys(told):
-        warnings.warn(text, StillhouseWarning, stacklevel=3)

@@ -9,6 +9,7 @@ import attrs
 import numpy as np
 
 from stillhouse.config.recipe import Recipe
+from stillhouse.experiments.choice import Choice
 from stillhouse.experiments.costs import CountedAlarm
 from stillhouse.experiments.finished_run import FinishedRun
 from stillhouse.experiments.statistics import (
@@ -91,6 +92,7 @@ class Comparison:
         rows: one for each group.
         missing: missing runs, with the reason.
         mixed: what its runs are mixed in, in words; empty where they are alike.
+        choices: what groups have chosen for themselves before any of these runs.
     """
 
     metric: str
@@ -99,6 +101,7 @@ class Comparison:
     rows: tuple[Row, ...]
     missing: tuple[Mapping[str, Any], ...] = ()
     mixed: tuple[str, ...] = ()
+    choices: tuple[Choice, ...] = ()
 
     @property
     def families(self) -> dict[str, int]:
@@ -116,6 +119,7 @@ class Comparison:
             "groups": [_to_table(row) for row in self.rows],
             "missing": [dict(item) for item in self.missing],
             "mixed": list(self.mixed),
+            "chosen": [{**attrs.asdict(choice), "at_end": choice.ends} for choice in self.choices],
         }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from stillhouse.experiments.choice import CHOSEN
 from stillhouse.experiments.comparison import Comparison
 from stillhouse.experiments.settings import find_differing, flatten_settings
 from stillhouse.experiments.statistics import Difference, holm, paired_difference
@@ -92,7 +93,7 @@ def _find_grid(comparison: Comparison) -> tuple[list[str], dict[Cell, Mapping[in
 
 
 def _find_settings(comparison: Comparison) -> tuple[list[str], dict[Cell, Mapping[int, float]]] | None:
-    columns = comparison.columns
+    columns = [column for column in comparison.columns if column != CHOSEN]
     inside = [
         row.group
         for row in comparison.rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from stillhouse.experiments.plan import PlannedRun, read_finished_summary
 from stillhouse.files import write_text
 from stillhouse.teachers.store import get_or_make
 
-__all__ = ["Job", "Outcome", "collect_warnings", "run_job"]
+__all__ = ["Job", "Outcome", "collect_warnings", "run_job", "warn_of_runs"]
 
 
 @attrs.frozen
@@ -116,3 +116,9 @@ def collect_warnings(told: list[str]) -> Iterator[None]:
 
         warnings.showwarning = keep
         yield
+
+
+def warn_of_runs(told: Sequence[str]) -> None:
+    """Show warnings that were collected, each once."""
+    for text in dict.fromkeys(told):
+        warnings.warn(text, StillhouseWarning, stacklevel=3)

@@ -15,9 +15,10 @@ from stillhouse.experiments.arms import name_arms
 from stillhouse.experiments.grid import Axis, parse_factors, parse_grid
 from stillhouse.experiments.plan import name_folders, read_finished_summary, read_plan
 
-__all__ = ["ListedRun", "choose_axes", "choose_folder", "choose_kinds", "choose_seeds", "list_runs"]
+__all__ = ["MOST_SEEDS", "ListedRun", "choose_axes", "choose_folder", "choose_kinds", "choose_seeds", "list_runs"]
 
-_MOST_SEEDS = 10_000
+MOST_SEEDS = 10_000
+"""Of an arm; seeds from there on are never reported."""
 
 
 @attrs.frozen
@@ -80,8 +81,8 @@ def choose_seeds(recipe: Recipe, count: int) -> tuple[int, ...]:
     Raises:
         StillhouseError: there are none, or too many.
     """
-    if not 1 <= count <= _MOST_SEEDS:
-        rule = ">= 1" if count < 1 else f"at most {_MOST_SEEDS:,}"
+    if not 1 <= count <= MOST_SEEDS:
+        rule = ">= 1" if count < 1 else f"at most {MOST_SEEDS:,}"
         raise StillhouseError(f"must be {rule}, got {count}", where="--seeds")
     return tuple(range(recipe.run.seed, recipe.run.seed + count))
 

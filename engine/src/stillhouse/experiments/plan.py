@@ -17,6 +17,7 @@ from stillhouse.config.run import LONGEST_NAME
 from stillhouse.config.stored import read_lock, read_plan_tables
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.experiments.arms import Arm, hash_arm
+from stillhouse.experiments.choice import Choice
 from stillhouse.files import write_json
 from stillhouse.training.folder import RunFolder
 
@@ -62,6 +63,7 @@ class Plan:
         folder: the folder of the runs' folders, ``ARM/seed-K``.
         figures: whether runs draw pictures for TensorBoard.
         names: of every arm that was asked for, by which runs are numbered; empty: the arms'.
+        choices: what arms have chosen for themselves before; their recipes have it.
     """
 
     recipe: Recipe
@@ -70,6 +72,7 @@ class Plan:
     folder: Path
     figures: bool = False
     names: tuple[str, ...] = ()
+    choices: tuple[Choice, ...] = ()
 
     @property
     def numbered(self) -> tuple[str, ...]:

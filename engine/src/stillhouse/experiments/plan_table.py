@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import attrs
+
 from stillhouse.experiments.arms import Arm
+from stillhouse.experiments.choice import CHOSEN
 from stillhouse.experiments.comparison import Comparison, Group, compare_groups
 from stillhouse.experiments.compatibility import check_alike, collect_facts
 from stillhouse.experiments.costs import average_costs, count_alarms
@@ -43,6 +46,7 @@ def make_comparison(
     if every:
         metric = metric or choose_metric(every)
         told = check_alike(every, mixed=mixed)
+    told_choices = {choice.arm: {CHOSEN: choice.tell()} for choice in plan.choices}
     groups = []
     for arm in plan.arms:
         values, without = read_metric(found[arm.name], metric or "", arm.name)
@@ -51,7 +55,7 @@ def make_comparison(
             Group(
                 arm.name,
                 values,
-                columns=_name_columns(arm),
+                columns=_name_columns(arm) | told_choices.get(arm.name, {}),
                 against=find_references(arm, plan.arms),
                 note="; ".join(filter(None, [arm.reason, *(f"= {other}" for other in arm.also)])),
                 failed={run.seed: run.error for run in missing[arm.name]},
@@ -66,7 +70,7 @@ def make_comparison(
     order = {run.folder: run.index for run in plan.runs()}
     lost = sorted((run for runs in missing.values() for run in runs), key=lambda run: order[run.folder])
     lacking = [run.to_dict(run.arm) for run in lost]
-    return compare_groups(metric or "", groups, tuple(columns), lacking, told)
+    return attrs.evolve(compare_groups(metric or "", groups, tuple(columns), lacking, told), choices=plan.choices)
 
 
 def _name_columns(arm: Arm) -> dict[str, str]:

@@ -12,6 +12,7 @@ from stillhouse.experiments.report_sections import (
     describe_origin,
     list_failures,
     show_alarms,
+    show_choices,
     show_costs,
     show_curves,
     show_differences,
@@ -54,6 +55,7 @@ def make_report(comparison: Comparison, command: str = "") -> str:
     sections = {
         "Differences": show_differences(comparison),
         "Parts": show_parts(comparison),
+        "Choices": show_choices(comparison),
         "Effects": show_effects(comparison),
         "Curves": show_curves(comparison),
         "Costs": show_costs(comparison),

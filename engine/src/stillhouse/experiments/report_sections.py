@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from stillhouse.errors import first_line
+from stillhouse.experiments.choice import tell_choices
 from stillhouse.experiments.comparison import Comparison, Group, Row
 from stillhouse.experiments.costs import COSTS
 from stillhouse.experiments.effects import find_effects
@@ -21,6 +22,7 @@ __all__ = [
     "describe_origin",
     "list_failures",
     "show_alarms",
+    "show_choices",
     "show_costs",
     "show_curves",
     "show_differences",
@@ -135,6 +137,28 @@ def show_parts(comparison: Comparison) -> Markup:
 def _list_plugins(group: Group) -> list[str]:
     tables = () if group.recipe is None else group.recipe.plugins
     return [str(table.get("name") or table.get("use", "")) for table in tables]
+
+
+def show_choices(comparison: Comparison) -> Markup:
+    """What was chosen before, on which grid, and whether the best lay inside; nothing where nothing was."""
+    if not comparison.choices:
+        return Markup("")
+    rows = [
+        [
+            each.arm,
+            ", ".join(each.tell_keys()),
+            each.tell_tried(),
+            ", ".join(each.tell_values()),
+            "no" if each.ends else "yes",
+        ]
+        for each in comparison.choices
+    ]
+    return make_section(
+        "choices",
+        "What was chosen before",
+        " ".join(tell_choices(comparison.choices)),
+        make_table(["runs", "options", "tried, with the mean", "chosen", "best inside"], rows, (1, 2, 3, 4)),
+    )
 
 
 def show_effects(comparison: Comparison) -> Markup:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stillhouse.errors import first_line
+from stillhouse.experiments.choice import CHOSEN, tell_choices
 from stillhouse.experiments.comparison import Comparison, Row
 from stillhouse.experiments.costs import COSTS
 from stillhouse.experiments.sensitivity import describe_detectable
@@ -153,11 +154,11 @@ def _format_settings(comparison: Comparison, column: str) -> list[str]:
 
 
 def _select_settings(comparison: Comparison) -> list[str]:
-    """Select the settings that fit into a table: all but long ones, and always the list of plugins."""
+    """Select the settings that fit into a table: all but long ones, and always the list of plugins and what was chosen."""
     return [
         c
         for c in comparison.columns
-        if c == "plugins" or max(map(len, _format_settings(comparison, c)), default=0) <= _LONG
+        if c in ("plugins", CHOSEN) or max(map(len, _format_settings(comparison, c)), default=0) <= _LONG
     ]
 
 
@@ -240,6 +241,7 @@ def make_legend(comparison: Comparison) -> list[str]:
     if left:
         lines.append(f"Too long for a table, and in --json: {', '.join(left)}.")
     lines += [f"{row.group.name}: {row.group.note}." for row in comparison.rows if row.group.note]
+    lines += tell_choices(comparison.choices)
     if any(row.group.failed for row in comparison.rows):
         lines.append(
             "n: pairs of runs. Runs that have diverged, ended with an error or have no finite value are failures of their "

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["COLUMN", "END", "shorten"]
+from stillhouse.experiments.choice import END
 
-END = "†"
-"""Marks a chosen value beyond which nothing was tried, though there are others."""
+__all__ = ["COLUMN", "shorten"]
+
 COLUMN = f"chosen {END}"
 """The title of the column that names such values of an arm."""
 

@@ -17,7 +17,7 @@ from stillhouse.experiments.arms import Arm, hash_arm, resolve
 from stillhouse.experiments.plan import Plan
 from stillhouse_experiments.plan import ArmTable, CurveTable, PlanTables, SettingTable, TuningTable, Values, read_tables
 
-__all__ = ["DATASETS", "Experiment", "Tuning", "changed", "read"]
+__all__ = ["DATASETS", "Experiment", "Tuning", "read"]
 
 DATASETS = "~/datasets"
 """The folder of data sets, as recipes write it."""
@@ -156,14 +156,6 @@ def _read(path: Path, tables: PlanTables, out: Path, seeds: int | None, override
         tables.curves,
         tables.figures,
     )
-
-
-def changed(arm: Arm, values: dict[str, Any], name: str | None = None) -> Arm:
-    """The arm with other values of some keys."""
-    tables = arm.recipe.to_dict()
-    for key, value in values.items():
-        apply_override(tables, f"{key}={json.dumps(value)}")
-    return attrs.evolve(arm, recipe=resolve(Recipe.from_dict(tables, base=arm.recipe.base)), name=name or arm.name)
 
 
 def _arm(base: Recipe, table: ArmTable, setting: SettingTable, named: PlanTables) -> Arm:

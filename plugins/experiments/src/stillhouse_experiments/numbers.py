@@ -9,8 +9,8 @@ from pathlib import Path
 import attrs
 
 from stillhouse import StillhouseError
+from stillhouse.experiments.choice import Choice
 from stillhouse.experiments.comparison import Comparison, Group
-from stillhouse_experiments.choices import Choice
 from stillhouse_experiments.experiment import Experiment, read
 from stillhouse_experiments.home import Home
 from stillhouse_experiments.page import PICTURE, arranged, ends_of_arms, table_lines

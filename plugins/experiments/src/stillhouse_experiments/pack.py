@@ -23,9 +23,10 @@ import attrs
 
 from stillhouse import Recipe, StillhouseError
 from stillhouse.data import load_data
+from stillhouse.experiments.tuning import change_arm
 from stillhouse.memo import share_memo
 from stillhouse.tasks import build_task
-from stillhouse_experiments.experiment import Experiment, changed
+from stillhouse_experiments.experiment import Experiment
 from stillhouse_experiments.home import Home
 from stillhouse_experiments.tier import TierEntry
 
@@ -151,7 +152,7 @@ def _runs(experiment: Experiment) -> Iterator[Recipe]:
     if experiment.tuning is not None:
         for arm in experiment.plan.arms:
             for seed in experiment.tuning.seeds:
-                yield changed(arm, {"run.seed": seed}).recipe
+                yield change_arm(arm, {"run.seed": seed}).recipe
 
 
 def _recipes(recipe: Recipe) -> Iterator[Recipe]:

@@ -8,15 +8,15 @@ from typing import Any
 
 import attrs
 
+from stillhouse.experiments.choice import END, Choice, tell_ends
 from stillhouse.experiments.comparison import Comparison, Group, compare_groups
 from stillhouse.experiments.plan import Plan
 from stillhouse.experiments.plan_table import make_comparison
 from stillhouse.experiments.report import write_report
 from stillhouse.experiments.statistics import Difference, holm, paired_difference
 from stillhouse.experiments.tables import NOTHING, format_detectable, format_difference, to_markdown
-from stillhouse_experiments.choices import Choice
 from stillhouse_experiments.drawing import draw_differences
-from stillhouse_experiments.ends import COLUMN, END, shorten
+from stillhouse_experiments.ends import COLUMN, shorten
 from stillhouse_experiments.experiment import Experiment
 from stillhouse_experiments.home import Home
 from stillhouse_experiments.machine import machine
@@ -112,19 +112,12 @@ def choice_lines(choices: list[Choice]) -> list[str]:
         "| arm | option | tried | chosen |",
         "|---|---|---|---|",
     ]
-    return [*lines, *(choice.line() for choice in choices), "", *_tell_ends(choices)]
-
-
-def _tell_ends(choices: list[Choice]) -> list[str]:
-    """The sentence on choices at the end of what was tried; nothing where there are none."""
-    count = sum(bool(choice.ends) for choice in choices)
-    if not count:
-        return []
-    return [
-        f"{END}: at the end of what was tried, in {count} of {len(choices)} choices: beyond it there may be better. What is said of "
-        "such an arm is so for the values that were tried, until it is run again on a wider grid.",
-        "",
-    ]
+    for choice in choices:
+        whose = f"{choice.arm}, for all arms" if choice.shared else choice.arm
+        keys = ", ".join(f"`{key}`" for key in choice.tell_keys())
+        lines.append(f"| {whose} | {keys} | {choice.tell_tried()} | {', '.join(choice.tell_values())} |")
+    told = tell_ends(choices)
+    return [*lines, "", *([told, ""] if told else [])]
 
 
 def table_lines(experiment: Experiment, comparison: Comparison, choices: list[Choice]) -> list[str]:

@@ -10,8 +10,10 @@ from pathlib import Path
 import attrs
 
 from stillhouse.experiments.ablation import run_plan
+from stillhouse.experiments.choice import Choice
 from stillhouse.experiments.plan import Plan
-from stillhouse_experiments.choices import Choice, UnfinishedError, taken, tuned
+from stillhouse.experiments.tuning import UnfinishedError
+from stillhouse_experiments.choices import taken, tuned
 from stillhouse_experiments.clock import Clock
 from stillhouse_experiments.experiment import Experiment
 from stillhouse_experiments.figures.figure import Request, draw

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stillhouse import StillhouseError
 from stillhouse.errors import did_you_mean
-from stillhouse_experiments.ends import END
+from stillhouse.experiments.choice import END
 from stillhouse_experiments.home import Home
 from stillhouse_experiments.numbers import read_ends
 

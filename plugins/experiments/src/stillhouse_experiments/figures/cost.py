@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from stillhouse import Recipe, StillhouseError, prepare
-from stillhouse_experiments.choices import END, Choice, taken
+from stillhouse.experiments.choice import END, Choice
+from stillhouse_experiments.choices import taken
 from stillhouse_experiments.experiment import Experiment
 from stillhouse_experiments.figures.figure import Figure, Request
 from stillhouse_experiments.machine import machine

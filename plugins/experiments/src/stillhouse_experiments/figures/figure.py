@@ -9,7 +9,8 @@ from pathlib import Path
 import attrs
 
 from stillhouse import StillhouseError
-from stillhouse_experiments.choices import UnfinishedError, tuned
+from stillhouse.experiments.tuning import UnfinishedError
+from stillhouse_experiments.choices import tuned
 from stillhouse_experiments.experiment import Experiment, read
 from stillhouse_experiments.home import Home
 
