@@ -48,6 +48,7 @@ from stillhouse.training.recomputation import keep_gradients
 from stillhouse.training.result import Result, restore_nans
 from stillhouse.training.schedulers import build_scheduler
 from stillhouse.training.score import best_of, check_named, find_score
+from stillhouse.training.student_draws import draw_by_step
 
 if TYPE_CHECKING:
     from stillhouse.data.batch_transforms import BatchTransforms
@@ -212,7 +213,7 @@ class Training:
         try:
             # Whoever calls this under no_grad wants the run all the same: a teacher's training is started from anywhere.
             watch = nullcontext() if self._compiled_step else watch_first_steps(self.walk.composition)
-            with torch.enable_grad(), watch:
+            with torch.enable_grad(), watch, draw_by_step(run, rank):
                 self._train(done)
         finally:
             self.observers.close()

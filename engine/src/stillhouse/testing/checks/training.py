@@ -138,7 +138,7 @@ def check_weight_zero(subject: Subject) -> Iterator[Finding | Note]:
     if changed:
         yield Finding(
             f"with weight = 0 the student ends elsewhere than without the plugin, in {_some(changed)}",
-            "a hook draws from the global generator, or writes to the student: leave both alone where the weight is 0",
+            "a hook writes to the student: leave it alone where the weight is 0",
         )
 
 
