@@ -32,7 +32,7 @@ __all__ = ["BESIDE_THE_RESULT", "Recipe", "find_nested", "is_beside_the_result"]
 
 
 BESIDE_THE_RESULT = {
-    "run": ("name", "base", "device", "log_every", "figures", "loggers"),
+    "run": ("name", "base", "device", "log_every", "figures", "loggers", "keep_predictions"),
     "data": ("eval_batch_size", "workers", "prefetch", "cache"),
     "watch": ("enabled", "budget", "every", "gradients"),
 }

@@ -67,6 +67,8 @@ class RunSpec:
         threads: torch's CPU threads; None leaves torch's own choice, which the lock records. Sums in another order have
             other last digits, so that another number is another run.
         test: measure the test split at the end; false for runs that choose a setting, which must not see it.
+        keep_predictions: keep what the student says of each test sample, in ``predictions.npz``, so that comparisons know how
+            much of a difference is the choice of samples; of tasks with one class a sample.
         parent: a run's folder that this run goes on from, with all that its last checkpoint has, in a folder of its own: for
             more epochs (of both together), another optimizer's option, schedule or patience. ``--extend`` on the command line.
         base: folder that relative paths and modules of this recipe are found from; the recipe file's own by default.
@@ -84,6 +86,7 @@ class RunSpec:
     loggers: tuple[str | dict[str, Any], ...] | None = None
     threads: int | None = attrs.field(default=None, validator=[_check_positive, _check_threads])
     test: bool = True
+    keep_predictions: bool = False
     parent: str | None = None
     base: str = ""
 

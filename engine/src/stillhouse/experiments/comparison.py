@@ -9,6 +9,7 @@ import attrs
 import numpy as np
 
 from stillhouse.config.recipe import Recipe
+from stillhouse.experiments.bootstrap import Judged, compare_judged
 from stillhouse.experiments.choice import Choice
 from stillhouse.experiments.costs import CountedAlarm
 from stillhouse.experiments.finished_run import FinishedRun
@@ -42,6 +43,7 @@ class Group:
         alarms: what its runs have raised.
         recipe: of its runs, but for the seed; None where none is known.
         runs: those that are finished, for a report of them.
+        judged: the test samples of those that have kept what they said of them, by seed.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Group:
     alarms: tuple[CountedAlarm, ...] = ()
     recipe: Recipe | None = None
     runs: tuple[FinishedRun, ...] = ()
+    judged: Mapping[int, Judged] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -212,4 +215,5 @@ def _compare(group: Group, other: Group, tests: int) -> Difference | None:
         return welch_difference(list(group.values.values()), list(other.values.values()), comparisons=tests)
     if not common:
         return None
-    return paired_difference([group.values[s] for s in common], [other.values[s] for s in common], comparisons=tests)
+    found = paired_difference([group.values[s] for s in common], [other.values[s] for s in common], comparisons=tests)
+    return attrs.evolve(found, over_samples=compare_judged(group.judged, other.judged, common))

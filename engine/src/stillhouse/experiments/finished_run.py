@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import attrs
 from stillhouse.config.recipe import Recipe
 from stillhouse.config.stored import read_lock
 from stillhouse.errors import StillhouseError
+from stillhouse.experiments.bootstrap import METRIC, Judged, read_judged
 from stillhouse.training.folder import RunFolder
 
-__all__ = ["FinishedRun", "MissingRun"]
+__all__ = ["FinishedRun", "MissingRun", "judge_runs"]
 
 
 @attrs.frozen
@@ -43,6 +44,10 @@ class FinishedRun:
             lock = {}
         return cls(folder, recipe, summary, lock, arm)
 
+    def judge(self, metric: str) -> Judged | None:
+        """Its test samples, where ``metric`` is theirs and it has kept what it said of them."""
+        return read_judged(RunFolder(self.folder).predictions) if metric == METRIC else None
+
 
 @attrs.frozen
 class MissingRun:
@@ -65,3 +70,10 @@ class MissingRun:
     def to_dict(self, name: str) -> dict[str, Any]:
         """Plain data, for a table's list of missing runs; ``name`` is its group's."""
         return {"arm": name, "seed": self.seed, "folder": str(self.folder), "error": self.error}
+
+
+def judge_runs(runs: Sequence[FinishedRun], metric: str) -> dict[int, Judged]:
+    """The test samples of each run that has kept what it said of them, by seed; none of a seed that several runs have."""
+    seeds = [int(run.summary["seed"]) for run in runs]
+    found = {seed: run.judge(metric) for seed, run in zip(seeds, runs, strict=True) if seeds.count(seed) == 1}
+    return {seed: judged for seed, judged in found.items() if judged is not None}

@@ -11,7 +11,7 @@ from stillhouse.experiments.choice import CHOSEN
 from stillhouse.experiments.comparison import Comparison, Group, compare_groups
 from stillhouse.experiments.compatibility import check_alike, collect_facts
 from stillhouse.experiments.costs import average_costs, count_alarms
-from stillhouse.experiments.finished_run import FinishedRun, MissingRun
+from stillhouse.experiments.finished_run import FinishedRun, MissingRun, judge_runs
 from stillhouse.experiments.plan import Plan
 from stillhouse.experiments.run_groups import choose_metric, read_metric, read_report
 
@@ -64,6 +64,7 @@ def make_comparison(
                 alarms=count_alarms([run.summary for run in found[arm.name]]),
                 recipe=arm.recipe,
                 runs=tuple(found[arm.name]),
+                judged=judge_runs(found[arm.name], metric or ""),
             )
         )
     columns = dict.fromkeys(key for group in groups for key in group.columns)

@@ -7,10 +7,9 @@ from pathlib import Path
 from stillhouse.errors import StillhouseError
 from stillhouse.experiments.comparison import Comparison
 from stillhouse.experiments.effects_table import effects_markdown, to_plain
+from stillhouse.experiments.report_origin import describe_origin, list_failures
 from stillhouse.experiments.report_page import Markup, element, make_page
 from stillhouse.experiments.report_sections import (
-    describe_origin,
-    list_failures,
     show_alarms,
     show_choices,
     show_costs,

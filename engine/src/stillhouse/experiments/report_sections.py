@@ -1,11 +1,7 @@
-"""The sections of a report: what was found, of which parts, how the runs went, what they cost, and what they were made with."""
+"""The sections of a report: what was found, of which parts, how the runs went, and what they cost."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-
-from stillhouse.errors import first_line
 from stillhouse.experiments.choice import tell_choices
 from stillhouse.experiments.comparison import Comparison, Group, Row
 from stillhouse.experiments.costs import COSTS
@@ -16,11 +12,16 @@ from stillhouse.experiments.report_page import Markup, element, make_figure, mak
 from stillhouse.experiments.sensitivity import describe_detectable
 from stillhouse.experiments.settings import find_differing, flatten_settings, shorten_values
 from stillhouse.experiments.statistics import Difference
-from stillhouse.experiments.tables import NOTHING, SIGNIFICANT, format_cost, make_columns, make_legend
+from stillhouse.experiments.tables import (
+    NOTHING,
+    SIGNIFICANT,
+    format_cost,
+    format_over_samples,
+    make_columns,
+    make_legend,
+)
 
 __all__ = [
-    "describe_origin",
-    "list_failures",
     "show_alarms",
     "show_choices",
     "show_costs",
@@ -31,9 +32,6 @@ __all__ = [
     "show_table",
     "sum_up",
 ]
-
-_DIGITS = 16
-"""Of a hash."""
 
 
 def sum_up(comparison: Comparison) -> Markup:
@@ -72,11 +70,22 @@ def show_differences(comparison: Comparison) -> Markup:
             found = row.differences[title]
             if found is not None:
                 name = f"{row.group.name} − {title}"  # noqa: RUF001 - a minus sign
-                rows.append([name, *_tell(found, row.adjusted[title]), str(found.ties) if found.paired else NOTHING])
+                rows.append(
+                    [
+                        name,
+                        *_tell(found, row.adjusted[title]),
+                        str(found.ties) if found.paired else NOTHING,
+                        format_over_samples(found),
+                    ]
+                )
     if not rows:
         return Markup("")
     families = "; ".join(f"the {count} against {title}" for title, count in comparison.families.items())
     head = ["comparison", "difference", "95% interval", "p", "p corrected", "test", "detectable", "pairs", "ties"]
+    if any(d.over_samples for row in comparison.rows for d in row.differences.values() if d is not None):
+        head.append("over seeds and samples")
+    else:
+        rows = [row[:-1] for row in rows]
     return make_section(
         "differences",
         "Differences",
@@ -231,59 +240,4 @@ def show_alarms(comparison: Comparison) -> Markup:
         "Alarms",
         "Something looked sick while a run was watched; the last column says what to try.",
         make_table(["runs", "alarm", "about", "in runs", "advice"], rows, (1, 2, 4)),
-    )
-
-
-def list_failures(comparison: Comparison) -> Markup:
-    """The runs without a result, counted by cause and named."""
-    how = (
-        "Runs that have diverged, ended with an error or are not trained count as failures of their group, whose mean is that "
-        "of the others alone."
-    )
-    if not comparison.missing:
-        return make_section("failures", "Runs without a result", how, element("p", "There is none."))
-    causes = Counter(first_line(str(item["error"])) for item in comparison.missing)
-    counted = make_table(["cause", "runs"], [[cause, str(count)] for cause, count in causes.most_common()])
-    rows = [
-        [str(item["arm"]), str(item["seed"]), first_line(str(item["error"])), str(item["folder"])]
-        for item in comparison.missing
-    ]
-    named = make_table(["runs", "seed", "cause", "folder"], rows, (2, 3))
-    return make_section("failures", "Runs without a result", how, counted, named)
-
-
-def describe_origin(comparison: Comparison, command: str) -> Markup:
-    """The command, and what the runs were made with: seeds, data, versions."""
-    runs = [run for row in comparison.rows for run in row.group.runs]
-    seeds = sorted({seed for row in comparison.rows for seed in {**row.group.values, **row.group.failed}})
-    facts: dict[str, dict[str, list[int]]] = {}
-    for run in runs:
-        versions = run.lock.get("versions")
-        data = str(run.lock.get("data") or "")[:_DIGITS]
-        found = {"data": data, "Python": run.lock.get("python"), "device": run.lock.get("device_name")}
-        found |= versions if isinstance(versions, Mapping) else {}
-        for name, value in found.items():
-            if value:
-                facts.setdefault(str(name), {}).setdefault(str(value), []).append(run.recipe.run.seed)
-    rows = [["seeds", ", ".join(map(str, seeds))], ["metric", comparison.metric]]
-    rows += [[name, _join(values, len(runs))] for name, values in facts.items()]
-    rows += [["mixed", what] for what in comparison.mixed]
-    typed = [element("p", element("code", command))] if command else []
-    return make_section(
-        "origin",
-        "How it was made",
-        "The same command with the same data and versions gives these runs again; data is the beginning of the hash of its content, "
-        "which follows from the seed where that chooses a part of it.",
-        *typed,
-        make_table(["", "of the runs"], rows, (1,)),
-    )
-
-
-def _join(values: Mapping[str, list[int]], runs: int) -> str:
-    """The values of one fact; where there are several, with the seeds of the runs that have them."""
-    if len(values) == 1 and len(next(iter(values.values()))) == runs:
-        return next(iter(values))
-    return "; ".join(
-        f"{value} in {len(seeds)} of {runs} runs (seed {', '.join(map(str, sorted(set(seeds))))})"
-        for value, seeds in values.items()
     )

@@ -19,7 +19,7 @@ from stillhouse.experiments.arms import hash_arm
 from stillhouse.experiments.comparison import Comparison, Group, compare_groups
 from stillhouse.experiments.compatibility import check_comparable, collect_facts
 from stillhouse.experiments.costs import average_costs, count_alarms
-from stillhouse.experiments.finished_run import FinishedRun, MissingRun
+from stillhouse.experiments.finished_run import FinishedRun, MissingRun, judge_runs
 from stillhouse.experiments.plan import PLAN, read_finished_summary, read_plan
 from stillhouse.experiments.settings import find_differing, flatten_settings, format_value, shorten_values
 from stillhouse.files import open_file
@@ -88,6 +88,7 @@ def compare(
                 alarms=count_alarms([run.summary for run in members]),
                 recipe=every[key][0].recipe,
                 runs=tuple(members),
+                judged=judge_runs(members, metric),
             )
         )
         told_missing += [run.to_dict(name) for run in failures.values()]

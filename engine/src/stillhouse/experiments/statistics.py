@@ -55,6 +55,7 @@ class Difference:
         test: ``t``; ``sign-flip``, the exact one, where a t test would take the steps of a measure for its spread: where
             a pair is a tie, or at most half as many differences are distinct as there are pairs; ``Welch``, unpaired.
         ties: pairs of two equal values.
+        over_samples: the ends of a 95% interval over seeds and test samples, by a bootstrap, where runs keep their predictions.
     """
 
     mean: float
@@ -66,6 +67,7 @@ class Difference:
     paired: bool = True
     test: Literal["t", "sign-flip", "Welch"] = "t"
     ties: int = 0
+    over_samples: tuple[float, float] | None = None
 
 
 def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:

@@ -25,6 +25,7 @@ __all__ = [
     "format_cost",
     "format_detectable",
     "format_difference",
+    "format_over_samples",
     "make_columns",
     "make_legend",
     "print_tables",
@@ -143,7 +144,11 @@ def make_columns(comparison: Comparison) -> list[list[Column]]:
             for row in rows
         ]
         detectable = [format_detectable(row.differences[title]) for row in rows]
-        units.append([Column(f"{_MINUS} {title} [95%]", differences), Column("detectable", detectable)])
+        unit = [Column(f"{_MINUS} {title} [95%]", differences), Column("detectable", detectable)]
+        found = [row.differences[title] for row in rows]
+        if any(d is not None and d.over_samples for d in found):
+            unit.append(Column("and samples [95%]", [format_over_samples(d) for d in found]))
+        units.append(unit)
     known = [name for name in COSTS if any(row.group.costs.get(name) for row in rows)]
     units += [[Column(COSTS[name], [format_cost(row.group.costs.get(name)) for row in rows])] for name in known]
     return units
@@ -199,6 +204,11 @@ def format_detectable(found: Difference | None) -> str:
     return NOTHING if found is None or found.detectable is None else f"{found.detectable:.4f}"
 
 
+def format_over_samples(found: Difference | None) -> str:
+    """The interval over seeds and samples."""
+    return NOTHING if found is None or found.over_samples is None else "[{:+.4f}, {:+.4f}]".format(*found.over_samples)
+
+
 def make_legend(comparison: Comparison) -> list[str]:
     """Make the sentences below the table, without a line break in them."""
     lines = []
@@ -214,6 +224,10 @@ def make_legend(comparison: Comparison) -> list[str]:
         lines.append(
             "detectable: the smallest true difference that the t test, so corrected, finds with probability 0.8"
             f"{''.join(f'; against {title} {told}' for title, told in limits if told)}."
+        )
+    if any(d.over_samples for d in found):
+        lines.append(
+            "and samples [95%]: percentiles of a bootstrap over the seeds and the test samples, of what the runs keep."
         )
     if any(d.test == "sign-flip" for d in found):
         lines.append(

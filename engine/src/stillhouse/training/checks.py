@@ -19,13 +19,14 @@ from stillhouse.teachers.prerequisites import get_role
 from stillhouse.training.compilation import check_compile
 from stillhouse.training.early_stopping import check_stopping
 from stillhouse.training.folder import flat
+from stillhouse.training.predictions import check_predictions
 from stillhouse.version import __version__
 
 __all__ = ["check_options", "check_scaling", "check_sources", "list_facts_alike"]
 
 
 def check_options(facts: Facts, actives: Sequence[Active]) -> None:
-    """Refuse what ``[speed]``, ``[ema]``, ``[early_stopping]`` and ``[data] batch_transforms`` cannot do in this run.
+    """Refuse what ``run.keep_predictions``, ``[speed]``, ``[ema]``, ``[early_stopping]`` and ``[data] batch_transforms`` cannot do in this run.
 
     Raises:
         StillhouseError: with all such faults.
@@ -33,6 +34,7 @@ def check_options(facts: Facts, actives: Sequence[Active]) -> None:
     recipe = facts.recipe
     checks: list[Callable[[], None]] = [
         lambda: check_compile(recipe.speed, bool(facts.all_teachers)),
+        lambda: check_predictions(facts),
         lambda: check_stopping(recipe.early_stopping, facts),
         lambda: _check_schedule(facts),
         lambda: _check_channels_last(facts),

@@ -48,6 +48,7 @@ class RunFolder:
         self.recipe = path / "recipe.toml"
         self.lock = path / "lock.json"
         self.summary = path / "summary.json"
+        self.predictions = path / "predictions.npz"
         self.composition = path / "composition.txt"
 
     def check_links(self) -> None:

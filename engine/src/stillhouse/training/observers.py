@@ -29,6 +29,7 @@ from stillhouse.training.learning_rate import EpochRate, LearningRate
 from stillhouse.training.loggers import Loggers, find_loggers
 from stillhouse.training.one_class import OneClass
 from stillhouse.training.optimizer_modes import OptimizerModes, has_modes
+from stillhouse.training.predictions import Predictions
 from stillhouse.training.preview import Preview
 from stillhouse.training.progress import Progress
 from stillhouse.training.scalars import StepScalars
@@ -58,6 +59,7 @@ class Observers:
         early_stopping: looks at that as well.
         preview: keeps samples of the evaluation, and draws them.
         answers: counts what the last validation says, and shows it.
+        predictions: keeps what is said of each test sample.
         teacher_metrics: has the teacher answer what the student is measured on, once.
         watcher: looks at what the plugins do, and raises alarms, which the next two show.
         tensorboard: writes scalars, metrics, figures and alarms.
@@ -76,6 +78,7 @@ class Observers:
     early_stopping: EarlyStopping | None
     preview: Preview | None
     answers: Answers | None
+    predictions: Predictions | None
     teacher_metrics: TeacherMetrics | None
     watcher: Watching | None
     tensorboard: TensorBoard | None
@@ -155,6 +158,7 @@ def build_observers(
         early_stopping=stopping,
         preview=Preview(composition, hooks) if draws else None,
         answers=answers,
+        predictions=Predictions() if shows and recipe.run.keep_predictions else None,
         teacher_metrics=None if watcher is None else TeacherMetrics(composition, hooks),
         watcher=watcher,
         tensorboard=TensorBoard(hooks, alarms, shown, watched=watcher is not None) if shows else None,
