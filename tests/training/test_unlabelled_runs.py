@@ -16,6 +16,7 @@ from torch import Tensor
 
 from stillhouse import Plugin, Recipe, Step, StillhouseError, Weight, hookimpl, plugin, prepare
 from stillhouse.data import PartlyLabelled
+from stillhouse.experiments.arms import make_arms
 from stillhouse.loop.phases import Phase
 from stillhouse.training.explanation import describe, render_text
 from stillhouse.training.output_metrics import OutputMetrics
@@ -177,6 +178,14 @@ def test_explain_tells_both_counts():
     text = render_text(describe(prepare(recipe(LOGITS, **POOL, data__unlabelled_ratio=2.0), write=False)))
     assert "8 labelled and 16 unlabelled samples a batch" in " ".join(text.split())
     assert "unlabelled 12" in text
+
+
+def test_the_student_alone_of_an_ablation_is_the_run_that_it_is_asked_for():
+    """An arm's recipe, by which its finished run is known again, is the one that the run has."""
+    own = recipe(LOGITS, **POOL)
+    for arm in make_arms(own, leave_one_out=False, one_at_a_time=False):
+        assert prepare(arm.recipe, write=False).recipe.digest() == arm.recipe.digest()
+        assert arm.recipe.data.has_unlabelled == (arm.name == "full")
 
 
 @plugin

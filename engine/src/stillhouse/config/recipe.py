@@ -141,6 +141,14 @@ class Recipe:
             model["recipe"] = Recipe.from_dict(model["recipe"]).digest()
         return hashlib.sha256(json.dumps(shorten_home(tables), sort_keys=True).encode()).hexdigest()
 
+    def with_plugins(self, tables: Sequence[Mapping[str, Any]], *, give_terms: bool) -> Recipe:
+        """The recipe with another list of plugins; without unlabelled samples where none of them gives a loss term.
+
+        Nobody would look at these then, and a run that draws them is not that of the student alone.
+        """
+        data = self.data if give_terms else self.data.labelled_alone
+        return attrs.evolve(self, plugins=tuple(map(dict, tables)), data=data)
+
     @property
     def base(self) -> Path:
         """The folder that relative paths are found from."""

@@ -141,7 +141,7 @@ def make_arms(
         except StillhouseError as error:
             faults += error.within(group).faults if group else error.faults
             continue
-        made: list[Arm] = [Arm("none", "none", attrs.evolve(base, plugins=())), Arm("full", "full", base)]
+        made: list[Arm] = [Arm("none", "none", _set_plugins(base, ())), Arm("full", "full", base)]
         parts = _Parts(base, check)
         for kind, name in _list_parts(base, leave_one_out, one_at_a_time):
             arm = parts.only(name) if kind == "only" else parts.without(name)
@@ -255,7 +255,8 @@ def _find_unmet(actives: Sequence[Active], has_teacher: bool) -> list[tuple[Acti
 
 
 def _set_plugins(recipe: Recipe, actives: Sequence[Active]) -> Recipe:
-    return attrs.evolve(recipe, plugins=tuple(a.table for a in actives))
+    give_terms = any(hasattr(a.plugin, "losses") for a in actives)
+    return recipe.with_plugins([a.table for a in actives], give_terms=give_terms)
 
 
 def _merge_equal(arms: Sequence[Arm]) -> list[Arm]:

@@ -170,9 +170,8 @@ def resolve(
     Raises:
         StillhouseError: its own run was handed a model, or data, that are not there now; keys that say nothing of the data.
     """
-    tables = tuple(a.table for a in sorted(actives, key=lambda a: a.listed))
-    counted = any(hasattr(a.plugin, "losses") for a in actives)  # or nobody would look at unlabelled samples
-    recipe = attrs.evolve(recipe, plugins=tables, data=recipe.data if counted else recipe.data.labelled_alone)
+    tables = [a.table for a in sorted(actives, key=lambda a: a.listed)]
+    recipe = recipe.with_plugins(tables, give_terms=any(hasattr(a.plugin, "losses") for a in actives))
     if given is not None:
         recipe = attrs.evolve(recipe, data=describe_given(recipe.data, given))
     if student is not None:
