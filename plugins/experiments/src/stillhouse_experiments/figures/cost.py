@@ -21,7 +21,7 @@ from stillhouse_experiments.figures.figure import Figure, Request
 from stillhouse_experiments.machine import machine
 from stillhouse_experiments.timing import interleaved, ratio
 
-__all__ = ["held_bytes", "make"]
+__all__ = ["format_difference", "held_bytes", "make"]
 
 
 def held_bytes(step: Callable[[], object]) -> int:
@@ -78,7 +78,7 @@ def make(request: Request) -> Figure:
         _, middle, _ = ratio(seconds, arm, experiment.reference)
         more = (held[arm] - held[experiment.reference]) / 1e6
         lines.append(
-            f"| {arm}{f' {END}' if arm in at_end else ''} | {group['mean']:.4f} ± {group['deviation']:.4f} | {_difference(group, experiment.reference)} "
+            f"| {arm}{f' {END}' if arm in at_end else ''} | {group['mean']:.4f} ± {group['deviation']:.4f} | {format_difference(group, experiment.reference)} "
             f"| {middle:.2f} | {more:+.2f} | {kept[arm] / 1e6:.2f} |"
         )
     return Figure(f"{name} cost", [*lines, *_tell_ends(experiment, choices)])
@@ -93,10 +93,13 @@ def _tell_ends(experiment: Experiment, choices: list[Choice]) -> list[str]:
     return ["", f"{said} ({', '.join(found)}): with others they may do better."]
 
 
-def _difference(group: dict[str, Any], reference: str) -> str:
+def format_difference(group: dict[str, Any], reference: str) -> str:
+    """A group's difference from ``reference`` with its interval, as in the numbers' file; * where p < 0.05 after correction."""
     found = group["differences"].get(reference)
     if not found:
         return "-"
+    if found["low"] is None:  # all seeds differ by the same
+        return f"{found['mean']:+.4f}"
     star = " *" if found["p_adjusted"] is not None and found["p_adjusted"] < 0.05 else ""
     return f"{found['mean']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]{star}"
 
