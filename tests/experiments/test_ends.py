@@ -12,6 +12,7 @@ from stillhouse.experiments import ablate
 from stillhouse.experiments.arms import Arm
 from stillhouse.experiments.comparison import Group, compare_groups
 from stillhouse.experiments.ends import find_mode, note_ends
+from stillhouse.experiments.stopped_arm import StoppedArm
 from stillhouse.tasks import Classification
 
 
@@ -56,3 +57,12 @@ def test_an_ablation_with_a_grid_has_it_in_its_table(tmp_path: Path):
     changes = {"run__epochs": 1, "teacher__args": {"width": 4}}
     ablate(recipe(FEATURES, {"use": "projector"}, **changes), seeds=1, grid=grid, out=tmp_path / "a", metric="val/loss")
     assert "at an end of what was tried: try features.weight = " in (tmp_path / "a" / "table.md").read_text()
+
+
+def test_a_stopped_cell_was_tried_as_well():
+    comparison, arms = grid_of({"0.1": 0.5, "1": 0.6})
+    why = StoppedArm("a.weight=10", 2, 16, "val/accuracy", 0.1, "none", 0.2, (20_000,))
+    stopped = compare_groups("val/accuracy", [*(row.group for row in comparison.rows), Group(why.arm, {}, stopped=why)])
+    cell = Arm(why.arm, "grid", recipe(), settings={"plugins.a.weight": "10"})
+    assert "a.weight = 10 beyond 1" in "".join(row.group.note for row in note_ends(comparison, arms, "max").rows)
+    assert not any(row.group.note for row in note_ends(stopped, [*arms, cell], "max").rows)

@@ -68,7 +68,7 @@ def test_grids_go_on_where_the_best_is_at_their_end(tmp_path: Path, monkeypatch:
     def measure(plan: Any, *_: Any) -> dict[str, list[float]]:
         return {arm.name: [-abs(arm.recipe.optimizer.lr - 0.1)] for arm in plan.arms}
 
-    monkeypatch.setattr(tuning, "_measure", measure)
+    monkeypatch.setattr(tuning, "measure_arms", measure)
     plan, _ = make_plan(recipe(FEATURES, **FAST), seeds=2, out=tmp_path / "a")
     found = tuning.tune_plan(plan, Tuning(("optimizer.lr=1e-3,1e-2",)))
     assert [choice.chosen for choice in found.choices] == [{"optimizer.lr": 0.1}] * 2

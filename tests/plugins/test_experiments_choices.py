@@ -48,7 +48,7 @@ def scored(monkeypatch: pytest.MonkeyPatch, score: Any) -> list[list[str]]:
             found[arm.name] = [score(arm.recipe.optimizer.lr, weight)]
         return found
 
-    monkeypatch.setattr(tuning, "_measure", measure)
+    monkeypatch.setattr(tuning, "measure_arms", measure)
     return rounds
 
 
@@ -115,7 +115,7 @@ def test_a_value_with_which_a_run_fails_is_no_choice(
     assert [each.tried[-1] for each in found] == [({"optimizer.lr": 1e-2}, None)] * 2
     assert all(each.chosen["optimizer.lr"] < 1e-2 for each in found)
     assert found[0].tell_tried().endswith("; 0.01: –")  # noqa: RUF001 - a dash
-    assert "none, optimizer.lr=0.01, seed 1000, is no choice: not finite" in capsys.readouterr().err
+    assert "none, optimizer.lr=0.01, seed 1000, has no score: not finite" in capsys.readouterr().err
     monkeypatch.setattr(tuning, "run_plan", lambda plan, **_: {run.index: "no room" for run in plan.runs()})
-    with pytest.raises(StillhouseError, match="every run that was to choose a value failed: no room"):
+    with pytest.raises(StillhouseError, match="every run of a round failed: no room"):
         choices.tuned(experiment, jobs=1)

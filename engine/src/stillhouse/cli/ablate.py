@@ -73,6 +73,18 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="values by which a grid of --tune may go on where the best is at its end (default: 3)",
     )
+    ablate.add_argument(
+        "--halving",
+        action="store_true",
+        help="stop arms that are hopeless in short runs, before the others are trained",
+    )
+    ablate.add_argument(
+        "--halving-seeds",
+        type=int,
+        default=2,
+        metavar="N",
+        help="seeds of --halving, none of them reported (default: 2)",
+    )
     ablate.add_argument("--jobs", type=int, default=1, metavar="J", help="runs at a time, one thread each (default: 1)")
     ablate.add_argument(
         "--out", metavar="DIR", help="the folder; what it has finished is kept (default: runs/NAME-ablation)"
@@ -106,6 +118,10 @@ def _ablate(arguments: argparse.Namespace) -> int:
         raise StillhouseError(
             "runs are known when the values are chosen", where="--tune", hint="leave out --list and --only"
         )
+    if arguments.halving and (arguments.list or arguments.only is not None):
+        raise StillhouseError(
+            "which arms run is known when the others are stopped", where="--halving", hint="leave out --list and --only"
+        )
     asked = {name: getattr(arguments, name) for name in _ASKED}
     if arguments.list:
         from stillhouse.experiments.listing import list_runs
@@ -115,6 +131,7 @@ def _ablate(arguments: argparse.Namespace) -> int:
         return 0
     with importing():
         from stillhouse.experiments.ablation import ablate, make_plan, run_plan
+        from stillhouse.experiments.halving import Halving
         from stillhouse.experiments.tuning import Tuning
 
     how = {name: getattr(arguments, name) for name in _HOW}
@@ -124,6 +141,8 @@ def _ablate(arguments: argparse.Namespace) -> int:
     seen: dict[str, Any] = {name: getattr(arguments, name) for name in _SEEN}
     if arguments.tune:
         seen["tune"] = Tuning(tuple(arguments.tune), arguments.tune_seeds, arguments.widen)
+    if arguments.halving:
+        seen["halving"] = Halving(arguments.halving_seeds)
     found = ablate(recipe, **asked, **how, **seen, progress=not arguments.quiet, command=arguments.typed)
     folder = arguments.out or f"runs/{recipe.run.name}-ablation"
     print_comparison(found, as_json=arguments.json, as_markdown=arguments.markdown)

@@ -1,7 +1,7 @@
 """Experiments of many runs: ablations, grids and comparisons, with paired seeds and intervals.
 
 Imports: training and below.
-Public: this package, ablation, arms, choice, comparison, plan, plan_table, report, run_groups, search, statistics, tables,
+Public: this package, ablation, arms, choice, comparison, halving, plan, plan_table, report, run_groups, search, statistics, tables,
     tuning.
 """
 

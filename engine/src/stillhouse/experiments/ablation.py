@@ -20,6 +20,7 @@ from stillhouse.experiments.comparison import Comparison
 from stillhouse.experiments.compatibility import check_alike
 from stillhouse.experiments.ends import find_mode, note_ends
 from stillhouse.experiments.finished_run import FinishedRun
+from stillhouse.experiments.halving import Halving, check_halving, halve_plan
 from stillhouse.experiments.job import collect_warnings, warn_of_runs
 from stillhouse.experiments.listing import choose_axes, choose_folder, choose_kinds, choose_seeds
 from stillhouse.experiments.picture import write_picture
@@ -53,6 +54,7 @@ def ablate(
     mixed: bool = False,
     sd: float | None = None,
     tune: Tuning | None = None,
+    halving: Halving | None = None,
     progress: bool = False,
     command: str = "",
 ) -> Comparison:
@@ -79,6 +81,7 @@ def ablate(
         sd: the standard deviation of paired differences that is expected, in the metric's unit: progress begins with what
             so many seeds can find.
         tune: what each arm chooses for itself before, on validation samples under seeds that are not reported.
+        halving: how arms that are hopeless in short runs are found, to be stopped before the others are trained.
         progress: show progress on the terminal.
         command: what the report names as having made it.
 
@@ -89,9 +92,11 @@ def ablate(
     if jobs < 1:
         raise StillhouseError(f"must be >= 1, got {jobs}", where="--jobs")
     check_spread(sd)
+    if halving is not None:
+        check_halving(halving, recipe, factorial)
     # A fork has what the checks have read. Other workers read it themselves, and it need not stay here meanwhile.
     with share_memo() if jobs == 1 or can_fork([_set_one_thread(recipe)]) else nullcontext():
-        plan, _ = make_plan(
+        plan, metrics = make_plan(
             recipe,
             seeds=seeds,
             leave_one_out=leave_one_out,
@@ -104,13 +109,15 @@ def ablate(
             metric=metric,
             tune=None if tune is None else partial(_tune, tune, jobs, progress),
         )
+        if halving is not None:
+            plan = _halve(halving, jobs, progress, plan, metrics)
         if progress:
             Terminal(stderr=True).print(foretell(len(plan.seeds), count_comparisons(plan), sd), soft_wrap=True)
         failed = run_plan(plan, jobs=jobs, progress=progress)
     comparison = make_comparison(plan, metric=metric, failed=failed, mixed=mixed)
     if grid:
         mode = find_mode(comparison.metric, build_task(recipe.task, recipe.base))
-        comparison = note_ends(comparison, plan.arms, mode)
+        comparison = note_ends(comparison, [*plan.arms, *(arm for arm, _ in plan.stopped)], mode)
     if any(row.group.values for row in comparison.rows):
         write_report(plan.folder, comparison, command)
         write_picture(plan.folder / "picture.svg", comparison, plan)
@@ -187,6 +194,12 @@ def make_plan(
 def _tune(tuning: Tuning, jobs: int, progress: bool, plan: Plan, metrics: Mapping[str, set[str]]) -> Plan:
     check_tuning(tuning, plan.recipe, metrics)
     return tune_plan(plan, tuning, jobs=jobs, progress=progress)
+
+
+def _halve(halving: Halving, jobs: int, progress: bool, plan: Plan, metrics: Mapping[str, set[str]]) -> Plan:
+    if "val" not in metrics:
+        raise StillhouseError("needs a validation split to go by", where="--halving", hint="data.val_fraction = 0.2")
+    return halve_plan(plan, halving, jobs=jobs, progress=progress)
 
 
 def _check_folder(plan: Plan, locks: Mapping[str, Mapping[str, Any]], *, mixed: bool) -> None:

@@ -22,6 +22,7 @@ from stillhouse.experiments.statistics import (
     t_interval,
     welch_difference,
 )
+from stillhouse.experiments.stopped_arm import StoppedArm
 
 __all__ = ["Comparison", "Group", "Row", "compare_groups"]
 
@@ -44,6 +45,7 @@ class Group:
         recipe: of its runs, but for the seed; None where none is known.
         runs: those that are finished, for a report of them.
         judged: the test samples of those that have kept what they said of them, by seed.
+        stopped: where and why it was stopped before any run; it has no value and no reference then.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Group:
     recipe: Recipe | None = None
     runs: tuple[FinishedRun, ...] = ()
     judged: Mapping[int, Judged] = attrs.field(factory=dict)
+    stopped: StoppedArm | None = None
 
 
 @attrs.frozen
@@ -111,6 +114,11 @@ class Comparison:
         """By the reference's title, how many comparisons are corrected together."""
         return {title: sum(row.adjusted[title] is not None for row in self.rows) for title in self.references}
 
+    @property
+    def stopped(self) -> list[StoppedArm]:
+        """What was stopped before."""
+        return [row.group.stopped for row in self.rows if row.group.stopped is not None]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as plain data, for JSON."""
         return {
@@ -141,6 +149,7 @@ def _to_table(row: Row) -> dict[str, Any]:
         "seeds": sorted(group.values),
         "values": [group.values[seed] for seed in sorted(group.values)],
         "failed": {str(seed): error for seed, error in sorted(group.failed.items())},
+        "stopped": None if group.stopped is None else attrs.asdict(group.stopped),
         "mean": row.mean,
         "deviation": row.deviation,
         "interval": None if row.interval is None else list(row.interval),

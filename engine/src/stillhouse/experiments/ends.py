@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -30,19 +31,21 @@ def note_ends(comparison: Comparison, arms: Sequence[Arm], mode: Literal["max", 
 
     Args:
         comparison: of the arms' runs.
-        arms: those of the grids have settings; each group of arms has a grid of its own.
+        arms: those of the grids have settings; each group of arms has a grid of its own. One that was stopped was tried as
+            well, and is not the best.
         mode: which mean is the best; None: nothing is said.
     """
-    rows = {row.group.name: row for row in comparison.rows if row.mean is not None}
+    means = {row.group.name: row.mean for row in comparison.rows if row.mean is not None}
+    tried = means.keys() | {each.arm for each in comparison.stopped}
     grids: defaultdict[str, list[Arm]] = defaultdict(list)
     keys = {key for arm in arms if arm.kind == "grid" for key in arm.settings}
     for arm in arms:
-        if keys and keys <= arm.settings.keys() and arm.name in rows:  # the full list may be one of the cells
+        if keys and keys <= arm.settings.keys() and arm.name in tried:  # the full list may be one of the cells
             grids[arm.group].append(arm)
     notes: dict[str, str] = {}
     for cells in grids.values() if mode is not None else ():
         sign = 1.0 if mode == "max" else -1.0
-        best = max(cells, key=lambda arm: sign * (rows[arm.name].mean or 0.0))
+        best = max(cells, key=lambda arm: sign * means[arm.name] if arm.name in means else -math.inf)
         told = [_tell(key, best, cells) for key in find_ends(_read(best), [_read(cell) for cell in cells])]
         if told:
             notes[best.name] = "; ".join(told)

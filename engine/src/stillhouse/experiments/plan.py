@@ -18,6 +18,7 @@ from stillhouse.config.stored import read_lock, read_plan_tables
 from stillhouse.errors import Fault, StillhouseError, raise_faults
 from stillhouse.experiments.arms import Arm, hash_arm
 from stillhouse.experiments.choice import Choice
+from stillhouse.experiments.stopped_arm import StoppedArm
 from stillhouse.files import write_json
 from stillhouse.training.folder import RunFolder
 
@@ -64,6 +65,7 @@ class Plan:
         figures: whether runs draw pictures for TensorBoard.
         names: of every arm that was asked for, by which runs are numbered; empty: the arms'.
         choices: what arms have chosen for themselves before; their recipes have it.
+        stopped: arms that were stopped before, which are none of ``arms``, and why.
     """
 
     recipe: Recipe
@@ -73,6 +75,7 @@ class Plan:
     figures: bool = False
     names: tuple[str, ...] = ()
     choices: tuple[Choice, ...] = ()
+    stopped: tuple[tuple[Arm, StoppedArm], ...] = ()
 
     @property
     def numbered(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from stillhouse.experiments.costs import average_costs, count_alarms
 from stillhouse.experiments.finished_run import FinishedRun, MissingRun, judge_runs
 from stillhouse.experiments.plan import Plan
 from stillhouse.experiments.run_groups import choose_metric, read_metric, read_report
+from stillhouse.experiments.stopped_arm import StoppedArm
 
 __all__ = ["count_comparisons", "find_references", "make_comparison"]
 
@@ -67,11 +68,18 @@ def make_comparison(
                 judged=judge_runs(found[arm.name], metric or ""),
             )
         )
+    groups += [_make_stopped(arm, why) for arm, why in plan.stopped]
     columns = dict.fromkeys(key for group in groups for key in group.columns)
     order = {run.folder: run.index for run in plan.runs()}
     lost = sorted((run for runs in missing.values() for run in runs), key=lambda run: order[run.folder])
     lacking = [run.to_dict(run.arm) for run in lost]
     return attrs.evolve(compare_groups(metric or "", groups, tuple(columns), lacking, told), choices=plan.choices)
+
+
+def _make_stopped(arm: Arm, why: StoppedArm) -> Group:
+    """A row without values, which no other is compared with."""
+    note = "; ".join(filter(None, [why.tell(), arm.reason, *(f"= {other}" for other in arm.also)]))
+    return Group(arm.name, {}, columns=_name_columns(arm), note=note, recipe=arm.recipe, stopped=why)
 
 
 def _name_columns(arm: Arm) -> dict[str, str]:

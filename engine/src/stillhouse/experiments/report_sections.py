@@ -40,6 +40,8 @@ def sum_up(comparison: Comparison) -> Markup:
     lines = [f"Runs with a result: {done}, in {len(comparison.rows)} groups, measured by {comparison.metric}."]
     if comparison.missing:
         lines.append(f"Without one: {len(comparison.missing)}.")
+    if comparison.stopped:
+        lines.append(f"Groups stopped before, and not tested: {len(comparison.stopped)}.")
     if comparison.references:
         title = comparison.references[0]
         tested = [row for row in comparison.rows if row.adjusted[title] is not None]

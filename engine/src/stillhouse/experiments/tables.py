@@ -15,6 +15,7 @@ from stillhouse.experiments.comparison import Comparison, Row
 from stillhouse.experiments.costs import COSTS
 from stillhouse.experiments.sensitivity import describe_detectable
 from stillhouse.experiments.statistics import Difference
+from stillhouse.experiments.stopped_arm import tell_stopped
 from stillhouse.terminal import make_table
 from stillhouse.training.markdown import make_table as make_markdown_table
 
@@ -174,6 +175,8 @@ def _format_mean(row: Row) -> str:
 
 
 def _format_seeds(row: Row) -> str:
+    if row.group.stopped is not None:
+        return "stopped"
     there, failed = len(row.group.values), len(row.group.failed)
     return f"{there} of {there + failed}" if failed else str(there)
 
@@ -256,6 +259,7 @@ def make_legend(comparison: Comparison) -> list[str]:
         lines.append(f"Too long for a table, and in --json: {', '.join(left)}.")
     lines += [f"{row.group.name}: {row.group.note}." for row in comparison.rows if row.group.note]
     lines += tell_choices(comparison.choices)
+    lines += tell_stopped(comparison.stopped)
     if any(row.group.failed for row in comparison.rows):
         lines.append(
             "n: pairs of runs. Runs that have diverged, ended with an error or have no finite value are failures of their "

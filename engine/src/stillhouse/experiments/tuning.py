@@ -23,7 +23,16 @@ from stillhouse.experiments.plan_table import make_comparison
 from stillhouse.experiments.search import Search, Values
 from stillhouse.tasks.builder import build_task
 
-__all__ = ["Tuning", "UnfinishedError", "change_arm", "check_tuning", "choose_values", "tune_plan"]
+__all__ = [
+    "Tuning",
+    "UnfinishedError",
+    "change_arm",
+    "check_tuning",
+    "choose_values",
+    "measure_arms",
+    "plan_beside",
+    "tune_plan",
+]
 
 
 class UnfinishedError(Exception):
@@ -93,21 +102,19 @@ def tune_plan(plan: Plan, tuning: Tuning, *, jobs: int = 1, progress: bool = Fal
     Raises:
         StillhouseError: a key or a value that no recipe has; every run failed.
     """
-    first = plan.recipe.run.seed + MOST_SEEDS
-    base = attrs.evolve(
-        plan,
-        arms=(),
-        names=(),
-        seeds=tuple(range(first, first + tuning.seeds)),
-        folder=Path(f"{plan.folder}-tuning"),
-        figures=False,
-    )
+    base = plan_beside(plan, "tuning", plan.recipe.run.seed + MOST_SEEDS, tuning.seeds)
     axes = _parse(tuning, plan.recipe)
     wanted = [(arm, values) for arm in plan.arms if (values := _list_values(arm, axes))]
     _, choices = choose_values(base, wanted, widen=tuning.widen, jobs=jobs, progress=progress)
     chosen = {choice.arm: choice.chosen for choice in choices}
     arms = tuple(change_arm(arm, chosen[arm.name]) if arm.name in chosen else arm for arm in plan.arms)
     return attrs.evolve(plan, arms=arms, choices=tuple(choices))
+
+
+def plan_beside(plan: Plan, what: str, first: int, count: int) -> Plan:
+    """A plan of no arms and of other seeds, ``count`` from ``first`` on, in a folder beside that of ``plan``, ``NAME-WHAT``."""
+    seeds, folder = tuple(range(first, first + count)), Path(f"{plan.folder}-{what}")
+    return attrs.evolve(plan, arms=(), names=(), seeds=seeds, folder=folder, figures=False, choices=())
 
 
 def _list_values(arm: Arm, axes: Sequence[Axis]) -> Values:
@@ -145,7 +152,7 @@ def choose_values(
         (search, cell, _candidate(arm, cell)) for arm, search in searches for cell in search.open_cells()
     ]:
         this = attrs.evolve(plan, arms=tuple(candidate for _, _, candidate in waiting))
-        scores = _measure(this, metric, jobs, progress, until)
+        scores = measure_arms(this, metric, jobs, progress, until)
         for search, cell, candidate in waiting:
             search.add(cell, scores[candidate.name])
         plan = attrs.evolve(plan, arms=(*plan.arms, *this.arms))
@@ -160,23 +167,26 @@ def choose_values(
     return plan, choices
 
 
-def _measure(plan: Plan, metric: str, jobs: int, progress: bool, until: float | None) -> dict[str, list[float]]:
+def measure_arms(
+    plan: Plan, metric: str, jobs: int, progress: bool, until: float | None = None
+) -> dict[str, list[float]]:
     """The metric of each arm under every seed, once all runs are over; none where one of them has failed or has no score.
 
     Others' seeds would not be the same as such an arm's.
 
     Raises:
         StillhouseError: all runs have failed.
+        UnfinishedError: ``until`` came.
     """
     failed = run_plan(plan, jobs=jobs, progress=progress, until=until)
     runs = plan.runs()
     if len(failed) == len(runs):
-        raise StillhouseError(f"every run that was to choose a value failed: {failed[runs[0].index]}")
+        raise StillhouseError(f"every run of a round failed: {failed[runs[0].index]}")
     if any(run.summary() is None and run.index not in failed for run in runs):
         raise UnfinishedError
     for run in runs:
         if run.index in failed:  # a rate or a weight at which it diverges, as a rule
-            print(f"{run.arm}, seed {run.seed}, is no choice: {failed[run.index]}", file=sys.stderr)
+            print(f"{run.arm}, seed {run.seed}, has no score: {failed[run.index]}", file=sys.stderr)
     groups = [row.group for row in make_comparison(plan, metric=metric, failed=failed).rows]
     return {group.name: [] if group.failed else [group.values[seed] for seed in plan.seeds] for group in groups}
 
