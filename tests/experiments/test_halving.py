@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from stillhouse.cli import main
 from stillhouse.experiments import ablate
 from stillhouse.experiments.arms import Arm
 from stillhouse.experiments.halving import Halving, find_hopeless, list_budgets
+from stillhouse.experiments.tuning import Tuning
 
 HOPELESS = "features.weight=1e-6,1e38"
 FAST: dict[str, Any] = {"run__epochs": 2, "teacher__args": {"width": 4}, "optimizer": {"name": "sgd", "lr": 5e-2}}
@@ -66,6 +68,15 @@ def test_what_was_stopped_stays_stopped_with_any_number_of_jobs(tmp_path: Path, 
     assert all("1e38" in folder for folder in trained.folders), "but for the run that failed, nothing is trained again"
 
 
+def test_arms_are_judged_with_the_values_that_they_chose(tmp_path: Path):
+    tune, grid = Tuning(("optimizer.lr=1e-2,5e-2",), seeds=1, widen=0), ["features.weight=1e-6,10"]
+    found = ablate(recipe(FEATURES, **FAST), seeds=2, grid=grid, tune=tune, halving=Halving(1), out=tmp_path / "a")
+    assert all(row.group.columns["chosen"].startswith("optimizer.lr=") for row in found.rows)
+    short = (tmp_path / "a-halving").glob("*/seed-20003/recipe.toml")
+    rates = sorted(tomllib.loads(file.read_text())["optimizer"]["lr"] for file in short)
+    assert rates == sorted(choice.chosen["optimizer.lr"] for choice in found.choices)
+
+
 class Trained:
     """Notes what would be trained."""
 
@@ -79,6 +90,7 @@ class Trained:
 
 def test_references_never_stop_and_nothing_stops_that_is_not_behind_the_control():
     assert arms_of({"none": 0.5, "full": 0.1, "a": 0.6, "b": 0.2, "c": None, "d": 0.7}) == {"b": "none", "c": "none"}
+    assert arms_of({"none": 0.5, "full": None, "a": None, "b": None}) == {"a": "none", "b": "none"}, "most have failed"
     assert arms_of({"none": 0.5, "full": 0.9, "a": 0.6, "b": 0.7, "c": 0.8}) == {}, "all are ahead of it"
     assert arms_of({"none": None, "full": 0.9, "a": 0.6, "b": 0.1}) == {}, "there is nothing to be behind"
     assert arms_of({"none": 0.5, "full": 0.9, "a": 0.4, "b": 0.3}, "min") == {}

@@ -128,7 +128,8 @@ def find_hopeless(
         better = sorted(ranks, key=lambda name: -ranks[name])[: (len(members) + 1) // 2]
         for arm in _list_stoppable(members):
             control = next(iter(find_references(arm, arms).values()), arm.name)
-            if arm.name not in better and ranks[arm.name] < ranks[control]:
+            worse = arm.name not in better or means[arm.name] is None
+            if worse and ranks[arm.name] < ranks[control]:
                 found[arm.name] = control
     return found
 

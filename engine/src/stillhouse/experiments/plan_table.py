@@ -68,7 +68,7 @@ def make_comparison(
                 judged=judge_runs(found[arm.name], metric or ""),
             )
         )
-    groups += [_make_stopped(arm, why) for arm, why in plan.stopped]
+    groups += [_make_stopped(arm, why, told_choices.get(arm.name, {})) for arm, why in plan.stopped]
     columns = dict.fromkeys(key for group in groups for key in group.columns)
     order = {run.folder: run.index for run in plan.runs()}
     lost = sorted((run for runs in missing.values() for run in runs), key=lambda run: order[run.folder])
@@ -76,10 +76,10 @@ def make_comparison(
     return attrs.evolve(compare_groups(metric or "", groups, tuple(columns), lacking, told), choices=plan.choices)
 
 
-def _make_stopped(arm: Arm, why: StoppedArm) -> Group:
+def _make_stopped(arm: Arm, why: StoppedArm, chosen: Mapping[str, str]) -> Group:
     """A row without values, which no other is compared with."""
     note = "; ".join(filter(None, [why.tell(), arm.reason, *(f"= {other}" for other in arm.also)]))
-    return Group(arm.name, {}, columns=_name_columns(arm), note=note, recipe=arm.recipe, stopped=why)
+    return Group(arm.name, {}, columns=_name_columns(arm) | dict(chosen), note=note, recipe=arm.recipe, stopped=why)
 
 
 def _name_columns(arm: Arm) -> dict[str, str]:
