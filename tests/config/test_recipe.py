@@ -148,6 +148,10 @@ def test_set_reaches_into_the_plugin_list_by_name_and_by_number(tmp_path: Path, 
         ("optimizer.rl=1", "optimizer.rl: unknown key 'rl'"),
         ("nonsense", "must be KEY=VALUE, got 'nonsense'"),
         ("plugins.projectr.kind=mlp", "the list has no item 'projectr' (did you mean 'projector'?)"),
+        (
+            "projector.kind=mlp",
+            "unknown key 'projector' (a plugin's options are in its [[plugins]]: --set plugins.projector.KEY",
+        ),
         ("data.name.x=1", "must set a key of a table, got 'data.name.x=1'"),
     ],
 )

@@ -52,6 +52,28 @@ class PlainTensor(Term):
 MISTAKES.append(("resume", PlainTensor))
 
 
+class PlainList(nn.Module):
+    """Keeps its maps, and the student, in lists."""
+
+    def __init__(self, width: int, student: nn.Module) -> None:
+        super().__init__()
+        self.maps = [nn.Linear(width, 1)]
+        self.models = [student]
+
+
+@mistake("module-state")
+class UntrainedMaps(Term):
+    """Keeps its maps in a list, where no optimizer finds them."""
+
+    @hookimpl
+    def build(self, assembly):
+        return PlainList(3, assembly.student)
+
+    @hookimpl
+    def losses(self, step):
+        return {"": step.module(self).maps[0](out(step)).square().mean()}
+
+
 @mistake("loading")
 class NeedsBatches(Term):
     """Asks for batches in a run that is loaded."""

@@ -121,7 +121,9 @@ def test_weights_of_parts_and_of_the_whole_batch_are_one():
     gradients = []
     for training in first:
         training.run.composition.eval()
-        Stepper(training.assembly, training.walk.composition, training.optimizer).gradients(batch, 0, 0, SimpleNamespace())
+        Stepper(training.assembly, training.walk.composition, training.optimizer).gradients(
+            batch, 0, 0, SimpleNamespace()
+        )
         gradients.append([p.grad.clone() for p in training.run.student.parameters() if p.grad is not None])
         training.close()
     assert len(gradients[0]) > 2

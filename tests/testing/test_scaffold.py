@@ -68,6 +68,7 @@ def test_a_packages_recipe_is_one(kind: str, tmp_path: Path, monkeypatch: pytest
     folder, module = made(kind, tmp_path, monkeypatch)
     path = f"{module}:Own{kind.capitalize()}"  # nothing is installed here that has the name
     text = (folder / "recipe.toml").read_text().replace(f'use = "own-{kind}"', f'use = "{path}"')
+    assert ('distance = "none"' in text) == (kind == "loss")  # its own term is the only one on its links
     (folder / "recipe.toml").write_text(
         text.replace(f'name = "own-{kind}"\n', f'name = "{path}"\n') if kind == "task" else text
     )

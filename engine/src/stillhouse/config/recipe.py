@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from stillhouse.config.environment import expand_environment
 from stillhouse.config.home import expand_home, find_path, shorten_home
 from stillhouse.config.learning_rate import LearningRateSchedule
 from stillhouse.config.model import ModelSpec
-from stillhouse.config.overrides import apply_override
+from stillhouse.config.overrides import apply_override, list_names
 from stillhouse.config.recipe_file import read_tables
 from stillhouse.config.run import CheckpointSpec, DistributedSpec, OptimizerSpec, RunSpec
 from stillhouse.config.run_options import EarlyStoppingSpec, EmaSpec, SpeedSpec, WatchSpec
@@ -193,11 +193,23 @@ def _structured(data: Mapping[str, Any], base: Path | None, file: str, asked_by:
     try:
         recipe: Recipe = structure(tables, Recipe)
     except StillhouseError as error:
-        faults = [*error.faults, *faults]
+        faults = [*_point_at_plugins(error.faults, tables.get("plugins")), *faults]
     if faults:
         found = StillhouseError(faults=faults)
         raise found.within(file) if file else found
     return recipe
+
+
+def _point_at_plugins(faults: Iterable[Fault], plugins: Any) -> list[Fault]:
+    """The faults; where an unknown table has the name of a listed plugin, with the place of that plugin's options."""
+    listed = [plugin for plugin in plugins if isinstance(plugin, dict)] if isinstance(plugins, list | tuple) else []
+    names = {name for plugin in listed for name in list_names(plugin) if isinstance(name, str)}
+    return [
+        attrs.evolve(fault, hint=f"a plugin's options are in its [[plugins]]: --set plugins.{fault.where}.KEY=VALUE")
+        if fault.where in names and fault.what.startswith("unknown key")
+        else fault
+        for fault in faults
+    ]
 
 
 def find_nested(tables: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

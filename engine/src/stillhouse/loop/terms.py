@@ -150,7 +150,7 @@ def check_terms(terms: Any) -> Mapping[str, Tensor]:
         if not isinstance(term, str) or "/" in term:
             raise StillhouseError(
                 f"the name of the loss term {term!r} must be text without a slash",
-                hint="the run knows it as PLUGIN/TERM already",
+                hint="the run knows it as PLUGIN/TERM already; of a link: link.name.replace('/', '.')",
             )
     return terms
 

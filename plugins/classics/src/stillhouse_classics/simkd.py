@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -98,6 +99,7 @@ class ReusedClassifier(Plugin):
 
     requires = ("teacher",)
     conflicts = ("tcs",)  # which replaces the student's last layer as well
+    example: ClassVar[dict[str, Any]] = {"features": "pool"}
 
     features: str
     head: str = ""

@@ -39,7 +39,7 @@ def check_neighbours(subject: Subject) -> Iterator[Finding | Note]:
             cls = load_installed(found)
             neighbour = make_example(cls, f"beside-{found.use}")
         except StillhouseError as error:
-            yield Note(f"{found.use}: not tried: {error.faults[0]}")
+            yield Note(f"{found.use}: not tried, for its own `example` does not make one: {error.faults[0]}")
             continue
         others = [p for p in subject.before if type(p).__name__ != "Pairs"]
         links = pairs_for(subject.cls, cls, *map(type, others))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.loop.phases import Phase
-from stillhouse.nested import list_tensors
+from stillhouse.nested import list_tensors, map_tensors
 from stillhouse.testing.report import Finding
 from stillhouse.testing.subject import Subject
 
@@ -30,15 +30,32 @@ _SEEDERS = ((torch, "manual_seed"), (torch.random, "manual_seed"), (random, "see
 
 def check_module_state(subject: Subject) -> Iterator[Finding]:
     """Are all tensors of its module parameters or buffers?"""
-    module = subject.whole.training.run.composition.modules_of.get(subject.name)
+    run = subject.whole.training.run
+    module = run.composition.modules_of.get(subject.name)
+    models = [run.student, *run.all_teachers.values(), *([] if module is None else [module])]
+    seen = {part for model in models for part in model.modules()}
     for path, part in [] if module is None else module.named_modules():
         for name, value in vars(part).items():
+            place = ".".join(filter(None, (path, name)))
             if name not in _OWN and list_tensors(value):
                 yield Finding(
-                    f"{'.'.join(filter(None, (path, name)))} of its module holds a tensor that is no parameter and no buffer: "
+                    f"{place} of its module holds a tensor that is no parameter and no buffer: "
                     "no checkpoint has it, and it does not move with the module",
                     f"self.register_buffer({name!r}, ...), with persistent=False for what can be computed again",
                 )
+            elif name not in _OWN and _holds_module(value, seen):
+                yield Finding(
+                    f"{place} of its module holds a module that is no part of it: "
+                    "its parameters are in no optimizer and no checkpoint, and it does not move with the module",
+                    f"self.{name} = nn.ModuleList(...) or nn.ModuleDict(...) in place of a list or a dict",
+                )
+
+
+def _holds_module(value: Any, known: set[nn.Module]) -> bool:
+    """Whether a list, tuple or dict has a module with tensors of its own, which is none of ``known``."""
+    found: list[nn.Module] = []
+    map_tensors(found.append, value, nn.Module)
+    return any(module not in known and module.state_dict() for module in found)
 
 
 def check_outer_state(subject: Subject) -> Iterator[Finding]:
