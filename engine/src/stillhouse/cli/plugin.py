@@ -15,7 +15,7 @@ from stillhouse.files import to_json
 
 __all__ = ["add"]
 
-_KINDS = ("loss", "transform", "links", "student", "teacher", "observer", "task")
+_KINDS = ("output", "loss", "transform", "links", "student", "teacher", "observer", "task")
 """As :data:`stillhouse.testing.scaffold.KINDS` has them, which takes torch to be read."""
 
 

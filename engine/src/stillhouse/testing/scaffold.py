@@ -16,8 +16,9 @@ from stillhouse.version import __version__
 
 __all__ = ["KINDS", "Kind", "make_package", "update_package"]
 
-Kind = Literal["loss", "transform", "links", "student", "teacher", "observer", "task"]
+Kind = Literal["output", "loss", "transform", "links", "student", "teacher", "observer", "task"]
 KINDS: dict[Kind, str] = {
+    "output": "Adds a loss term on the outputs",
     "loss": "Adds a loss term on pairs of features",
     "transform": "Centres the teacher's features before they are compared",
     "links": "Pairs layers of student and teacher",
@@ -33,7 +34,7 @@ _NAME = re.compile(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*")
 _OWN = ("pyproject.toml", "README.md", "*.toml", ".gitignore", "__init__.py", "plugin.py", "test_plugin.py")
 """What is the author's once it is there; everything else follows the template."""
 
-_WITH_TEACHER: tuple[Kind, ...] = ("loss", "transform", "links", "teacher")
+_WITH_TEACHER: tuple[Kind, ...] = ("output", "loss", "transform", "links", "teacher")
 
 
 def make_package(name: str, kind: Kind, *, folder: str | Path | None = None, summary: str = "") -> Path:
