@@ -45,6 +45,17 @@ def test_each_plugin_is_left_out_with_those_that_require_it_and_run_with_those_i
     assert arms["without-logits"].reason == ""
 
 
+def test_what_the_batch_has_is_asked_of_no_plugin():
+    arms = arms_of(recipe(FIVE["logits"], {"use": "dkd"}))
+    assert {name: list(arm.plugins) for name, arm in arms.items()} == {
+        "none": [],
+        "full": ["logits", "dkd"],
+        "only-dkd": ["dkd"],
+        "only-logits": ["logits"],
+    }
+    assert arms["only-dkd"].also == ("without-logits",)
+
+
 def test_arms_that_are_the_same_run_are_one():
     arms = arms_of(recipe(FEATURES, {"use": "projector"}))
     assert list(arms) == ["none", "full", "only-features"]

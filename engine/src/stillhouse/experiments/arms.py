@@ -11,9 +11,10 @@ import attrs
 
 from stillhouse.config.names import default_name
 from stillhouse.config.recipe import Recipe
+from stillhouse.contract.plugin import CHANGEABLE
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, raise_faults
 from stillhouse.experiments.grid import Axis, apply_cell, explain_cell, format_cell, make_cells
-from stillhouse.registry.order import ENGINE_CAPABILITIES, Active
+from stillhouse.registry.order import CLASSES, ENGINE_CAPABILITIES, Active
 from stillhouse.registry.plugins import activate, plugins_in_use
 
 __all__ = ["Arm", "Check", "hash_arm", "make_arms", "name_arms", "resolve"]
@@ -248,7 +249,8 @@ def _shorten(fault: Fault) -> str:
 
 
 def _find_unmet(actives: Sequence[Active], has_teacher: bool) -> list[tuple[Active, str]]:
-    provided = set(ENGINE_CAPABILITIES) if has_teacher else set()
+    # What is of the batch no plugin brings: an arm with fewer plugins has it where the whole list has.
+    provided = {CLASSES, *CHANGEABLE, *(ENGINE_CAPABILITIES if has_teacher else ())}
     for active in actives:
         provided |= {active.use, active.name, *active.plugin.provides}
     return [(active, need) for active in actives for need in active.plugin.requires if need not in provided]
