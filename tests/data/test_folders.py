@@ -15,7 +15,7 @@ from support.loading import fault_of, faults_of, ids_of, load
 
 from stillhouse.data import DataSpec, file_source, load_data
 from stillhouse.data.images import decode
-from stillhouse.data.loader import AsGiven
+from stillhouse.data.makers import AsGiven
 from stillhouse.errors import StillhouseError, StillhouseWarning
 
 

@@ -13,11 +13,14 @@ from support.by_hand import by_hand
 from stillhouse import prepare
 from stillhouse import seeds as rng
 
+NO_DROPOUT = {"model": "support:TinyNet", "args": {"width": 4, "dropout": 0.0}}
+"""A run's masks follow from seed and step: a loop by hand draws others."""
+
 
 def test_the_five_plugins_train_as_the_loop_by_hand():
     plugins = [FIVE["features"], FIVE["normalizer"], FIVE["projector"], FIVE["spectral"], FIVE["logits"]]
-    ours = prepare(recipe(*plugins, run__epochs=4), write=False)
-    hand = prepare(recipe(*plugins, run__epochs=4), write=False)
+    changes = {"run__epochs": 4, "student": NO_DROPOUT}
+    ours, hand = (prepare(recipe(*plugins, **changes), write=False) for _ in range(2))
     step = by_hand(hand, "body", "body", 2)
     losses: list[torch.Tensor] = []
     ours.run.trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: losses.append(e.state.output))
@@ -36,7 +39,7 @@ def test_fifty_steps_are_those_of_a_loop_in_plain_torch_with_the_formulas_of_the
     """Logit distillation and a feature loss, of torch's own operations alone: no function of the project in the step."""
     plugins = [FIVE["features"], FIVE["normalizer"], {"use": "projector", "kind": "linear"}, FIVE["logits"]]
     ours = prepare(
-        recipe(*plugins, run__epochs=17, student={"model": "support:TinyNet", "args": {"width": 4, "dropout": 0.0}}),
+        recipe(*plugins, run__epochs=17, student=NO_DROPOUT),
         write=False,
     )
     student, teacher = copy.deepcopy(ours.run.student), copy.deepcopy(ours.run.teacher)

@@ -95,7 +95,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 @pytest.mark.filterwarnings("ignore:Seems like `optimizer.step:UserWarning")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_step_reads_no_tensor(variant: str):
-    training = prepare(recipe(*VARIANTS[variant], schedule={"warmup": 0.2}), write=False)
+    pool = {"data__pool": "all"} if "pool" in variant else {}
+    training = prepare(recipe(*VARIANTS[variant], schedule={"warmup": 0.2}, **pool), write=False)
     # An attached handler makes every phase fire its event as well.
     for phase in Phase:
         training.run.trainer.add_event_handler(phase, lambda: None)

@@ -145,7 +145,7 @@ def test_further_teachers_that_no_plugin_reads_are_not_trained(own_cache: Path):
 def test_a_runs_folder_brings_its_own_model(tmp_path: Path):
     student = {"model": "support:TinyNet", "args": {"width": 4}}
     run = train(recipe(teacher=None, student=student, data__normalize="data"), out=tmp_path / "assistant")
-    training = prepare(two(*BOTH, assistant={"checkpoint": str(tmp_path / "assistant")}))
+    training = prepare(two(*BOTH, assistant={"checkpoint": str(tmp_path / "assistant"), "weights": "last"}))
     found = training.run.teachers["assistant"]
     assert same_state(run.student.state_dict(), found.state_dict())
     assert hasattr(found, "_stillhouse_scale")

@@ -16,6 +16,7 @@ from torch import nn
 from stillhouse import StillhouseError, prepare, train
 from stillhouse.config.run_options import EmaSpec
 from stillhouse.loop.phases import Phase
+from stillhouse.models.state_dicts import Choice
 from stillhouse.models.weights import load_weights, read_averaged_state, read_checkpoint, select_model_state
 from stillhouse.training.ema import AveragedWeights
 
@@ -101,7 +102,7 @@ def test_instead_it_is_what_the_run_measures_and_gives(tmp_path):
     assert same_state(dict(instead.student.state_dict()), read_averaged_state(found))
     # Whoever loads the run's weights gets those that were measured: a teacher's file, an export.
     loaded = TinyNet(width=4)
-    load_weights(loaded, tmp_path / "run")
+    load_weights(loaded, tmp_path / "run", Choice(weights="last"))
     assert same_state(loaded.state_dict(), instead.student.state_dict())
     trained = select_model_state(found, averaged=False)
     assert not torch.equal(trained["student.head.weight"], loaded.head.weight)
@@ -112,7 +113,7 @@ def test_instead_it_is_what_the_run_measures_and_gives(tmp_path):
 def test_beside_a_run_gives_the_weights_it_trained(tmp_path):
     result = train(recipe(ema={"decay": 0.5}), out=tmp_path / "run")
     loaded = TinyNet(width=4)
-    load_weights(loaded, tmp_path / "run")
+    load_weights(loaded, tmp_path / "run", Choice(weights="last"))
     assert same_state(loaded.state_dict(), result.student.state_dict())
 
 

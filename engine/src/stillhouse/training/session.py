@@ -213,7 +213,8 @@ class Training:
         try:
             # Whoever calls this under no_grad wants the run all the same: a teacher's training is started from anywhere.
             watch = nullcontext() if self._compiled_step else watch_first_steps(self.walk.composition)
-            with torch.enable_grad(), watch, draw_by_step(run, rank):
+            compiled = self._compiled_step is not None or "student" in self._compiled
+            with torch.enable_grad(), watch, draw_by_step(run, rank, compiled=compiled):
                 self._train(done)
         finally:
             self.observers.close()

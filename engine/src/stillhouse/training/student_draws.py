@@ -34,14 +34,14 @@ def _draws(module: nn.Module) -> bool:
 
 
 @contextmanager
-def draw_by_step(run: Run, rank: int) -> Iterator[None]:
+def draw_by_step(run: Run, rank: int, *, compiled: bool) -> Iterator[None]:
     """Context of training in which each forward pass of the student draws from a state of its own, of seed, rank and step.
 
     Two runs of one seed then have the same masks in the same step, also where a plugin of one of them draws in between, and
-    the plugin's numbers do not depend on the student's. A student that does not draw is left alone; so is a compiled one,
-    whose graph has the generator's calls inside.
+    the plugin's numbers do not depend on the student's. A student that does not draw is left alone; so is one that is
+    ``compiled``, whose graph has the generator's calls inside.
     """
-    if run.recipe.speed.compile != "none" or not draws(run.student):
+    if compiled or not draws(run.student):
         yield
         return
     student: nn.Module = run.student
