@@ -124,7 +124,13 @@ def table_lines(experiment: Experiment, comparison: Comparison, choices: list[Ch
     """What was chosen, the table and that of the pairs: all that follows from an experiment's numbers."""
     pairs = compared_pairs(experiment, comparison)
     ends = ends_of_arms(experiment, choices)
-    return [*choice_lines(choices), to_markdown(comparison), *pair_lines(pairs, ends)]
+    return [*choice_lines(choices), to_markdown(_timeless(comparison)), *pair_lines(pairs, ends)]
+
+
+def _timeless(comparison: Comparison) -> Comparison:
+    """Without costs and alarms: they are a shared machine's, would be other ones at each run, and stand in the report."""
+    rows = [attrs.evolve(row, group=attrs.evolve(row.group, costs={}, alarms=())) for row in comparison.rows]
+    return attrs.evolve(comparison, rows=tuple(rows))
 
 
 def write(
