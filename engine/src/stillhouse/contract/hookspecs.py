@@ -195,7 +195,7 @@ class MeasuringHooks:
 
     @hookspec
     def figures(self, run: Run) -> Mapping[str, Figure]:
-        """matplotlib figures to show: at the run's end, and after such epochs before it as leave drawing a small share of the time."""
+        """matplotlib figures to show: at the run's end, and after such epochs before it as leave drawing a small share of the time. Called in the first process alone: a model that is spread over processes must not be called, nor its parameters gathered."""
         raise AssertionError("a specification")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,8 @@ from stillhouse.contract.hookspecs import hookimpl
 from stillhouse.contract.run import Run
 from stillhouse.contract.task import Task
 from stillhouse.distributed import processes as parallel
+from stillhouse.distributed.fsdp import is_sharded
+from stillhouse.errors import StillhouseWarning
 from stillhouse.loop.composition import Composition
 from stillhouse.nested import map_tensors
 from stillhouse.registry.hooks import Hooks
@@ -31,6 +34,9 @@ SAMPLES = 4
 class Preview:
     """Keeps samples spread over a validation, where the task draws any; the teacher is asked once they are drawn.
 
+    Pictures are drawn in the first process alone, at times of its own. So a teacher that is spread over the processes, whose
+    call waits for all of them, is not asked, and a warning says so.
+
     Args:
         composition: has the teacher.
         hooks: of plugins, one of which may answer in the teacher's place.
@@ -43,6 +49,7 @@ class Preview:
     def __init__(self, composition: Composition, hooks: Hooks, split: str = "val") -> None:
         self._teacher, self._split = find_teacher(composition, hooks), split
         self._spread = Spread(SAMPLES)
+        self._warned = False
 
     @hookimpl
     def started(self, run: Run) -> None:
@@ -73,6 +80,12 @@ class Preview:
 
     def _ask_teacher(self, run: Run, inputs: Any) -> Any:
         if self._teacher is None or self._teacher.model is None:
+            return None
+        if is_sharded(self._teacher.model):
+            if not self._warned:
+                what = "pictures are without the teacher's answers: it is spread over the processes, and one draws them"
+                warnings.warn(f"{run.recipe.run.name}: {what}", StillhouseWarning, stacklevel=2)
+            self._warned = True
             return None
         try:
             with rng.preserve_state():
