@@ -44,6 +44,7 @@ class Watcher:
         self._look: Look | None = None
         self._album: Album | None = None
         self._has_looked = False
+        self._looked = 0.0
 
     @hookimpl
     def started(self, run: Run) -> None:
@@ -74,6 +75,7 @@ class Watcher:
         self._has_looked = self._look.is_on
         if self._has_looked:
             found |= self._look.end(step)
+            self._looked = time.perf_counter()
         return found
 
     @hookimpl
@@ -82,8 +84,10 @@ class Watcher:
         done = step.iteration + 1
         if self._look is not None and self._has_looked:
             self._has_looked = False
-            self._pace.add(done, self._look.seconds, time.perf_counter())
             self._rules.look_at(done, scalars)
+            now = time.perf_counter()
+            # A look's figures are read, written and judged because of it: a run of short steps feels that, too.
+            self._pace.add(done, self._look.seconds + now - self._looked, now)
         self._choose(done)
 
     @hookimpl
