@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from stillhouse.contract.step import Step
 from stillhouse.training import watching
 from stillhouse_logits import Logits
 from stillhouse_watcher import Pace
+from stillhouse_watcher.rules import Rules
 
 TINY: dict[str, Any] = {"data__args": {"train": 64}}
 
@@ -218,3 +220,14 @@ def test_alarms_and_costs_are_in_the_summary_file(tmp_path: Path):
     assert summary["alarms"] == []
     assert set(summary["costs"]["plugins"]) == {"features", "projector"}
     assert Recipe.load(tmp_path / "run" / "recipe.toml").watch == WatchSpec()
+
+
+def test_what_judging_a_looks_figures_takes_is_the_looks_own(monkeypatch: pytest.MonkeyPatch):
+    """Else short steps pay for reading and writing beyond the budget."""
+    spent: list[float] = []
+    add, look_at = Pace.add, Rules.look_at
+    monkeypatch.setattr(Pace, "add", lambda self, step, s, now: (spent.append(s), add(self, step, s, now))[1])
+    monkeypatch.setattr(Rules, "look_at", lambda self, *told: (time.sleep(0.3), look_at(self, *told))[1])
+    train(recipe(*FIVE.values()), write=False)
+    assert spent
+    assert min(spent) >= 0.3
