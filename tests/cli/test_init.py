@@ -112,7 +112,7 @@ def make_captions(root: Path) -> None:
 
 def make_photos(root: Path) -> None:
     for k in range(20):
-        picture(root / "deep" / f"{k}.jpg", k)
+        picture(root / "frames" / "2024" / f"{k}.jpg", k)
 
 
 FORMS = {

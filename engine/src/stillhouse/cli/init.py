@@ -49,7 +49,11 @@ def add(commands: Commands) -> None:
     """Add the command."""
     init = commands.add_parser("init", help="look at a folder of images, and write a recipe that trains on it")
     init.add_argument(
-        "folder", metavar="FOLDER", nargs="?", default=".", help="images, with or without masks; a table; annotations"
+        "folder",
+        metavar="FOLDER",
+        nargs="?",
+        default=".",
+        help="images, with or without masks; a table; annotations; tar shards; a Hugging Face data set on disk",
     )
     init.add_argument("--out", metavar="FILE", default="recipe.toml", help="the recipe (default: recipe.toml)")
     init.add_argument("--force", action="store_true", help="write over recipes that are there")
@@ -57,7 +61,7 @@ def add(commands: Commands) -> None:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from stillhouse.cli.findings import look_at
+    from stillhouse.cli.discovery import look_at
 
     place, out = Path(arguments.folder), Path(arguments.out)
     if out.suffix != ".toml":

@@ -11,7 +11,7 @@ from stillhouse.data.fields import Fields
 from stillhouse.data.sampler import Ids
 from stillhouse.errors import StillhouseError
 
-__all__ = ["find_names", "guess_fields", "has_rows", "is_unchanging", "list_classes", "load_rows"]
+__all__ = ["find_names", "guess_fields", "has_rows", "is_unchanging", "list_classes", "list_columns", "load_rows"]
 
 _WHERE = "data.name"
 
@@ -30,13 +30,14 @@ def guess_fields(dataset: Any) -> Fields | None:
     """Take the only image as the input, and the only class as the target; None where there is none, or are several."""
     if not has_rows(dataset):
         return None
-    images, classes = (_find(dataset, kind) for kind in ("Image", "ClassLabel"))
+    images, classes = (list_columns(dataset, kind) for kind in ("Image", "ClassLabel"))
     if len(images) != 1 or len(classes) > 1:
         return None
     return Fields(dict(zip(("input", "target"), images + classes, strict=False)))
 
 
-def _find(dataset: Any, kind: str) -> list[str]:
+def list_columns(dataset: Any, kind: str) -> list[str]:
+    """List the columns whose feature is of a class of this name, such as ``Image``."""
     return [name for name, feature in dataset.features.items() if type(feature).__name__ == kind]
 
 
