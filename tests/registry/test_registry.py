@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillhouse import Plugin, Recipe, StillhouseError, StillhouseWarning, load_recipe, plugin
+from stillhouse import Plugin, Recipe, StillhouseError, load_recipe, plugin
 from stillhouse.entries import installed
+from stillhouse.errors import UnknownKindWarning
 from stillhouse.registry.order import Active, order
 from stillhouse.registry.plugins import activate, from_instances, load, plugins_in_use
 
@@ -134,8 +135,18 @@ def test_names_that_nn_module_has_itself_are_fine(name: str):
 
 
 def test_an_order_against_a_near_miss_is_warned_about():
-    with pytest.warns(StillhouseWarning, match="orders itself against 'projectr'.*'projector'"):
+    with pytest.warns(UnknownKindWarning, match="'x' names a kind 'projectr'.*'projector'"):
         activate([make("x", after=("projectr",)), make("projector")], has_teacher=True)
+
+
+def test_a_conflict_with_a_near_miss_is_warned_about():
+    with pytest.warns(UnknownKindWarning, match="'x' names a kind 'logit'.*'logits'"):
+        activate([make("x", conflicts=("logit",))], has_teacher=True)
+
+
+def test_a_need_that_is_nearly_a_capability_is_told_so():
+    with pytest.raises(StillhouseError, match=r"needs 'link', which no active plugin provides \(did you mean 'links'"):
+        activate([make("x", requires=("link",))], has_teacher=True)
 
 
 GOOD = '''

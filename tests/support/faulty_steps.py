@@ -21,6 +21,39 @@ class ShrinksAll(Term):
             parameter.mul_(0.9)
 
 
+class Guesser(nn.Module):
+    """A map that is trained, and a frozen network with batch statistics and dropout."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        layers = nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.Dropout(0.2)
+        self.map = nn.Linear(outputs, outputs)
+        self.network = nn.Sequential(*layers).requires_grad_(False)
+
+
+@mistake("frozen-networks")
+class Noisy(Term):
+    """Holds the student against a frozen network that it leaves in train mode."""
+
+    @hookimpl
+    def build(self, assembly):
+        return Guesser(3, 3)
+
+    @hookimpl
+    def losses(self, step):
+        module = step.module(self)
+        with torch.no_grad():
+            target = module.network(out(step))
+        return {"": F.mse_loss(module.map(out(step)), target)}
+
+
+@mistake("remarks")
+class Misordered(Term):
+    """Orders itself against a kind that is spelt otherwise."""
+
+    before = ("projectr",)
+
+
 @mistake("modes")
 class Evaluates(Term):
     """Puts the student into eval mode."""

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from support import FEATURES, TESTS, recipe
-from support.faulty_plugins import Right
+from support.faulty_plugins import Right, Term
+from support.faulty_steps import Guesser, Noisy
 from support.wrong_plugins import wrong
 
-from stillhouse import Plugin, StillhouseError, Weight, hookimpl, plugin
+from stillhouse import Plugin, StillhouseError, Weight, hookimpl, plugin, prepare
 from stillhouse.cli import main
 from stillhouse.testing import check_plugin
 from stillhouse.testing.reads import watch_reads
@@ -120,6 +121,50 @@ class Between(Plugin):
 def test_losses_that_give_nothing_are_noted():
     (outcome,) = check_plugin(type(wrong(losses=lambda plugin, step: {})), only=["terms"]).outcomes
     assert [note.text for note in outcome.notes if "gave no term in any step" in note.text]
+
+
+@plugin
+class Calm(Noisy):
+    """The same with the network in eval mode."""
+
+    @hookimpl
+    def build(self, assembly):
+        module = Guesser(3, 3)
+        module.network.eval()
+        return module
+
+
+@plugin
+class Average(Noisy):
+    """The same with a network that hooks move, as an average of another is moved."""
+
+    @hookimpl
+    def optimizer_stepped(self, run, step):
+        for parameter in step.module(self).network.parameters():
+            parameter.mul_(0.99)
+
+
+def test_a_frozen_network_in_train_mode_is_named_with_the_line_to_write():
+    (finding,) = check_plugin(Noisy, only=["frozen-networks"]).outcomes[0].findings
+    assert "plugin 'noisy': the frozen network 'network' of its module is in train mode" in finding.what
+    assert "the statistics of 'network.1' move and 'network.2' drops out at random" in finding.what
+    assert "`network.requires_grad_(False).eval()`" in finding.change
+    notes = prepare(recipe(), plugins=[Noisy()], write=False).assembly.notes["noisy"]
+    assert [note for note in notes if note.startswith("the frozen network 'network' of its module is in train mode")]
+
+
+def test_a_frozen_network_in_eval_mode_is_right_and_one_that_moves_is_noted():
+    (calm,) = check_plugin(Calm, only=["frozen-networks"]).outcomes
+    assert (calm.findings, calm.notes) == ((), ())
+    (average,) = check_plugin(Average, only=["frozen-networks"]).outcomes
+    assert average.findings == ()
+    assert "its weights move" in average.notes[0].text
+
+
+def test_what_the_engine_warns_of_is_not_swallowed():
+    (outcome,) = check_plugin(type(wrong(losses=lambda plugin, step: {})), only=["remarks"]).outcomes
+    assert [note.text for note in outcome.notes if "gave no loss term in" in note.text]
+    assert check_plugin(Term, only=["remarks"]).outcomes[0].notes == ()
 
 
 def test_two_links_are_there_for_what_needs_two():

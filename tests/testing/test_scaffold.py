@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from stillhouse.cli import main
 from stillhouse.testing import check_plugin
 from stillhouse.testing.conformance import CHECKS, name_of
 from stillhouse.testing.scaffold import KINDS, make_package, update_package
+from stillhouse.testing.unsaid import PLACEHOLDER
 
 pytest.importorskip("copier")
 
@@ -46,6 +48,25 @@ def made(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Pa
 def test_a_package_passes_its_own_tests(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder, _ = made(kind, tmp_path, monkeypatch)
     assert " passed" in run_tests(folder, "tests/test_plugin.py")
+
+
+def test_what_a_package_leaves_to_be_said_is_noted_with_its_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    folder, module = made("loss", tmp_path, monkeypatch)
+    check = ["plugin", "check", f"{module}:OwnLoss", "--only", "documentation"]
+    assert main(check) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    lines = [str(number) for number, line in enumerate(readme.splitlines(), 1) if PLACEHOLDER in line]
+    assert f"documentation: README.md has 'TO BE SAID' still, in lines {', '.join(lines)}" in shown
+    assert "documentation: plugin.py has 'TO BE SAID' still, in line 17" in shown
+    assert main([*check, "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)["checks"]
+    assert told["notes"][0].startswith("README.md has 'TO BE SAID' still")
+    (folder / "README.md").write_text(readme.replace(PLACEHOLDER, "said"), encoding="utf-8")
+    assert main(check) == 0
+    assert "README.md" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "task"])

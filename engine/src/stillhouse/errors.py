@@ -17,6 +17,7 @@ __all__ = [
     "Fault",
     "StillhouseError",
     "StillhouseWarning",
+    "UnknownKindWarning",
     "did_you_mean",
     "first_line",
     "raise_faults",
@@ -83,6 +84,10 @@ class StillhouseError(Exception):
 
 class StillhouseWarning(UserWarning):
     """Allowed, but probably not meant: a version that changed, an option without effect."""
+
+
+class UnknownKindWarning(StillhouseWarning):
+    """A plugin names a kind that is not installed, and that is spelt nearly as one that is."""
 
 
 class DeprecatedNameWarning(StillhouseWarning):

@@ -14,6 +14,7 @@ from stillhouse.assembly.combination import Combination
 from stillhouse.assembly.ownership import find_late_parameters, list_parameters
 from stillhouse.assembly.shape_pass import shapes_of
 from stillhouse.assembly.soundness import (
+    find_frozen_in_training,
     find_leaves,
     find_leaves_of_measured,
     list_names,
@@ -103,6 +104,7 @@ def rehearse(
     finally:
         composition.hooks = plain
     _note_terms(assembly, composition, step)
+    _note_frozen(assembly, composition)
     terms: Terms = {}
     for name, value in step.losses.items():
         terms.setdefault(name.split("/")[0], {})[name] = float(value.detach())
@@ -202,6 +204,14 @@ def _note_terms(assembly: Assembly, composition: Composition, step: Step) -> Non
         leaves, is_whole = find_leaves(value)
         if owner in plugins and is_whole and not leaves & students:
             assembly.note(plugins[owner], f"the loss term {term!r} reaches plugins' modules only, not the student")
+
+
+def _note_frozen(assembly: Assembly, composition: Composition) -> None:
+    """Note frozen networks of plugins that train mode changes."""
+    plugins = {plugin.name: plugin for plugin in assembly.plugins}
+    for owner, module in composition.modules_of.items():
+        for what in find_frozen_in_training(module).values():
+            assembly.note(plugins[owner], f"{what}; what build gives by requires_grad_(False).eval() stays as it is")
 
 
 def _notes_on_models(

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.modes import keep_modes
@@ -23,6 +25,7 @@ __all__ = [
     "check_answers",
     "check_weights",
     "compare_modes",
+    "find_frozen_in_training",
     "find_leaves",
     "find_leaves_of_measured",
     "list_names",
@@ -165,6 +168,35 @@ def find_leaves(value: Tensor) -> tuple[set[int], bool]:
             leaves.add(id(node.variable))
         left += [function for function, _ in node.next_functions]
     return leaves, True
+
+
+def find_frozen_in_training(module: nn.Module, path: str = "") -> dict[str, str]:
+    """The frozen networks in ``module`` that are in train mode though it changes them, by path, each in a sentence.
+
+    A network is frozen where it has parameters and trains none. A lone BatchNorm is no network: whoever freezes its scale and shift
+    may want its statistics to follow.
+
+    Args:
+        module: what a plugin has built, or a part of it.
+        path: of ``module`` in the plugin's module.
+    """
+    parameters = list(module.parameters())
+    if not parameters or any(p.requires_grad for p in parameters):
+        found: dict[str, str] = {}
+        for name, child in module.named_children():
+            found |= find_frozen_in_training(child, f"{path}.{name}" if path else name)
+        return found
+    parts = list(module.named_modules(prefix=path))
+    if all(isinstance(part, _BatchNorm) or not list(part.parameters(recurse=False)) for _, part in parts):
+        return {}
+    moving = [
+        name for name, part in parts if part.training and isinstance(part, _BatchNorm) and part.track_running_stats
+    ]
+    drawing = [name for name, part in parts if part.training and isinstance(part, _DropoutNd) and part.p > 0]
+    told = [f"the statistics of {list_names(moving, 1)} move"] if moving else []
+    told += [f"{list_names(drawing, 1)} drops out at random"] if drawing else []
+    place = f"the frozen network {path!r} of its module" if path else "the frozen network that build gives"
+    return {path: f"{place} is in train mode in steps: {' and '.join(told)}"} if told else {}
 
 
 def note_model(assembly: Assembly, notes: list[str], text: str) -> None:

@@ -10,7 +10,7 @@ import attrs
 
 from stillhouse.config.structure import unstructure
 from stillhouse.contract.plugin import CHANGEABLE, Plugin
-from stillhouse.errors import Fault, StillhouseError
+from stillhouse.errors import Fault, StillhouseError, did_you_mean
 
 __all__ = ["CACHES_TEACHER", "CLASSES", "ENGINE_CAPABILITIES", "Active", "check_needs", "order"]
 
@@ -137,13 +137,10 @@ def check_needs(actives: Sequence[Active], *, has_teacher: bool) -> list[Fault]:
             if need in ENGINE_CAPABILITIES:
                 faults.append(Fault(where, "needs a teacher, and the run has none", "add a [teacher] table"))
             else:
-                faults.append(
-                    Fault(
-                        where,
-                        f"needs {need!r}, which no active plugin provides",
-                        'add { use = "features", ... }' if need == "links" else f"add a plugin that provides {need!r}",
-                    )
-                )
+                near = did_you_mean(need, {"links", CLASSES, *ENGINE_CAPABILITIES, *CHANGEABLE, *provided}, 1)
+                hint = near if near.startswith("did") else f"add a plugin that provides {need!r}"
+                hint = 'add { use = "features", ... }' if need == "links" else hint
+                faults.append(Fault(where, f"needs {need!r}, which no active plugin provides", hint))
         faults += _find_replaced(active, actives)
         for kind in active.plugin.conflicts:
             others = [o for o in actives if o is not active]

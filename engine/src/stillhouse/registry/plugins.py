@@ -24,7 +24,7 @@ from stillhouse.config.structure import structure
 from stillhouse.contract import VERSION
 from stillhouse.contract.plugin import Plugin, renamed
 from stillhouse.entries import PLUGINS, Installed, find, find_named, installed, load_entry
-from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, raise_faults
+from stillhouse.errors import Fault, StillhouseError, UnknownKindWarning, did_you_mean, raise_faults
 from stillhouse.registry.order import Active, check_needs, order
 from stillhouse.schedule import Schedule
 from stillhouse.version import __version__
@@ -177,12 +177,12 @@ def _weight_faults(active: Active) -> list[Fault]:
 
 
 def _warn_unknown_kinds(plugins: Sequence[Active]) -> None:
-    known = {p.use for p in installed()} | {a.use for a in plugins} | {a.name for a in plugins}
+    known = {p.use for p in installed()} | {x for a in plugins for x in (a.use, a.name, *a.plugin.provides)}
     for active in plugins:
-        for kind in (*active.plugin.before, *active.plugin.after):
+        for kind in (*active.plugin.before, *active.plugin.after, *active.plugin.conflicts):
             near = did_you_mean(kind, known, 1)
             if kind not in known and near.startswith("did you mean"):
-                warnings.warn(f"{active.name} orders itself against {kind!r}: {near}", StillhouseWarning, stacklevel=2)
+                warnings.warn(f"plugin {active.name!r} names a kind {kind!r}: {near}", UnknownKindWarning, stacklevel=2)
 
 
 def from_instances(instances: Sequence[Plugin]) -> list[Active]:

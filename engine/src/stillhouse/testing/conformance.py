@@ -22,6 +22,7 @@ from stillhouse.testing.checks.circumstances import (
 )
 from stillhouse.testing.checks.gradients import check_parameters, check_terms
 from stillhouse.testing.checks.models import (
+    check_frozen_networks,
     check_frozen_parts,
     check_in_place,
     check_modes,
@@ -35,6 +36,7 @@ from stillhouse.testing.checks.options import (
     check_types,
     check_wrong_options,
 )
+from stillhouse.testing.checks.remarks import check_remarks
 from stillhouse.testing.checks.state import check_globals, check_leftovers, check_module_state, check_outer_state
 from stillhouse.testing.checks.training import (
     check_loading,
@@ -70,6 +72,7 @@ CHECKS: tuple[Callable[[Subject], Iterator[Any]], ...] = (
     *_BEFORE,
     check_wrong_options,
     check_versions,
+    check_remarks,
     check_repeatability,
     check_resume,
     check_loading,
@@ -79,6 +82,7 @@ CHECKS: tuple[Callable[[Subject], Iterator[Any]], ...] = (
     check_globals,
     check_teacher,
     check_frozen_parts,
+    check_frozen_networks,
     check_modes,
     check_structure,
     check_in_place,

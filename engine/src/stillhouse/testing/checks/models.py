@@ -9,13 +9,21 @@ import torch
 from ignite.engine import Events
 from torch import Tensor, nn
 
+from stillhouse.assembly.soundness import find_frozen_in_training
 from stillhouse.errors import StillhouseError
 from stillhouse.loop.phases import Phase
 from stillhouse.nested import list_tensors
 from stillhouse.testing.report import Finding, Note
 from stillhouse.testing.subject import Subject, differences
 
-__all__ = ["check_frozen_parts", "check_in_place", "check_modes", "check_structure", "check_teacher"]
+__all__ = [
+    "check_frozen_networks",
+    "check_frozen_parts",
+    "check_in_place",
+    "check_modes",
+    "check_structure",
+    "check_teacher",
+]
 
 
 def check_teacher(subject: Subject) -> Iterator[Finding | Note]:
@@ -77,6 +85,33 @@ def check_frozen_parts(subject: Subject) -> Iterator[Finding | Note]:
             f"a frozen layer of the student changes in its {changed[0]}",
             "write parameters only where requires_grad is true, and never call train() on a model",
         )
+
+
+def check_frozen_networks(subject: Subject) -> Iterator[Finding | Note]:
+    """Is a frozen network of its own in eval mode in steps, so that its statistics stay and it drops nothing out?"""
+    training = subject.prepare()
+    module = training.run.composition.modules_of.get(subject.name, nn.Module())
+    found: dict[str, str] = {}
+    before: dict[str, dict[str, Tensor]] = {}
+
+    def look(_engine: Any) -> None:
+        found.update(find_frozen_in_training(module))
+        before.update((path, _parameters(module.get_submodule(path))) for path in found if path not in before)
+
+    training.run.trainer.add_event_handler(Phase.LOSSES_COMPUTED, look)
+    subject.finish(training)
+    for path, what in found.items():
+        place = f"plugin {subject.name!r}: {what}"
+        if differences(before[path], _parameters(module.get_submodule(path))):
+            yield Note(f"{place}; its weights move, so that it is left to be: an average may be noisy")
+        else:
+            yield Finding(
+                place, f"in build, `{path or 'module'}.requires_grad_(False).eval()`: what comes in eval mode stays so"
+            )
+
+
+def _parameters(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in module.named_parameters()}
 
 
 def check_modes(subject: Subject) -> Iterator[Finding]:

@@ -15,8 +15,9 @@ import attrs
 from stillhouse.config.structure import describe_type, structure, unstructure
 from stillhouse.contract.plugin import Plugin, option_names
 from stillhouse.errors import StillhouseError, first_line
-from stillhouse.testing.report import Finding
+from stillhouse.testing.report import Finding, Note
 from stillhouse.testing.subject import Subject
+from stillhouse.testing.unsaid import find_unsaid
 
 __all__ = ["check_documentation", "check_recipe_form", "check_types", "check_wrong_options"]
 
@@ -24,8 +25,9 @@ _WRONG: dict[str, tuple[Any, ...]] = {"a number": (-1.0, 0.0, 1e30), "a whole nu
 """Values of the right type that an option may or may not take, by the type's name."""
 
 
-def check_documentation(subject: Subject) -> Iterator[Finding]:
+def check_documentation(subject: Subject) -> Iterator[Finding | Note]:
     """Does its docstring say what it does, and what each option is?"""
+    yield from map(Note, find_unsaid(subject))
     text = inspect.getdoc(subject.cls) if subject.cls.__doc__ else ""
     if not text:
         yield Finding("the class has no docstring", "say in one sentence what the plugin does: `plugins NAME` shows it")
