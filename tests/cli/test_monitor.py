@@ -9,9 +9,11 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from support import recipe
+from support import FEATURES, recipe
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stillhouse import StillhouseError, train
+from stillhouse.cli.hparams_page import find_columns
 from stillhouse.cli.monitor import find_events, launch
 
 
@@ -19,6 +21,14 @@ def make(folder: Path, content: bytes = b"") -> Path:
     folder.mkdir(parents=True)
     (folder / "events.out.tfevents.1.host").write_bytes(content)
     return folder
+
+
+def read_hparams(folder: Path) -> dict[str, bytes]:
+    """What a run has written for the page HParams."""
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    return {
+        tag: each.plugin_data.content for tag, each in events.summary_metadata.items() if tag.startswith("_hparams")
+    }
 
 
 def make_empty(folder: Path) -> Path:
@@ -83,3 +93,29 @@ def test_a_runs_first_page_is_served_under_its_short_name(tmp_path: Path):
     assert costs == {"ms", "MB", "%", "images/s"}
     shown = ask("plugin/custom_scalars/scalars?run=tiny&tag=%5Egradient_norm/.*%24")
     assert list(shown["tag_to_events"]) == ["gradient_norm/task"]
+
+
+def test_hparams_have_what_differs_between_the_runs_and_what_only_one_of_them_has(tmp_path: Path):
+    for name, plugins, lr in (("alone", [], 1e-2), ("with", [FEATURES | {"weight": 2.0}], 2e-2)):
+        train(recipe(*plugins, optimizer={"lr": lr}, teacher__args={"width": 4}), out=tmp_path / name)
+
+    def columns(*names: str) -> tuple[dict[str, list[str]], list[str]]:
+        settings, metrics = find_columns({name: read_hparams(tmp_path / name) for name in names})
+        chosen_from = {info.name: list(info.domain_discrete) for info in settings}
+        return chosen_from, [info.name.tag for info in metrics]
+
+    settings, metrics = columns("alone", "with")
+    assert sorted(settings) == ["features.weight", "optimizer.lr", "plugins", "with features"]
+    assert settings["with features"] == ["no", "yes"]
+    assert metrics[:2] == ["val/accuracy", "test/accuracy"]
+    assert len(set(metrics)) == len(metrics) > 2
+    assert {"arm", "seed", "student", "with features"} <= set(columns("with")[0]), "one run has nothing to differ from"
+    url = launch(find_events([tmp_path / "alone", tmp_path / "with"]), make_empty(tmp_path))
+    asked = urllib.request.Request(f"{url}data/plugin/hparams/experiment", b"{}", {"Content-Type": "application/json"})
+    for _ in range(100):
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            served = [info["name"] for info in json.load(answer).get("hparamInfos", ())]
+        if served == list(settings):
+            break
+        time.sleep(0.1)
+    assert served == list(settings)

@@ -119,7 +119,10 @@ def launch(found: Mapping[str, Path], folder: Path, port: int | None = None) -> 
     if port is not None and not 1 <= port <= 65535:
         raise StillhouseError(f"must be from 1 to 65535, got {port}", where="--port")
     try:
-        from tensorboard import program
+        from tensorboard import default, program
+        from tensorboard.plugins.hparams.hparams_plugin import HParamsPlugin
+
+        from stillhouse.cli.hparams_page import HParamsOfAll
 
         for name, events in found.items():
             link = folder / name
@@ -129,7 +132,7 @@ def launch(found: Mapping[str, Path], folder: Path, port: int | None = None) -> 
         raise StillhouseError(f"TensorBoard cannot be imported: {first_line(error)}") from error
     except OSError as error:
         raise StillhouseError(f"no links to the runs can be made: {first_line(error)}", where=str(folder)) from error
-    board = program.TensorBoard()
+    board = program.TensorBoard([HParamsOfAll if each is HParamsPlugin else each for each in default.get_plugins()])
     # Its faster reader is a program of its own, and follows no links on some systems.
     options = ["", "--logdir", str(folder), "--host", "127.0.0.1", "--load_fast", "false"]
     board.configure(argv=[*options, *([] if port is None else ["--port", str(port)])])

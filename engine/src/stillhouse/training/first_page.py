@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import attrs
@@ -13,12 +13,14 @@ from stillhouse.config.structure import unstructure
 from stillhouse.contract.run import Run
 from stillhouse.entries import installed
 
-__all__ = ["list_settings", "make_layout"]
+__all__ = ["list_settings", "make_layout", "sort_results"]
 
 Setting = bool | int | float | str
 _FIRST = "Is it learning?"
 """The row whose charts fill after the first epoch, if not before."""
 _SEED = re.compile(r"seed-\d+")
+_YES, _NO = "yes", "no"
+"""How a switch is told: torch writes what is true as 1.0."""
 
 
 def make_layout(score: str, tags: Collection[str]) -> dict[str, dict[str, list[Any]]]:
@@ -88,7 +90,7 @@ def list_settings(run: Run) -> dict[str, Setting]:
     names = [plugin.name for plugin in run.plugins]
     found: dict[str, Setting] = {"arm": arm, "seed": recipe.run.seed, "plugins": ", ".join(names) or "none"}
     for name in sorted({*names, *(entry.use for entry in installed())}):
-        found[f"with {name}"] = name in names
+        found[f"with {name}"] = _YES if name in names else _NO
     for key, table in (("run", recipe.run), ("data", recipe.data), ("optimizer", recipe.optimizer)):
         for option, value in _list_changed(table).items():
             if (key, option) not in _BESIDE:
@@ -97,7 +99,12 @@ def list_settings(run: Run) -> dict[str, Setting]:
     for plugin in run.plugins:
         found |= {f"{plugin.name}.{option}": v for option, v in _list_changed(plugin).items() if option != "name"}
     shortened: dict[str, Setting] = shorten_home(found)
-    return shortened
+    return {key: (_YES if value else _NO) if isinstance(value, bool) else value for key, value in shortened.items()}
+
+
+def sort_results(results: Mapping[str, float], score: str) -> dict[str, float]:
+    """Metrics by tag, the score of every split first: the page shows five of them until more are chosen."""
+    return {tag: results[tag] for tag in sorted(results, key=lambda tag: tag.partition("/")[2] != score)}
 
 
 _BESIDE = {

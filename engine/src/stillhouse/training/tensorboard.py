@@ -15,7 +15,7 @@ from stillhouse.errors import StillhouseWarning, first_line
 from stillhouse.registry.hooks import Hooks, named_values
 from stillhouse.training.alarms import Alarms
 from stillhouse.training.drawing import DrawingPace
-from stillhouse.training.first_page import list_settings, make_layout
+from stillhouse.training.first_page import list_settings, make_layout, sort_results
 from stillhouse.training.folder import RunFolder
 from stillhouse.training.markdown import fence
 from stillhouse.training.points import MOST, Points, is_checkpoint_due
@@ -144,7 +144,8 @@ class TensorBoard:
 
             # Not add_hparams, which writes every metric once more, as a curve of one point in a file of its own.
             events = self._writer._get_file_writer()  # type: ignore[no-untyped-call]  # torch gives it no types
-            for summary in hparams(list_settings(run), metric_tags(run.metrics)):  # type: ignore[no-untyped-call]  # likewise
+            results = sort_results(metric_tags(run.metrics), run.task.score)
+            for summary in hparams(list_settings(run), results):  # type: ignore[no-untyped-call]  # likewise
                 events.add_summary(summary)
 
     def _show(self, run: Run) -> None:
