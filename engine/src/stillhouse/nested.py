@@ -35,7 +35,12 @@ def map_tensors(function: Callable[[Any], Any], tree: Any, kind: type = Tensor) 
 
 
 def slice_rows(tree: Any, rows: slice | int, n: int) -> Any:
-    """Slice samples, or one, out of a batch of ``n``: tensors and lists of ``n`` by row; dicts and tuples by entry."""
+    """Slice samples, or one, out of a batch of ``n``: tensors and lists of ``n`` by row; dicts and tuples by entry.
+
+    A tensor without rows, such as a detector's loss, is of the whole batch, and left alone.
+    """
+    if isinstance(tree, Tensor) and not tree.ndim:
+        return tree
     if isinstance(tree, Tensor) or (isinstance(tree, list) and len(tree) == n):
         return tree[rows]
     if isinstance(tree, Mapping):

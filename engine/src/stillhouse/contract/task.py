@@ -62,6 +62,8 @@ class Task:
     a detector's losses and its boxes do."""
     takes: ClassVar[tuple[str, ...]] = ("class",)
     """The kinds of targets that it takes: see :attr:`stillhouse.data.DataInfo.target`."""
+    calls_labelled: ClassVar[bool] = False
+    """A :meth:`call` of its own knows targets of which not all have a label: :class:`stillhouse.data.PartlyLabelled`."""
     takes_logits: ClassVar[bool] = False
     """Outputs are logits along dimension 1: a run warns of a model whose outputs are probabilities already."""
 

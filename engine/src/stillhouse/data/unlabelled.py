@@ -64,6 +64,8 @@ class JoinedSource(Source):
 
     def _make_blank(self, x: Tensor) -> Any:
         like = self._example
+        if self.target == "boxes":
+            return {key: value[:0] for key, value in like.items()}
         if not isinstance(like, Tensor):  # a class index, or nothing
             return like
         if self.target == "vector":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import warnings
 from collections.abc import Mapping
 from itertools import repeat
@@ -12,12 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 import numpy as np
 import torch
-from ignite.metrics import Metric, ObjectDetectionAvgPrecisionRecall
+from ignite.metrics import Metric
 from torch import Tensor, nn
 
 from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Program, Task
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, raise_faults
+from stillhouse.nested import PartlyLabelled
+from stillhouse.tasks.average_precision import make_average_precision
 from stillhouse.tasks.foreground import compute_losses
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Detection(Task):
     score: ClassVar[str] = "map"
     one_output: ClassVar[bool] = False
     takes: ClassVar[tuple[str, ...]] = ("boxes", "mask")
+    calls_labelled: ClassVar[bool] = True
 
     classes: dict[str, int] = attrs.field(factory=dict)
     min_area: int = 16
@@ -96,14 +98,19 @@ class Detection(Task):
         """The classes and the background."""
         return len(self.class_names(data)) + 1
 
-    def call(self, model: nn.Module, inputs: Tensor, targets: list[Boxes] | None) -> Any:
-        """A detector gets lists, and in training the targets; any other model the batch (B, C, H, W)."""
+    def call(self, model: nn.Module, inputs: Tensor, targets: list[Boxes] | PartlyLabelled | None) -> Any:
+        """A detector gets lists, and in training the targets; any other model the batch (B, C, H, W).
+
+        Where not all samples are labelled, its losses are of those that are.
+        """
         if "targets" not in inspect.signature(model.forward).parameters:
             return model(inputs)
         if not model.training or targets is None:
             return model(list(inputs))
+        boxes, labelled = (targets.values, targets.number) if isinstance(targets, PartlyLabelled) else (targets, None)
         try:
-            return compute_losses(model, list(inputs), targets)
+            # Of a part without a labelled sample all are counted: its loss is multiplied by 0.
+            return compute_losses(model, list(inputs), boxes, labelled or None)
         except (
             KeyError,
             ValueError,
@@ -148,9 +155,7 @@ class Detection(Task):
         recall with at most 100 boxes of each class an image, the mean over those thresholds. NaN where the split has no
         box at all. Of several classes there is also ``ap``: ``map`` by class, NaN for one that the split has no box of.
         """
-        # Not unrolled: otherwise ignite takes two lists for the outputs and targets of several heads.
-        given: Any = {"num_classes": self.outputs(data), "output_transform": _to_coco, "skip_unrolling": True}
-        many, half = _AveragePrecision(**given), _AveragePrecision(iou_thresholds=[0.5], **given)
+        many, half = make_average_precision(self.outputs(data)), make_average_precision(self.outputs(data), [0.5])
         found: dict[str, Metric] = {"map": many[0], "map50": half[0], "recall": many[1]}
         return {**found, "ap": many[2]} if len(self.class_names(data)) > 1 else found
 
@@ -240,23 +245,6 @@ class Detection(Task):
         return drawn
 
 
-class _AveragePrecision(ObjectDetectionAvgPrecisionRecall):
-    """ignite's metric with its values by class, without torch's warning about the way ignite slices what it gathered."""
-
-    _result: tuple[float, float, Tensor] | None = None
-    """The computed result, which several metrics read; ignite empties it when samples are added."""
-
-    def compute(self) -> tuple[float, float, Tensor]:  # type: ignore[override]  # one more than ignite's
-        """Average precision, recall, and the average precision of each label from 1 on (classes,); NaN without a box."""
-        if self._result is None:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Using a non-tuple sequence for multidimensional indexing")
-                found = self._compute()  # (2, labels, thresholds); -1 for labels that the split has no box of
-            precision, recall = found.where(found >= 0, math.nan)
-            self._result = (float(precision.nanmean()), float(recall.nanmean()), precision[1:].mean(1))
-        return self._result
-
-
 def find_boxes(mask: Tensor, classes: tuple[int, ...], min_area: int = 1) -> Boxes:
     """Boxes around the connected pieces of a mask; pixels that touch at a corner are connected.
 
@@ -292,9 +280,3 @@ def _are_losses(output: Any) -> bool:
 
 def _is_scalar(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim == 0
-
-
-def _to_coco(state: dict[str, Any]) -> tuple[list[Boxes], list[Boxes]]:
-    """Predictions and targets under the keys that ignite's metric reads."""
-    found = [{"bbox": o["boxes"], "labels": o["labels"], "scores": o["scores"]} for o in state["output"]]
-    return found, [{"bbox": t["boxes"], "labels": t["labels"]} for t in state["target"]]

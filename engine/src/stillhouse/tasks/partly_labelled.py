@@ -36,7 +36,7 @@ def fit_task(task: Task, info: DataInfo, spec: DataSpec) -> Task:
     if not spec.has_unlabelled:
         return task
     kind = type(task)
-    if kind.call is not Task.call:
+    if kind.call is not Task.call and not kind.calls_labelled:
         raise StillhouseError(
             f"{kind.__name__} calls its student in a way of its own, and knows no unlabelled samples",
             where="task.name",
