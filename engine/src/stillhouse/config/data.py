@@ -59,6 +59,7 @@ _LEAST = {
     "eval_batch_size": 1,
     "workers": 0,
     "prefetch": 1,
+    "buffer": 1,
     "per_class": 1,
     "limit": 1,
     "size": 1,
@@ -66,6 +67,9 @@ _LEAST = {
 }
 _MOST = {"batch_size": 2**24, "eval_batch_size": 2**24, "workers": 1024, "prefetch": 1024, "size": 2**16, "crop": 2**16}
 """More is a slip of the keyboard, which would be noticed when the memory is full."""
+
+_BUFFER = 4096
+"""Photographs of 100 KB: what a node's memory takes easily."""
 
 _MOST_UNLABELLED = 10_000
 """Unlabelled samples for each labelled one."""
@@ -89,7 +93,10 @@ class DataSpec:
         drop_last: leave out an epoch's last training batch when it is smaller than the others. One of a single sample
             is left out always: batch statistics need two.
         sampling: ``balanced``: an epoch has as many samples as there are, and each class equally often, so that those of a
-            rare one come several times, alike within an epoch. None: each sample once.
+            rare one come several times, alike within an epoch. ``shards``: of ``shards:``, each sample once, shard after
+            shard in another order each epoch, so that the disk reads forwards. None: each sample once, in any order.
+        buffer: of ``sampling = "shards"``: how many samples are mixed with each other: one comes at most so many places later than
+            it lies.
         workers: processes that read and augment; 0: the training process does. The batches are the same.
         prefetch: batches that each worker makes ahead.
         per_class: train on so many samples of each class; None: on all. The validation split stays whole.
@@ -137,7 +144,8 @@ class DataSpec:
     batch_size: int = 64
     eval_batch_size: int | None = None
     drop_last: bool = False
-    sampling: Literal["balanced"] | None = None
+    sampling: Literal["balanced", "shards"] | None = None
+    buffer: int = _BUFFER
     workers: int = 0
     prefetch: int = 2
     per_class: int | None = None
@@ -179,6 +187,8 @@ class DataSpec:
         if self.per_class is not None and self.limit is not None:
             faults.append(Fault("limit", "cannot be combined with `per_class`", "set one of the two"))
         faults += self._find_faults_of_unlabelled()
+        if self.buffer != _BUFFER and self.sampling != "shards":
+            faults.append(Fault("buffer", 'needs `sampling = "shards"`'))
         if not 0 <= self.background <= 255:
             faults.append(Fault("background", f"must be in [0, 255], got {self.background}", "255 is white, 0 black"))
         if self.channels not in (None, 1, 3):

@@ -38,6 +38,9 @@ class SampledData(Data):
         if spec.sampling == "balanced" and info.target != "class":
             what = f"'balanced' needs targets of kind 'class', got {info.target!r}"
             raise StillhouseError(what, where="data.sampling", hint="leave it out")
+        if spec.sampling == "shards" and samples.source.shards is None:
+            what = f"'shards' needs data in shards, and those of {spec.name} lie each by itself"
+            raise StillhouseError(what, where="data.sampling", hint='name = "shards:PATTERN"')
         self.info, self.notes = info, notes
         self._spec, self._samples, self._splits, self._pin = spec, samples, splits, pin
         self._plain = samples.plain
@@ -94,15 +97,18 @@ class SampledData(Data):
         return self._make_training_keys(0).steps_per_epoch
 
     def _make_training_keys(self, start_step: int) -> EpochBatches:
+        source, train = self._samples.source, self._splits["train"]
         return EpochBatches(
-            ids=self._splits["train"],
+            ids=train,
             batch_size=self._spec.batch_size,
             drop_last=self._spec.drop_last,
             seed=self._samples.seed,
             start_step=start_step,
             rank=idist.get_rank(),
             world=idist.get_world_size(),
-            labels=self._samples.source.labels[self._splits["train"]] if self._spec.sampling == "balanced" else None,
+            labels=source.labels[train] if self._spec.sampling == "balanced" else None,
+            shards=source.shards[train] if self._spec.sampling == "shards" and source.shards is not None else None,
+            buffer=self._spec.buffer,
         )
 
     def _make_pool_keys(self, start_step: int) -> Iterable[Key]:

@@ -30,6 +30,7 @@ _NO_PART_OF_AN_INPUT = frozenset(
         "eval_batch_size",
         "drop_last",
         "sampling",
+        "buffer",
         "workers",
         "prefetch",
         "per_class",

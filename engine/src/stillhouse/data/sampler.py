@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from stillhouse.errors import StillhouseError
 from stillhouse.seeds import mix
 
-__all__ = ["EpochBatches", "Key", "OrderedBatches", "draw_balanced", "shuffle_epoch"]
+__all__ = ["EpochBatches", "Key", "OrderedBatches", "draw_balanced", "shuffle_epoch", "shuffle_shards"]
 
 Ids = NDArray[np.int64]
 """Ids of samples: positions in their source."""
@@ -51,8 +51,31 @@ def draw_balanced(seed: int, epoch: int, labels: Ids) -> Ids:
     return every
 
 
+def shuffle_shards(seed: int, epoch: int, shards: Ids, buffer: int) -> Ids:
+    """Return a permutation of 0 ... N-1 that reads shards nearly from their beginnings to their ends.
+
+    It follows from (seed, epoch). The shards follow one another in a random order, each as it lies, and a sample comes up to
+    ``buffer`` places later than its turn, evenly distributed: so mix those that a buffer of that size mixes.
+
+    Args:
+        seed: the run's seed.
+        epoch: the epoch.
+        shards: the shard of each sample (N,), whose samples are in the order in which they lie.
+        buffer: how many samples are mixed with each other; 1 mixes none.
+    """
+    generator = torch.Generator().manual_seed(mix(seed, epoch, _SHARDS))
+    _, number = np.unique(shards, return_inverse=True)
+    turn = torch.randperm(int(number.max()) + 1, generator=generator).numpy()
+    lie: Ids = np.argsort(turn[number], kind="stable")
+    late = torch.rand(len(shards), generator=generator, dtype=torch.float64).numpy() * buffer
+    mixed: Ids = lie[np.argsort(np.arange(len(shards)) + late, kind="stable")]
+    return mixed
+
+
 _BALANCED = 0xBA1
 """Sets its random numbers apart from those of :func:`shuffle_epoch`."""
+_SHARDS = 0x5A4D
+"""As well."""
 
 
 class Key(NamedTuple):
@@ -85,6 +108,8 @@ class EpochBatches:
             be shared evenly, up to ``world - 1`` of its samples are left out, and the whole of it where a share would
             be a single sample.
         labels: of the training samples (N,): each class comes equally often in an epoch; None: each sample comes once.
+        shards: of the training samples (N,): they come shard by shard; None: in any order.
+        buffer: of samples in shards, how many are mixed: see :func:`shuffle_shards`.
 
     Raises:
         StillhouseError: ``batch_size`` is not a multiple of ``world``.
@@ -98,6 +123,8 @@ class EpochBatches:
     rank: int = 0
     world: int = 1
     labels: Ids | None = None
+    shards: Ids | None = None
+    buffer: int = 1
 
     def __attrs_post_init__(self) -> None:
         if self.batch_size % self.world:
@@ -123,6 +150,8 @@ class EpochBatches:
     def _order(self, epoch: int) -> Ids:
         if self.labels is not None:
             return draw_balanced(self.seed, epoch, self.labels)
+        if self.shards is not None:
+            return shuffle_shards(self.seed, epoch, self.shards, self.buffer)
         return shuffle_epoch(self.seed, epoch, len(self.ids))
 
     def _share(self, ids: Ids) -> Ids:

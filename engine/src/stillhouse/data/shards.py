@@ -74,7 +74,7 @@ class Shards(Source):
         told = {"target": "class", **{k: v for k, v in args.items() if k not in own}}
         self.target, self._background = told["target"], background
         self._label, _, self._entry = (files.label or "").partition(":")
-        self.splits, self._shards = {}, []
+        self.splits, self._files = {}, []
         keys: list[str] = []
         shards: list[int] = []
         images: list[Member] = []
@@ -83,19 +83,20 @@ class Shards(Source):
         for split, found in find_shards(place).items():
             first = len(keys)
             for shard in found:
-                self._shards.append(shard)
+                self._files.append(shard)
                 for sample in index_shard(shard):
                     pair = self._choose(sample, files)
                     if pair is None:
                         continue
                     keys.append(sample.key)
-                    shards.append(len(self._shards) - 1)
+                    shards.append(len(self._files) - 1)
                     images.append(pair[0])
                     targets.append(pair[1])
             self.splits[split] = np.arange(first, len(keys), dtype=np.int64)
         self._report_dropped(skip_bad, len(keys))
         # Arrays, and no lists: workers share their memory.
-        self._keys, self._shard_of = np.asarray(keys), np.asarray(shards, dtype=np.int64)
+        self._keys = np.asarray(keys)
+        self.shards = self._file_of = np.asarray(shards, dtype=np.int64)
         self._images = np.asarray(images, dtype=np.int64).reshape(-1, 2)
         self._targets = np.asarray(targets, dtype=np.int64).reshape(-1, 2)
         empty = [split for split, ids in self.splits.items() if len(ids) == 0]
@@ -119,7 +120,7 @@ class Shards(Source):
         target = sample.files.get(label) if self.target != "none" else Member(0, 0)
         if image is None or target is None:
             missing = f".{label}" if image is not None else "image"
-            place = f"{show_name(self._shards[-1])}, {sample.key}"
+            place = f"{show_name(self._files[-1])}, {sample.key}"
             self._dropped.append(f"{place} has no {missing}, but {list_extensions(sample.files)}")
             return None
         return sample.files[image], target
@@ -160,7 +161,7 @@ class Shards(Source):
 
     def _read_value(self, i: int) -> Any:
         """Read a target that is text: of JSON the entry that ``label`` names, else the text."""
-        content = read_member(self._shards[self._shard_of[i]], Member(*self._targets[i].tolist()))
+        content = read_member(self._files[self._file_of[i]], Member(*self._targets[i].tolist()))
         try:
             text = content.decode().strip()
             if self._label != "json" and self.target == "class":
@@ -177,8 +178,8 @@ class Shards(Source):
         return value[self._entry]
 
     def _hash(self) -> bytes:
-        digest = hashlib.sha256(repr([(shard.name, shard.stat().st_size) for shard in self._shards]).encode())
-        for array in (self._images, self._targets, self._shard_of):
+        digest = hashlib.sha256(repr([(shard.name, shard.stat().st_size) for shard in self._files]).encode())
+        for array in (self._images, self._targets, self._file_of):
             digest.update(array.tobytes())
         count = min(len(self._keys), _HASHED, max(32, _HASHED_BYTES // max(1, int(self._images[:, 1].mean()))))
         for i in np.linspace(0, len(self._keys) - 1, count).astype(np.int64).tolist():
@@ -190,7 +191,7 @@ class Shards(Source):
         return to_tensor(self._open(self._images[i], i), self._background)
 
     def _open(self, member: Sequence[int], i: int) -> Image.Image:
-        content = read_member(self._shards[self._shard_of[i]], Member(*map(int, member)))
+        content = read_member(self._files[self._file_of[i]], Member(*map(int, member)))
         try:
             image = Image.open(io.BytesIO(content))
             image.load()
@@ -218,11 +219,11 @@ class Shards(Source):
 
     def read_stored(self, i: int) -> bytes:
         """See :meth:`Source.read_stored`: the image's bytes."""
-        return read_member(self._shards[self._shard_of[i]], Member(*self._images[i].tolist()))
+        return read_member(self._files[self._file_of[i]], Member(*self._images[i].tolist()))
 
     def place(self, i: int) -> str:
         """See :meth:`Source.place`."""
-        return f"{show_name(self._shards[self._shard_of[i]])}, {self._keys[i]}"
+        return f"{show_name(self._files[self._file_of[i]])}, {self._keys[i]}"
 
     def channels(self) -> int:
         """Return 1 where 32 training images, evenly spaced, are all grey; else 3."""

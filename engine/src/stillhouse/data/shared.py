@@ -22,7 +22,7 @@ KEPT = 4
 """Data sets that are remembered: an ablation goes seed by seed, with a student's and a teacher's data each."""
 
 _OF_BATCHES = (
-    *("batch_size", "eval_batch_size", "drop_last", "sampling", "workers", "prefetch", "batch_transforms"),
+    *("batch_size", "eval_batch_size", "drop_last", "sampling", "buffer", "workers", "prefetch", "batch_transforms"),
     *("unlabelled_ratio", "terms"),
 )
 _OF_SUBSETS = ("per_class", "limit", "subset_seed", "pool")

@@ -76,6 +76,7 @@ class Source(ABC):
         vector_length: how many numbers each target of kind ``vector`` has, once the first one was read.
         stamp: a hash of what there is, for the fingerprint, without times and places; None: samples' values are hashed.
         weights: the factor of every sample (N,) in the task's loss, float32; None: each counts alike.
+        shards: the shard that every sample (N,) lies in, where many of them lie in one file, numbered in its order.
         doubtful: ids that are looked at before training in any case, such as those of empty files.
         target: the targets' kind: see :attr:`stillhouse.data.DataInfo.target`.
         spec: how targets are read; None: they are class indices.
@@ -85,6 +86,7 @@ class Source(ABC):
     labels: Ids
     splits: dict[str, Ids]
     weights: NDArray[np.float32] | None = None
+    shards: Ids | None = None
     pure: bool = True
     stamp: bytes | None = None
     doubtful: tuple[int, ...] = ()

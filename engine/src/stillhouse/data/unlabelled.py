@@ -44,6 +44,8 @@ class JoinedSource(Source):
         self.doubtful = (*labelled.doubtful, *(i + self._first for i in more.doubtful))
         if labelled.weights is not None:  # nobody counts those of the others
             self.weights = np.concatenate([labelled.weights, np.ones(len(more.labels), dtype=np.float32)])
+        if labelled.shards is not None:  # the others' order is another
+            self.shards = np.concatenate([labelled.shards, np.zeros(len(more.labels), dtype=np.int64)])
         if labelled.stamp is not None and more.stamp is not None:
             self.stamp = hashlib.sha256(labelled.stamp + more.stamp).digest()
 
