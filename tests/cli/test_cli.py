@@ -34,7 +34,7 @@ def test_train_writes_the_run_folder_and_says_how_to_look(tmp_path: Path):
     done = command("train", path, "--out", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert "accuracy" in done.stdout
-    assert f"tensorboard --logdir {tmp_path / 'run'}" in done.stdout
+    assert f"stillhouse monitor {tmp_path / 'run'}" in done.stdout
     assert "epoch 2/2" in done.stderr
     names = {p.name for p in (tmp_path / "run").iterdir()}
     files = {"recipe.toml", "lock.json", "composition.txt", "history.jsonl", "metrics.csv", "summary.json"}

@@ -98,6 +98,48 @@ def test_a_term_that_opposes_the_task_is_named():
     assert "smaller weight" in alarm["advice"]
 
 
+def kinds_of(steps: list[int], tag: str, values: list[float]) -> list[str]:
+    """The kinds of alarms after looks at these steps of 100 that found these values, and a task's gradient of 1."""
+    told = Alarms(SimpleNamespace(say=print))
+    rules = Rules(SimpleNamespace(total_steps=100), told)
+    for step, value in zip(steps, values, strict=True):
+        rules.look_at(step, {"gradient_norm/task": 1.0, tag: value})
+    return [alarm.kind for alarm in told]
+
+
+@pytest.mark.parametrize(
+    ("steps", "cosines", "told"),
+    [
+        ([4, 100], [-1.0, -1.0], True),
+        ([4, 100], [-0.45, -0.4], True),
+        ([4, 100], [-0.3, -0.3], False),
+        ([4, 100], [-1.0, 0.0], False),
+        ([4, 35, 70, 100], [-0.3, -0.3, -0.3, -0.3], True),
+        ([4, 35, 70, 100], [-0.3, -0.3, 0.1, -0.3], False),
+        ([4, 5, 6, 7, 8], [-1.0] * 5, False),  # a twentieth of the run
+    ],
+)
+def test_the_two_looks_of_a_short_run_are_enough_where_they_are_clear(
+    steps: list[int], cosines: list[float], told: bool
+):
+    assert kinds_of(steps, "gradient_cosine/term", cosines) == ["opposes the task"] * told
+
+
+@pytest.mark.parametrize(
+    ("steps", "norms", "told"),
+    [
+        ([4, 100], [1e3, 1e3], ["dwarfs the task"]),
+        ([4, 100], [1e3, 10.0], []),
+        ([4, 50], [1e3, 1e3], []),
+        ([4, 50, 100], [1e3, 1e3, 10.0], ["dwarfs the task"]),
+        ([4, 100], [1e-4, 1e-5], ["does nothing"]),
+        ([4, 50], [1e-4, 1e-5], []),
+    ],
+)
+def test_sizes_are_told_after_three_looks_or_at_the_end(steps: list[int], norms: list[float], told: list[str]):
+    assert kinds_of(steps, "gradient_norm/term", norms) == told
+
+
 def test_a_term_that_dwarfs_the_task_is_named_with_what_to_divide_by():
     alarm = alarms_of(Term(where="zero", weight=1e5))["dwarfs the task"]
     assert "times the task's" in alarm["what"]

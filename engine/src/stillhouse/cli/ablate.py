@@ -152,7 +152,7 @@ def _ablate(arguments: argparse.Namespace) -> int:
         if (report := Path(folder) / "report.html").exists():
             console.print(f"report          {report}", highlight=False, markup=False, soft_wrap=True)
         console.print(
-            f"TensorBoard     tensorboard --logdir {shlex.quote(str(folder))}",
+            f"TensorBoard     stillhouse monitor {shlex.quote(str(folder))}",
             highlight=False,
             markup=False,
             soft_wrap=True,

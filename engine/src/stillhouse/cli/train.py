@@ -129,7 +129,7 @@ def _print_summary(summary: dict[str, Any], folder: str) -> None:
         console.print(when, highlight=False, markup=False, soft_wrap=True)
     console.print(f"run folder   {folder}", highlight=False, markup=False, soft_wrap=True)
     console.print(
-        f"TensorBoard  tensorboard --logdir {shlex.quote(str(folder))}", highlight=False, markup=False, soft_wrap=True
+        f"TensorBoard  stillhouse monitor {shlex.quote(str(folder))}", highlight=False, markup=False, soft_wrap=True
     )
 
 

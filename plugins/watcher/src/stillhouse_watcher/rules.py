@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping
-from statistics import median
+from statistics import median_low
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -19,8 +19,12 @@ __all__ = ["Rules"]
 DWARFS, NOTHING = 100.0, 1e-3
 """A term's gradient beside the task's, from which on it is called too large, and up to which too small; over ``LOOKS``."""
 LOOKS = 3
-OPPOSES, OPPOSED_LOOKS, OPPOSED_FOR = -0.2, 4, 0.25
-"""A cosine below this, in so many looks without a break, over this share of the run, is no chance of a batch."""
+"""At a run's end two are enough: a short one has no more."""
+OPPOSES, OPPOSED, OPPOSED_FOR = -0.2, -0.8, 0.25
+"""Cosines below the first, without a break over this share of the run, are no chance of a batch where they sum up to the second.
+
+So do four of -0.2, and two of -0.4: the two looks that any run has.
+"""
 COLLAPSED, ALIVE = 1.5, 3.0
 """Effective ranks: of a student's side that has collapsed, and of a teacher's that has not."""
 DRIFTED = 1e-2
@@ -88,10 +92,11 @@ class Rules:
 
     def _look_at_size(self, step: int, term: str, scalars: Mapping[str, float]) -> None:
         own, task = self._seen[f"gradient_norm/{term}"], self._seen["gradient_norm/task"]
-        if len(own) < LOOKS or len(own) != len(task) or not max(task) > 0.0:
+        needed = LOOKS if step < self._run.total_steps else 2
+        if len(own) < needed or len(own) != len(task) or not max(task) > 0.0:
             return
         ratios = [a / b if b > 0.0 else math.inf for a, b in zip(own, task, strict=True)]
-        middle, share = median(ratios), scalars.get(f"loss_share_percent/{term}", 0.0)
+        middle, share = median_low(ratios), scalars.get(f"loss_share_percent/{term}", 0.0)
         if middle > DWARFS:
             what = f"the term {term!r} dwarfs the task: its gradient on the student is {_times(middle)} the task's"
             advice = f"try its weight divided by {middle:.0f}"
@@ -110,9 +115,9 @@ class Rules:
             streak.clear()
             return
         streak.append((step, cosine))
-        steps = step - streak[0][0]
-        if len(streak) >= OPPOSED_LOOKS and steps >= OPPOSED_FOR * self._run.total_steps:
-            mean = sum(value for _, value in streak) / len(streak)
+        steps, total = step - streak[0][0], sum(value for _, value in streak)
+        if total <= OPPOSED and steps >= OPPOSED_FOR * self._run.total_steps:
+            mean = total / len(streak)
             what = f"the gradient of the term {term!r} opposes the task's: cosine {mean:.2f} over {steps} steps"
             advice = "try a smaller weight, one that decays, or a plugin that combines gradients"
             self._sound("opposes the task", term, what, advice, step)
