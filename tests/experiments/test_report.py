@@ -20,6 +20,7 @@ from stillhouse.experiments.comparison import Comparison, Group, compare_groups
 from stillhouse.experiments.costs import count_alarms
 from stillhouse.experiments.effects import find_effects
 from stillhouse.experiments.finished_run import FinishedRun
+from stillhouse.experiments.picture import wrap_name
 from stillhouse.experiments.report import make_report, write_report
 from stillhouse.experiments.table_files import to_csv, to_latex
 
@@ -167,6 +168,26 @@ def test_runs_without_references_histories_and_costs_have_a_report_of_what_there
     page = Page(make_report(compare_groups("val/loss", [Group("only", {0: 1.0})])))
     assert list(page.texts)[1:] == ["failures", "table", "origin"]
     assert "There is none." in page.texts["failures"]
+
+
+def test_one_seed_of_each_is_tested_against_nothing_and_the_report_says_so():
+    found = compare_groups("val/loss", [Group(n, {0: v}, against={"a": "a"}) for n, v in (("a", 1.0), ("b", 2.0))])
+    page = Page(make_report(found))
+    assert "None is tested against a: that takes two seeds or more of both." in page.texts[""]
+    assert "Holm" not in page.texts["differences"]
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("features+projector=off,logits=on", ["features+projector=off,", "logits=on"]),
+        ("runs/of a long-name/seed-0", ["runs/of a long-name/seed-0"]),
+        ("without", ["without"]),
+        ("x" * 40, ["x" * 30, "x" * 10]),
+    ],
+)
+def test_names_in_figures_break_between_their_parts(name: str, lines: list[str]):
+    assert wrap_name(name, 30).splitlines() == lines
 
 
 def test_csv_has_every_number_in_full_and_none_where_there_is_none():

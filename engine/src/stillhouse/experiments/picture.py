@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
@@ -29,6 +30,7 @@ __all__ = [
     "read_curve",
     "save_figure",
     "to_svg",
+    "wrap_name",
     "write_picture",
 ]
 
@@ -61,6 +63,16 @@ def save_figure(path: Path, figure: Figure) -> None:
             figure.savefig(temporary, format="png", dpi=_DPI)
     except OSError as error:
         raise StillhouseError(f"cannot be written: {error.strerror or error}", where=str(picture)) from error
+
+
+def wrap_name(name: str, width: int) -> str:
+    """Break a name into lines behind its commas, slashes and spaces, within a part only where that alone is too long."""
+    lines = [""]
+    for part in re.findall(r"[^,/ ]*[,/ ]|[^,/ ]+", name):
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(fill(line, width) for line in lines)
 
 
 def to_svg(figure: Figure) -> str:
@@ -147,4 +159,7 @@ def draw_differences(axes: Axes, comparison: Comparison, reference: str, labels:
         axes.plot(mean, place, "o", color=colour, markersize=6)
         axes.annotate(f"{mean:+.2g}", (mean, place), (0, 6), textcoords="offset points", ha="center", fontsize=8)
     axes.set_yticks(range(len(found)), [plain(labels.get(name, name)) for _, name, _ in found], fontsize=8)
-    axes.set(ylim=(-0.5, len(found)), xlabel=plain(f"{comparison.metric} less {reference}, 95% interval"))
+    told = [wrap_name(f"{comparison.metric} less {reference},", 36), "95% interval"]
+    axes.set(ylim=(-0.5, len(found)), xlabel=plain((" " if len(told[0]) < 36 else "\n").join(told)))
+    axes.margins(x=0.12)  # a number above an outermost dot is as wide as that
+    axes.locator_params(axis="x", nbins=5)

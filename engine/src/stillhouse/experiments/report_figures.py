@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from statistics import mean
-from textwrap import fill
 
 from matplotlib.figure import Figure
 
 from stillhouse.experiments.comparison import Comparison
 from stillhouse.experiments.effects import Effect
-from stillhouse.experiments.picture import Curve, draw_curve, draw_differences, limit_to_settled
+from stillhouse.experiments.picture import Curve, draw_curve, draw_differences, limit_to_settled, wrap_name
 from stillhouse.terminal import plain
 
 __all__ = ["MOST_CURVES", "draw_curves", "draw_effects", "draw_forest"]
@@ -31,7 +30,7 @@ def draw_forest(comparison: Comparison) -> Figure:
     titles = [
         title for title in comparison.references if any(row.differences[title] is not None for row in comparison.rows)
     ]
-    labels = {row.group.name: fill(row.group.name, _WIDTH) for row in comparison.rows}
+    labels = {row.group.name: wrap_name(row.group.name, _WIDTH) for row in comparison.rows}
     figure = Figure((4.6 * max(1, len(titles)), 1.2 + 0.42 * len(comparison.rows)), layout="constrained")
     for place, title in enumerate(titles):
         axes = figure.add_subplot(1, len(titles), place + 1)
@@ -50,7 +49,7 @@ def draw_effects(effects: list[Effect], metric: str) -> Figure:
         if found.low is not None and found.high is not None:
             axes.plot((found.low, found.high), (place, place), color="#455a64", linewidth=1.6)
         axes.plot(found.mean, place, "o", color="#455a64", markersize=6)
-    axes.set_yticks(range(len(effects)), [plain(fill(effect.name, 50)) for effect in effects], fontsize=8)
+    axes.set_yticks(range(len(effects)), [plain(wrap_name(effect.name, 50)) for effect in effects], fontsize=8)
     axes.set(ylim=(len(effects) - 0.5, -0.5), xlabel=plain(f"effect on {metric}, 95% interval"))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -74,7 +73,7 @@ def draw_curves(curves: Mapping[str, Curve], metric: str, behind: str) -> Figure
             axes.plot(list(grey), [mean(values) for values in grey.values()], color=_GREY, linewidth=1.2)
         draw_curve(axes, curve, _OWN, name)
         last = mean(curve[max(curve)])
-        axes.set_title(f"{plain(fill(name, _WIDTH))}\n{last:.3g}", fontsize=8)
+        axes.set_title(f"{plain(wrap_name(name, _WIDTH))}\n{last:.3g}", fontsize=8)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in places[len(curves) :]:

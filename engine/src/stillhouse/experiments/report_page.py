@@ -20,7 +20,8 @@ h1 { font-size: 1.6rem; margin: 0 0 .5rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .3rem; border-bottom: 1px solid #cfd8dc; }
 p.how { color: #546e7a; margin: .3rem 0 .8rem; }
 p.answer { font-size: 1.05rem; }
-nav a { margin-right: 1rem; color: #00796b; }
+nav { display: flex; flex-wrap: wrap; gap: 0 1rem; }
+nav a { color: #00796b; }
 div.wide { overflow-x: auto; margin-bottom: .8rem; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #eceff1; text-align: right; vertical-align: top; }
@@ -30,8 +31,9 @@ tbody th { font-weight: 500; }
 tbody th, thead th:first-child { position: sticky; left: 0; background: #fff; }
 td.tick { text-align: center; color: #00796b; }
 code, pre { font: 13px/1.4 ui-monospace, "Liberation Mono", monospace; overflow-wrap: anywhere; white-space: pre-wrap; }
-figure { margin: .5rem 0; }
+figure { margin: .5rem 0; overflow-x: auto; }
 svg { max-width: 100%; height: auto; }
+@media screen and (max-width: 48rem) { svg { max-width: none; } }
 @media print { body { max-width: none; } nav { display: none; } h2 { break-after: avoid; } }
 """
 

@@ -43,20 +43,26 @@ def sum_up(comparison: Comparison) -> Markup:
     if comparison.stopped:
         lines.append(f"Groups stopped before, and not tested: {len(comparison.stopped)}.")
     if comparison.references:
-        title = comparison.references[0]
-        tested = [row for row in comparison.rows if row.adjusted[title] is not None]
-        seen = [row for row in tested if (row.adjusted[title] or 0.0) < SIGNIFICANT]
-        above = [_name_change(row, title) for row in seen if (d := row.differences[title]) is not None and d.mean > 0]
-        below = [_name_change(row, title) for row in seen if (d := row.differences[title]) is not None and d.mean < 0]
-        told_limits = describe_detectable(comparison, title)
-        told = [f"above it {', '.join(above)}"] if above else []
-        told += [f"below it {', '.join(below)}"] if below else []
-        lines.append(
-            f"Groups tested against {title}: {len(tested)}; different from it at p < {SIGNIFICANT} after Holm's correction: "
-            f"{len(seen)}{', ' if told else ''}{'; '.join(told)}. What the others differ by, these runs cannot tell"
-            f"{told_limits and f': they find a true difference reliably only from {told_limits} on'}."
-        )
+        lines.append(_tell_tests(comparison, comparison.references[0]))
     return element("p", " ".join(lines), class_="answer")
+
+
+def _tell_tests(comparison: Comparison, title: str) -> str:
+    """Which groups differ from the reference ``title``, and from which difference on that would have been seen."""
+    tested = [row for row in comparison.rows if row.adjusted[title] is not None]
+    if not tested:
+        return f"None is tested against {title}: that takes two seeds or more of both."
+    seen = [row for row in tested if (row.adjusted[title] or 0.0) < SIGNIFICANT]
+    above = [_name_change(row, title) for row in seen if (d := row.differences[title]) is not None and d.mean > 0]
+    below = [_name_change(row, title) for row in seen if (d := row.differences[title]) is not None and d.mean < 0]
+    told_limits = describe_detectable(comparison, title)
+    told = [f"above it {', '.join(above)}"] if above else []
+    told += [f"below it {', '.join(below)}"] if below else []
+    return (
+        f"Groups tested against {title}: {len(tested)}; different from it at p < {SIGNIFICANT} after Holm's correction: "
+        f"{len(seen)}{', ' if told else ''}{'; '.join(told)}. What the others differ by, these runs cannot tell"
+        f"{told_limits and f': they find a true difference reliably only from {told_limits} on'}."
+    )
 
 
 def _name_change(row: Row, title: str) -> str:
@@ -82,7 +88,7 @@ def show_differences(comparison: Comparison) -> Markup:
                 )
     if not rows:
         return Markup("")
-    families = "; ".join(f"the {count} against {title}" for title, count in comparison.families.items())
+    families = "; ".join(f"the {count} against {title}" for title, count in comparison.families.items() if count)
     head = ["comparison", "difference", "95% interval", "p", "p corrected", "test", "detectable", "pairs", "ties"]
     if any(d.over_samples for row in comparison.rows for d in row.differences.values() if d is not None):
         head.append("over seeds and samples")
@@ -93,8 +99,8 @@ def show_differences(comparison: Comparison) -> Markup:
         "Differences",
         "A dot is the mean of the differences between two runs of one seed, the line its 95% interval: one that crosses zero, "
         "the grey line, is no evidence of a difference. Detectable is the smallest true difference that the test finds with "
-        "probability 0.8; ties are pairs without any difference, and make the test that of flipped signs, which is exact. Holm's "
-        f"correction is for families of comparisons, by themselves: {families}.",
+        "probability 0.8; ties are pairs without any difference, and make the test that of flipped signs, which is exact."
+        + (f" Holm's correction is for families of comparisons, by themselves: {families}." if families else ""),
         make_figure(draw_forest(comparison), f"differences of {comparison.metric} with intervals"),
         make_table(head, rows),
     )

@@ -290,7 +290,7 @@ def _list_alarms(comparison: Comparison) -> list[str]:
     told.sort(key=lambda pair: -pair[1].runs)
     lines = ["Alarms:"] if told else []
     lines += [
-        f"{group.name}: {alarm.kind}, {alarm.about}, in {alarm.runs} of its runs; {alarm.advice}."
+        f"{group.name}: {alarm.kind}, {alarm.about}, in {alarm.runs} of its runs; {alarm.advice}{'' if alarm.advice.endswith('?') else '.'}"
         for group, alarm in told[:_LISTED]
     ]
     return lines + ([f"and {len(told) - _LISTED} more, in --json."] if len(told) > _LISTED else [])
