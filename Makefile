@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 # mkdocs-material announces its successor at every build.
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help demo test test-slow test-gpu test-downstream gpu lint docs serve-docs bench clean
+.PHONY: help demo test test-slow test-gpu test-outsiders test-downstream test-oldest gpu lint docs serve-docs bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -39,10 +39,19 @@ test-slow: $(VENV)/.test
 test-gpu: $(VENV)/.test
 	$(BIN)/python -m pytest -m gpu --timeout 600
 
+# Outsiders' plugins in an environment of their own, with the libraries of .venv: no download.
+test-outsiders: $(VENV)/.test
+	$(BIN)/python tests/downstream.py installed
+
 # Outsiders' plugins in environments of their own, with the oldest and the newest libraries: gigabytes from the index.
 test-downstream: $(VENV)/.test
 	$(BIN)/python tests/downstream.py lowest
 	$(BIN)/python tests/downstream.py newest
+
+# All tests with what is required at its lower bound, in the environment $(OLDEST): gigabytes from the index, the first time.
+OLDEST ?= .venv-oldest
+test-oldest: $(VENV)/.test
+	$(BIN)/python tests/oldest.py $(OLDEST)
 
 # The GPU proof: those tests and the throughput against a loop by hand; GPU="--minutes 9" hands it options.
 gpu: $(VENV)/.test

@@ -1,24 +1,25 @@
 """Plugins of outsiders, against the oldest and the newest libraries: built as wheels, installed into a clean environment, run.
 
-``python tests/downstream.py lowest`` takes every requirement at its lower bound, as the parts' pyproject.toml state them;
-``newest`` takes what the index has. The plugins are those that the documentation writes out and three of the pack, each in a
-folder of its own with its own pyproject.toml. Each has to be found, to train, and to pass the conformance kit. This takes an
-index, some gigabytes and minutes; ``make test-downstream`` does both.
+The plugins are those that the documentation writes out and three of the pack, each in a folder of its own with its own
+pyproject.toml. Each has to be found, to train, and to pass the conformance kit, with libraries as the command says:
+
+- ``python tests/downstream.py lowest``: every requirement at its lower bound, as the parts' pyproject.toml state them;
+- ``newest``: what the index has. Both take some gigabytes and minutes, and ``make test-downstream`` does them;
+- ``installed``: those of the Python that runs this, lent to the environment. They are the newest where ``make`` has just set that
+  up, as ``.ci/run`` does; nothing is downloaded.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-import subprocess
 import sys
 import tempfile
 import tomllib
-import venv
 from pathlib import Path
 
-from packaging.requirements import Requirement
 from support.classics import LISTS, digits, read
+from support.environments import call, lend, lowest, make_environment
 from support.imports import ROOT
 from support.pages import DOCUMENTED, documented
 from support.wheels import make_project, wheel
@@ -32,19 +33,24 @@ LISTED = {
     "center": (read("stage3"), {"use": "center"}, {"use": "similarity"}),
     **{use: LISTS[use] for use in PACK},
 }
+TRY = """
+import contextlib, sys
+from stillhouse.cli import main
+
+for use in sys.argv[1:]:
+    with contextlib.chdir(use):
+        for command in ("train recipe.toml --out run --quiet", f"plugin check {use} --recipe recipe.toml"):
+            print(use, command, flush=True)
+            if main(command.split()):
+                sys.exit(1)
+"""
+"""What is run in the environment: one process, which reads torch once."""
+VERSIONS = """
+from importlib.metadata import version
+
+print(", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "pytorch-ignite", "pluggy")))
+"""
 LOCAL = re.compile(r"^from stillhouse_classics\.(\w+) import", re.MULTILINE)
-
-
-def lowest() -> list[str]:
-    """Each requirement of :data:`PARTS` at its lower bound, ``name==version``."""
-    found = []
-    for part in PARTS:
-        project = tomllib.loads((ROOT / part / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        for requirement in map(Requirement, project["dependencies"]):
-            (bound,) = [spec.version for spec in requirement.specifier if spec.operator == ">="]
-            if not requirement.name.startswith("stillhouse"):
-                found.append(f"{requirement.name}=={bound}")
-    return sorted(set(found))
 
 
 def write_documented(use: str, folder: Path) -> None:
@@ -87,33 +93,28 @@ def build(into: Path) -> list[Path]:
     return made
 
 
-def call(*command: str | Path, cwd: Path | None = None) -> None:
-    """Run a command, and end with its output where it fails."""
-    print("$", *command, flush=True)
-    done = subprocess.run([*map(str, command)], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        sys.exit(done.stdout)
-
-
 def prepare(environment: Path, versions: str, wheels: list[Path]) -> Path:
     """The Python of ``environment``, made where it is not there, with the wheels and the libraries that ``versions`` names."""
-    python = environment / "bin" / "python"
-    if not python.exists():
-        venv.EnvBuilder(with_pip=True, symlinks=True).create(environment)
-    bounds = wheels[0].parent / "bounds.txt"
-    bounds.write_text("\n".join(lowest() if versions == "lowest" else []), encoding="utf-8")
-    how = () if versions == "lowest" else ("--upgrade", "--upgrade-strategy", "eager")
-    install = (python, "-m", "pip", "install", "--quiet", "--no-compile")
-    call(*install, *how, "--constraint", bounds, *wheels)
-    call(*install, "--force-reinstall", "--no-deps", *wheels)  # of a version that is there already pip keeps the old
-    call(python, "-m", "pip", "check")
+    python = make_environment(environment, pip=versions != "installed")
+    if versions == "installed":
+        lend(python)
+        pip = (sys.executable, "-m", "pip", "--python", python)
+    else:
+        pip = (python, "-m", "pip")
+        bounds = wheels[0].parent / "bounds.txt"
+        bounds.write_text("\n".join(lowest(PARTS) if versions == "lowest" else []), encoding="utf-8")
+        how = () if versions == "lowest" else ("--upgrade", "--upgrade-strategy", "eager")
+        call(*pip, "install", "--quiet", "--no-compile", *how, "--constraint", bounds, *wheels)
+    # Of a version that is there already pip keeps the old wheel.
+    call(*pip, "install", "--quiet", "--no-compile", "--force-reinstall", "--no-deps", *wheels)
+    call(*pip, "check")
     return python
 
 
 def main() -> None:
     """Build, install and run."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("versions", choices=("lowest", "newest"))
+    parser.add_argument("versions", choices=("lowest", "newest", "installed"))
     parser.add_argument("--environment", type=Path, metavar="DIR", help="keep the environment there, or use that one")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -122,9 +123,8 @@ def main() -> None:
         python = prepare(environment, arguments.versions, build(into))
         stillhouse = (python, "-m", "stillhouse")
         call(*stillhouse, "plugins", "--check", cwd=into)
-        for use in LISTED:
-            call(*stillhouse, "train", "recipe.toml", "--out", "run", "--quiet", cwd=into / use)
-            call(*stillhouse, "plugin", "check", use, "--recipe", "recipe.toml", cwd=into / use)
+        call(python, "-c", TRY, *LISTED, cwd=into)
+        print(call(python, "-c", VERSIONS).strip())
     print(f"{len(LISTED)} plugins were built, installed, trained and checked with the {arguments.versions} libraries")
 
 
