@@ -138,6 +138,6 @@ def make_case(case: Case) -> Made:
     return Made(case)
 
 
-def sgd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer of all systems."""
-    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
+def sgd(parameters: list[nn.Parameter], *, fused: bool | None = None) -> torch.optim.Optimizer:
+    """The optimizer of all systems; by default with the kernels that torch chooses."""
+    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9, fused=fused)

@@ -19,10 +19,10 @@ from stillhouse.config.run_options import WatchSpec
 __all__ = ["LOOPS", "follow"]
 
 
-def by_hand(side: Side, made: Made) -> None:
-    """Plain torch."""
+def by_hand(side: Side, made: Made, *, fused: bool | None = None) -> None:
+    """Plain torch; ``fused`` with the kernels that Stillhouse chooses on a CPU."""
     method = made.method()
-    optimizer = sgd(method.trained())
+    optimizer = sgd(method.trained(), fused=fused)
     orthogonal = made.case.projection == "orthogonal"
     for x, y in side.stream():
         loss = method.total(*method.answer(x), y)
@@ -220,6 +220,7 @@ def composer(side: Side, made: Made) -> None:
 
 LOOPS: dict[str, Callable[[Side, Made], None]] = {
     "by hand": by_hand,
+    "by hand, fused": lambda side, made: by_hand(side, made, fused=True),
     "bare ignite": bare_ignite,
     STILLHOUSE: stillhouse,
     f"{STILLHOUSE}, into a folder": lambda side, made: stillhouse(side, made, log_every=50),

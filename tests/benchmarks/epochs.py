@@ -68,7 +68,7 @@ def by_hand(epochs: int) -> tuple[float, float]:
     for model in (student, teacher):
         for module in model.modules():
             module._forward_hooks.clear()
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-2)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-2, fused=True)
     data = tiny_data(SAMPLES, SAMPLES, 9)
     x, y = data["train"].tensors
     xs, ys = data["val"].tensors

@@ -15,6 +15,7 @@ from stillhouse.contract.layers import match_names
 from stillhouse.errors import StillhouseError, did_you_mean, first_line
 from stillhouse.loop.composition import Composition
 from stillhouse.registry.hooks import Hooks, named_values
+from stillhouse.training.fused import choose_fused, keep_layouts
 from stillhouse.training.parameter_groups import group_student
 
 __all__ = ["build_optimizer", "find_optimizer"]
@@ -92,11 +93,15 @@ def build_optimizer(spec: OptimizerSpec, assembly: Assembly, composition: Compos
         if not parameters:
             continue
         groups.append({"params": parameters, "name": plugin.name, **_known_only(own, cls, plugin.name)})
+    args |= choose_fused(cls, args, composition, assembly.recipe.run.precision)
     try:
-        return cls([*group_student(composition.student, student, spec), *groups], **args)
+        optimizer = cls([*group_student(composition.student, student, spec), *groups], **args)
     except (Exception, SystemExit) as error:  # its arguments may be anything, and it somebody's own
         given = ", ".join(f"{key} = {value!r}" for key, value in args.items())
         raise StillhouseError(f"{cls.__name__} with {given}: {first_line(error)}", where="optimizer") from error
+    if any(group.get("fused") for group in optimizer.param_groups):
+        keep_layouts(optimizer)
+    return optimizer
 
 
 def _known_only(own: dict[str, Any], cls: type[Optimizer], plugin: str) -> dict[str, Any]:
