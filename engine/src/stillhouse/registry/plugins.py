@@ -25,7 +25,7 @@ from stillhouse.contract import VERSION
 from stillhouse.contract.plugin import Plugin, renamed
 from stillhouse.entries import PLUGINS, Installed, find, find_named, installed, load_entry
 from stillhouse.errors import Fault, StillhouseError, UnknownKindWarning, did_you_mean, raise_faults
-from stillhouse.registry.order import Active, check_needs, order
+from stillhouse.registry.order import ENGINE_CAPABILITIES, Active, check_needs, order
 from stillhouse.schedule import Schedule
 from stillhouse.version import __version__
 
@@ -177,7 +177,8 @@ def _weight_faults(active: Active) -> list[Fault]:
 
 
 def _warn_unknown_kinds(plugins: Sequence[Active]) -> None:
-    known = {p.use for p in installed()} | {x for a in plugins for x in (a.use, a.name, *a.plugin.provides)}
+    known = {*ENGINE_CAPABILITIES, *(p.use for p in installed())}
+    known |= {x for a in plugins for x in (a.use, a.name, *a.plugin.provides)}
     for active in plugins:
         for kind in (*active.plugin.before, *active.plugin.after, *active.plugin.conflicts):
             near = did_you_mean(kind, known, 1)
