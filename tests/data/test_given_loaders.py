@@ -114,7 +114,6 @@ def test_loaders_hear_of_the_epoch_and_are_not_gone_through_ahead():
         ((X, 3), {"target": "mask", "classes": 2}, "targets of 4 samples, got int"),
         ("text", {"classes": 2}, r"a batch must be \(inputs, targets\), got str"),
         ((X, [0] * 4), {"classes": 2, "root": "x"}, r"data\.args\.root: unknown key 'root' of loaders"),
-        ((X, [0] * 4, [1.0] * 4), {"fields": ["input", "target", "weight"]}, "have an input and a target"),
         ((X, torch.full((4, 8, 8), 7)), {"target": "mask", "classes": 2}, "mask values must be class indices"),
     ],
 )

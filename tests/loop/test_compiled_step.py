@@ -152,7 +152,7 @@ class Listens(Plugin):
 @pytest.mark.parametrize(
     ("made", "changes", "says"),
     [
-        (ReadsTheStep(), {}, "a plugin reads step.iteration, step.epoch or step.ids"),
+        (ReadsTheStep(), {}, "a plugin reads step.iteration, step.epoch, step.ids or the samples' weights"),
         (ReplacesABuffer(), {}, "is replaced in the step, which a compiled one would forget"),
         (Listens(), {}, "forward_completed is called within the step, which is compiled as a whole"),
         (None, {"run__accumulate": 2}, "run.accumulate takes a batch in parts"),

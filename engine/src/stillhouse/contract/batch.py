@@ -54,8 +54,10 @@ class Batch(NamedTuple):
         input: float32, for images (B, C, H, W).
         target: class indices (B,), int64, or what the task's ``collate`` makes of its targets.
         id: the samples' ids (B,), int64: positions in their source, whatever the epoch, the split or the subset.
+        weight: the samples' factors in the task's loss (B,), float32; None: each counts alike.
     """
 
     input: Tensor
     target: Any
     id: Tensor
+    weight: Tensor | None = None

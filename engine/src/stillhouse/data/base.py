@@ -5,9 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 
-import numpy as np
-from numpy.typing import NDArray
-
 from stillhouse.contract.batch import Batch, DataInfo
 from stillhouse.contract.protocols import SamplesById
 
@@ -36,8 +33,8 @@ class Data(ABC):
         return ()
 
     @property
-    def weights(self) -> NDArray[np.float32] | None:
-        """The factor of each sample in the task's loss (N,), by id; None: each counts alike."""
+    def weight_range(self) -> tuple[float, float] | None:
+        """The least and the greatest factor of a sample in the task's loss; None: each counts alike."""
         return None
 
     @property

@@ -118,7 +118,7 @@ class BatchTransforms:
                 x, target = self._apply(f"{_WHERE}[{place}]", name, transform, x, target)
         if self._normalisation is not None:
             x = (x - mean) / std
-        return Batch(x, target if known is None else known._replace(values=target), batch.id)
+        return batch._replace(input=x, target=target if known is None else known._replace(values=target))
 
     def _apply(self, where: str, name: str, transform: Any, x: Tensor, target: Any) -> tuple[Tensor, Any]:
         try:
@@ -272,4 +272,4 @@ def transform_batches(
     """
     for step, batch in enumerate(stream, start_step):
         inputs, targets = map_tensors(lambda x: x.to(device, non_blocking=True), (batch.input, batch.target))
-        yield transforms(Batch(inputs, targets, batch.id), *divmod(step, steps_per_epoch))
+        yield transforms(batch._replace(input=inputs, target=targets), *divmod(step, steps_per_epoch))

@@ -8,7 +8,6 @@ from collections.abc import Generator, Iterable, Iterator
 import attrs
 import ignite.distributed as idist
 import numpy as np
-from numpy.typing import NDArray
 
 from stillhouse.config.data import DataSpec
 from stillhouse.contract.batch import Batch, DataInfo
@@ -51,9 +50,10 @@ class SampledData(Data):
         self._passes = Passes(spec, info, samples, splits | pool, stream=self._stream)
 
     @property
-    def weights(self) -> NDArray[np.float32] | None:
-        """See :attr:`Data.weights`."""
-        return self._samples.source.weights
+    def weight_range(self) -> tuple[float, float] | None:
+        """See :attr:`Data.weight_range`."""
+        weights = self._samples.source.weights
+        return None if weights is None else (float(weights.min()), float(weights.max()))
 
     @property
     def passes(self) -> Passes:

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stillhouse.data.targets import TargetSpec
 from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
 
-__all__ = ["FIELDS_KEY", "ROLES", "Fields", "Item", "hide"]
+__all__ = ["FIELDS_KEY", "ROLES", "Fields", "Item", "check_mask", "describe_fields", "read_target"]
 
 ROLES = ("input", "target", "mask", "weight")
 """What a field may be."""
@@ -114,6 +115,33 @@ class Fields:
         raise StillhouseError(what, where=_WHERE, hint="fields of a tuple are named by position, from 0")
 
 
+def check_mask(fields: Fields | None, spec: TargetSpec | None) -> None:
+    """Refuse a field ``mask`` of targets that are no mask with ``ignore`` and no depths; ``spec`` is None for classes.
+
+    Raises:
+        StillhouseError: there is one.
+    """
+    if fields is None or "mask" not in fields.keys:
+        return
+    if spec is None or (spec.target != "depth" and (spec.target != "mask" or spec.ignored is None)):
+        kind = "class" if spec is None else spec.target
+        raise StillhouseError(
+            f"the field `mask` needs targets of kind 'mask' with `ignore`, or 'depth', got {kind!r}", where=_WHERE
+        )
+
+
+def read_target(target: Any, mask: Any, spec: TargetSpec) -> Any:
+    """Convert a target, with what its ``mask`` leaves out as pixels without a label; None leaves nothing out.
+
+    Raises:
+        StillhouseError: it is not of the kind that ``spec`` says, or the mask is of another size.
+    """
+    read = spec.read(target)
+    if mask is None:
+        return read
+    return _hide(read, mask, 0.0 if spec.target == "depth" or spec.ignored is None else spec.ignored)
+
+
 def describe_fields(item: Any) -> str:
     """Say which fields a sample has."""
     if isinstance(item, Mapping):
@@ -129,15 +157,15 @@ def read_weight(value: Any) -> float:
     """
     try:
         weight = float(value)
+        shown = f"{weight:g}"
     except (TypeError, ValueError):
-        weight = math.nan
+        weight, shown = math.nan, repr(value) if len(repr(value)) <= 40 else type(value).__name__
     if not (math.isfinite(weight) and weight >= 0):
-        shown = repr(value) if len(repr(value)) <= 40 else type(value).__name__
         raise StillhouseError(f"a sample's weight must be a number >= 0, got {shown}")
     return weight
 
 
-def hide(target: Tensor, mask: Any, without: float) -> Tensor:
+def _hide(target: Tensor, mask: Any, without: float) -> Tensor:
     """Put ``without`` where the ``mask`` is false.
 
     Args:

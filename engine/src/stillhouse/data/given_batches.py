@@ -14,7 +14,7 @@ from stillhouse.config.structure import structure
 from stillhouse.contract.batch import Batch
 from stillhouse.contract.task import SampleMaker
 from stillhouse.data.boxes import fit_boxes
-from stillhouse.data.fields import FIELDS_KEY, Fields, Item, describe_fields
+from stillhouse.data.fields import FIELDS_KEY, Fields, Item, check_mask, describe_fields, read_target
 from stillhouse.data.images import convert_stacked
 from stillhouse.data.labels import stack_labels
 from stillhouse.data.looks import scale
@@ -69,15 +69,12 @@ class BatchReader:
                 hint = did_you_mean(key, known)
                 raise StillhouseError(f"unknown key {key!r} of loaders", where=f"data.args.{key}", hint=hint)
         fields = Fields.read(told.pop(FIELDS_KEY)) if FIELDS_KEY in told else None
-        if fields is not None and {"weight", "mask"} & set(fields.keys):
-            raise StillhouseError(
-                "samples of a loader have an input and a target",
-                where="data.args.fields",
-                hint="hand over the data set",
-            )
         try:
             item = _pick(fields, first)
-            _check_rows(item.target, len(_read_inputs(item.input)))
+            n = len(_read_inputs(item.input))
+            _check_rows(item.target, n)
+            _check_rows(item.mask, n, "mask")
+            _read_weights(item.weight, n)
         except StillhouseError as error:
             raise error.within("data['train'], batch 0") from None
         target = None if item.target is None else _take_row(item.target, 0)
@@ -91,6 +88,7 @@ class BatchReader:
                 hint="args = { classes = 10 }, or their names",
             )
         spec: TargetSpec = structure(told, TargetSpec, "data.args")
+        check_mask(fields, spec)
         check_taken(task, spec.target)
         maker = choose_maker(task, spec.target)
         read = None if spec.target in ("class", "none") else spec.read(target)
@@ -119,10 +117,12 @@ class BatchReader:
             n = len(x)
             ids = torch.arange(before, before + n)
             if self.maker is None:
-                return Batch(x, self._read_labels(item.target, n), ids)
+                return Batch(x, self._read_labels(item.target, n), ids, _read_weights(item.weight, n))
             _check_rows(item.target, n)
+            _check_rows(item.mask, n, "mask")
             pairs = [self._make(x[row], item, row) for row in range(n)]
-            return Batch(torch.stack([x for x, _ in pairs]), self.maker.collate([target for _, target in pairs]), ids)
+            targets = self.maker.collate([target for _, target in pairs])
+            return Batch(torch.stack([x for x, _ in pairs]), targets, ids, _read_weights(item.weight, n))
         except StillhouseError as error:
             raise error.within(f"data[{split!r}], batch {step}") from None
 
@@ -143,7 +143,8 @@ class BatchReader:
         if self.kind == "class":
             target = int(self._read_labels(_take_row(item.target, slice(row, row + 1)), 1))
         elif self.kind != "none":
-            target = self.spec.read(_take_row(item.target, row))
+            mask = None if item.mask is None else item.mask[row]
+            target = read_target(_take_row(item.target, row), mask, self.spec)
         if self.kind == "boxes":
             target = fit_boxes(target, x.shape[-2], x.shape[-1])
         return self.maker.sample(x, convert_target(self.kind, target))
@@ -164,13 +165,33 @@ def _pick(fields: Fields | None, raw: Any) -> Item:
     )
 
 
-def _check_rows(targets: Any, n: int) -> None:
-    """Refuse targets that are not as many as the inputs."""
+def _check_rows(targets: Any, n: int, what: str = "target") -> None:
+    """Refuse targets, or masks of them, that are not as many as the inputs."""
     for part in targets.values() if isinstance(targets, Mapping) else [] if targets is None else [targets]:
         if not hasattr(part, "__len__") or (isinstance(part, Tensor) and not part.ndim):
-            raise StillhouseError(f"a batch must have the targets of {n} samples, got {type(part).__name__}")
+            raise StillhouseError(f"a batch must have the {what}s of {n} samples, got {type(part).__name__}")
         if len(part) != n:
-            raise StillhouseError(f"a batch must have the targets of {n} samples, got {len(part)}")
+            raise StillhouseError(f"a batch must have the {what}s of {n} samples, got {len(part)}")
+
+
+def _read_weights(given: Any, n: int) -> Tensor | None:
+    """Read the weights of a batch's samples (B,), float32; None where the batch has none."""
+    if isinstance(given, float):  # an item's default
+        return None
+    try:
+        weights = torch.as_tensor(given).float()
+    except (TypeError, ValueError, RuntimeError):
+        raise StillhouseError(f"the field `weight` must have {n} numbers >= 0, got {type(given).__name__}") from None
+    if weights.shape == (n, 1):
+        weights = weights[:, 0]
+    if weights.shape != (n,):
+        raise StillhouseError(
+            f"the field `weight` must have a number for each of {n} samples, got {tuple(weights.shape)}"
+        )
+    wrong = weights[~(weights.isfinite() & (weights >= 0))]
+    if len(wrong):
+        raise StillhouseError(f"a sample's weight must be a number >= 0, got {float(wrong[0]):g}")
+    return weights
 
 
 def _take_row(targets: Any, row: Any) -> Any:

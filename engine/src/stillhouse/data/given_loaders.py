@@ -122,6 +122,12 @@ class LoaderData(Data):
         return tuple(self._loaders)
 
     @property
+    def weight_range(self) -> tuple[float, float] | None:
+        """See :attr:`Data.weight_range`: of the first batch."""
+        weights = self._first["train"].weight
+        return None if weights is None else (float(weights.min()), float(weights.max()))
+
+    @property
     def passes(self) -> SamplesById:
         """Refuse: the samples have no numbers.
 
@@ -157,7 +163,7 @@ class LoaderData(Data):
             target = [target[row] for row in rows.tolist()]
         elif isinstance(target, Tensor):
             target = target[rows]
-        return Batch(batch.input[rows], target, batch.id[rows])
+        return Batch(batch.input[rows], target, batch.id[rows], None if batch.weight is None else batch.weight[rows])
 
     def training(self, start_step: int = 0) -> Iterator[Batch]:
         """See :meth:`Data.training`."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stillhouse.config.structure import structure
 from stillhouse.data.draws import Begin
-from stillhouse.data.fields import FIELDS_KEY, Fields, Item, hide
+from stillhouse.data.fields import FIELDS_KEY, Fields, Item, check_mask, read_target
 from stillhouse.data.hub_rows import guess_fields
 from stillhouse.data.images import WHITE, convert_stacked, is_unclear, to_tensor
 from stillhouse.data.items import Items, check_splits
@@ -80,6 +80,7 @@ class DatasetSource(Source):
         self._given_names: tuple[str, ...] = ()
         self._own_names = find_class_names(self.datasets["train"], fields)
         self.spec = self._describe(told)
+        check_mask(fields, self.spec)
         self.target = self.spec.target if self.spec is not None else "class"
         if self.spec is None:
             unread: Errors = {}
@@ -101,7 +102,7 @@ class DatasetSource(Source):
         if self.spec is not None:
             item = self._read_item(i)
             try:
-                return self._convert(item.input), self._read_target(item, self.spec)
+                return self._convert(item.input), read_target(item.target, item.mask, self.spec)
             except StillhouseError as error:
                 raise error.within(self.place(i)) from None
         item, label = self._read_labelled(i)
@@ -189,20 +190,6 @@ class DatasetSource(Source):
         if self.weights is not None:
             self.weights[i] = item.weight
         return item
-
-    def _read_target(self, item: Item, spec: TargetSpec) -> Any:
-        """Convert a target, with what its mask leaves out as pixels without a label."""
-        target = spec.read(item.target)
-        if item.mask is None:
-            return target
-        if spec.target == "depth":
-            return hide(target, item.mask, 0.0)
-        if spec.target != "mask" or spec.ignored is None:
-            raise StillhouseError(
-                f"the field `mask` needs targets of kind 'mask' with `ignore`, or 'depth', got {spec.target!r}",
-                where="data.args.fields",
-            )
-        return hide(target, item.mask, spec.ignored)
 
     def _read_weights(self, ids: Iterable[int]) -> None:
         """Read the weights of all samples, where they have any: a sample that cannot be read is named when it is met."""

@@ -134,9 +134,10 @@ class Samples:
             StillhouseError: a sample cannot be read, augmented or made.
         """
         ids = torch.from_numpy(key.ids.copy())
+        weights = None if self.source.weights is None else torch.from_numpy(self.source.weights[key.ids])
         if self.maker is None:
             targets = torch.from_numpy(self.source.labels[key.ids])
-            return Batch(self._normalise(self.make_raw(key)), mark(targets, key.labelled, len(ids)), ids)
+            return Batch(self._normalise(self.make_raw(key)), mark(targets, key.labelled, len(ids)), ids, weights)
         inputs, made = self.make_pairs(key)
         differ = next((k for k, x in enumerate(inputs) if x.shape != inputs[0].shape), None)
         if differ is not None:
@@ -149,7 +150,7 @@ class Samples:
             joined = self.maker.collate(made)
         except Exception as error:
             raise self._make_error("collate", int(key.ids[0]), error) from error
-        return Batch(self._normalise(torch.stack(inputs)), mark(joined, key.labelled, len(ids)), ids)
+        return Batch(self._normalise(torch.stack(inputs)), mark(joined, key.labelled, len(ids)), ids, weights)
 
     def make_pairs(self, key: Key) -> tuple[list[Tensor], list[Any]]:
         """Make the inputs, from 0 to 1, and targets of ``key``'s samples by the task, one by one."""

@@ -11,7 +11,7 @@ __all__ = ["new_step"]
 
 
 def new_step(batch: Batch, composition: Composition, iteration: int = 0, epoch: int = 0) -> Step:
-    """A sealed step for ``batch``, whose inputs and targets of any kind go to the run's device; the ids stay on the CPU."""
+    """A sealed step for ``batch``, whose inputs and targets of any kind go to the run's device; ids and weights stay on the CPU."""
     if composition.places:
-        batch = Batch(*composition.place(batch.input, batch.target), batch.id)
+        batch = Batch(*composition.place(batch.input, batch.target), batch.id, batch.weight)
     return make_sealed_step(batch, iteration, epoch, composition)

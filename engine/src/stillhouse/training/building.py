@@ -71,7 +71,7 @@ def build_training(
         with explained(assembly):
             for model in (parts.student, *parts.teachers.values()):
                 model.to(parts.device)
-            weighing = [] if data.weights is None else [SampleWeights(data.weights)]
+            weighing = [] if data.weight_range is None else [SampleWeights()]
             walk = assemble(assembly, actives, example, precision, weighing)
         try:
             check_scaling(assembly, walk.composition.modules_of)

@@ -94,7 +94,7 @@ class CompiledStep:
 
     def _record(self, tensors: list[Tensor], inputs: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
         """The plugins' own code on tensors that stand for the run's: the total, and each term."""
-        step = new_step(Batch(inputs, targets, _Unknown()), self._composition)  # type: ignore[arg-type]
+        step = new_step(Batch(inputs, targets, _Unknown(), _Unknown()), self._composition)  # type: ignore[arg-type]
         for name in ("iteration", "epoch"):
             put(step, name, _Unknown())
         total = torch.func.functional_call(self._all, dict(zip(self._keys, tensors, strict=True)), (step,))
@@ -170,7 +170,7 @@ class _Unknown:
 
     def _refuse(self, *_arguments: Any) -> NoReturn:
         raise StillhouseError(
-            "a plugin reads step.iteration, step.epoch or step.ids, which a step that is compiled once does not know",
+            "a plugin reads step.iteration, step.epoch, step.ids or the samples' weights, which a step that is compiled once does not know",
             where="speed.compile",
             hint=_MODELS_ALONE,
         )

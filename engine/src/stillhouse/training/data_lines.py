@@ -23,7 +23,7 @@ def describe_data(data: Data, spec: DataSpec, info: DataInfo) -> dict[str, Any]:
         "input": list(info.input_shape),
         "sizes": dict(info.sizes),
         "batch_size": spec.batch_size,
-        "weights": None if (w := data.weights) is None else [float(w.min()), float(w.max())],
+        "weights": None if data.weight_range is None else list(data.weight_range),
         "unlabelled": more if spec.has_unlabelled else None,
         "transforms": [{"use": name, "by": "batch" if together else "sample"} for name, together in data.transforms],
     }

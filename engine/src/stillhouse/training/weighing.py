@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from stillhouse.contract.hookspecs import hookimpl
@@ -14,18 +11,12 @@ __all__ = ["SampleWeights"]
 
 
 class SampleWeights:
-    """Weighs the samples of a step, as a plugin may; what is measured has no weights.
-
-    Args:
-        weights: of each sample (N,), by id.
-    """
+    """Weighs the samples of a step by the batch's weights, as a plugin may; what is measured has no weights."""
 
     name = "weights"
-
-    def __init__(self, weights: NDArray[np.float32]) -> None:
-        self._weights = torch.from_numpy(weights)
 
     @hookimpl
     def sample_weights(self, step: Step) -> Tensor:
         """The weights of the step's samples (B,)."""
-        return self._weights[step.ids].to(step.inputs.device, non_blocking=True)
+        weights: Tensor = step.batch.weight.to(step.inputs.device, non_blocking=True)
+        return weights
