@@ -189,6 +189,11 @@ def composer(side: Side, made: Made) -> None:
             super().__init__()
             self.method = method
 
+        def train(self, mode: bool = True) -> Any:
+            super().train(mode)
+            self.method.teacher.eval()  # Composer puts all of a model into train mode, BatchNorm's statistics of the teacher with it
+            return self
+
         def forward(self, batch: Any) -> Any:
             return self.method.answer(batch[0])
 

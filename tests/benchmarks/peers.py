@@ -3,8 +3,8 @@
 The method is a linear projection of the student's last features to the teacher's, standardised (VkD's in its plainest
 form), beside Hinton's distillation. The loop by hand is plain torch as a practitioner writes it: forward hooks,
 ``nn.Linear``, ``F.layer_norm``, ``F.mse_loss``, ``F.kl_div``. A peer that is not installed has no row; all are with
-``make bench``, but Composer: it wants an older torch, and with it an environment of its own
-(``pip install --group composer``).
+``make bench``, but Composer, which declares an older torch and runs with this one: an environment of its own, in which torch is
+brought up to date after it, ``pip install --group composer && pip install --upgrade torch torchvision``.
 
 Target: Stillhouse at most 1.05 times the loop by hand on the tiny step and within 1% on a small convnet, with 200 links
 at most 1.05 times, with an orthogonal projection at most the retraction's arithmetic more; ahead of torchdistill.
@@ -16,10 +16,10 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import requires, version
 
 import torch
 from _bench import report
@@ -51,6 +51,18 @@ def find_missing() -> dict[str, str]:
         except Exception as error:  # noqa: BLE001 - whatever another package's import raises with this torch
             missing[peer] = f"{type(error).__name__}: {error}".partition(" (/")[0]
     return missing
+
+
+def note_pins(peers: Collection[str]) -> list[str]:
+    """What of ``peers`` declares another torch than the one that it has been measured with."""
+    pins = {
+        peer: [r for r in requires(DISTRIBUTIONS.get(peer, peer)) or () if r.startswith("torch<")] for peer in peers
+    }
+    return [
+        f"{peer} declares {', '.join(pin)}; here it ran with {version('torch')}, brought up to date after it."
+        for peer, pin in pins.items()
+        if pin
+    ]
 
 
 def choose_loops(case: str) -> dict[str, Callable[[Side, Made], None]]:
@@ -108,7 +120,8 @@ def main() -> None:
         rows.append([system, *cells])
     hand = {name: statistics.median(ms for ms, _ in found[name]["by hand"]) for name in CASES}
     missing = find_missing()
-    versions = [f"{peer} {version(DISTRIBUTIONS.get(peer, peer))}" for peer in PACKAGES if peer not in missing]
+    present = [peer for peer in PACKAGES if peer not in missing]
+    versions = [f"{peer} {version(DISTRIBUTIONS.get(peer, peer))}" for peer in present]
     report(
         "A step beside the peers",
         [
@@ -128,6 +141,7 @@ def main() -> None:
             + ", ".join(f"{name}: {turns} of {steps} steps" for name, (turns, steps) in TURNS.items())
             + ").",
             "Beside it: ignite " + ", ".join([version("pytorch-ignite"), *versions]) + ".",
+            *note_pins(present),
             *(f"{peer} could not be imported: {reason}." for peer, reason in missing.items()),
         ],
     )
