@@ -144,6 +144,10 @@ def test_a_conflict_with_a_near_miss_is_warned_about():
         activate([make("x", conflicts=("logit",))], has_teacher=True)
 
 
+def test_a_conflict_with_a_capability_is_none_with_a_kind_of_like_spelling():
+    activate([make("x", conflicts=("live teacher",)), make("live_teachers")], has_teacher=True)
+
+
 def test_a_need_that_is_nearly_a_capability_is_told_so():
     with pytest.raises(StillhouseError, match=r"needs 'link', which no active plugin provides \(did you mean 'links'"):
         activate([make("x", requires=("link",))], has_teacher=True)
