@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Mapping
 from itertools import repeat
@@ -19,6 +18,7 @@ from stillhouse.contract.task import Program, Task
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, raise_faults
 from stillhouse.nested import PartlyLabelled
 from stillhouse.tasks.average_precision import make_average_precision
+from stillhouse.tasks.detectors import is_detector
 from stillhouse.tasks.foreground import compute_losses
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Detection(Task):
 
         Where not all samples are labelled, its losses are of those that are.
         """
-        if "targets" not in inspect.signature(model.forward).parameters:
+        if not is_detector(model):
             return model(inputs)
         if not model.training or targets is None:
             return model(list(inputs))

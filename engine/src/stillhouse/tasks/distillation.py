@@ -9,12 +9,13 @@ from typing import Any, ClassVar, Self
 import attrs
 import torch
 from ignite.metrics import EpochMetric, Metric
-from torch import Tensor
+from torch import Tensor, nn
 
 from stillhouse.contract.batch import DataInfo
 from stillhouse.contract.task import Task
 from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
 from stillhouse.nested import list_tensors
+from stillhouse.tasks.detectors import call_backbone, is_detector
 from stillhouse.tasks.embeddings import measure_nearest_neighbours, measure_probe, measure_rank, to_vectors
 
 __all__ = ["Distillation"]
@@ -26,7 +27,7 @@ _DIM = 128
 class Distillation(Task):
     """Distillation without a loss of the task's own: the student learns what the plugins' terms say, of images of any kind.
 
-    It is what a student begins with that is fine-tuned later, by ``[student] recipe``. What is measured are vectors, of
+    It is what a student begins with that is fine-tuned later, by ``[student] recipe``; a detector learns in its backbone. What is measured are vectors, of
     one of the student's layers or of its output: of tokens and maps the mean over positions.
 
     Attributes:
@@ -38,6 +39,7 @@ class Distillation(Task):
     """
 
     score: ClassVar[str] = "knn"
+    calls_labelled: ClassVar[bool] = True
     takes: ClassVar[tuple[str, ...]] = ("class", "mask", "depth", "image", "vector", "boxes", "none")
 
     dim: int | None = None
@@ -66,6 +68,10 @@ class Distillation(Task):
     def collate(self, targets: list[Any]) -> Tensor:
         """Classes (B,), int64; -1 for targets of any other kind."""
         return torch.as_tensor([target if isinstance(target, int) else -1 for target in targets])
+
+    def call(self, model: nn.Module, inputs: Any, targets: Any) -> Any:
+        """See :meth:`stillhouse.tasks.Task.call`; of a detector its backbone alone, which learns without boxes."""
+        return call_backbone(model, inputs) if is_detector(model) else model(inputs)
 
     def loss(self, output: Any, targets: Any) -> Tensor:
         """0, a scalar on the device, without gradient: the terms are the plugins'."""

@@ -23,6 +23,7 @@ from stillhouse.registry.order import Active
 from stillhouse.schedule import Schedule, value_at
 from stillhouse.terminal import Terminal, make_table
 from stillhouse.training.data_lines import describe_data, render_data
+from stillhouse.training.score import describe_score
 
 __all__ = ["describe", "render", "render_text"]
 
@@ -55,6 +56,7 @@ def describe(training: Explained) -> dict[str, Any]:
         "precision": recipe.run.precision,
         "seed": run.seed,
         "data": describe_data(training.data, recipe.data, run.data),
+        "score": describe_score(recipe.checkpoints, run.task) if "val" in run.data.sizes else "",
         "epochs": run.epochs,
         "steps": run.total_steps,
         "student": {
@@ -167,6 +169,8 @@ def render(description: dict[str, Any], console: Console) -> None:
     )
     for line in render_data(data):
         console.print(line, highlight=False, markup=False)
+    if description["score"]:
+        console.print(f"score    {description['score']}", highlight=False, markup=False)
     student, teacher = description["student"], description["teacher"]
     console.print(
         f"student  {student['model']}: {student['trainable']:,} of {student['parameters']:,} parameters trained",

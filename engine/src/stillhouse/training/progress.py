@@ -75,6 +75,8 @@ class Progress:
         done = run.trainer.state.iteration
         if done:
             self.say(f"{run.recipe.run.name}: going on after step {done} of {run.total_steps}")
+        elif about := _describe_score(run):
+            self.say(f"{run.recipe.run.name}: the score is {about}")
         if not self._console.is_terminal:
             return
         self._bar = Bar(
@@ -135,6 +137,12 @@ class Progress:
         more = {name: value for name, value in self._scalars.items() if name != "loss/total"}
         more |= {f"val/{name}": value for name, value in run.metrics.get("val", {}).items() if name != _name_score(run)}
         return "".join(f"\n    {name} {value:.4g}" for name, value in sorted(more.items()))
+
+
+def _describe_score(run: Run) -> str:
+    from stillhouse.training.score import describe_score  # here for the same reason
+
+    return describe_score(run.recipe.checkpoints, run.task) if "val" in run.data.sizes else ""
 
 
 def _name_score(run: Run) -> str:

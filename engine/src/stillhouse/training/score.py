@@ -15,7 +15,16 @@ from stillhouse.contract.task import Task
 from stillhouse.errors import StillhouseError, did_you_mean
 from stillhouse.registry.hooks import Hooks
 
-__all__ = ["BestScore", "RunningBest", "Score", "best_of", "check_measured", "check_named", "find_score"]
+__all__ = [
+    "BestScore",
+    "RunningBest",
+    "Score",
+    "best_of",
+    "check_measured",
+    "check_named",
+    "describe_score",
+    "find_score",
+]
 
 _ERRORS = ("loss", "error", "mae", "mse", "rmse", "abs_rel")
 
@@ -41,6 +50,16 @@ def find_score(spec: CheckpointSpec, task: Task) -> Score:
     if name == task.score:
         return Score(name, task.score_mode)
     return Score(name, "min" if any(part in _ERRORS for part in name.split("_")) or name in _ERRORS else "max")
+
+
+def describe_score(spec: CheckpointSpec, task: Task) -> str:
+    """What a score is and what it cannot tell, where its name does not say so; else nothing."""
+    if find_score(spec, task).name != "rank":
+        return ""
+    return (
+        "val/rank, the number of directions that the features fill. A collapse shows in it and little else: it may fall "
+        'while the student learns, so go on from its weights = "last". Data with classes would be measured by knn and probe'
+    )
 
 
 def check_named(spec: CheckpointSpec, assembly: Facts, hooks: Hooks, more: Iterable[str] = ()) -> None:

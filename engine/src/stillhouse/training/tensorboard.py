@@ -139,6 +139,8 @@ class TensorBoard:
             self._lay_out(run, self._tags)
         if run.recipe.run.figures:
             self._show(run)
+        if self._writer is None:  # it failed on the way, and has said so
+            return
         with self._guarded():
             from torch.utils.tensorboard.summary import hparams
 

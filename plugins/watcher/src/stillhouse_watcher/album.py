@@ -143,4 +143,6 @@ def _name(sides: Sides, i: int, run: Run) -> str:
     if sides.labels is None:
         return ""
     label, names = int(sides.labels[i]), run.task.class_names(run.data)
+    if label < 0:  # of data without classes
+        return ""
     return names[label] if label < len(names) else str(label)
