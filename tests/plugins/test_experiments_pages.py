@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from stillhouse import StillhouseError
 from stillhouse_experiments import command, page
 from stillhouse_experiments.experiment import Experiment, read
 from stillhouse_experiments.home import Home
@@ -19,6 +20,7 @@ from stillhouse_experiments.sentences import qualify
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "docs" / "experiments"
+MARKED = re.compile(r"<!-- ends of (.+?) -->")
 NUMBERS = [path for path in sorted((COMMITTED / "results").glob("*.json")) if "groups" in json.loads(path.read_text())]
 
 
@@ -58,6 +60,28 @@ def test_findings_say_how_many_of_their_arms_have_a_value_at_the_end_of_what_was
     known = read_ends(home.plan("vkd-digits"), COMMITTED / "results" / "vkd-digits.json")
     said = "the highest of those that were tried" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert said is bool(known["linear, layer norm"] and known["logits"])
+
+
+def test_what_is_said_of_arms_at_the_end_of_what_was_tried_has_marks_that_are_those_of_the_numbers():
+    home = Home(COMMITTED, COMMITTED)
+    pages = [page.read_text(encoding="utf-8") for page in COMMITTED.glob("*.md")]
+    for text in pages:
+        assert qualify(home, text) == text, "stillhouse experiment --rewrite"
+    named = {part.partition(":")[0].strip() for text in pages for part in ";".join(MARKED.findall(text)).split(";")}
+    for path in NUMBERS:
+        if any(read_ends(home.plan(path.stem), path).values()):
+            assert path.stem in named, f"no statement on {path.stem} is marked"
+
+
+def test_an_arm_of_a_mark_may_be_a_pattern_and_one_that_no_arm_matches_is_refused():
+    home = Home(COMMITTED, COMMITTED)
+    one, all_of_them = (
+        f"<!-- ends of tcs-shots: {arms} --><!-- end -->" for arms in ("1 a class: TCS, pool", "* TCS, pool")
+    )
+    assert qualify(home, one).endswith("--> (†: 1 of 1 arms)<!-- end -->")
+    assert " of 5 arms)" in qualify(home, all_of_them)
+    with pytest.raises(StillhouseError, match="unknown arm '3 a class"):
+        qualify(home, "<!-- ends of tcs-shots: 3 a class* --><!-- end -->")
 
 
 def test_every_command_on_the_pages_is_one_of_a_plan_that_is_there():

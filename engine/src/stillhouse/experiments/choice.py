@@ -78,14 +78,20 @@ def tell_choices(choices: Sequence[Choice]) -> list[str]:
     return lines + ([told] if (told := tell_ends(choices)) else [])
 
 
-def tell_ends(choices: Sequence[Choice]) -> str:
-    """The sentence on choices at the end of what was tried; empty where there are none."""
+def tell_ends(choices: Sequence[Choice], *, of_statements: str = "") -> str:
+    """The sentences on choices at the end of what was tried; empty where there are none.
+
+    Args:
+        choices: of all arms.
+        of_statements: what is to be known of statements on such arms, where they tell more themselves than that.
+    """
     count = sum(bool(choice.ends) for choice in choices)
     if not count:
         return ""
+    of_all = "What is said of such an arm is so for the values that were tried, until it is run again on a wider grid."
     return (
-        f"{END}: at the end of what was tried, in {count} of {len(choices)} choices: beyond it there may be better. What is said of "
-        "such an arm is so for the values that were tried, until it is run again on a wider grid."
+        f"{END}: at the end of what was tried, in {count} of {len(choices)} choices: beyond it there may be better. "
+        f"{of_statements or of_all}"
     )
 
 

@@ -108,7 +108,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _small(arguments: argparse.Namespace) -> int:
-    from stillhouse_experiments.home import find_home, locate
+    from stillhouse_experiments.home import Home, find_home, locate
 
     plans = arguments.plans or find_home(arguments.folder, arguments.pages).names()
     if arguments.list:
@@ -121,19 +121,21 @@ def _small(arguments: argparse.Namespace) -> int:
     from stillhouse_experiments.sentences import qualify
 
     _one_thread()
-    limits, code = Limits.of(arguments.jobs or JOBS, arguments.minutes), 0
+    limits, code, rewritten = Limits.of(arguments.jobs or JOBS, arguments.minutes), 0, set[Home]()
     for plan in plans:
         try:
             path, home = locate(plan, arguments.folder, arguments.pages)
             experiment = _with_data(read(path, arguments.out, arguments.seeds, arguments.overrides), arguments)
             if arguments.rewrite:
                 rewrite(home, experiment)
-                home.change(partial(qualify, home))
+                rewritten.add(home)
                 continue
             command = _command(arguments, plan, f"--jobs {limits.jobs}")
             code = max(code, run(home, experiment, limits, command, _request(arguments, home, path)))
         except StillhouseError as error:
             code = _failed(plan, error)
+    for home in rewritten:
+        home.change(partial(qualify, home))
     return code
 
 

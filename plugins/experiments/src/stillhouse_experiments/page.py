@@ -26,6 +26,8 @@ __all__ = ["PICTURE", "arranged", "compared", "compared_pairs", "ends_of_arms", 
 
 PICTURE = "Differences by arm, paired by seed"
 """What the picture below the tables is called."""
+_MARKED = f"A statement that stands on such an arm has the mark {END} as well."
+"""Held by the marks of :mod:`stillhouse_experiments.sentences`."""
 Pair = tuple[str, str, Difference, float | None]
 """Two arms, their difference, and its p value after Holm's correction."""
 
@@ -116,7 +118,7 @@ def choice_lines(choices: list[Choice]) -> list[str]:
         whose = f"{choice.arm}, for all arms" if choice.shared else choice.arm
         keys = ", ".join(f"`{key}`" for key in choice.tell_keys())
         lines.append(f"| {whose} | {keys} | {choice.tell_tried()} | {', '.join(choice.tell_values())} |")
-    told = tell_ends(choices)
+    told = tell_ends(choices, of_statements=_MARKED)
     return [*lines, "", *([told, ""] if told else [])]
 
 
