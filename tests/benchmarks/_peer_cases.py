@@ -72,7 +72,13 @@ class Method(nn.Module):
 
 
 class Made:
-    """A case with its models: everybody starts from the same weights and trains on the same batch."""
+    """A case with its models: everybody starts from the same weights and trains on the same batch.
+
+    Attributes:
+        sides: how many loops take turns on it.
+    """
+
+    sides = 1
 
     def __init__(self, case: Case) -> None:
         self.case = case

@@ -56,7 +56,7 @@ def stillhouse(side: Side, made: Made, *, log_every: int | None = None) -> None:
 
     The watcher has a share of the time that goes by, which is the others' as well here: so it gets a share of its share.
     """
-    watch = {"budget": WatchSpec().budget / len(LOOPS)}
+    watch = {"budget": WatchSpec().budget / made.sides}
     if log_every is None:
         follow(side, made, made.prepare(watch=watch))
         return

@@ -75,10 +75,9 @@ def choose_loops(case: str) -> dict[str, Callable[[Side, Made], None]]:
 
 def measure(name: str) -> dict[str, tuple[float, float]]:
     """In this process: by system the median of a step's milliseconds, and of its ratio to the loop by hand's."""
-    case = make_case(CASES[name])
-    sides = [
-        Side(system, partial(loop, made=case), case.batch_for(system)) for system, loop in choose_loops(name).items()
-    ]
+    case, loops = make_case(CASES[name]), choose_loops(name)
+    case.sides = len(loops)
+    sides = [Side(system, partial(loop, made=case), case.batch_for(system)) for system, loop in loops.items()]
     seconds = take_turns(sides, *TURNS[name])
     by_hand = seconds["by hand"]
     return {
