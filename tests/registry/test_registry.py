@@ -298,7 +298,3 @@ def test_the_lists_order_stays_where_none_would_be_wrong():
         actives = plugins_in_use([{"use": "features", "links": [{"student": "a", "teacher": "a"}]}, *tables])
         ordered = [n for n in names(activate(actives, has_teacher=True)) if n in wanted]
         assert ordered == [table["use"] for table in tables if table["use"] in wanted]
-
-
-def test_a_conflict_with_a_capability_of_the_engine_is_no_near_miss():
-    assert activate([make("x", conflicts=("live teacher",), provides=("mean_teacher",))], has_teacher=True)

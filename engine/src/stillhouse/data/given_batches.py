@@ -19,11 +19,16 @@ from stillhouse.data.images import convert_stacked
 from stillhouse.data.labels import stack_labels
 from stillhouse.data.looks import scale
 from stillhouse.data.makers import check_taken, choose_maker
+from stillhouse.data.sample_errors import is_finite
 from stillhouse.data.targets import Kind, TargetSpec, convert_target, guess_kind
 from stillhouse.errors import StillhouseError, did_you_mean
 from stillhouse.nested import list_tensors
 
 __all__ = ["BatchReader", "hash_tensors"]
+
+
+_SAMPLES = "a list of samples"
+_COLLATED = "torch's default collate_fn makes a batch of them: leave `collate_fn` out, or stack the inputs there"
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -157,6 +162,8 @@ def _pick(fields: Fields | None, raw: Any) -> Item:
         return Item(*raw)
     if isinstance(raw, Tensor):
         return Item(raw)
+    if isinstance(raw, Sequence) and raw and all(isinstance(part, tuple | list | Mapping) for part in raw):
+        raise StillhouseError(f"a batch must be (inputs, targets), got {_SAMPLES}, {len(raw)} of them", hint=_COLLATED)
     got = describe_fields(raw) if isinstance(raw, Mapping | tuple | list) else type(raw).__name__
     raise StillhouseError(
         f"a batch must be (inputs, targets), got {got}",
@@ -202,6 +209,8 @@ def _read_inputs(given: Any) -> Tensor:
     """Read a batch's inputs: (B, ...), float32; bytes are scaled to 0 ... 1."""
     if isinstance(given, Sequence) and given and all(isinstance(x, Tensor) for x in given):
         shapes = {tuple(x.shape) for x in given}
+        if len({len(shape) for shape in shapes}) > 1:
+            raise StillhouseError(f"the inputs of a batch must have one shape, got {_SAMPLES}", hint=_COLLATED)
         if len(shapes) > 1:
             raise StillhouseError(
                 f"the inputs of a batch must have one shape, got {' and '.join(map(str, sorted(shapes)))}"
@@ -216,6 +225,11 @@ def _read_inputs(given: Any) -> Tensor:
     if x is None:
         raise StillhouseError(
             f"the inputs of a batch must be (B, ...) of uint8 (0 to 255) or floats, got {tuple(given.shape)} {given.dtype}"
+        )
+    if not is_finite(x):
+        row = next(k for k, each in enumerate(x) if not is_finite(each))
+        raise StillhouseError(
+            f"the inputs must be finite: those of sample {row} of the batch are not, with NaN or infinity"
         )
     return scale(x)
 

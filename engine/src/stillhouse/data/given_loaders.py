@@ -20,6 +20,7 @@ from stillhouse.contract.task import SampleMaker
 from stillhouse.data.base import Data
 from stillhouse.data.given import Given
 from stillhouse.data.given_batches import BatchReader, hash_tensors
+from stillhouse.data.inspection import describe_layout
 from stillhouse.data.labels import count_labels, find_class_names, find_listed_labels
 from stillhouse.data.streams import pin_batches
 from stillhouse.errors import StillhouseError, StillhouseWarning, did_you_mean
@@ -63,6 +64,7 @@ class LoaderData(Data):
         self._first = {name: self._reader.read(raw, name, 0, 0) for name, raw in firsts.items()}
         self.repeats = hash_tensors(firsts["train"]) == hash_tensors(self._draw_first("train"))
         """Whether a loader gives the same batches again where the global generators are the same."""
+        self.notes = tuple(filter(None, [describe_layout(self._first["train"].input.shape[1:])]))
         self.info = self._describe(spec, hash_tensors(firsts["train"]) if self.repeats else b"")
 
     def _draw_first(self, split: str) -> Any:

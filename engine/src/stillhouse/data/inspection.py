@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ _IN_MEMORY = 4096
 _READ = 128
 """Samples of a split that are read to be looked at."""
 _SHOWN = 4
+_MOST_CHANNELS = 4
+"""Of a picture: red, green, blue and how opaque it is."""
 _WITHOUT = {"class": "a {split} sample", "mask": "a pixel of a {split} mask", "boxes": "a {split} box"}
 
 
@@ -60,7 +62,16 @@ def inspect(samples: Samples, splits: Mapping[str, Ids], batch_size: int) -> tup
     _judge_boxes(samples, list(looks.values()))
     _warn_of_reading(samples)
     notes = [_describe_missing(samples, looks[split], split) for split in ("train", "val") if split in looks]
-    return tuple(filter(None, [*notes, *_describe_targets(looks["train"])]))
+    return tuple(filter(None, [describe_layout(samples.shape), *notes, *_describe_targets(looks["train"])]))
+
+
+def describe_layout(shape: Sequence[int]) -> str:
+    """What a run should be told of inputs of ``shape`` that seem to have their channels last; else nothing."""
+    if len(shape) != 3 or shape[0] <= _MOST_CHANNELS or not 0 < shape[2] <= _MOST_CHANNELS:
+        return ""
+    return (
+        f"inputs have the shape {tuple(shape)}: models take channels first, (C, H, W), and these seem to have them last"
+    )
 
 
 def _choose(ids: Ids, n: int, samples: Samples, first: int) -> Ids:

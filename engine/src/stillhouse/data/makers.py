@@ -42,10 +42,11 @@ def check_taken(task: SampleMaker | None, kind: str) -> None:
     if task is None or kind in task.takes:
         return
     name = type(task).__name__
+    hint = "another task, or other data"
+    if kind == "vector" and "class" in task.takes:
+        hint = "a class is one whole number a sample: of one-hot targets their argmax; numbers are learnt by regression"
     raise StillhouseError(
-        f"{name} needs targets of kind {' or '.join(map(repr, task.takes))}, got {kind!r}",
-        where="task.name",
-        hint="another task, or other data",
+        f"{name} needs targets of kind {' or '.join(map(repr, task.takes))}, got {kind!r}", where="task.name", hint=hint
     )
 
 

@@ -162,8 +162,11 @@ class Source(ABC):
             parts = hold_out(self.splits["train"], self.labels, [val_fraction] * len(held))
             for name, ids in zip(["train", *held], parts, strict=True):
                 self.splits[name] = ids
+        n, hint = len(self.labels), "0 makes no such split"
+        if n > 1 and len(np.unique(self.labels)) == n:
+            hint = f'each of {n} samples is of a class of its own: numbers that are measured take target = "vector"'
         raise_faults(
-            Fault("data.val_fraction", f"too few samples to hold out the split {name!r}", "0 makes no such split")
+            Fault("data.val_fraction", f"too few samples to hold out the split {name!r}", hint)
             if name in held
             else Fault("data.name", f"the split {name!r} is empty")
             for name, ids in self.splits.items()

@@ -116,6 +116,12 @@ class Table(FileSource):
         if columns.weight:
             self.weights = rows.gather_weights(first, columns.weight)
         rows.raise_faults()
+        if self.target == "boxes" and not told["classes"]:
+            raise StillhouseError(
+                f"none of {len(table)} rows has a box",
+                where="data.args.boxes",
+                hint="`boxes` names the four columns of corners, or that of files",
+            )
         if self.target != "class":
             self.spec = structure(told, TargetSpec, "data.args")
             self.class_names = self.spec.class_names

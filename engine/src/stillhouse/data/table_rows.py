@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -174,6 +175,8 @@ class Rows:
             try:
                 x1, y1, x2, y2 = map(float, texts)
             except ValueError:
+                x1 = y1 = x2 = y2 = math.nan
+            if not all(map(math.isfinite, (x1, y1, x2, y2))):
                 self.fault(row, "data.args.boxes", f"must be four numbers, got {', '.join(map(repr, texts))}")
                 continue
             if not labels[row]:

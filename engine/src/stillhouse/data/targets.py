@@ -209,7 +209,9 @@ def guess_kind(target: Any) -> Kind:
             return "image"
         if len(shape) >= 2:
             return "depth" if floats else "mask"
-        return "vector" if len(shape) == 1 and shape[0] > 1 else "class"
+        return "vector" if floats or (len(shape) == 1 and shape[0] > 1) else "class"
+    if isinstance(target, float):
+        return "vector"
     several = isinstance(target, Sequence) and not isinstance(target, str) and len(target) > 1
     return "vector" if several and all(isinstance(n, int | float) for n in target) else "class"
 

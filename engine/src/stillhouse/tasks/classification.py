@@ -66,7 +66,18 @@ class Classification(Task):
         check_weights(self.class_weights)
 
     def for_data(self, data: DataInfo) -> Self:
-        """The task with its classes' weights as numbers."""
+        """The task with its classes' weights as numbers.
+
+        Raises:
+            StillhouseError: there are fewer than two classes.
+        """
+        if data.classes < 2:
+            told = "".join(f", {name!r}" for name in data.class_names)
+            raise StillhouseError(
+                f"classification needs two classes at least, got {data.classes}{told}",
+                where="data",
+                hint='of one class nothing can be told apart; without labels images serve [task] name = "distillation"',
+            )
         return attrs.evolve(self, class_weights=resolve_weights(self.class_weights, data))
 
     def check(self, output: Any, targets: Tensor, data: DataInfo) -> None:
