@@ -91,7 +91,8 @@ def test_the_page_on_runs_names_every_file_key_and_tag(tmp_path: Path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     text = (ROOT / "docs/runs.md").read_text(encoding="utf-8")
-    train(recipe(*FIVE.values(), checkpoints={"keep_every": 1, "every_steps": 2}), out=tmp_path / "run")
+    checkpoints = {"keep_every": 1, "every_steps": 2}
+    train(recipe(*FIVE.values(), run__figures=True, checkpoints=checkpoints), out=tmp_path / "run")
     for path in (tmp_path / "run").rglob("*"):
         if path.is_dir() and "tensorboard" in path.parts[:-1]:
             continue  # a step's or a link's

@@ -182,7 +182,8 @@ def test_a_pool_that_the_run_does_not_draw_is_refused():
 
 def test_selection_drops_the_lowest_and_is_seen(tmp_path: Path):
     options = {**BASE, "k": 6, "select": "train", "keep": 2}
-    training = prepare(recipe(options, teacher__args={"width": 12}, **FEW), out=tmp_path / "run")
+    whole = recipe(options, teacher__args={"width": 12}, run__figures=True, **FEW)
+    training = prepare(whole, out=tmp_path / "run")
     live: list[float] = []
     training.run.trainer.add_event_handler(
         Events.ITERATION_COMPLETED, lambda: live.append(float(head_of(training).readout.live.sum()))

@@ -68,12 +68,21 @@ FIVE = {
 
 
 def tables(**changes: Any) -> dict[str, Any]:
-    """A recipe's tables: TinyNet of width 4, a random teacher of width 6, batches of 8, 2 epochs of 3 steps.
+    """A recipe's tables: TinyNet of width 4, a random teacher of width 6, batches of 8, 2 epochs of 3 steps, no pictures.
 
     ``changes`` replace whole tables, or with ``table__key=value`` one key; ``None`` takes a table away.
     """
+    run = {
+        "name": "tiny",
+        "epochs": 2,
+        "seed": 3,
+        "device": "cpu",
+        "log_every": 2,
+        "figures": False,
+        "base": str(TESTS),
+    }
     recipe: dict[str, Any] = {
-        "run": {"name": "tiny", "epochs": 2, "seed": 3, "device": "cpu", "log_every": 2, "base": str(TESTS)},
+        "run": run,
         "data": {"name": "support:tiny_data", "batch_size": 8, "normalize": "none"},
         "student": {"model": "support:TinyNet", "args": {"width": 4}},
         "teacher": {"model": "support:TinyNet", "args": {"width": 6}, "random": True},

@@ -40,7 +40,7 @@ def test_a_task_learns_from_its_recipe(name: str):
 
 @pytest.mark.parametrize("name", ["segmentation", "depth", "denoising"])
 def test_features_of_a_teacher_train_a_dense_student_and_samples_are_shown(name: str, tmp_path: Path):
-    recipe = task_recipe(name, FEATURES, {"use": "projector"})
+    recipe = task_recipe(name, FEATURES, {"use": "projector"}, run__figures=True)
     result = train(recipe, out=tmp_path / "run")
     assert len(result.history) == 2
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"images": 0})

@@ -207,7 +207,7 @@ def test_only_those_are_there_that_the_recipe_asks_for(tmp_path: Path):
     assert names(watch={"enabled": False}) == ["scalars", "evaluation", "one class"]
     assert names() == ["scalars", "evaluation", "one class", "teacher metrics", "watcher"]
     all_of_them = {"ema": {}, "early_stopping": {}, "schedule": {"decay": "linear"}}
-    assert names(out=tmp_path / "run", run__keep_predictions=True, **all_of_them) == [
+    assert names(out=tmp_path / "run", run__figures=True, run__keep_predictions=True, **all_of_them) == [
         *(
             "ema",
             "scalars",

@@ -149,7 +149,8 @@ def test_a_run_on_the_digits_has_all_of_them_and_stays_small(tmp_path: Path):
 
 def test_a_run_that_stops_early_has_pictures_of_where_it_stopped(tmp_path: Path):
     stopping = {"patience": 1, "min_delta": 1.0}
-    result = train(recipe(FIVE["logits"], run__epochs=9, early_stopping=stopping), out=tmp_path / "run")
+    changes = {"run__epochs": 9, "run__figures": True, "early_stopping": stopping}
+    result = train(recipe(FIVE["logits"], **changes), out=tmp_path / "run")
     assert result.summary["steps_done"] < result.summary["steps"]
     events = read_events(tmp_path / "run")
     for tag in ("task/samples", "answers/confusion"):
@@ -158,7 +159,7 @@ def test_a_run_that_stops_early_has_pictures_of_where_it_stopped(tmp_path: Path)
 
 def test_a_run_without_pictures_has_none_and_the_same_result(tmp_path: Path):
     plugins, changes = (FEATURES, FIVE["projector"]), {"student__args": {"dropout": 0.3}, "run__epochs": 3}
-    drawn = train(recipe(*plugins, **changes), out=tmp_path / "drawn")
+    drawn = train(recipe(*plugins, **changes, run__figures=True), out=tmp_path / "drawn")
     plain = train(recipe(*plugins, **changes, run__figures=False), out=tmp_path / "run")
     assert (plain.metrics, plain.history) == (drawn.metrics, drawn.history)
     tags = read_events(tmp_path / "run").Tags()
@@ -167,7 +168,7 @@ def test_a_run_without_pictures_has_none_and_the_same_result(tmp_path: Path):
 
 
 def test_a_task_of_an_earlier_version_draws_as_it_did(tmp_path: Path):
-    train(recipe(task={"name": "support.pictures:Earlier"}), out=tmp_path / "run")
+    train(recipe(task={"name": "support.pictures:Earlier"}, run__figures=True), out=tmp_path / "run")
     assert "task/own" in read_events(tmp_path / "run").Tags()["images"]
 
 

@@ -149,7 +149,7 @@ class Showing(Plugin):
 
 def test_plugins_show_scalars_figures_and_metrics(tmp_path: Path):
     asked: list[int] = []
-    result = train(recipe(), plugins=[Showing(asked=asked)], out=tmp_path / "run")
+    result = train(recipe(run__figures=True), plugins=[Showing(asked=asked)], out=tmp_path / "run")
     assert asked == [2, 3, 4, 6]
     seen = events(tmp_path / "run")
     assert [e.step for e in seen.Scalars("plugin/showing/norm")] == [2, 3, 4, 6]

@@ -33,7 +33,8 @@ def refuse(*_arguments: Any, **_more: Any) -> None:
 @pytest.mark.parametrize("fails", ["open", "add_text", "add_figure", "add_custom_scalars", "close"])
 def test_it_is_told_of_once_and_ends_nothing(fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     expected = train(recipe(), write=False)
-    training = prepare(recipe(), plugins=[InTheWay()] if fails == "open" else [], out=tmp_path / "run")
+    drawn = recipe(run__figures=True)
+    training = prepare(drawn, plugins=[InTheWay()] if fails == "open" else [], out=tmp_path / "run")
     if fails != "open":
         monkeypatch.setattr(SummaryWriter, fails, refuse)
     with pytest.warns(StillhouseWarning, match="TensorBoard's events cannot be written") as warned:
