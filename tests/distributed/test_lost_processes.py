@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch.distributed as dist
 from support import TESTS, tables
+from support.forks import Fork
 from support.process_support import free_port
 
 from stillhouse import Recipe
@@ -20,7 +18,7 @@ from stillhouse.distributed.lost import explain_lost_process
 from stillhouse.models.weights import find_last_checkpoint
 
 
-def start(folder: Path) -> list[subprocess.Popen[str]]:
+def start(folder: Path) -> list[Fork]:
     """Two processes of one run, which lasts long, once they have a checkpoint."""
     run = {"name": "par", "epochs": 10_000, "device": "cpu", "log_every": 4, "base": str(TESTS), "threads": 1}
     made = Recipe.from_dict(
@@ -34,18 +32,8 @@ def start(folder: Path) -> list[subprocess.Popen[str]]:
     (folder / "r.toml").write_text(made.to_toml())
     common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     words = ["train", str(folder / "r.toml"), "--out", str(folder / "run"), "--quiet"]
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "stillhouse.cli", *words],
-            cwd=TESTS,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **common, "RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in "01"
-    ]
-    while all(p.poll() is None for p in started) and not list((folder / "run" / "checkpoints").glob("last_*.pt")):
+    started = [Fork("stillhouse.cli", *words, **common, RANK=rank, LOCAL_RANK=rank) for rank in "01"]
+    while all(p.returncode is None for p in started) and not list((folder / "run" / "checkpoints").glob("last_*.pt")):
         time.sleep(0.01)
     return started
 
@@ -53,7 +41,7 @@ def start(folder: Path) -> list[subprocess.Popen[str]]:
 def test_a_signal_to_one_or_all_stops_every_process_after_the_same_step(tmp_path: Path):
     one, two = start(tmp_path)
     two.send_signal(signal.SIGTERM)
-    told = [process.communicate(timeout=120)[0] for process in (one, two)]
+    told = ["".join(process.communicate(timeout=120)) for process in (one, two)]
     assert [one.returncode, two.returncode] == [143, 143], told
     last = find_last_checkpoint(tmp_path / "run" / "checkpoints")
     assert last is not None
@@ -67,8 +55,8 @@ def test_a_signal_to_one_or_all_stops_every_process_after_the_same_step(tmp_path
 
 def test_who_is_left_when_the_system_kills_one_says_so_in_three_lines(tmp_path: Path):
     one, two = start(tmp_path)
-    two.kill()
-    told = one.communicate(timeout=120)[0]
+    two.send_signal(signal.SIGKILL)
+    told = "".join(one.communicate(timeout=120))
     two.communicate()
     assert one.returncode == 2, told
     lines = told.splitlines()

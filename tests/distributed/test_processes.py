@@ -15,6 +15,7 @@ import pytest
 import torch
 from ignite.engine import Events
 from support import TESTS, tables
+from support.forks import run
 from support.process_support import WORKER, alone, check_curves, found, free_port, norm, start, start_with
 from support.processes import PlainNet
 
@@ -139,15 +140,8 @@ def test_a_process_that_dies_ends_the_run_and_the_run_resumes(tmp_path, two):
     out.mkdir()
     recipe = run_tables(*GATHERING, checkpoints={"every_steps": 10})
     (out / "recipe.json").write_text(json.dumps(recipe))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    ended = subprocess.run(
-        [*torchrun, str(WORKER), str(out / "recipe.json"), str(out), "--stop", "25"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    ended = run(*torchrun, str(WORKER), str(out / "recipe.json"), str(out), "--stop", "25")
     assert ended.returncode != 0
     assert "rank      : 1" in ended.stderr
     assert "exitcode  : 7" in ended.stderr
@@ -172,16 +166,15 @@ def test_a_port_in_use_is_named(tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        environment = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        environment = {
+            "RANK": "0",
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
         (tmp_path / "recipe.json").write_text(json.dumps(run_tables(FEATURES, {"use": "projector"})))
-        ended = subprocess.run(
-            [sys.executable, str(WORKER), str(tmp_path / "recipe.json"), str(tmp_path)],
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment, "MASTER_PORT": port},
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
+        ended = run("support.processes", str(tmp_path / "recipe.json"), str(tmp_path), **environment)
     assert ended.returncode == 2
     assert f"port {port} is in use" in ended.stderr
     assert "Traceback" not in ended.stderr

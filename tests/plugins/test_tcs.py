@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import torch
 from ignite.engine import Events
 from sklearn.linear_model import LogisticRegression
 from support import TESTS, TinyNet, interrupted, recipe, same_state, tiny_data
+from support.forks import run
 from torch import nn
 
 from stillhouse import Recipe, StillhouseError, prepare, train
@@ -98,20 +97,17 @@ def test_it_resumes_bit_for_bit_between_two_rounds(variant: str, workers: int, a
 
 def test_a_killed_process_resumes_in_the_middle_of_a_round(tmp_path: Path):
     """The same, killed for good: nothing is cleaned up."""
-    kill = tmp_path / "kill.py"
-    kill.write_text(
-        "import os, sys\n"
-        f"sys.path.insert(0, {str(TESTS)!r})\n"
+    (tmp_path / "killed.py").write_text(
+        "import os\n"
         "from support import recipe\n"
         "from stillhouse import prepare\n"
         "from ignite.engine import Events\n"
-        "import torch; torch.set_num_threads(1)\n"
         f"options, changes = {PAPER!r}, {LONG!r}\n"
         f"training = prepare(recipe(options, **changes), out={str(tmp_path / 'run')!r})\n"
         "training.run.trainer.add_event_handler(Events.ITERATION_STARTED(once=8), lambda: os.kill(os.getpid(), 9))\n"
         "training.fit()\n"
     )
-    done = subprocess.run([sys.executable, str(kill)], capture_output=True, text=True, timeout=600, check=False)
+    done = run("killed", PYTHONPATH=str(tmp_path))
     assert done.returncode == -9, done.stderr
     resumed = train(recipe(PAPER, **LONG), out=tmp_path / "run", resume=True)
     whole = train(recipe(PAPER, **LONG), write=False)

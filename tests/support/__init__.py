@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -20,6 +18,7 @@ from torch.utils.data import TensorDataset
 
 from stillhouse import Assembly, Link, Recipe
 from stillhouse.contract.assembly import Rows
+from support.forks import run
 
 TESTS = Path(__file__).parents[1]
 CLASSES = 3
@@ -197,12 +196,4 @@ def same_state(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 def command(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own, one thread, no terminal."""
-    return subprocess.run(
-        [sys.executable, "-m", "stillhouse.cli", *arguments],
-        cwd=cwd or TESTS,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    return run("stillhouse.cli", *arguments, cwd=cwd or TESTS, **{"COLUMNS": "200", **environment})

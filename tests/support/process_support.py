@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +15,7 @@ from ignite.engine import Events
 
 from stillhouse import Recipe, prepare
 from support import TESTS
+from support.forks import Fork
 
 WORKER = TESTS / "support" / "processes.py"
 
@@ -31,7 +29,9 @@ def free_port(among: Iterable[int] = (0,)) -> int:
     raise AssertionError("all are taken")
 
 
-def start(recipes: Any, out: Path, *arguments: str, processes: int = 2, **environment: str) -> list[tuple[int, str]]:
+def start(
+    recipes: Any, out: Path, *arguments: str, processes: int = 2, **environment: str
+) -> list[tuple[int | None, str]]:
     """Exit code and output of each process."""
     out.mkdir(exist_ok=True)
     (out / "recipe.json").write_text(json.dumps(recipes))
@@ -45,20 +45,12 @@ def start(recipes: Any, out: Path, *arguments: str, processes: int = 2, **enviro
     return start_with([{**common, "RANK": str(r), "LOCAL_RANK": str(r)} for r in range(processes)], out, *arguments)
 
 
-def start_with(environments: list[dict[str, str]], out: Path, *arguments: str) -> list[tuple[int, str]]:
+def start_with(environments: list[dict[str, str]], out: Path, *arguments: str) -> list[tuple[int | None, str]]:
     """Exit code and output of a process for each of ``environments``."""
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(out / "recipe.json"), str(out), *arguments],
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for environment in environments
-    ]
-    outputs = [process.communicate(timeout=600)[0] for process in started]
-    return [(process.returncode, output) for process, output in zip(started, outputs, strict=True)]
+    words = ("support.processes", str(out / "recipe.json"), str(out), *arguments)
+    started = [Fork(*words, **environment) for environment in environments]
+    outputs = ["".join(fork.communicate()) for fork in started]
+    return [(fork.returncode, output) for fork, output in zip(started, outputs, strict=True)]
 
 
 def found(out: Path, rank: int = 0) -> dict[str, Any]:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
-from support import TESTS
+from support.forks import Fork
 from support.task_processes import share
 
 
@@ -18,19 +15,9 @@ def test_the_metrics_of_two_processes_are_those_of_one(tmp_path: Path):
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
-    common = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "support.task_processes", str(tmp_path)],
-            cwd=TESTS,
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    said = [process.communicate(timeout=600)[0] for process in running]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    running = [Fork("support.task_processes", str(tmp_path), **common, RANK=rank, LOCAL_RANK=rank) for rank in "01"]
+    said = [process.communicate() for process in running]
     assert [process.returncode for process in running] == [0, 0], said
     alone = share(0, 1)
     assert set(alone) == {"classification", "segmentation", "depth", "denoising", "multi-label", "regression"}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from support.forks import run
 
 from stillhouse.cli import main
 from stillhouse.contract.hookspecs import hook_arguments
@@ -55,14 +53,7 @@ def test_from_nothing_to_a_trained_run_in_three_commands(
     install(folder, monkeypatch)
     assert test[:3] == ["python", "-m", "pytest"]
     quick = ["-q", "-p", "no:cacheprovider", "-k", "test_plugin or documentation or training or resume"]
-    done = subprocess.run(
-        [sys.executable, *test[1:], *quick],
-        env={**os.environ, "PYTHONPATH": str(folder.resolve() / "src"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    done = run(*test[2:], *quick, cwd=tmp_path, PYTHONPATH=str(folder / "src"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert main([*train[1:], "--quiet", "--out", "run"]) == 0
     assert "center" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,13 @@ import torch
 from support import FEATURES, TESTS, recipe
 from support.faulty_plugins import Right, Term
 from support.faulty_steps import Guesser, Noisy
+from support.forks import run
 from support.wrong_plugins import wrong
 
 from stillhouse import Plugin, StillhouseError, Weight, hookimpl, plugin, prepare
 from stillhouse.cli import main
 from stillhouse.testing import check_plugin
 from stillhouse.testing.reads import watch_reads
-
-pytest_plugins = ["pytester"]
 
 TESTED = """
 import pytest
@@ -42,14 +42,13 @@ def test_the_mark_makes_a_test_for_each_check(conformance_check):
     conformance_check()
 
 
-def test_under_pytest_a_mistake_fails_its_own_check(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
-    # In a process of its own: pytester takes out of this one what is imported meanwhile, and torch comes apart.
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
-    pytester.makepyfile(TESTED)
-    done = pytester.runpytest_subprocess("-k", "waiting or documentation or unmarked", "-p", "no:cacheprovider")
-    done.assert_outcomes(passed=2, failed=2, errors=1)
-    done.stdout.fnmatch_lines(["*hook 'losses', faulty_steps.py:* reads a tensor's value*", "*-> stay on the device*"])
-    done.stdout.fnmatch_lines(["*test_unmarked needs the mark @pytest.mark.stillhouse_plugin(plugin=*"])
+def test_under_pytest_a_mistake_fails_its_own_check(tmp_path: Path):
+    (tmp_path / "test_tested.py").write_text(TESTED)
+    chosen = ("-k", "waiting or documentation or unmarked", "-p", "no:cacheprovider")
+    said = run("pytest", *chosen, cwd=tmp_path, PYTHONPATH=str(TESTS)).stdout
+    assert re.search(r"2 failed, 2 passed, \d+ deselected, .*1 error", said), said
+    assert re.search(r"hook 'losses', faulty_steps\.py:.* reads a tensor's value.*\n.*-> stay on the device", said)
+    assert "test_unmarked needs the mark @pytest.mark.stillhouse_plugin(plugin=" in said
 
 
 def test_the_command_reports_on_the_terminal_and_as_json(capsys: pytest.CaptureFixture[str]):

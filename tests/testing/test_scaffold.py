@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tomllib
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from support.forks import run
 
 from stillhouse import Recipe, StillhouseError, prepare
 from stillhouse.cli import main
@@ -24,15 +23,7 @@ pytest.importorskip("copier")
 
 def run_tests(folder: Path, *arguments: str) -> str:
     """The package's own tests, in a process of their own that finds it on its path."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": "src", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    done = run("pytest", "-q", "-p", "no:cacheprovider", *arguments, cwd=folder, PYTHONPATH="src")
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
