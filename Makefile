@@ -31,7 +31,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python docs/demo.py
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow --timeout 1200
