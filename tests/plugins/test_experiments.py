@@ -17,6 +17,7 @@ from support.experiments import LINEAR, TINY, make_home, save_plan
 from stillhouse import StillhouseError, prepare
 from stillhouse.cli import main
 from stillhouse.experiments.ablation import run_plan
+from stillhouse.experiments.choice import Choice
 from stillhouse.experiments.comparison import Group, compare_groups
 from stillhouse_experiments import choices, clock, page
 from stillhouse_experiments.experiment import Experiment, read
@@ -161,7 +162,9 @@ def test_an_experiments_page_has_what_its_numbers_file_has(home: Home):
     experiment = planned(home, tuning=None, arms=[PLAN["arms"][0], {"name": "one", "plugins": ["pair", LINEAR]}])
     failed = run_plan(experiment.plan)
     comparison = page.compared(experiment, failed)
-    page.write(home, experiment, comparison, [], [], 1, "the command")
+    tried: list[Any] = [({"optimizer.lr": 0.01}, 0.5), ({"optimizer.lr": 0.02}, 0.6)]
+    rate = Choice("all: none", True, "val/accuracy", (7,), tried, {"optimizer.lr": 0.02})
+    page.write(home, experiment, comparison, [rate], [], 1, "the command")
     numbers = json.loads((home.results / "plan.json").read_text())
     text = (home.pages / "page.md").read_text()
     assert text.startswith("before\n")
@@ -173,7 +176,15 @@ def test_an_experiments_page_has_what_its_numbers_file_has(home: Home):
         assert f"| {group['name']} | 2 | {group['mean']:.4f} ± {group['deviation']:.4f} | " in text
     assert [pair["arm"] for pair in numbers["pairs"]] == ["few: one", "all: one"]
     assert (home.results / "plan.png").stat().st_size > 0
-    assert 'id="differences"' in (experiment.plan.folder / "report.html").read_text()
+    report = (experiment.plan.folder / "report.html").read_text()
+    assert 'id="differences"' in report
+    for told in (
+        "What was chosen before",
+        "all: none, for all arms",
+        "0.01: 0.5000; 0.02: 0.6000",
+        "at the end of what was tried",
+    ):
+        assert told in report
 
 
 def test_the_time_by_the_clock_is_told_where_all_of_it_was_measured(home: Home, monkeypatch: pytest.MonkeyPatch):

@@ -49,6 +49,10 @@ class Choice:
         """The keys for which what was chosen is at the end of what was tried."""
         return find_ends(self.chosen, [settings for settings, _ in self.tried])
 
+    def tell_arm(self) -> str:
+        """Who has chosen, and for whom."""
+        return f"{self.arm}, for all arms" if self.shared else self.arm
+
     def tell_keys(self) -> list[str]:
         """The keys, as tables have them."""
         return [key.removeprefix("plugins.") for key in self.chosen]

@@ -162,7 +162,7 @@ def show_choices(comparison: Comparison) -> Markup:
         return Markup("")
     rows = [
         [
-            each.arm,
+            each.tell_arm(),
             ", ".join(each.tell_keys()),
             each.tell_tried(),
             ", ".join(each.tell_values()),

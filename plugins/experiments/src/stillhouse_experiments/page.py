@@ -115,9 +115,8 @@ def choice_lines(choices: list[Choice]) -> list[str]:
         "|---|---|---|---|",
     ]
     for choice in choices:
-        whose = f"{choice.arm}, for all arms" if choice.shared else choice.arm
         keys = ", ".join(f"`{key}`" for key in choice.tell_keys())
-        lines.append(f"| {whose} | {keys} | {choice.tell_tried()} | {', '.join(choice.tell_values())} |")
+        lines.append(f"| {choice.tell_arm()} | {keys} | {choice.tell_tried()} | {', '.join(choice.tell_values())} |")
     told = tell_ends(choices, of_statements=_MARKED)
     return [*lines, "", *([told, ""] if told else [])]
 
@@ -185,7 +184,7 @@ def write(
     tables["chosen"] = [attrs.asdict(choice) for choice in choices]
     (home.results / f"{experiment.name}.json").write_text(json.dumps(tables, indent=1), encoding="utf-8")
     draw_differences(experiment, comparison, home.results / f"{experiment.name}.png")
-    write_report(experiment.plan.folder, comparison, command)
+    write_report(experiment.plan.folder, attrs.evolve(comparison, choices=tuple(choices)), command)
     return text
 
 
