@@ -189,6 +189,10 @@ def test_a_part_of_a_folder_has_the_first_images_of_its_first_classes(tmp_path: 
     assert [[int(label) for _, label in made[split]] for split in made] == [[0, 0, 1, 1], [0, 1]]
     assert made["train"].classes == ["a", "b"]
     assert part(str(tmp_path), 2, 1, 4, test_from="train")["test"].classes == ["a", "b", "c"]
+    chosen = part(str(tmp_path), 1, 1, 4, test_from="train", classes=["c", "a"])["train"]
+    assert (chosen.classes, [int(image[0, 0, 0]) for image, _ in chosen]) == (["c", "a"], [20, 0])
+    with pytest.raises(StillhouseError, match="there is no class 'd'"):
+        part(str(tmp_path), 1, 1, 4, test_from="train", classes=["c", "d"])
     with pytest.raises(StillhouseError, match="classes: must be from 2 to 3, got 4"):
         part(str(tmp_path), 2, 1, 4, test_from="train", classes=4)
     with pytest.raises(StillhouseError, match="has 3 images, and 4 are wanted"):

@@ -16,8 +16,6 @@ from stillhouse.errors import StillhouseError
 from stillhouse.files import write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from stillhouse.cli.findings import Findings
 
 __all__ = ["add"]
@@ -38,11 +36,22 @@ _LARGEST = {"class": 64, "vector": 64, "none": 64, "boxes": 160}
 
 
 _METHOD = ("", '# The method is this list of plugins: `stillhouse plugins` has more, and --plugins "" trains without.')
-_LOGITS = (
+_PRETRAINED = (
     *_METHOD,
-    *("[[plugins]]", 'use = "logits" # what the teacher says of each image, class by class', "weight = 2.0"),
+    *(
+        "[[plugins]]",
+        'use = "cache" # the teacher looks at each image once',
+        "outputs = false # its classes are others",
+    ),
+    *("", "[[plugins]]", 'use = "features" # the angle between what the last layers see'),
+    *(
+        'links = [{ student = "stage4", teacher = "global_pool", pool = "mean" }]',
+        'distance = "cosine"',
+        "weight = 10.0",
+    ),
+    *("", "[[plugins]]", "use = \"projector\" # of the student's features to the teacher's width", 'kind = "linear"'),
 )
-"""Of a pretrained teacher, whose layers have other sizes and places than the student's."""
+"""The method of a pretrained teacher: the list of the tutorial with one's own photographs."""
 
 
 def add(commands: Commands) -> None:
@@ -75,8 +84,8 @@ def _init(arguments: argparse.Namespace) -> int:
     pretrained = found.target == "class" and not found.gray and _has_pretrained()
     teacher = out.with_name(f"{out.stem}-teacher.toml")
     texts = {out: _write_student(found, out, teacher, pretrained=pretrained)}
-    if _TASKS[found.target][3]:
-        texts[teacher] = (_write_pretrained if pretrained else _write_teacher)(found, out, teacher)
+    if _TASKS[found.target][3] and not pretrained:
+        texts[teacher] = _write_teacher(found, out, teacher)
     texts |= extra
     there = [file for file in texts if file.exists()]
     if there and not arguments.force:
@@ -111,10 +120,17 @@ def _write_student(found: Findings, out: Path, teacher: Path, *, pretrained: boo
         f"# Found: {found.told}.",
         "# What it comes to, before anything is trained: stillhouse explain " + out.name,
     ]
-    parts += _write_common(found, out, name=out.stem, epochs=40 if pretrained else 20)
+    parts += _write_common(found, out, name=out.stem, epochs=40 if pretrained else 20, pretrained=pretrained)
     parts += ["", "[student]", f'model = "{model}" # or torchvision:resnet18, timm:NAME, your_module:function']
-    parts += [f"args = {{ width = {width} }}"]
-    if wider:
+    parts += ["args = { width = 16, stages = 4, stride = 2 }" if pretrained else f"args = {{ width = {width} }}"]
+    if pretrained:
+        parts += [
+            "",
+            "[teacher]",
+            'model = "lite0" # EfficientNet-Lite0 as ImageNet left it; or a checkpoint of your own',
+        ]
+        parts += ["pretrained = true", "size = [128, 128] # what it is shown; larger costs more and shows more"]
+    elif wider:
         parts += [
             "",
             "[teacher]",
@@ -123,7 +139,7 @@ def _write_student(found: Findings, out: Path, teacher: Path, *, pretrained: boo
     else:
         parts += ["", '# [teacher] # recipe = "...", or checkpoint = "weights.pt" with model and args']
     parts += _write_training()
-    parts += _LOGITS if pretrained else _write_plugins(found)
+    parts += _PRETRAINED if pretrained else _write_plugins(found)
     return "\n".join(parts) + "\n"
 
 
@@ -136,22 +152,13 @@ def _write_teacher(found: Findings, out: Path, teacher: Path) -> str:
     return "\n".join([*parts, *_write_training()]) + "\n"
 
 
-def _write_pretrained(found: Findings, out: Path, teacher: Path) -> str:
-    parts = [
-        f"# The teacher of {out.name}: EfficientNet-Lite0, pretrained on ImageNet, fine-tuned on the same samples."
-    ]
-    parts += _write_common(found, out, name=teacher.stem, epochs=5, size=[128, 128])
-    parts += ["", "[student]", 'model = "lite0"', "pretrained = true"]
-    parts += ["args = { bn_momentum = 0.1 } # of few steps: the statistics follow the photographs"]
-    return "\n".join([*parts, *_write_training(rate="5e-4")]) + "\n"
+def _write_common(found: Findings, out: Path, *, name: str, epochs: int, pretrained: bool = False) -> list[str]:
+    """``[run]``, ``[data]`` and ``[task]``, which student and teacher share.
 
-
-def _write_common(
-    found: Findings, out: Path, *, name: str, epochs: int, size: Sequence[int] | None = None
-) -> list[str]:
-    """``[run]``, ``[data]`` and ``[task]``, which student and teacher share; ``size`` is another one than the student's."""
+    With a ``pretrained`` teacher, whose features say what an image shows, looks of it may differ more than with labels alone.
+    """
     task = _TASKS[found.target][0]
-    larger, size = size is not None, _shrink(found) if size is None else size
+    size = _shrink(found)
     scheme, _, path = found.name.partition(":")
     args = dict(found.args)
     for key in {"coco": ("images",), "table": ("root",)}.get(scheme, ()):
@@ -162,16 +169,17 @@ def _write_common(
     if args:
         lines.append(f"args = {_toml(args)}")
     lines.append(
-        f"size = {list(size)} # the images have {found.size[0]} x {found.size[1]} pixels; larger costs more and shows more"
+        f"size = {size} # the images have {found.size[0]} x {found.size[1]} pixels; larger costs more and shows more"
     )
     lines.append(f"channels = {1 if found.gray else 3}")
     lines.append("batch_size = " + ("8" if found.target == "boxes" else "32"))
     if found.target == "boxes":
         lines.append('normalize = "none" # detectors normalise by themselves')
     elif found.target == "class":
-        looks: list[dict[str, Any]] = [{"use": "RandomHorizontalFlip"}]
-        if not larger:
-            looks.append({"use": "RandomCrop", "size": list(size), "padding": min(size) // 8})
+        crop: dict[str, Any] = {"use": "RandomCrop", "size": size, "padding": min(size) // 8}
+        if pretrained:
+            crop = {"use": "RandomResizedCrop", "size": size, "scale": [0.4, 1.0]}
+        looks = [{"use": "RandomHorizontalFlip"}, crop]
         lines.append(f"transforms = {_toml(looks)} # of torchvision.transforms.v2")
     lines += ["", "[task]", f'name = "{task}"']
     if found.args.get("ignore") is not None:
@@ -189,9 +197,9 @@ def _shrink(found: Findings) -> list[int]:
     return [max(8, 8 * round(n * scale / 8)) if n >= 8 else n for n in found.size]
 
 
-def _write_training(rate: str = "2e-3") -> list[str]:
+def _write_training() -> list[str]:
     return [
-        *("", "[optimizer]", 'name = "adamw"', f"lr = {rate}"),
+        *("", "[optimizer]", 'name = "adamw"', "lr = 2e-3"),
         *("", "[schedule]", "warmup = 0.1", 'decay = "cosine"'),
     ]
 

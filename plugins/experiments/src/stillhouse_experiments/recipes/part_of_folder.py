@@ -11,6 +11,7 @@ from PIL import Image
 from torch.utils.data import TensorDataset
 
 from stillhouse import StillhouseError
+from stillhouse.errors import did_you_mean
 
 __all__ = ["part"]
 
@@ -24,7 +25,12 @@ class Images(TensorDataset):
 
 
 def part(
-    root: str, train: int, test: int, size: int, test_from: str = "test", classes: int | None = None
+    root: str,
+    train: int,
+    test: int,
+    size: int,
+    test_from: str = "test",
+    classes: int | Sequence[str] | None = None,
 ) -> dict[str, Images]:
     """``ROOT/train/CLASS/*`` and ``ROOT/test/CLASS/*``, the first ones of each class by name.
 
@@ -34,18 +40,16 @@ def part(
         test: images of each class to test on.
         size: height and width that they are resized to.
         test_from: the folder that test images come from; ``train``: those that follow the training images.
-        classes: how many of the classes, the first ones by name; None: all.
+        classes: how many of the classes, the first ones by name; or which, in this order; None: all.
 
     Raises:
-        StillhouseError: no such folder, too few classes, or too few images of a class.
+        StillhouseError: no such folder or class, too few classes, or too few images of a class.
     """
     top = Path(root).expanduser()
     if not (top / "train").is_dir():
         raise StillhouseError(f"there is no folder {top / 'train'}", where="data.args.root")
     found = sorted(p.name for p in (top / "train").iterdir() if p.is_dir())
-    if classes is not None and not 1 < classes <= len(found):
-        raise StillhouseError(f"must be from 2 to {len(found)}, got {classes}", where="data.args.classes")
-    names = found[:classes]
+    names = _choose(found, classes)
     skipped = train if test_from == "train" else 0
     wanted = {"train": ("train", 0, train), "test": (test_from, skipped, skipped + test)}
     made = {}
@@ -59,6 +63,17 @@ def part(
             labels += [label] * (last - first)
         made[split] = Images(torch.stack(images), torch.tensor(labels), names)
     return made
+
+
+def _choose(found: list[str], classes: int | Sequence[str] | None) -> list[str]:
+    if not isinstance(classes, (int, type(None))):
+        if unknown := [name for name in classes if name not in found]:
+            hint = did_you_mean(unknown[0], found)
+            raise StillhouseError(f"there is no class {unknown[0]!r}", where="data.args.classes", hint=hint)
+        return list(classes)
+    if classes is not None and not 1 < classes <= len(found):
+        raise StillhouseError(f"must be from 2 to {len(found)}, got {classes}", where="data.args.classes")
+    return found[:classes]
 
 
 def _read(file: Path, size: int) -> torch.Tensor:
