@@ -126,7 +126,7 @@ def first_of(told: dict[str, Any], key: str, **changes: Any) -> dict[str, Any]:
         (lambda told: [], "must have the lists images, annotations and categories"),
         (lambda told: {**told, "categories": 3}, "must have the lists images, annotations and categories"),
         (lambda told: first_of(told, "annotations", category_id=9), "annotation 0: no category 9"),
-        (lambda told: first_of(told, "annotations", image_id=9), "is not in COCO's form: KeyError: 9"),
+        (lambda told: first_of(told, "annotations", image_id=9), "annotation 0: no image 9"),
         (
             lambda told: first_of(told, "annotations", bbox=[1, 2]),
             "annotation 0: bbox must be x, y, width, height, got [1, 2]",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from stillhouse import Recipe, StillhouseError, StillhouseWarning, prepare, train
+from stillhouse.data import DataSpec, load_data
 
 X = torch.rand(40, 1, 6, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(40) % 3
@@ -121,3 +124,40 @@ def test_boxes_that_are_none_are_named_by_their_row(tmp_path: Path):
     write_table(tmp_path, head, (f"{k}.png,,,,," for k in range(12)))
     with pytest.raises(StillhouseError, match=r"data\.args\.boxes: none of 12 rows has a box"):
         prepare(from_table(tmp_path, "detection", target="boxes"), write=False)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (
+            "0 30 20 12 10",
+            "3.txt: line 1: x, y, width and height must be shares of the image's, 0 to 1, got '0 30 20 12 10'",
+        ),
+        ("0 nan 0.5 .2 .2", "3.txt: line 1: must be class, x, y, width, height, got '0 nan 0.5 .2 .2'"),
+        ("0 1.5 0.5 .2 .2", "must be shares of the image's"),
+    ],
+)
+def test_a_file_of_boxes_in_another_form_is_named(line: str, says: str, tmp_path: Path):
+    write_table(tmp_path, "image,boxes", (f"{k}.png,{k}.txt" for k in range(12)))
+    for k in range(12):
+        (tmp_path / f"{k}.txt").write_text(line if k == 3 else "0 0.5 0.5 0.3 1.02")
+    with pytest.raises(StillhouseError, match=re.escape(says)):
+        prepare(from_table(tmp_path, "detection", target="boxes", boxes="boxes"), write=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"image_id": 99}, "annotation 3: no image 99"),
+        ({"bbox": [5, 5, float("nan"), 3]}, "annotation 3: bbox must be x, y, width, height, got [5, 5, nan, 3]"),
+    ],
+)
+def test_an_annotation_of_coco_that_is_none_is_named(change: dict[str, Any], says: str, tmp_path: Path):
+    write_table(tmp_path, "", iter(()))
+    things = [{"id": k, "image_id": k, "category_id": 1, "bbox": [5, 5, 20, 15]} for k in range(12)]
+    things[3] |= change
+    images = [{"id": k, "file_name": f"{k}.png", "height": 24, "width": 32} for k in range(12)]
+    told = {"images": images, "annotations": things, "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "a.json").write_text(json.dumps(told))
+    with pytest.raises(StillhouseError, match=re.escape(says)):
+        load_data(DataSpec(name="coco:a.json"), seed=0, base=tmp_path)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 from stillhouse.data.files import show_name
 from stillhouse.errors import StillhouseError
 
-__all__ = ["Box", "BoxLists", "read_box_file"]
+__all__ = ["Box", "BoxLists", "read_box_file", "read_four"]
 
+_SHARE = 1.1
+"""What tools round, or draw over the border, is less than a tenth of the image."""
 _LARGEST = 16 * 2**20
 """Bytes of a file of boxes: more is none."""
 
@@ -98,6 +101,18 @@ def read_box_file(path: Path) -> list[Box]:
         raise error.within(show_name(path)) from None
 
 
+def read_four(values: Iterable[Any]) -> tuple[float, float, float, float]:
+    """Read the four numbers of a box.
+
+    Raises:
+        ValueError: they are not four, or no finite numbers.
+    """
+    first, second, third, fourth = map(float, values)
+    if not all(map(math.isfinite, (first, second, third, fourth))):
+        raise ValueError("not finite")
+    return first, second, third, fourth
+
+
 def _parse_voc(content: bytes) -> list[Box]:
     if b"<!ENTITY" in content:  # entities that name each other fill the memory
         raise StillhouseError("must not declare entities")
@@ -109,10 +124,10 @@ def _parse_voc(content: bytes) -> list[Box]:
     for number, thing in enumerate(root.iter("object"), 1):
         label = (thing.findtext("name") or "").strip()
         try:
-            numbers = [float(thing.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")]
+            numbers = read_four(thing.findtext(f"bndbox/{side}", "") for side in ("xmin", "ymin", "xmax", "ymax"))
         except ValueError:
-            numbers = []
-        if not label or len(numbers) != 4:
+            label = ""
+        if not label:
             raise StillhouseError(f"object {number} must have a name and a bndbox of xmin, ymin, xmax, ymax")
         # Pascal VOC counts pixels from 1, and its box ends with its last pixel.
         boxes.append(Box(label, (numbers[0] - 1, numbers[1] - 1, numbers[2], numbers[3])))
@@ -126,10 +141,14 @@ def _parse_yolo(content: bytes) -> list[Box]:
             continue
         label, *rest = line.split()
         try:
-            x, y, width, height = map(float, rest)
+            x, y, width, height = read_four(rest)
         except ValueError:
             raise StillhouseError(
                 f"line {number}: must be class, x, y, width, height, got {line.strip()!r:.60}"
             ) from None
+        if max(x, y, width, height) > _SHARE or min(x, y, width, height) < 1 - _SHARE:
+            raise StillhouseError(
+                f"line {number}: x, y, width and height must be shares of the image's, 0 to 1, got {line.strip()!r:.60}"
+            )
         boxes.append(Box(label, (x - width / 2, y - height / 2, x + width / 2, y + height / 2), relative=True))
     return boxes

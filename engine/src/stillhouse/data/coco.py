@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stillhouse.config.fields import strict_fields
 from stillhouse.config.structure import structure
-from stillhouse.data.annotations import Box, BoxLists
+from stillhouse.data.annotations import Box, BoxLists, read_four
 from stillhouse.data.file_source import FileSource
 from stillhouse.data.files import FoundFile, show_name
 from stillhouse.data.images import WHITE
@@ -158,6 +158,8 @@ class _Part:
             for thing in things:
                 if thing["category_id"] not in self.known:
                     raise StillhouseError(f"annotation {thing.get('id')}: no category {thing['category_id']!r}")
+                if thing["image_id"] not in by_image:
+                    raise StillhouseError(f"annotation {thing.get('id')}: no image {thing['image_id']!r}")
                 by_image[thing["image_id"]].append(thing)
             self.images = [
                 (_Shown(str(i["file_name"]), int(i["height"]), int(i["width"])), by_image[i["id"]]) for i in images
@@ -223,7 +225,7 @@ def _list_boxes(things: Sequence[Mapping[str, Any]], known: Mapping[Any, str]) -
         if thing.get("iscrowd"):
             continue
         try:
-            x, y, width, height = map(float, thing["bbox"])
+            x, y, width, height = read_four(thing["bbox"])
         except (KeyError, TypeError, ValueError):
             what = f"annotation {thing.get('id')}: bbox must be x, y, width, height, got {thing.get('bbox')!r:.60}"
             raise StillhouseError(what, where="data.name") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stillhouse.data.annotations import Box, read_box_file
+from stillhouse.data.annotations import Box, read_box_file, read_four
 from stillhouse.data.columns import Columns
 from stillhouse.data.files import FoundFile, show_name
 from stillhouse.data.sources import ALIASES
@@ -173,16 +172,14 @@ class Rows:
             if not any(texts):
                 continue
             try:
-                x1, y1, x2, y2 = map(float, texts)
+                numbers = read_four(texts)
             except ValueError:
-                x1 = y1 = x2 = y2 = math.nan
-            if not all(map(math.isfinite, (x1, y1, x2, y2))):
                 self.fault(row, "data.args.boxes", f"must be four numbers, got {', '.join(map(repr, texts))}")
                 continue
             if not labels[row]:
                 self.fault(row, "data.args.label", "the box has no class")
                 continue
-            boxes[place[self.files[row].path]].append(Box(labels[row], (x1, y1, x2, y2)))
+            boxes[place[self.files[row].path]].append(Box(labels[row], numbers))
         return boxes
 
     def _read_box_file(self, row: int, name: str) -> list[Box]:
