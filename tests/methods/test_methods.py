@@ -116,7 +116,7 @@ def test_a_method_trains_as_its_formula_by_hand_and_resumes_bit_for_bit(name: st
     hand = Hand(recipe)
     expected = hand.train(case.loss, **case.by_hand)
     torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(student, hand.student.state_dict(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(student, hand.student.state_dict(), rtol=1e-5, atol=1e-5)
     for own in list(whole.run.composition.modules_of.values())[:1]:
         torch.testing.assert_close(own.state_dict(), hand.own.state_dict(), rtol=1e-6, atol=1e-5)
 
