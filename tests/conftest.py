@@ -1,7 +1,8 @@
-"""One thread, no teacher cache but the test's own, no state of torch that lasts."""
+"""One thread, no teacher cache but the test's own, no state of torch that lasts, no waiting for the disk."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,8 @@ def _alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("STILLHOUSE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     # A test's runs name the test's own models, as somebody's own runs do.
     monkeypatch.setenv("STILLHOUSE_TRUST", str(tmp_path_factory.getbasetemp()))
+    # What a test writes need not outlive a loss of power, which is all that waiting for the disk is good for.
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     state = torch.get_rng_state()
     yield
     torch.set_rng_state(state)

@@ -161,6 +161,8 @@ def test_a_signal_to_the_whole_group_prints_one_line_and_no_traceback_of_a_reade
         "data.workers=2",
         "--set",
         'data.transforms=[{use="RandomHorizontalFlip"}]',
+        "--set",
+        "run.figures=true",  # the signal comes while the first are drawn: all readers have begun, and leave signals alone
     ]
     process = subprocess.Popen(
         [sys.executable, "-m", "stillhouse.cli", *words, *slow],
