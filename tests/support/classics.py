@@ -54,10 +54,10 @@ TEACHERLESS = ("mean_teacher", "mutual")
 
 
 def digits(*plugins: Mapping[str, Any], batch_size: int = 10, **tables: Any) -> Recipe:
-    """Two steps on twenty digits, with a random teacher of twice the width and a checkpoint in each step."""
+    """Two steps on twenty digits, with a random teacher of twice the width and a checkpoint in each step, no pictures."""
     net = "stillhouse.models:convnet"
     given: dict[str, Any] = {
-        "run": {"name": "classic", "epochs": 1, "device": "cpu", "log_every": 1},
+        "run": {"name": "classic", "epochs": 1, "device": "cpu", "log_every": 1, "figures": False},
         "data": {"name": "sklearn:digits", "per_class": 2, "batch_size": batch_size},
         "student": {"model": net, "args": {"width": 4}},
         "teacher": {"model": net, "args": {"width": 8}, "random": True},
