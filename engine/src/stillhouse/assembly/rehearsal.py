@@ -232,7 +232,15 @@ def _notes_on_models(
     if names:
         notes.append(f"stays in eval mode, as it was given: {list_names(names)}")
     if assembly.task.takes_logits:
-        told = tell_probabilities(step.student.output)
+        output, classes = step.student.output, assembly.data.classes
+        if isinstance(output, Tensor) and output.ndim > 1 and output.shape[1] > classes > 0:
+            what = f"student: has {output.shape[1]} outputs, and the data {classes} classes"
+            note_model(
+                assembly,
+                notes,
+                f"{what}: the others are learnt never to be said; num_classes = {classes} leaves them out",
+            )
+        told = tell_probabilities(output)
         if told:
             note_model(
                 assembly,
