@@ -238,5 +238,7 @@ def test_a_plugin_whose_losses_give_nothing_is_noted_in_the_walk():
 
 
 def test_outputs_beyond_the_datas_classes_are_told_of():
-    with pytest.warns(StillhouseWarning, match=r"^student: has 20 outputs, and the data 10 classes: .*num_classes = 10"):
+    with pytest.warns(
+        StillhouseWarning, match=r"^student: has 20 outputs, and the data 10 classes: .*num_classes = 10"
+    ):
         prepare(recipe(student__args={"num_classes": 20}, data={"name": "sklearn:digits"}), write=False)

@@ -218,3 +218,9 @@ def test_a_run_that_is_killed_within_an_epoch_goes_on_exactly(given: Any, tmp_pa
     whole = train(made, data=given(), write=False)
     interrupted(prepare(made, data=given(), out=tmp_path / "run"), at=5)
     assert same(train(made, data=given(), out=tmp_path / "run", resume=True), whole)
+
+
+def test_one_loader_alone_measures_nothing_and_says_so(capsys: pytest.CaptureFixture[str]):
+    training = prepare(plain(args=CLASSES), data={"train": loaders()["train"]}, write=False, progress=True)
+    training.fit()
+    assert "the score is none: the data has no validation split" in " ".join(capsys.readouterr().err.split())

@@ -56,7 +56,7 @@ def describe(training: Explained) -> dict[str, Any]:
         "precision": recipe.run.precision,
         "seed": run.seed,
         "data": describe_data(training.data, recipe.data, run.data),
-        "score": describe_score(recipe.checkpoints, run.task) if "val" in run.data.sizes else "",
+        "score": describe_score(recipe.checkpoints, run.task, run.data.sizes),
         "epochs": run.epochs,
         "steps": run.total_steps,
         "student": {

@@ -142,7 +142,7 @@ class Progress:
 def _describe_score(run: Run) -> str:
     from stillhouse.training.score import describe_score  # here for the same reason
 
-    return describe_score(run.recipe.checkpoints, run.task) if "val" in run.data.sizes else ""
+    return describe_score(run.recipe.checkpoints, run.task, run.data.sizes)
 
 
 def _name_score(run: Run) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
 import attrs
@@ -52,8 +52,10 @@ def find_score(spec: CheckpointSpec, task: Task) -> Score:
     return Score(name, "min" if any(part in _ERRORS for part in name.split("_")) or name in _ERRORS else "max")
 
 
-def describe_score(spec: CheckpointSpec, task: Task) -> str:
+def describe_score(spec: CheckpointSpec, task: Task, splits: Collection[str]) -> str:
     """What a score is and what it cannot tell, where its name does not say so; else nothing."""
+    if "val" not in splits:
+        return "none: the data has no validation split, so that no epoch is measured and the last weights count"
     if find_score(spec, task).name != "rank":
         return ""
     return (
