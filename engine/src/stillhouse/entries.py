@@ -145,7 +145,12 @@ def _describe(dist: Distribution | None) -> tuple[str, str, str]:
     """A distribution's name, version and summary; empty what it lacks: half-removed packages have entry points and no name."""
     if dist is None:
         return "", "", ""
-    metadata = dist.metadata  # parsed anew whenever it is asked for
+    try:
+        metadata = dist.metadata  # parsed anew whenever it is asked for
+    except (
+        FileNotFoundError
+    ):  # raised by importlib_metadata, whose finder replaces the standard one once it is imported
+        return "", "", ""
     name, version, summary = (
         (metadata[key] or "") if key in metadata else "" for key in ("Name", "Version", "Summary")
     )
