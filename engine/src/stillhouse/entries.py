@@ -147,9 +147,8 @@ def _describe(dist: Distribution | None) -> tuple[str, str, str]:
         return "", "", ""
     try:
         metadata = dist.metadata  # parsed anew whenever it is asked for
-    except (
-        FileNotFoundError
-    ):  # raised by importlib_metadata, whose finder replaces the standard one once it is imported
+    except FileNotFoundError:
+        # importlib_metadata, whose finder replaces the standard one once it is imported, gives no empty metadata.
         return "", "", ""
     name, version, summary = (
         (metadata[key] or "") if key in metadata else "" for key in ("Name", "Version", "Summary")
