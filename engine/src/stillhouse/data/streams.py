@@ -15,6 +15,7 @@ from stillhouse.contract.batch import Batch
 from stillhouse.data.readers import explain_dead_reader, prepare_reader
 from stillhouse.data.sampler import Key
 from stillhouse.data.samples import Samples
+from stillhouse.distributed.signals import hold_while_starting
 from stillhouse.errors import StillhouseError
 from stillhouse.nested import map_tensors
 
@@ -67,7 +68,8 @@ def map_in_workers(make: Callable[[Key], T], keys: Iterable[Key], workers: int, 
         worker_init_fn=prepare_reader,
         generator=torch.Generator(),  # its own: without one, DataLoader draws a seed from the global generator
     )
-    made = iter(loader)
+    with hold_while_starting():
+        made = iter(loader)
     try:
         while (item := _next_of(made)) is not _END:
             if isinstance(item, StillhouseError):

@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Terminated", "defer", "raising", "stay_until_the_parent_ends"]
+__all__ = ["Terminated", "defer", "hold_while_starting", "raising", "stay_until_the_parent_ends"]
 
 _ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
+_OF_A_GROUP = [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]
+"""What a terminal sends to all of its processes."""
 
 
 class Terminated(BaseException):
@@ -88,16 +90,35 @@ def defer(listener: Callable[[int], None]) -> Callable[[], None]:
     return undo
 
 
+@contextmanager
+def hold_while_starting() -> Iterator[None]:
+    """Hold back signals of a whole group while this process starts others that are to leave them to it.
+
+    Each of them holds them back from its first moment on, and :func:`stay_until_the_parent_ends` then lets them go: one that came
+    before would end it with a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [*_OF_A_GROUP, signal.SIGTERM])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def stay_until_the_parent_ends() -> None:
     """Leave signals that a whole group of processes gets to the parent: this process ends when the parent tells it to.
 
-    For a process that works for another one, and has just been started by it. A SIGTERM of the parent's own ends it; where
-    the system does not tell who sent one, so does any.
+    For a process that works for another one, and has just been started by it, in :func:`hold_while_starting`. A SIGTERM of the
+    parent's own ends it; where the system does not tell who sent one, so does any.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
+    for number in _OF_A_GROUP:
+        signal.signal(number, signal.SIG_IGN)
+    heard = hasattr(signal, "sigwaitinfo")
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [*_OF_A_GROUP, *([] if heard else [signal.SIGTERM])])
+    if heard:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # for this thread and those that it starts
         threading.Thread(target=_wait_for_the_parent, args=(os.getppid(),), daemon=True).start()
 
