@@ -54,6 +54,20 @@ def test_its_lines_load_it_and_its_metrics_are_those_of_the_split(
     assert (lines.teacher.model, lines.teacher.args) == ("support:TinyNet", {"width": 6, "num_classes": 3})
 
 
+def test_a_model_that_takes_no_number_of_classes_is_given_none(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    text = "from support import TinyNet\n\n\ndef build(cfg):\n    return TinyNet(**cfg)\n"
+    (tmp_path / "project_of_hers.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["teacher", str(file), "--model", "project_of_hers:build"]
+    assert main(words) == 2
+    assert "--set args.cfg: missing argument 'cfg' of build" in capsys.readouterr().err
+    found = told(capsys, *words[1:], "--set", "args.cfg.width=6", "--set", "args.cfg.num_classes=3")
+    assert tomllib.loads(found["lines"])["teacher"]["args"] == {"cfg": {"width": 6, "num_classes": 3}}
+    assert "\n[teacher.args.cfg]\nwidth = 6\n" in found["lines"]
+
+
 def test_a_trained_run_is_measured_as_its_own_validation_split_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     own = recipe(teacher=None, checkpoints={"best": False})
     ended = train(own, out=tmp_path / "run")

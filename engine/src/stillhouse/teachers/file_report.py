@@ -14,12 +14,15 @@ from torch import Tensor, nn
 
 from stillhouse.config.model import ModelSpec
 from stillhouse.config.recipe import Recipe
+from stillhouse.config.references import import_object
+from stillhouse.config.signatures import read_parameters
 from stillhouse.config.structure import structure
 from stillhouse.config.teacher import TeacherSpec
 from stillhouse.contract.batch import Batch, DataInfo
 from stillhouse.contract.task import Task
 from stillhouse.data.base import Data
 from stillhouse.data.loader import load_data
+from stillhouse.entries import MODELS, find_scheme
 from stillhouse.errors import StillhouseError
 from stillhouse.loop.tapped_model import TappedModel
 from stillhouse.models.builder import build_model
@@ -86,15 +89,16 @@ def describe_file(path: Path, table: Mapping[str, Any], recipe: Recipe | None = 
     found = read_weights(path, (), choice)
     classes = _count_classes(found.state)
     notes = found.describe()
+    takes_classes = "model" not in own or _takes_classes(str(own["model"]), None if recipe is None else recipe.base)
     if "model" in own:
         args = dict(own.get("args", {}))
-        if classes is not None and recipe is None:
+        if classes is not None and recipe is None and takes_classes:
             args.setdefault("num_classes", classes)
         model = _build(str(own["model"]), args, found.state, recipe)
         found = read_weights(path, model.state_dict(), choice)
         notes = load_or_count_classes(model, path, choice)
     metrics = None
-    lines = _write_lines(path, own, classes, is_run=run is not None)
+    lines = _write_lines(path, own, classes if takes_classes else None, is_run=run is not None)
     if recipe is not None and ("model" in own or run is not None):
         spec: TeacherSpec = structure({**own, "checkpoint": str(path.resolve())}, TeacherSpec, "teacher")
         metrics, told_by = _measure(attrs.evolve(recipe, teacher=spec, teachers={}))
@@ -158,7 +162,20 @@ def _build(name: str, args: dict[str, Any], state: Mapping[str, Any], recipe: Re
         data = load_data(recipe.data, task, seed=recipe.run.seed, base=recipe.base)
         data.close()
         info, base = attrs.evolve(data.info, classes=task.outputs(data.info)), recipe.base
-    return build_model(ModelSpec(model=name, args=args), info, seed=0, where="--model", base=base)
+    try:
+        return build_model(ModelSpec(model=name, args=args), info, seed=0, where="--model", base=base)
+    except StillhouseError as error:  # arguments are given by --set args.KEY=VALUE
+        places = [fault.where.replace("--model.args.", "--set args.") for fault in error.faults]
+        faults = [attrs.evolve(fault, where=place) for fault, place in zip(error.faults, places, strict=True)]
+        raise StillhouseError(faults=faults) from error
+
+
+def _takes_classes(name: str, base: Path | None) -> bool:
+    """Whether a model takes its number of classes by name: those of a family do, a callable of one's own may not."""
+    if ":" not in name or find_scheme(MODELS, name, "--model") is not None:
+        return True
+    takes, open_ended = read_parameters(import_object(name, "--model", base, MODELS))
+    return open_ended or "num_classes" in takes
 
 
 def _count_classes(state: Mapping[str, Any]) -> int | None:
@@ -183,7 +200,9 @@ def _write_lines(path: Path, own: Mapping[str, Any], classes: int | None, *, is_
         args["num_labels" if name.startswith("transformers:") else "num_classes"] = classes
     rest = {key: value for key, value in own.items() if key not in ("model", "args")}
     lines = tomli_w.dumps({"model": name, "checkpoint": str(path), **rest})
-    lines += f"args = {{ {', '.join(tomli_w.dumps({k: v}).strip() for k, v in args.items())} }}\n" if args else ""
+    is_flat = not any(isinstance(value, Mapping) for value in args.values())
+    if args and is_flat:
+        lines += f"args = {{ {', '.join(tomli_w.dumps({k: v}).strip() for k, v in args.items())} }}\n"
     if "normalize" not in own:
         lines += 'normalize = "imagenet"  # a file does not say; or "none", "same", { mean = [...], std = [...] }\n'
-    return f"[teacher]\n{lines}"
+    return f"[teacher]\n{lines}" + ("" if is_flat else "\n" + tomli_w.dumps({"teacher": {"args": args}}))
