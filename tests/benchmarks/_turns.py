@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from stillhouse_experiments.timing import steady_allocator
+
 __all__ = ["Side", "take_turns"]
 
 
@@ -38,6 +40,7 @@ class Side:
         self.seconds: list[float] = []
         self.error: BaseException | None = None
         self._steps = 0
+        steady_allocator()
         self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
         self._ends = False
         self._thread = threading.Thread(target=self._run, args=(loop,), daemon=True)

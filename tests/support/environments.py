@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tomllib
 import venv
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -17,12 +17,16 @@ from support.imports import ROOT
 __all__ = ["call", "lend", "lowest", "make_environment"]
 
 
-def lowest(parts: Iterable[str]) -> list[str]:
-    """Each requirement of ``parts``, folders of the repository, at its highest lower bound: ``name==version``."""
+def lowest(parts: Iterable[str], extras: Collection[str] = ()) -> list[str]:
+    """Each requirement of ``parts``, folders of the repository, at its highest lower bound: ``name==version``.
+
+    ``extras`` are those of any of them whose requirements count as well.
+    """
     found: dict[str, str] = {}
     for part in parts:
         project = tomllib.loads((ROOT / part / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        for requirement in map(Requirement, project["dependencies"]):
+        further = [text for extra in extras for text in project.get("optional-dependencies", {}).get(extra, ())]
+        for requirement in map(Requirement, [*project["dependencies"], *further]):
             (bound,) = [spec.version for spec in requirement.specifier if spec.operator == ">="]
             if requirement.name.startswith("stillhouse"):
                 continue
