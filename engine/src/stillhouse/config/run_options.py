@@ -120,14 +120,14 @@ class WatchSpec:
     """
 
     enabled: bool = True
-    budget: float = 0.01
+    budget: float = 0.005
     every: int = 0
     gradients: bool = True
 
     def __attrs_post_init__(self) -> None:
         faults = []
         if not 0.0 < self.budget <= 1.0:
-            hint = "0.01 is one percent of the time; enabled = false looks at nothing"
+            hint = "0.005 is half a percent of the time; enabled = false looks at nothing"
             faults.append(Fault("budget", f"must be above 0 and at most 1, got {self.budget}", hint))
         if self.every < 0:
             faults.append(Fault("every", f"must be >= 0, got {self.every}", "0 looks as often as the budget allows"))
