@@ -27,7 +27,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path, help="the environment")
     parser.add_argument(
-        "rest", nargs="*", help="what pytest is told; by default all tests, in as many processes as make test"
+        "rest",
+        nargs=argparse.REMAINDER,
+        help="what pytest is told; by default all tests, in as many processes as make test",
     )
     arguments = parser.parse_args()
     python = make_environment(arguments.folder.resolve())

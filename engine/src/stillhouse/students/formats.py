@@ -138,6 +138,8 @@ def _explain_errors(form: str, dynamic: bool) -> Iterator[None]:
         hint = "take .safetensors, which holds the weights of any model"
         if dynamic:
             hint = f"a model that calls len(x) keeps to one number of samples, and x.shape[0] does not; --batch 1; or {hint}"
+        if form == "ONNX" and torch.__version__.startswith("2.6."):
+            hint = f'torch 2.6 writes ONNX with the onnxscript of its time, pip install "onnxscript<0.3"; or {hint}'
         raise StillhouseError(f"{form} cannot take this model: {first}", where="student", hint=hint) from error
 
 

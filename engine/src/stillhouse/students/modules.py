@@ -29,23 +29,26 @@ class Output(nn.Module):
 
 
 class Preprocessing(nn.Module):
-    """(x - mean) / std before a model, by channel."""
+    """(x - mean) / std before a model, by channel.
 
-    mean: Tensor
-    std: Tensor
+    The buffers are not called ``mean`` and ``std``: so torch 2.6 calls what a model computes by these operations, and writes two of a name.
+    """
+
+    channel_mean: Tensor
+    channel_std: Tensor
 
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float], ndim: int) -> None:
         super().__init__()
         shape = (len(mean), *[1] * (ndim - 2))
         self.model = model
-        self.register_buffer("mean", torch.tensor(mean).reshape(shape))
-        self.register_buffer("std", torch.tensor(std).reshape(shape))
+        self.register_buffer("channel_mean", torch.tensor(mean).reshape(shape))
+        self.register_buffer("channel_std", torch.tensor(std).reshape(shape))
         self.eval()
 
     def forward(self, x: Tensor) -> Any:
         """(B, ...), 0 to 1 -> the model's output."""
-        return self.model((x - self.mean) / self.std)
+        return self.model((x - self.channel_mean) / self.channel_std)
 
     def undo(self, x: Tensor) -> Tensor:
         """Return normalised inputs to 0 to 1."""
-        return x * self.std + self.mean
+        return x * self.channel_std + self.channel_mean
