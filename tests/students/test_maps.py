@@ -60,9 +60,7 @@ def test_depths_are_millimetres_in_16_bits(photograph: Path, tmp_path: Path):
     run = train_on("depth", tmp_path / "run")
     (found,) = predict(run, [photograph], out=None, maps=tmp_path / "maps")
     file = Image.open(str(found.map))
-    assert (file.size, found.own_size) == ((30, 20), (20, 30))
-    assert file.mode in ("I;16", "I")  # Pillow 10 opens one of 16 bits as one of 32
-    assert Path(str(found.map)).read_bytes()[24] == 16  # the depth of a PNG's numbers, in bits
+    assert (file.mode, file.size, found.own_size) == ("I;16", (30, 20), (20, 30))
     median = float(np.median(np.asarray(file))) / 1000
     assert median == pytest.approx(found.prediction["metres"]["median"], rel=0.1)
     assert found.map_about == file.info["Description"]

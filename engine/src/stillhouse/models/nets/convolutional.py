@@ -50,7 +50,7 @@ class ConvEncoder(nn.Module):
         found = []
         x = self.stem(x)
         for number in range(1, len(self.channels) + 1):
-            x = self.get_submodule(f"stage{number}")(x)
+            x = getattr(self, f"stage{number}")(x)
             found.append(x)
         return found
 
