@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support import FIVE, recipe
 from torch import nn
 
-from stillhouse import prepare
+from stillhouse import StillhouseError, prepare
 from stillhouse.training.fused import choose_fused, keep_layouts
 
 SGD, ADAMW = torch.optim.SGD, torch.optim.AdamW
@@ -103,3 +103,9 @@ def test_a_run_has_them_and_a_recipe_chooses_otherwise() -> None:
     assert {group["fused"] for group in usual.param_groups} == {True}
     loop = prepare(recipe(*FIVE.values(), optimizer__args={"fused": False}), write=False).run.optimizer
     assert {group["fused"] for group in loop.param_groups} == {False}
+
+
+def test_a_parameter_with_gaps_is_refused_the_kernel_that_would_walk_over_them() -> None:
+    gaps = nn.Parameter(torch.randn(2, 6)[:, ::2])
+    with pytest.raises(StillhouseError, match=r"^optimizer.args.fused: .* shape \(2, 3\) has the strides \(6, 2\)"):
+        keep_layouts(SGD([gaps], lr=0.1, fused=True))

@@ -232,7 +232,7 @@ def _notes_on_models(
     if names:
         notes.append(f"stays in eval mode, as it was given: {list_names(names)}")
     if assembly.task.takes_logits:
-        output, classes = step.student.output, assembly.data.classes
+        output, classes = step.student.output, assembly.task.outputs(assembly.data)
         if isinstance(output, Tensor) and output.ndim > 1 and output.shape[1] > classes > 0:
             what = f"student: has {output.shape[1]} outputs, and the data {classes} classes"
             note_model(

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from stillhouse.errors import StillhouseError
+from stillhouse.layout import format_shape
+
 __all__ = ["choose_fused", "keep_layouts"]
 
 _FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad)
@@ -47,13 +50,18 @@ def choose_fused(
 
 
 def _fits(parameter: Tensor) -> bool:
-    """On the CPU, real, in one piece: torch.empty_like keeps the strides of a tensor without gaps, and of no other."""
+    """On the CPU, real, in one piece."""
     return (
         parameter.device.type == "cpu"
         and parameter.is_floating_point()
         and not isinstance(parameter, DTensor)
-        and torch.empty_like(parameter).stride() == parameter.stride()
+        and _is_in_one_piece(parameter)
     )
+
+
+def _is_in_one_piece(parameter: Tensor) -> bool:
+    """Whether a tensor has no gaps in memory: torch.empty_like keeps the strides of such a one, and of no other."""
+    return torch.empty_like(parameter).stride() == parameter.stride()
 
 
 def keep_layouts(optimizer: Optimizer) -> None:
@@ -61,7 +69,18 @@ def keep_layouts(optimizer: Optimizer) -> None:
 
     Gradients of a backward pass lie so already; those that a plugin or a callback puts into ``.grad`` may not, nor
     moments of a checkpoint from a run with another memory format.
+
+    Raises:
+        StillhouseError: a recipe has asked for the fused kernel, and a parameter has gaps in memory, over which it would walk.
     """
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if not isinstance(p, DTensor)]
+    gaps = next((p for p in parameters if not _is_in_one_piece(p)), None)
+    if gaps is not None:
+        raise StillhouseError(
+            f"the fused kernel needs parameters in one piece, and one of shape {format_shape(gaps)} has the strides {gaps.stride()}",
+            where="optimizer.args.fused",
+            hint="fused = false, or a parameter that is made by .contiguous()",
+        )
     layouts = [(p, p.stride()) for group in optimizer.param_groups for p in group["params"] if p.dim() > 1]
 
     def lay_gradients(*_: Any) -> None:
