@@ -164,3 +164,87 @@ def test_outputs_that_cannot_be_compared_are_named(student: Any, teacher: Any, s
         Logits().losses(_step(student, teacher))
     for part in said:
         assert part in str(error.value)
+
+
+# the closed form, beside torch's own way through the formula
+
+
+def _formula(student: Tensor, teacher: Tensor, t: float) -> Tensor:
+    p, q = torch.softmax(teacher / t, 1), torch.softmax(student / t, 1)
+    return (p * (p.log() - q.log())).sum(1).mean() * t * t
+
+
+@quick
+@given(rows=st.integers(1, 5), classes=st.integers(2, 6), t=st.floats(0.5, 20.0), seed=st.integers(0, 999))
+def test_its_gradient_has_a_gradient(rows: int, classes: int, t: float, seed: int) -> None:
+    torch.manual_seed(seed)
+    student = torch.randn(rows, classes, dtype=torch.float64, requires_grad=True)
+    teacher = torch.randn(rows, classes, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda s: soft_target_divergence(s, teacher, t), student)
+    assert torch.autograd.gradgradcheck(lambda s: soft_target_divergence(s, teacher, t), student)
+    direction = torch.randn_like(student)
+    found = []
+    for function in (soft_target_divergence, _formula):
+        (first,) = torch.autograd.grad(function(student, teacher, t), student, create_graph=True)
+        found.append(torch.autograd.grad((first * direction).sum(), student)[0])
+    torch.testing.assert_close(*found)
+
+
+def test_transforms_of_functions_go_through_the_formula() -> None:
+    torch.manual_seed(0)
+    students, teacher = torch.randn(3, 4, 5), torch.randn(4, 5)
+    each = torch.func.vmap(torch.func.grad(soft_target_divergence), in_dims=(0, None))(students, teacher)
+    for student, gradient in zip(students, each, strict=True):
+        leaf = student.clone().requires_grad_()
+        soft_target_divergence(leaf, teacher).backward()
+        torch.testing.assert_close(gradient, leaf.grad)
+
+
+def test_a_trained_teacher_has_its_gradient() -> None:
+    torch.manual_seed(0)
+    student, teacher = (torch.randn(4, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    found = torch.autograd.grad(soft_target_divergence(student, teacher, 3.0), (student, teacher))
+    wanted = torch.autograd.grad(_formula(student, teacher, 3.0), (student, teacher))
+    for own, formula in zip(found, wanted, strict=True):
+        torch.testing.assert_close(own, formula)
+
+
+@pytest.mark.parametrize("student_too", [False, True])
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_class_that_is_ruled_out_adds_nothing(student_too: bool, trained: bool) -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(4, 5), torch.randn(4, 5)
+    teacher[:, 2] = -torch.inf
+    if student_too:
+        student[:, 2] = -torch.inf
+    leaf = student.clone().requires_grad_()
+    loss = soft_target_divergence(leaf, teacher.requires_grad_(trained), 2.0)
+    loss.backward()
+    kept = [0, 1, 3, 4]
+    q, p = torch.softmax(student.double() / 2, 1), torch.softmax(teacher.detach().double() / 2, 1)
+    wanted = (p[:, kept] * (p[:, kept].log() - q[:, kept].log())).sum(1).mean() * 4
+    torch.testing.assert_close(loss.detach().double(), wanted, rtol=1e-5, atol=1e-6)
+    assert leaf.grad is not None
+    torch.testing.assert_close(leaf.grad.double(), 2 * (q - p) / 4, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_not_finite_is_not_hidden() -> None:
+    student, teacher = torch.randn(4, 5), torch.randn(4, 5)
+    teacher[0, 1] = -torch.inf
+    ruled_out = student.clone()
+    ruled_out[0, 0] = -torch.inf  # a class that the teacher holds for possible
+    assert soft_target_divergence(ruled_out, teacher) == torch.inf
+    for broken in (student, teacher):
+        before, broken[0, 3] = broken[0, 3].clone(), torch.nan
+        assert soft_target_divergence(student, teacher).isnan()
+        broken[0, 3] = before
+
+
+def test_a_compiler_gets_the_formula() -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(4, 5, requires_grad=True), torch.randn(4, 5)
+    compiled = torch.compile(soft_target_divergence, backend="eager", fullgraph=True)
+    own, eager = compiled(student, teacher), soft_target_divergence(student, teacher)
+    torch.testing.assert_close(own, eager)
+    torch.testing.assert_close(*(torch.autograd.grad(x, student)[0] for x in (own, eager)))
+    torch._dynamo.reset()
