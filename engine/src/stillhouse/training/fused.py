@@ -7,7 +7,8 @@ parameter, they pair the wrong numbers and say nothing. So all are laid as their
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from types import MethodType
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.optim import Optimizer
 from stillhouse.errors import StillhouseError
 from stillhouse.layout import format_shape
 
-__all__ = ["choose_fused", "keep_layouts"]
+__all__ = ["choose_fused", "take_fused_steps"]
 
 _FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad)
 _CHOICES = ("fused", "foreach", "differentiable", "capturable")
@@ -64,40 +65,100 @@ def _is_in_one_piece(parameter: Tensor) -> bool:
     return torch.empty_like(parameter).stride() == parameter.stride()
 
 
-def keep_layouts(optimizer: Optimizer) -> None:
-    """Lay gradients as their parameters before each step, and moments after each loading.
-
-    Gradients of a backward pass lie so already; those that a plugin or a callback puts into ``.grad`` may not, nor
-    moments of a checkpoint from a run with another memory format.
+def take_fused_steps(optimizer: Optimizer) -> None:
+    """Have each step of ``optimizer``, whose kernel is fused, go right and without detours; see :class:`_FusedStep`.
 
     Raises:
         StillhouseError: a recipe has asked for the fused kernel, and a parameter has gaps in memory, over which it would walk.
     """
-    parameters = [p for group in optimizer.param_groups for p in group["params"] if not isinstance(p, DTensor)]
-    gaps = next((p for p in parameters if not _is_in_one_piece(p)), None)
-    if gaps is not None:
-        raise StillhouseError(
-            f"the fused kernel needs parameters in one piece, and one of shape {format_shape(gaps)} has the strides {gaps.stride()}",
-            where="optimizer.args.fused",
-            hint="fused = false, or a parameter that is made by .contiguous()",
-        )
-    layouts = [(p, p.stride()) for group in optimizer.param_groups for p in group["params"] if p.dim() > 1]
+    made = _FusedStep(optimizer)
+    # A bound method as torch's own: a scheduler of torch's that somebody attaches wraps it as one.
+    setattr(optimizer, "step", MethodType(lambda _, closure=None: made(closure), optimizer))  # noqa: B010 - mypy knows a method
 
-    def lay_gradients(*_: Any) -> None:
-        for parameter, stride in layouts:
+
+class _FusedStep:
+    """An optimizer's step with the fused kernel, in the place of its ``step``.
+
+    Gradients are laid as their parameters before each step, and moments after each loading: those of a backward pass lie so
+    already, those that a plugin or a callback puts into ``.grad`` may not, nor moments of a checkpoint from a run with another
+    memory format. A parameter whose first gradient comes after the first step gets its momentum, which torch's fused SGD
+    forgets to give it. And parameter groups whose options agree are stepped as one: for each, torch goes through some
+    twenty functions of Python.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer, self._step = optimizer, optimizer.step
+        self._keys = list(optimizer.defaults)
+        self._groups: list[int] = []
+        self._layouts: list[tuple[Tensor, tuple[int, ...]]] = []
+        self._without_momentum: list[tuple[Tensor, dict[str, Any]]] = []
+        self._look()
+        optimizer.register_load_state_dict_post_hook(self._lay_moments)
+
+    def _look(self) -> None:
+        """Find out how the parameters lie, and which of them have no momentum yet."""
+        groups = self._optimizer.param_groups
+        self._groups = [len(group["params"]) for group in groups]
+        parameters = [p for group in groups for p in group["params"]]
+        for parameter in parameters:
+            if not isinstance(parameter, DTensor) and not _is_in_one_piece(parameter):
+                raise StillhouseError(
+                    f"the fused kernel needs parameters in one piece, and one of shape {format_shape(parameter)} has the strides {parameter.stride()}",
+                    where="optimizer.args.fused",
+                    hint="fused = false, or a parameter that is made by .contiguous()",
+                )
+        self._layouts = [(p, p.stride()) for p in parameters if p.dim() > 1]
+        state, takes = self._optimizer.state, isinstance(self._optimizer, torch.optim.SGD)
+        self._without_momentum = [
+            (p, group)
+            for group in groups
+            for p in group["params"]
+            if takes and group["momentum"] and state.get(p, {}).get("momentum_buffer") is None
+        ]
+
+    def __call__(self, closure: Callable[[], float] | None = None) -> float | None:
+        groups = self._optimizer.param_groups
+        if [len(group["params"]) for group in groups] != self._groups:
+            self._look()  # somebody has added a group
+        for parameter, stride in self._layouts:
             gradient = parameter.grad
             if gradient is not None and gradient.stride() != stride:
                 parameter.grad = _lay(gradient, parameter)
+        if self._without_momentum:
+            self._give_momentum()
+        first = groups[0]
+        for key in self._keys:
+            value = first[key]
+            for group in groups:
+                if group[key] is not value and group[key] != value:
+                    return self._step(closure)
+        if closure is not None or len(groups) == 1:
+            return self._step(closure)
+        self._optimizer.param_groups = [{**first, "params": [p for group in groups for p in group["params"]]}]
+        try:
+            return self._step()
+        finally:
+            self._optimizer.param_groups = groups
 
-    def lay_moments(_: Optimizer) -> None:
-        for parameter, stride in layouts:
+    def _give_momentum(self) -> None:
+        """Momentum to what has its first gradient now, such that the step makes it that gradient, as torch's loop does."""
+        begin = [(p, group) for p, group in self._without_momentum if p.grad is not None]
+        self._without_momentum = [(p, group) for p, group in self._without_momentum if p.grad is None]
+        for parameter, group in begin:
+            momentum = torch.zeros_like(parameter)
+            if group["dampening"] and parameter.grad is not None:
+                momentum.add_(parameter.grad, alpha=-1.0 if group["maximize"] else 1.0)
+                momentum.add_(parameter.detach(), alpha=group["weight_decay"])
+                momentum.mul_(group["dampening"] / group["momentum"])
+            self._optimizer.state[parameter]["momentum_buffer"] = momentum
+
+    def _lay_moments(self, optimizer: Optimizer) -> None:
+        self._look()
+        for parameter, stride in self._layouts:
             state = optimizer.state.get(parameter, {})
             for key, value in _tensors(state.items()):
                 if value.shape == parameter.shape and value.stride() != stride:
                     state[key] = _lay(value, parameter)
-
-    optimizer.register_step_pre_hook(lay_gradients)
-    optimizer.register_load_state_dict_post_hook(lay_moments)
 
 
 def _tensors(pairs: Iterable[tuple[str, Any]]) -> list[tuple[str, Tensor]]:

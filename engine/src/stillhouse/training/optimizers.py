@@ -15,7 +15,7 @@ from stillhouse.contract.layers import match_names
 from stillhouse.errors import StillhouseError, did_you_mean, first_line
 from stillhouse.loop.composition import Composition
 from stillhouse.registry.hooks import Hooks, named_values
-from stillhouse.training.fused import choose_fused, keep_layouts
+from stillhouse.training.fused import choose_fused, take_fused_steps
 from stillhouse.training.parameter_groups import group_student
 
 __all__ = ["build_optimizer", "find_optimizer"]
@@ -100,7 +100,7 @@ def build_optimizer(spec: OptimizerSpec, assembly: Assembly, composition: Compos
         given = ", ".join(f"{key} = {value!r}" for key, value in args.items())
         raise StillhouseError(f"{cls.__name__} with {given}: {first_line(error)}", where="optimizer") from error
     if any(group.get("fused") for group in optimizer.param_groups):
-        keep_layouts(optimizer)
+        take_fused_steps(optimizer)
     return optimizer
 
 
