@@ -10,6 +10,7 @@ import attrs
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from stillhouse import Recipe, prepare
 from stillhouse.data import Batch
@@ -142,6 +143,17 @@ def make_case(case: Case) -> Made:
     """The models and the batch of ``case``."""
     torch.manual_seed(0)
     return Made(case)
+
+
+def fold(model: nn.Module) -> None:
+    """Fold each batch normalisation that follows a convolution into it, by torch's own function: what is frozen can bear that."""
+    for parts in model.modules():
+        if not isinstance(parts, nn.Sequential):
+            continue
+        for index in range(len(parts) - 1):
+            conv, norm = parts[index], parts[index + 1]
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                parts[index], parts[index + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
 
 
 def sgd(parameters: list[nn.Parameter], *, fused: bool | None = None) -> torch.optim.Optimizer:

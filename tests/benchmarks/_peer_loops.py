@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _peer_cases import FOREVER, STILLHOUSE, Made, T, sgd
+from _peer_cases import FOREVER, STILLHOUSE, Made, T, fold, sgd
 from _turns import Side
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
@@ -19,9 +19,11 @@ from stillhouse.config.run_options import WatchSpec
 __all__ = ["LOOPS", "follow"]
 
 
-def by_hand(side: Side, made: Made, *, fused: bool | None = None) -> None:
-    """Plain torch; ``fused`` with the kernels that Stillhouse chooses on a CPU."""
+def by_hand(side: Side, made: Made, *, fused: bool | None = None, folded: bool = False) -> None:
+    """Plain torch; ``fused`` with the kernels that Stillhouse chooses on a CPU, ``folded`` with the teacher that it calls."""
     method = made.method()
+    if folded:
+        fold(method.teacher)
     optimizer = sgd(method.trained(), fused=fused)
     orthogonal = made.case.projection == "orthogonal"
     for x, y in side.stream():
@@ -226,6 +228,7 @@ def composer(side: Side, made: Made) -> None:
 LOOPS: dict[str, Callable[[Side, Made], None]] = {
     "by hand": by_hand,
     "by hand, fused": lambda side, made: by_hand(side, made, fused=True),
+    "by hand, fused and folded": lambda side, made: by_hand(side, made, fused=True, folded=True),
     "bare ignite": bare_ignite,
     STILLHOUSE: stillhouse,
     f"{STILLHOUSE}, into a folder": lambda side, made: stillhouse(side, made, log_every=50),

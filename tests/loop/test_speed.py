@@ -52,6 +52,7 @@ def test_the_digest_tells_runs_apart():
         {"speed": {"channels_last": True}},
         {"speed": {"compile": "student"}},
         {"speed": {"teacher_precision": "bfloat16"}},
+        {"speed": {"fold_norms": False}},
         {"ema": {}},
         {"ema": {"decay": 0.9}},
         {"early_stopping": {}},

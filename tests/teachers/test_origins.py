@@ -73,7 +73,7 @@ def test_a_teacher_of_a_run_gets_its_inputs_as_that_run_had_them(run: Path, tmp_
         torch.nn.functional.interpolate(small, (16, 16), mode="bilinear") - own.run.data.mean[0]
     ) / own.run.data.std[0]
     torch.testing.assert_close(seen_by(training), wanted)
-    (note,) = describe(training)["teacher"]["notes"]
+    note = describe(training)["teacher"]["notes"][0]
     assert "resized to 16x16, normalised by mean" in note
 
 

@@ -130,9 +130,10 @@ class Recipe:
         for table, keys in BESIDE_THE_RESULT.items():
             for key in keys:
                 tables[table].pop(key, None)
-        for key, default in (("test", True), ("validate_every", 1)):  # as runs from before these keys have it
-            if tables["run"][key] == default:
-                del tables["run"][key]
+        later = (("run", "test", True), ("run", "validate_every", 1), ("speed", "fold_norms", True))
+        for table, key, default in later:  # as runs from before these keys have it
+            if tables[table][key] == default:
+                del tables[table][key]
         tables.pop("watch")
         written = tables.pop("checkpoints")
         # Which epoch is the best decides when early stopping ends the run, and what is measured, exported and taught from.

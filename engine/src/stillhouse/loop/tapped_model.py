@@ -38,6 +38,7 @@ class TappedModel:
 
     Attributes:
         model: the model; None once it is released.
+        call: what calls it, ``call(model, inputs, targets)``: its task, unless :meth:`wrap_call` was called.
         taps: what is read of it.
 
     Raises:
@@ -58,7 +59,7 @@ class TappedModel:
         self.model: nn.Module | None = model
         self.name: Which = name
         self.precision, self.frozen = precision, frozen
-        self._call = task.call
+        self.call: Callable[..., Any] = task.call
         self._is_called_plainly = type(task).call is Task.call
         self._device_type = torch.device(device).type
         self._autocast = precision is not torch.float32
@@ -69,11 +70,7 @@ class TappedModel:
 
     def __call__(self, inputs: Any, targets: Any = None) -> Side:
         """Output and tapped features for ``inputs``; ``targets`` are for tasks whose models take them in training."""
-        if self.frozen:
-            with torch.no_grad():
-                output = self._output(inputs, targets)
-        else:
-            output = self._output(inputs, targets)
+        output = self.output(inputs, targets)
         taps = self.taps
         side, taps.seen = Side(output, Features(taps.seen)), {}
         side.__class__ = SealedSide
@@ -85,29 +82,31 @@ class TappedModel:
         Raises:
             StillhouseError: the model has left memory, or returns what has no output of interest.
         """
-        if not self.frozen:
-            return self._output(inputs, targets)
-        # no_grad and not inference_mode: a trainable projection of the features saves them for backward.
-        with torch.no_grad():
-            return self._output(inputs, targets)
-
-    def _output(self, inputs: Any, targets: Any) -> Any:
+        if self.frozen and torch.is_grad_enabled():
+            # no_grad and not inference_mode: a trainable projection of the features saves them for backward.
+            with torch.no_grad():
+                return self.output(inputs, targets)
         model = self.model
         if model is None:
             raise StillhouseError("has left memory, and no plugin gives what it gives", where=self.name)
         # Entering autocast takes longer than the look whether it is needed.
         if self._autocast or torch.is_autocast_enabled(self._device_type):
             with torch.autocast(self._device_type, dtype=self.precision, enabled=self._autocast):
-                output = self._call(model, inputs, targets)
+                output = self.call(model, inputs, targets)
         elif self._is_called_plainly:
             output = model(inputs)
         else:
-            output = self._call(model, inputs, targets)
+            output = self.call(model, inputs, targets)
         mode = model.training
         if mode not in self._reads:
             self._reads[mode] = find_reader(output, self.name)
         read = self._reads[mode]
         return output if read is None else read(output)
+
+    def wrap_call(self, wrap: Callable[[Callable[..., Any] | None], Any]) -> None:
+        """Have ``wrap(call)`` call the model, ``call`` being its task's or None; its ``remove()`` is called with the taps'."""
+        self.call, self._is_called_plainly = wrap(None if self._is_called_plainly else self.call), False
+        self.taps.handles.append(self.call)
 
     def with_model(self, model: nn.Module) -> TappedModel:
         """The way to call ``model`` as this one is called, its output read alike, without taps."""

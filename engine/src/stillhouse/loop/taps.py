@@ -40,7 +40,7 @@ class Taps:
             )
         modules = [model.get_submodule(layer) for layer in self.layers]  # a missing one raises before any is hooked
         readers = [_Reader(self, layer) for layer in self.layers]
-        self._handles = [m.register_forward_hook(r) for m, r in zip(modules, readers, strict=True)]
+        self.handles: list[Any] = [m.register_forward_hook(r) for m, r in zip(modules, readers, strict=True)]
 
     def note_version(self, layer: str, output: Any) -> None:
         """Remember what has been written into ``output`` by now, while :meth:`watch` asks for it."""
@@ -88,9 +88,9 @@ class Taps:
 
     def remove(self) -> None:
         """Take the hooks off again."""
-        for handle in self._handles:
+        for handle in self.handles:
             handle.remove()
-        self._handles = []
+        self.handles = []
         self.take()
 
 

@@ -7,12 +7,16 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from ignite.engine import Events
 from ignite.metrics import Metric
 
 from stillhouse.assembly.evaluator import try_out
 from stillhouse.assembly.failures import explained
+from stillhouse.assembly.folded_norms import FoldedNorms, fold_norms
 from stillhouse.assembly.walk import assemble
 from stillhouse.contract.assembly import Assembly, Rows
+from stillhouse.contract.batch import Batch
+from stillhouse.loop.composition import Composition
 from stillhouse.teachers.identity import identify_sources
 from stillhouse.teachers.origins import describe_teacher
 from stillhouse.teachers.sources import build_option
@@ -74,6 +78,7 @@ def build_training(
             weighing = [] if data.weight_range is None else [SampleWeights()]
             walk = assemble(assembly, actives, example, precision, weighing)
         try:
+            folded = _fold_norms(assembly, walk.composition, example)
             check_scaling(assembly, walk.composition.modules_of)
             with explained(assembly):
                 training = Training(
@@ -92,6 +97,8 @@ def build_training(
                 for split in data.splits:
                     if split == "val" or (split != "train" and recipe.run.test):
                         try_out(training.run.evaluator, assembly, walk.composition, data.example(split=split), split)
+            for own in folded:
+                training.run.trainer.add_event_handler(Events.EPOCH_COMPLETED, own.check_unchanged)
             return training
         except BaseException:
             walk.composition.remove_taps()  # the models may be the caller's
@@ -99,3 +106,19 @@ def build_training(
     except BaseException:
         data.close()
         raise
+
+
+def _fold_norms(assembly: Assembly, composition: Composition, batch: Batch) -> list[FoldedNorms]:
+    """Fold the teachers' batch normalisations where the recipe has it, and note it; a compiler does so by itself."""
+    speed = assembly.recipe.speed
+    if not speed.fold_norms or speed.compiles("teacher") or speed.compile == "step" or not composition.runs_teacher:
+        return []
+    inputs, _ = composition.place(batch.input, batch.target)
+    found = []
+    for name, tapped in composition.models.items():
+        folded = None if name == "student" else fold_norms(tapped, inputs)
+        if folded is not None:
+            note = f"batch normalisations folded into the convolutions before them: {folded.count}"
+            assembly.notes.setdefault(f"model {name}", []).append(note)
+            found.append(folded)
+    return found

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stillhouse.assembly.folded_norms import FoldedNorms
 from stillhouse.assembly.watch import Watch
 from stillhouse.contract.protocols import Named
 from stillhouse.contract.step import Step
@@ -82,6 +83,9 @@ def _watching_layers(training: Training) -> Iterator[None]:
         where = f"the layer {path!r} of {owner}" if path else owner
         raise _refuse(step, f"{where} gives the first values that are not finite", came)
 
+    for tapped in composition.models.values():
+        if isinstance(tapped.call, FoldedNorms):
+            tapped.call.heeds_hooks = False  # the run has the numbers that it has without this look
     for owner, model in owners.items():
         for path, module in model.named_modules():
             handles.append(module.register_forward_hook(partial(look, owner, path)))

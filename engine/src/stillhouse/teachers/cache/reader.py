@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse import seeds as rng
+from stillhouse.assembly.folded_norms import fold_norms
 from stillhouse.contract.batch import Batch
 from stillhouse.contract.modes import keep_modes
 from stillhouse.contract.task import Task
@@ -53,9 +54,11 @@ def pooled(x: Tensor, how: Pool) -> Tensor:
 
 @contextmanager
 def reading(
-    teacher: nn.Module, task: Task, spec: CacheSpec, device: torch.device
+    teacher: nn.Module, task: Task, spec: CacheSpec, device: torch.device, *, fold: bool = True
 ) -> Iterator[Callable[[Batch], dict[str, Tensor]]]:
     """A function from a batch to the teacher's arrays by name, float32, on the device; modes are put back afterwards.
+
+    ``fold``: with batch normalisations folded, as ``speed.fold_norms`` has it.
 
     Raises:
         StillhouseError: a layer is not there; later, one that gives no tensor, or cannot be pooled.
@@ -72,9 +75,12 @@ def reading(
     first = [True]
 
     def read(batch: Batch) -> dict[str, Tensor]:
+        inputs = batch.input.to(device, non_blocking=True)
         if first[0]:
+            if fold:
+                fold_norms(tapped, inputs[:2])
             tapped.taps.watch()
-        side = tapped(batch.input.to(device, non_blocking=True))
+        side = tapped(inputs)
         if first[0]:
             first[0] = False
             # What the model itself returns may be a dict, and its reader is found below.

@@ -141,7 +141,8 @@ def _batches(
     assembly: Assembly, passes: SamplesById, ids: Ids, spec: CacheSpec
 ) -> Iterator[tuple[int, Batch, dict[str, Tensor]]]:
     assert assembly.teacher is not None  # whoever calls has looked
-    with reading(assembly.teacher, assembly.task, spec, assembly.device) as read:
+    fold = assembly.recipe.speed.fold_norms
+    with reading(assembly.teacher, assembly.task, spec, assembly.device, fold=fold) as read:
         for view in range(max(1, spec.views)):
             for batch in passes.once(ids, view if spec.views else None):
                 yield view, batch, read(batch)
