@@ -107,14 +107,9 @@ class Composition(Composed):
         """The student and the teachers, to be called."""
         try:
             for name, model in {"student": student, **frozen}.items():
+                own = precision if name == "student" else self._teacher_precision
                 self.models[name] = TappedModel(
-                    model,
-                    name,
-                    task,
-                    taps.get(name, ()),
-                    device=device,
-                    precision=precision if name == "student" else teacher_precision or precision,
-                    frozen=name != "student",
+                    model, name, task, taps.get(name, ()), device=device, precision=own, frozen=name != "student"
                 )
         except BaseException:
             self.remove_taps()
@@ -132,11 +127,6 @@ class Composition(Composed):
     @hooks.setter
     def hooks(self, hooks: StepHooks) -> None:
         self.terms.hooks = hooks
-
-    @property
-    def terms_switch_off(self) -> bool:
-        """Whether some loss term has a schedule and may be left out of a step."""
-        return self.terms.switch_off
 
     @property
     def teacher(self) -> nn.Module | None:
@@ -225,11 +215,12 @@ class Composition(Composed):
 
     def _run_teachers(self, step: Step) -> None:
         """Call each teacher that no plugin has answered for."""
-        if step.teacher is None:
-            put(step, "teacher", self.models["teacher"](step.inputs))
-        for name in self._further:
-            if name not in step.teachers:
-                dict.__setitem__(step.teachers, name, self.models[name](step.inputs))
+        with torch.no_grad():  # once for all of them
+            if step.teacher is None:
+                put(step, "teacher", self.models["teacher"](step.inputs))
+            for name in self._further:
+                if name not in step.teachers:
+                    dict.__setitem__(step.teachers, name, self.models[name](step.inputs))
 
     def compute_sample_losses(self, step: Step) -> tuple[Tensor, Tensor | None]:
         """The task's losses by sample, computed once a step: see :meth:`stillhouse.contract.task.Task.loss_by_sample`."""
@@ -257,16 +248,18 @@ class Composition(Composed):
         if torch.is_autocast_enabled(self._device.type):
             with torch.autocast(self._device.type, enabled=False):
                 return self.forward(step)
-        self.run_student(step)
+        put(step, "student", self._student(step.inputs, step.targets))
         self.run_teacher(step)
         self.links.read(step)
-        self._forward_completed.emit(step)
+        completed = self._forward_completed
+        if completed.calls or completed.event in completed.handlers:
+            completed.emit(step)
         transforms = self.terms.hooks.transforms
         if transforms:
             enter(step, "transform")
             emit(transforms, "transform", lambda: place_of(step), step)
         total = self.terms.add_up(step)
-        enter(step, "")
+        put(step, "phase", "")
         put(step, "total", total)
         return total
 

@@ -35,10 +35,16 @@ class LeanEngine(Engine):
         self.logger.disabled = True  # it would print errors that are raised and reported anyway
 
     def _fire_event(self, event_name: Any, *event_args: Any, **event_kwargs: Any) -> None:
-        if self._event_handlers.get(event_name):
+        if self._event_handlers.get(event_name._name_):  # as it is equal to, and hashed without Python code
             super()._fire_event(event_name, *event_args, **event_kwargs)
         else:
             self.last_event_name = event_name
+
+    def remove_event_handler(self, handler: Callable[..., Any], event_name: Any) -> None:
+        """As ignite does; an event that nobody hears any more leaves the table, so that a look there finds nothing."""
+        super().remove_event_handler(handler, event_name)
+        if not self._event_handlers[event_name]:
+            del self._event_handlers[event_name]
 
 
 _RUN_EVENTS = {
@@ -87,9 +93,11 @@ def build_run(
         if state.step is not None:
             state.step.clear()
         step, total = stepper.gradients(batch, state.iteration - 1, state.epoch - 1, state)
-        backward.emit_without_gradient(step)
+        if backward.calls or backward.event in backward.handlers:  # a look costs less than a call
+            backward.emit_without_gradient(step)
         stepper.update()
-        stepped.emit_without_gradient(step)
+        if stepped.calls or stepped.event in stepped.handlers:
+            stepped.emit_without_gradient(step)
         clear_gradients()
         nonlocal due
         if state.iteration >= due:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -91,12 +91,15 @@ class Links:
 
     def read(self, step: Step, specs: Sequence[tuple[str, LinkSpec]] | None = None) -> None:
         """Make the links, all or those of ``specs``, from the features of ``step``."""
-        features = self.features(step, self._specs if specs is None else specs)
-        add_links(step, (Link(name, *(read(s, t) if read is not None else (s, t))) for name, read, s, t in features))
+        made = []
+        for name, read, student, teacher in self.features(step, self._specs if specs is None else specs):
+            pair = (student, teacher) if read is None else read(student, teacher)
+            made.append(Link(name, *pair))
+        add_links(step, made)
 
-    def features(self, step: Step, specs: Sequence[tuple[str, LinkSpec]]) -> Iterator[_Features]:
+    def features(self, step: Step, specs: Sequence[tuple[str, LinkSpec]]) -> list[_Features]:
         """Name, ``read`` and what the two layers gave in ``step``, of each link of ``specs``."""
-        features = step.student.features
+        features, found = step.student.features, []
         for name, spec in specs:
             model, layer = self._teachers[name]
             side: Any = step.teacher if model == "teacher" else step.teachers[model]
@@ -106,4 +109,5 @@ class Links:
                 what = f"the layer {error}, which link {name!r} reads, is another module than before training"
                 hint = "a hook replaces it: adapt does that, once and before training"
                 raise StillhouseError(what, hint=hint) from None
-            yield name, spec.read, student, teacher
+            found.append((name, spec.read, student, teacher))
+        return found

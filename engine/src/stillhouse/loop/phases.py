@@ -38,7 +38,7 @@ class Emitter:
         fire: fires the event.
     """
 
-    __slots__ = ("_calls", "_event", "_fire", "_handlers", "_hook")
+    __slots__ = ("_fire", "_hook", "calls", "event", "handlers")
 
     def __init__(
         self,
@@ -47,22 +47,21 @@ class Emitter:
         handlers: Mapping[Any, Any] | None = None,
         fire: Callable[[], None] = lambda: None,
     ) -> None:
-        # An event equals its name, and looking a name up calls no Python code.
-        self._hook, self._calls, self._fire, self._event = hook, calls, fire, hook.upper()
-        self._handlers = {} if handlers is None else handlers
+        # An event equals its name, and looking a name up that is not there calls no Python code.
+        self._hook, self.calls, self._fire, self.event = hook, calls, fire, hook.upper()
+        self.handlers = {} if handlers is None else handlers
 
     def emit(self, step: Step) -> None:
         """Announce the phase; a plugin's error leaves with a note that names plugin, hook and step."""
-        if self._calls:
-            emit(self._calls, self._hook, lambda: place_of(step), step)
-        if self._handlers.get(self._event):
+        if self.calls:
+            emit(self.calls, self._hook, lambda: place_of(step), step)
+        if self.handlers.get(self.event):
             self._fire()
 
     def emit_without_gradient(self, step: Step) -> None:
         """Announce the phase, to hooks and handlers that write into tensors."""
-        if self._calls or self._handlers.get(self._event):
-            with torch.no_grad():
-                self.emit(step)
+        with torch.no_grad():
+            self.emit(step)
 
 
 def note_place(error: Exception, plugin: Named, hook: str, step: Step) -> None:

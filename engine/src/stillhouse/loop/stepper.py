@@ -67,10 +67,8 @@ class Stepper:
             self._unwrapped = [p for p in self._composition.plugins.parameters() if p.requires_grad]
             return
         unused = self._facts.recipe.distributed.find_unused
-        self._wrapper = DistributedDataParallel(
-            self._composition,
-            find_unused_parameters=self._composition.terms_switch_off if unused == "auto" else unused == "yes",
-        )
+        finds = self._composition.terms.switch_off if unused == "auto" else unused == "yes"
+        self._wrapper = DistributedDataParallel(self._composition, find_unused_parameters=finds)
         self._forward = self._wrapper
 
     def gradients(self, batch: Batch, iteration: int, epoch: int, state: Any) -> tuple[Step, Tensor]:
@@ -145,7 +143,9 @@ class Stepper:
     def _pass(self, step: Step) -> Tensor:
         """Forward and backward; the total loss."""
         total = self._forward(step)
-        self._composition.losses_computed.emit(step)
+        computed = self._composition.losses_computed
+        if computed.calls or computed.event in computed.handlers:
+            computed.emit(step)
         if self._by_term is not None:
             self._by_term.backward(step)
         else:

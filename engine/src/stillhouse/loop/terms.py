@@ -71,10 +71,8 @@ class Terms:
             raise _make_refusal(self._task)
         return found
 
-    def compute_task_loss(self, step: Step) -> Tensor:
-        """The task's loss, a scalar on the device."""
-        if not self.hooks.weighing:
-            return self._task.loss(step.student.output, step.targets)
+    def weigh_loss(self, step: Step) -> Tensor:
+        """The task's loss of samples that plugins weigh, a scalar on the device."""
         sums, count = step.composition.compute_sample_losses(step)
         enter(step, "sample_weights")
         weighted: Tensor = sums
@@ -90,7 +88,7 @@ class Terms:
 
     def add_up(self, step: Step) -> Tensor:
         """Fill ``step.losses`` and ``step.weights``; the weighted sum, a scalar on the device."""
-        total = self.compute_task_loss(step)
+        total = self.weigh_loss(step) if self.hooks.weighing else self._task.loss(step.student.output, step.targets)
         enter(step, "losses")
         losses, weights, put = step.losses, step.weights, dict.__setitem__
         put(losses, "task", total)

@@ -102,7 +102,9 @@ class Classification(Task):
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of logits (B, C) and indices (B,), or probabilities (B, c) of the first c <= C classes."""
         if not self.focal and self.class_weights is None:  # what nearly every step asks for
-            return F.cross_entropy(*self._prepare(output, targets), label_smoothing=self.label_smoothing)
+            if targets.is_floating_point():
+                output, targets = self._prepare(output, targets)
+            return F.cross_entropy(output.float(), targets, label_smoothing=self.label_smoothing)
         if not self.focal:
             return F.cross_entropy(*self._prepare(output, targets), **self._options(output))
         each, total = self.loss_by_sample(output, targets)

@@ -46,7 +46,7 @@ def refuse_uncompilable(run: Run, composition: Composition, hooks: Hooks) -> Non
     ]
     if run.trainer._event_handlers.get(Phase.FORWARD_COMPLETED):  # ignite has no public way to ask
         faults.append(Fault("speed.compile", "a handler of FORWARD_COMPLETED is called within the step"))
-    if composition.terms_switch_off:
+    if composition.terms.switch_off:
         faults.append(
             Fault("speed.compile", "a loss weight has a schedule, and a compiled step has numbers for weights")
         )

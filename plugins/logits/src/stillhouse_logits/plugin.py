@@ -48,7 +48,7 @@ class Logits(Plugin):
         """
         student = step.student.output
         try:
-            answer = step.side(self.teacher)
+            answer = step.teacher if self.teacher == "teacher" else step.side(self.teacher)
         except StillhouseError as error:
             raise error.within("teacher") from None
         teacher: Any = answer.output if answer is not None else None

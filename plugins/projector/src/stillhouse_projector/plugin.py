@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from stillhouse import Assembly, Fault, Link, Plugin, Step, StillhouseError, StillhouseWarning, hookimpl, plugin
@@ -100,12 +101,15 @@ class Projector(Plugin):
         """Replace the chosen side of each link by its image."""
         # Not by calling the module: with many links that takes as long as the maps. Each map is called as a module itself.
         project, links, side = step.module(self).project, step.match(self.links), self.side
-        with full_precision(links[0].student):
-            for link in links:
-                if side == "student":
-                    link.student = project(link.name, link.student)
-                else:
-                    link.teacher = project(link.name, link.teacher)
+        if torch.is_autocast_enabled(links[0].student.device.type):  # off in a run: by hand
+            with full_precision(links[0].student):
+                self.transform(step)
+            return
+        for link in links:
+            if side == "student":
+                link.student = project(link.name, link.student)
+            else:
+                link.teacher = project(link.name, link.teacher)
 
     def hears(self, hook: str) -> bool:
         """All hooks but, for maps that need none of it, those that keep a map orthogonal and measure how much it is."""
