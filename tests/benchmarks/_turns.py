@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from stillhouse_experiments.timing import steady_allocator
+from stillhouse_experiments.timing import stay_on_one_core, steady_allocator
 
 __all__ = ["Side", "take_turns"]
 
@@ -48,6 +48,7 @@ class Side:
 
     def _run(self, loop: Callable[[Side], None]) -> None:
         torch.set_num_threads(1)  # the number is a thread's own
+        stay_on_one_core()
         try:
             loop(self)
         except _StopError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import random
 import statistics
 import time
@@ -11,7 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-__all__ = ["interleaved", "ratio", "steady_allocator"]
+__all__ = ["interleaved", "ratio", "stay_on_one_core", "steady_allocator"]
+
+
+def stay_on_one_core() -> None:
+    """Keep this thread, and those that it begins, on the last core that it may use, where the system can tell it to.
+
+    Of loops in threads of their own each would else have a core of its own for a while; one core of a machine that others use as well is
+    a tenth slower than the next, and the first one serves the interrupts.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
 def steady_allocator() -> None:
