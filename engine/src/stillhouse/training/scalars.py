@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ignite.distributed as idist
@@ -29,7 +29,7 @@ from stillhouse.layout import format_shape
 from stillhouse.loop.phases import place_of
 from stillhouse.loop.stepper import Stepper
 from stillhouse.models.weights import find_last_checkpoint
-from stillhouse.registry.hooks import Hooks, emit, named_values
+from stillhouse.registry.hooks import Call, Hooks, emit, named_values
 
 __all__ = ["StepScalars", "metric_tags"]
 
@@ -61,11 +61,13 @@ class StepScalars:
         """Steps between two logged ones, for each reason to log."""
         self._mark: tuple[int, float] | None = None
         self._looked = False
+        self._calls: tuple[list[Call], list[Call]] | None = None
 
     @hookimpl
     def epoch_started(self, run: Run) -> None:
         """Count images a second from here on; an epoch's evaluation and checkpoints are not training."""
         self._mark = (run.trainer.state.iteration, time.perf_counter())
+        self._calls = None
 
     def log_step(self, run: Run, step: Step) -> int:
         """Called by the trainer at the end of a step; read the scalars where it is one that is logged.
@@ -81,24 +83,26 @@ class StepScalars:
         """
         done = step.iteration + 1
         if any(done % period == 0 for period in self.periods):
-            scalars = self.read(run, step)
-            emit(self._hooks.calls("logged", run=run), "logged", lambda: place_of(step), step, scalars)
+            if self._calls is None:  # once an epoch
+                self._calls = self._hooks.calls("scalars"), self._hooks.calls("logged", run=run)
+            scalars = self.read(run, step, self._calls[0])
+            emit(self._calls[1], "logged", lambda: place_of(step), step, scalars)
         elif not self._looked:
             _refuse_non_finite(run, _copied(_losses(step)), done)
         self._looked = True
         return min(done - done % period + period for period in self.periods)
 
-    def read(self, run: Run, step: Step) -> dict[str, float]:
-        """The step's scalars by tag, in one copy from the device.
+    def read(self, run: Run, step: Step, calls: Sequence[Call]) -> dict[str, float]:
+        """The step's scalars by tag, those of the hooks ``calls`` among them, in one copy from the device.
 
         Raises:
             StillhouseError: a loss term is not finite.
         """
         done = step.iteration + 1
-        tensors = _losses(step)
-        for plugin, scalars in self._hooks.calls("scalars"):
+        tensors: dict[tuple[str, str], Tensor | float] = {**_losses(step)}
+        for plugin, scalars in calls:
             for name, value in named_values(plugin, "scalars", scalars, step).items():
-                value = _scalar(plugin, name, value, step)
+                value = _scalar(plugin, name, value)
                 if isinstance(plugin, Plugin):
                     tensors["plugin", f"{plugin.name}/{name}" if name else plugin.name] = value
                 else:  # an observer's have tags of their own
@@ -112,7 +116,8 @@ class StepScalars:
         if self._mark is not None and done > self._mark[0]:
             # All batches of an epoch but its last one are full.
             images = (done - self._mark[0] - 1) * run.recipe.data.batch_size
-            images += sum(len(part.ids) for part in step.parts) * idist.get_world_size()
+            shares = idist.get_world_size() if parallel.is_distributed() else 1
+            images += sum(len(part.ids) for part in step.parts) * shares
             found["speed/images_per_second"] = images / max(now - self._mark[1], 1e-9)
         self._mark = (done, now)
         return found
@@ -160,23 +165,32 @@ def _losses(step: Step) -> dict[tuple[str, str], Tensor]:
     return {**tensors, ("total", "total"): step.total}
 
 
-def _scalar(plugin: Named, name: str, value: Any, step: Step) -> Tensor:
-    """One of a plugin's ``scalars`` as a tensor; a plain number will do, since it is on the host already."""
-    if isinstance(value, int | float):
-        assert step.total is not None
-        return torch.tensor(float(value), device=step.total.device)
+def _scalar(plugin: Named, name: str, value: Any) -> Tensor | float:
+    """One of a plugin's ``scalars``: a tensor of one element, or a plain number, which is on the host already."""
     if isinstance(value, Tensor) and value.numel() == 1:
         return value
+    if isinstance(value, int | float):
+        return float(value)
     got = f"a tensor of shape {format_shape(value)}" if isinstance(value, Tensor) else type(value).__name__
     raise StillhouseError(
         f"scalars gave {got} as {name!r}", where=f"plugin {plugin.name!r}", hint="a scalar tensor, such as x.mean()"
     )
 
 
-def _copied(tensors: Mapping[tuple[str, str], Tensor]) -> dict[tuple[str, str], float]:
+def _copied(values: Mapping[tuple[str, str], Tensor | float]) -> dict[tuple[str, str], float]:
     """Their means over the processes, in one copy: each .item() would wait for the device again."""
-    stacked = torch.stack([v.detach().float().reshape(()) for v in tensors.values()])
-    return dict(zip(tensors, parallel.mean_over_processes(stacked).tolist(), strict=True))
+    if parallel.is_distributed():  # a number differs by process as well
+        like = next(x for x in values.values() if isinstance(x, Tensor))
+        values = {key: x if isinstance(x, Tensor) else like.new_tensor(x) for key, x in values.items()}
+    there = {key: x for key, x in values.items() if isinstance(x, Tensor)}
+    stacked = torch.stack([x if x.dtype is torch.float32 and not x.ndim else _simplify(x) for x in there.values()])
+    means = dict(zip(there, parallel.mean_over_processes(stacked.detach()).tolist(), strict=True))
+    return {key: x if isinstance(x, float) else means[key] for key, x in values.items()}
+
+
+def _simplify(x: Tensor) -> Tensor:
+    """A tensor of one element as a scalar in float32."""
+    return x.detach().float().reshape(())
 
 
 def _finite(model: nn.Module) -> bool:
