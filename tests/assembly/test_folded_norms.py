@@ -204,3 +204,26 @@ def test_a_pair_that_does_not_fit_is_left_alone(change: str):
 
 def test_half_precision_is_left_alone():
     assert fold_norms(tap(settle(Net()), precision=torch.bfloat16), images()) is None
+
+
+class Counts(Net):
+    """Counts its calls in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
+def test_the_looks_before_the_run_leave_no_trace(monkeypatch: pytest.MonkeyPatch):
+    net = settle(Counts())
+    before = copy.deepcopy(net.state_dict())
+    tapped = tap(net)
+    folded = fold_norms(tapped, images())
+    assert folded is not None
+    assert same_state(before, net.state_dict())
+    assert calls_of(net.bn1, lambda: tapped(images()), monkeypatch) == 0
+    assert net.calls == 1  # nor has the first call to look anew: nothing was written into

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.modules import module as modules
 
 from stillhouse import seeds as rng
+from stillhouse.assembly.snapshot import unchanged
 from stillhouse.errors import StillhouseError
 from stillhouse.loop.tapped_model import TappedModel
 from stillhouse.loop.taps import Taps
@@ -44,17 +45,19 @@ def fold_norms(tapped: TappedModel, inputs: Any) -> FoldedNorms | None:
     model = tapped.model
     if model is None or tapped.precision is not torch.float32:
         return None
-    with torch.no_grad(), rng.preserve_state():
+    with torch.no_grad(), rng.preserve_state(), unchanged(model):
         pairs = _find_pairs(model, lambda: tapped.output(inputs))
         tapped.taps.take()
         if not pairs:
             return None
         folded = FoldedNorms(pairs, tapped.taps, tapped.name)
         tapped.wrap_call(folded.around)
-        if folded.prove(model, inputs, None):
-            return folded
-    folded.remove()
-    return None
+        agree = folded.prove(model, inputs, None)
+    if not agree:
+        folded.remove()
+        return None
+    folded.note_versions()  # putting buffers back is writing into them
+    return folded
 
 
 class _Pair:
@@ -173,8 +176,7 @@ class FoldedNorms:
             Whether they agree, and the weights have not changed time and again.
         """
         self._changes += 1
-        self._tensors = [x for pair in self._pairs for x in pair.read()]
-        self._versions = [x._version for x in self._tensors]
+        self.note_versions()
         for pair in self._pairs:
             pair.weight, pair.bias = pair.fold()
         if self._changes > _GREATEST_CHANGES:
@@ -185,6 +187,11 @@ class FoldedNorms:
             answers.append((list_tensors(output), list_tensors(self._taps.take())))
         (plain, read), (folded, read_folded) = answers
         return bool(plain) and _agree(plain + read, folded + read_folded)
+
+    def note_versions(self) -> None:
+        """Take what the modules hold now for what is folded."""
+        self._tensors = [x for pair in self._pairs for x in pair.read()]
+        self._versions = [x._version for x in self._tensors]
 
     def check_unchanged(self) -> None:
         """Look at the values themselves, for what was written without autograd's knowledge.
