@@ -47,7 +47,8 @@ def main() -> None:
     torch.set_num_threads(1)
     ours, hand = prepare(small_cnn(), write=False), prepare(small_cnn(), write=False)
     device = ours.run.device
-    batch = Batch(*(t.to(device) for t in next(iter(hand.data.training()))))
+    own = next(iter(hand.data.training()))
+    batch = Batch(own.input.to(device), own.target.to(device), own.id)
     for training in (ours, hand):
         training.run.student.train()
     own_step = by_hand(hand, "stage3", "stage3", 8)
