@@ -227,3 +227,51 @@ def test_the_looks_before_the_run_leave_no_trace(monkeypatch: pytest.MonkeyPatch
     assert same_state(before, net.state_dict())
     assert calls_of(net.bn1, lambda: tapped(images()), monkeypatch) == 0
     assert net.calls == 1  # nor has the first call to look anew: nothing was written into
+
+
+class Block(Net):
+    """Its normalisations are followed by ReLUs that are modules; ``reader`` reads the first one's output as well."""
+
+    def __init__(self, reader: str) -> None:
+        super().__init__()
+        self.relu, self.reader = nn.ReLU(), reader
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn1(self.conv1(x))
+        z = self.relu(y)
+        if self.reader == "after":
+            z = z + y
+        elif self.reader == "twice":
+            z = z + self.relu(-z)
+        return self.body(z).mean((2, 3))
+
+
+@pytest.mark.parametrize(("reader", "written_over"), [("nobody", [1, 1]), ("after", [0, 0]), ("twice", [0, 1])])
+def test_a_relu_writes_over_what_it_alone_reads(
+    reader: str, written_over: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = settle(Block(reader))
+    x = images(5, seed=7)
+    expected = copy.deepcopy(net)(x)
+    tapped = tap(net)
+    folded = fold_norms(tapped, images())
+    assert folded is not None
+    assert folded.count == 2
+    written: list[int] = []
+    own = torch.relu_
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "relu_", lambda y: (written.append(y.shape[1]), own(y))[1])
+        torch.testing.assert_close(tapped(x).output, expected, rtol=1e-5, atol=1e-5)
+    assert [written.count(6), written.count(5)] == written_over
+
+
+def test_a_relu_that_is_tapped_or_listened_to_gives_what_it_always_gave() -> None:
+    net = settle(Block("nobody"))
+    expected = tap(copy.deepcopy(net), "relu")(images())
+    tapped = tap(net, "relu")
+    assert fold_norms(tapped, images()) is not None
+    torch.testing.assert_close(tapped(images()).features["relu"], expected.features["relu"], rtol=1e-5, atol=1e-5)
+    seen: list[Tensor] = []
+    net.body[2].register_forward_hook(lambda _m, inputs, _out: seen.append(inputs[0]))
+    tapped(images())
+    assert (seen[0] < 0).any()  # not yet written over

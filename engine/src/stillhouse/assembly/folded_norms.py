@@ -2,7 +2,8 @@
 
 In eval mode BatchNorm is an affine map of each channel, g (y - m) / sqrt(v + eps) + b, which a convolution's weight and bias can
 take in. What the model holds stays as it is: parameters, buffers, modules, paths. For the length of one call of the run's own
-the convolution computes with the folded weight, and the normalisation hands on what it is given.
+the convolution computes with the folded weight, and the normalisation hands on what it is given; a ReLU that alone reads that
+writes over it, which spares a map.
 """
 
 from __future__ import annotations
@@ -11,12 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn.modules import module as modules
 
 from stillhouse import seeds as rng
+from stillhouse.assembly.norm_pairs import NormPair, find_pairs, list_hooks
 from stillhouse.assembly.snapshot import unchanged
 from stillhouse.errors import StillhouseError
 from stillhouse.loop.tapped_model import TappedModel
@@ -25,8 +25,6 @@ from stillhouse.nested import list_tensors
 
 __all__ = ["FoldedNorms", "fold_norms"]
 
-_CONVOLUTIONS: dict[type, Callable[..., Tensor]] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _TOLERANCE = 1e-4  # of the greatest value; folding moves a float32 answer by some 1e-6 of it
 _GREATEST_CHANGES = 3  # of weights; a model that changes more often is not frozen
 
@@ -46,69 +44,19 @@ def fold_norms(tapped: TappedModel, inputs: Any) -> FoldedNorms | None:
     if model is None or tapped.precision is not torch.float32:
         return None
     with torch.no_grad(), rng.preserve_state(), unchanged(model):
-        pairs = _find_pairs(model, lambda: tapped.output(inputs))
+        pairs = find_pairs(model, lambda: tapped.output(inputs))
         tapped.taps.take()
         if not pairs:
             return None
         folded = FoldedNorms(pairs, tapped.taps, tapped.name)
         tapped.wrap_call(folded.around)
-        agree = folded.prove(model, inputs, None)
+        # Where somebody else reads a normalisation's output as well, a ReLU must not write over it.
+        agree = folded.prove(model, inputs, None) or (folded.leave_relus() and folded.prove(model, inputs, None))
     if not agree:
         folded.remove()
         return None
     folded.note_versions()  # putting buffers back is writing into them
     return folded
-
-
-class _Pair:
-    """A convolution, the normalisation that alone reads it, and what takes their place within a call of ``whole``'s."""
-
-    __slots__ = ("_convolve", "bias", "conv", "given", "norm", "weight", "whole")
-
-    def __init__(self, conv: nn.Module, norm: nn.Module, whole: FoldedNorms | None = None) -> None:
-        self.conv: Any = conv
-        self.norm: Any = norm
-        self.whole = whole
-        self.weight: Any = None
-        self.bias: Any = None
-        self.given: Tensor | None = None
-        self._convolve = _CONVOLUTIONS[type(conv)]
-
-    def convolve(self, x: Tensor) -> Tensor:
-        if self.whole is None or not self.whole.active:
-            found: Tensor = type(self.conv).forward(self.conv, x)
-            return found
-        conv = self.conv
-        found = self._convolve(x, self.weight, self.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-        self.given = found
-        return found
-
-    def normalise(self, x: Tensor) -> Tensor:
-        given, self.given = self.given, None
-        if x is given:
-            return x
-        found: Tensor = type(self.norm).forward(self.norm, x)
-        return found
-
-    def read(self) -> list[Tensor]:
-        """All that the folded weight is made of."""
-        own = (self.conv.weight, self.conv.bias, self.norm.weight, self.norm.bias)
-        return [x for x in (*own, self.norm.running_mean, self.norm.running_var) if x is not None]
-
-    def fold(self) -> tuple[Tensor, Tensor]:
-        """The convolution's weight and bias with the normalisation in them, computed in float64."""
-        conv, norm = self.conv, self.norm
-        mean, variance = norm.running_mean.double(), norm.running_var.double()
-        scale = (variance + norm.eps).rsqrt()
-        if norm.weight is not None:
-            scale = scale * norm.weight.double()
-        bias = (0.0 if conv.bias is None else conv.bias.double()) - mean
-        bias = bias * scale + (0.0 if norm.bias is None else norm.bias.double())
-        weight = conv.weight.double() * scale.reshape(-1, *[1] * (conv.weight.ndim - 1))
-        return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Pair, (self.conv, self.norm)  # a copy of the model is the model as it was
 
 
 class FoldedNorms:
@@ -123,20 +71,25 @@ class FoldedNorms:
         active: whether a call is going on in which they are.
     """
 
-    def __init__(self, pairs: Sequence[tuple[str, nn.Module, nn.Module]], taps: Taps, model: str) -> None:
+    def __init__(
+        self, pairs: Sequence[tuple[str, nn.Module, nn.Module, nn.Module | None]], taps: Taps, model: str
+    ) -> None:
         self.active, self.heeds_hooks = False, True
         self.count = len(pairs)
         self._taps, self._model = taps, model
-        self._names = [name for name, _, _ in pairs]
-        self._pairs = [_Pair(conv, norm, self) for _, conv, norm in pairs]
+        self._names = [name for name, *_ in pairs]
+        self._pairs = [NormPair(conv, norm, relu, self) for _, conv, norm, relu in pairs]
         self._norms = [pair.norm for pair in self._pairs]
-        self._hooks = [hooks for pair in self._pairs for hooks in (_list_hooks(pair.conv) + _list_hooks(pair.norm))]
+        parts = [part for _, *parts in pairs for part in parts if part is not None]
+        self._hooks = [hooks for part in parts for hooks in list_hooks(part)]
         self._tensors: list[Tensor] = []
         self._versions: list[int] = []
         self._changes = -1  # the first folding is none
         self._call: Callable[..., Any] | None = None
         for pair in self._pairs:
             pair.conv.forward, pair.norm.forward = pair.convolve, pair.normalise
+            if pair.relu is not None:
+                pair.relu.forward = pair.rectify
 
     def around(self, call: Callable[..., Any] | None) -> FoldedNorms:
         """Take the place of ``call(model, inputs, targets)``; None: ``model(inputs)``."""
@@ -150,7 +103,11 @@ class FoldedNorms:
             return self._call_plainly(model, inputs, targets)
         if [x._version for x in self._tensors] != self._versions and not self._fold_again(model, inputs, targets):
             return self._call_plainly(model, inputs, targets)
-        return self._call_folded(model, inputs, targets)
+        self.active = True  # as _call_folded does, which is a call more in each step
+        try:
+            return model(inputs) if self._call is None else self._call(model, inputs, targets)
+        finally:
+            self.active = False
 
     def _call_plainly(self, model: nn.Module, inputs: Any, targets: Any) -> Any:
         return model(inputs) if self._call is None else self._call(model, inputs, targets)
@@ -211,54 +168,21 @@ class FoldedNorms:
                     hint="write into the parameter itself under torch.no_grad(), or speed.fold_norms = false",
                 )
 
+    def leave_relus(self) -> bool:
+        """Have ReLUs compute as ever; whether any did otherwise."""
+        relus = [pair.relu for pair in self._pairs if pair.relu is not None]
+        for pair in self._pairs:
+            pair.relu = None
+        for relu in relus:
+            del relu.forward
+        return bool(relus)
+
     def remove(self) -> None:
         """Have the modules compute as ever."""
+        self.leave_relus()
         for pair in self._pairs:
             del pair.conv.forward, pair.norm.forward
         self._pairs, self._names = [], []
-
-
-def _find_pairs(model: nn.Module, call: Callable[[], Any]) -> list[tuple[str, nn.Module, nn.Module]]:
-    """Convolutions, each by name with the normalisation that is given what it gave; both are called once."""
-    names = {module: name for name, module in model.named_modules()}
-    made: dict[nn.Module, list[tuple[Any, int]]] = {}
-    given: dict[nn.Module, list[tuple[Any, int]]] = {}
-
-    def note_made(module: nn.Module, _inputs: Any, output: Any) -> None:
-        made.setdefault(module, []).append((output, getattr(output, "_version", 0)))
-
-    def note_given(module: nn.Module, inputs: Any) -> None:
-        given.setdefault(module, []).append((inputs[0], getattr(inputs[0], "_version", 0)) if inputs else (None, 0))
-
-    handles = []
-    for module in names:
-        if any(_list_hooks(module)) or "forward" in vars(module) or not all(map(_fits, module.parameters())):
-            continue
-        if type(module) in _CONVOLUTIONS and module.padding_mode == "zeros":
-            handles.append(module.register_forward_hook(note_made))
-        elif type(module) in _NORMS and not module.training and module.running_mean is not None:
-            handles.append(module.register_forward_pre_hook(note_given))
-    try:
-        call()
-    finally:
-        for handle in handles:
-            handle.remove()
-    once = {id(calls[0][0]): (conv, calls[0]) for conv, calls in made.items() if len(calls) == 1}
-    pairs = []
-    for norm, calls in given.items():
-        conv, (output, version) = once.get(id(calls[0][0]), (None, (None, 0)))
-        if conv is not None and len(calls) == 1 and calls[0][0] is output and calls[0][1] == version:
-            pairs.append((names[conv], conv, norm))
-    return pairs
-
-
-def _fits(parameter: Tensor) -> bool:
-    return parameter.dtype is torch.float32 and not isinstance(parameter, DTensor)
-
-
-def _list_hooks(module: nn.Module) -> list[dict[int, Any]]:
-    """The tables of what listens to a module's calls."""
-    return [module._forward_hooks, module._forward_pre_hooks]
 
 
 def _agree(plain: list[Tensor], folded: list[Tensor]) -> bool:

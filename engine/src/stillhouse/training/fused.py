@@ -8,6 +8,7 @@ parameter, they pair the wrong numbers and say nothing. So all are laid as their
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from operator import itemgetter
 from types import MethodType
 from typing import Any
 
@@ -88,7 +89,7 @@ class _FusedStep:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer, self._step = optimizer, optimizer.step
-        self._keys = list(optimizer.defaults)
+        self._options = itemgetter(*optimizer.defaults)
         self._groups: list[int] = []
         self._layouts: list[tuple[Tensor, tuple[int, ...]]] = []
         self._without_momentum: list[tuple[Tensor, dict[str, Any]]] = []
@@ -126,15 +127,13 @@ class _FusedStep:
                 parameter.grad = _lay(gradient, parameter)
         if self._without_momentum:
             self._give_momentum()
-        first = groups[0]
-        for key in self._keys:
-            value = first[key]
-            for group in groups:
-                if group[key] is not value and group[key] != value:
-                    return self._step(closure)
         if closure is not None or len(groups) == 1:
             return self._step(closure)
-        self._optimizer.param_groups = [{**first, "params": [p for group in groups for p in group["params"]]}]
+        options = self._options(groups[0])
+        for group in groups:
+            if self._options(group) != options:
+                return self._step()
+        self._optimizer.param_groups = [{**groups[0], "params": [p for group in groups for p in group["params"]]}]
         try:
             return self._step()
         finally:
