@@ -32,6 +32,8 @@ def made(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Pa
     """A package of ``kind``, on the path, and its module."""
     folder = make_package(f"own-{kind}", kind, folder=tmp_path / kind)
     monkeypatch.syspath_prepend(str(folder / "src"))
+    for name in [name for name in sys.modules if name.split(".")[0] == f"stillhouse_own_{kind}"]:
+        monkeypatch.delitem(sys.modules, name)  # another test's, in another folder
     return folder, f"stillhouse_own_{kind}"
 
 
