@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -263,6 +264,21 @@ def test_a_relu_writes_over_what_it_alone_reads(
         patch.setattr(torch, "relu_", lambda y: (written.append(y.shape[1]), own(y))[1])
         torch.testing.assert_close(tapped(x).output, expected, rtol=1e-5, atol=1e-5)
     assert [written.count(6), written.count(5)] == written_over
+
+
+@pytest.mark.parametrize("make", [Net, lambda: Block("nobody"), lambda: Block("after")])
+def test_no_map_stays_in_memory_after_a_call(make: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    tapped = tap(settle(make()))
+    assert fold_norms(tapped, images()) is not None
+    maps: list[weakref.ref[Tensor]] = []
+    own = torch.nn.functional.conv2d
+    pairs = tapped.call._pairs
+    for pair in pairs:
+        monkeypatch.setattr(pair, "_convolve", lambda *given: (maps.append(weakref.ref(y := own(*given))), y)[1])
+    output = tapped(images()).output
+    assert output is not None
+    assert len(maps) == 2
+    assert [ref() for ref in maps] == [None, None]
 
 
 def test_a_relu_that_is_tapped_or_listened_to_gives_what_it_always_gave() -> None:

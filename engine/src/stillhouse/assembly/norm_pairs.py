@@ -52,8 +52,9 @@ class NormPair:
     def normalise(self, x: Tensor) -> Tensor:
         """In the place of the normalisation's: hand on what this convolution has just given."""
         given, self.given = self.given, None
-        self.passed = given if x is given else None
         if x is given:
+            if self.relu is not None:
+                self.passed = given  # which takes it: what nobody takes would stay in memory until the next call
             return x
         found: Tensor = type(self.norm).forward(self.norm, x)
         return found

@@ -78,9 +78,9 @@ def build_training(
             weighing = [] if data.weight_range is None else [SampleWeights()]
             walk = assemble(assembly, actives, example, precision, weighing)
         try:
-            folded = _fold_norms(assembly, walk.composition, example)
             check_scaling(assembly, walk.composition.modules_of)
             with explained(assembly):
+                folded = _fold_norms(assembly, walk.composition, example)
                 training = Training(
                     assembly,
                     walk,
