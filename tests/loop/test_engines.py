@@ -11,6 +11,7 @@ from support import recipe
 
 from stillhouse import Plugin, Weight, hookimpl, plugin, prepare, train
 from stillhouse.contract.hookspecs import ObservingHooks
+from stillhouse.loop.engines import LeanEngine
 from stillhouse.loop.phases import Phase
 
 OBSERVING = [name for name in vars(ObservingHooks) if not name.startswith("_")]
@@ -174,3 +175,15 @@ def test_a_handler_with_a_default_argument_gets_what_ignite_gives_and_hooks_get_
     training.fit()
     assert seen in ([training.run], [None])
     assert seen != [training.run.trainer]
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_an_event_of_somebodys_own_may_be_a_name(heard: bool):
+    engine = LeanEngine(lambda _engine, _batch: None)
+    engine.register_events("halfway")
+    seen: list[str] = []
+    if heard:
+        engine.add_event_handler("halfway", lambda: seen.append("heard"))
+    engine.add_event_handler(Events.ITERATION_COMPLETED(every=2), lambda: engine.fire_event("halfway"))
+    engine.run([0, 1, 2, 3], max_epochs=1)
+    assert seen == ["heard", "heard"] * heard

@@ -27,7 +27,7 @@ __all__ = ["LeanEngine", "build_run"]
 class LeanEngine(Engine):
     """ignite's engine, without the log line that it formats for each event, four a step, heard or not.
 
-    An event that nobody has attached to costs a look into a table here. One with handlers is fired as ignite does it.
+    An event that nobody hears costs a look into a table here. One with handlers is fired as ignite does it.
     """
 
     def __init__(self, process_function: Callable[[Engine, Any], Any]) -> None:
@@ -35,7 +35,7 @@ class LeanEngine(Engine):
         self.logger.disabled = True  # it would print errors that are raised and reported anyway
 
     def _fire_event(self, event_name: Any, *event_args: Any, **event_kwargs: Any) -> None:
-        if self._event_handlers.get(event_name._name_):  # as it is equal to, and hashed without Python code
+        if self._event_handlers.get(getattr(event_name, "_name_", event_name)):  # a name is hashed without Python code
             super()._fire_event(event_name, *event_args, **event_kwargs)
         else:
             self.last_event_name = event_name
