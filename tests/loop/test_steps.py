@@ -41,6 +41,38 @@ def test_a_weight_that_is_switched_off_skips_the_term():
     assert called == [0, 1, 2]
 
 
+@pytest.mark.parametrize("count", [7, 8, 40])
+@pytest.mark.parametrize("weight", [1.0, 0.25])
+@pytest.mark.parametrize("dtypes", [[torch.float32], [torch.float32, torch.bfloat16, torch.float64]])
+def test_many_terms_of_one_plugin_are_added_up_as_few_are(count: int, weight: float, dtypes: list[torch.dtype]):
+    totals = []
+
+    @plugin
+    class Many(Plugin):
+        """Terms of several types."""
+
+        weight: Weight = 1.0
+
+        @hookimpl
+        def losses(self, step):
+            x = step.student.output.float()
+            return {f"t{k}": (k + 1) * x.pow(2).mean().to(dtypes[k % len(dtypes)]) for k in range(count)}
+
+        @hookimpl
+        def losses_computed(self, step):
+            terms = [weight * value.double() for name, value in step.losses.items() if name != "task"]
+            assert len(terms) == count
+            wanted = sum(terms, step.losses["task"].double())
+            assert torch.allclose(step.total.double(), wanted, rtol=1e-2 if len(dtypes) > 1 else 1e-6)
+            parameters = list(step.composition.student.parameters())
+            got, exact = (torch.autograd.grad(x, parameters, retain_graph=True) for x in (step.total, wanted))
+            assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(got, exact, strict=True))
+            totals.append(float(step.total.detach()))
+
+    train(recipe(), plugins=[Many(weight=weight)], write=False)
+    assert len(totals) > 1
+
+
 def test_the_step_holds_no_tensor_after_the_epoch():
     training = prepare(recipe(FEATURES, {"use": "projector"}), write=False)
     held: list[Any] = []

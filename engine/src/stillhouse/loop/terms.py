@@ -20,6 +20,8 @@ from stillhouse.schedule import Schedule
 
 __all__ = ["Terms", "check_terms"]
 
+_MANY = 8  # terms of one plugin, from which on to stack them and sum that is faster than one addition after the other
+
 
 class Terms:
     """What gives a step's losses.
@@ -113,7 +115,7 @@ class Terms:
                 names = self._names[key] = [f"{owner}/{term}" if term else owner for term in terms]
             dict.update(losses, zip(names, terms.values(), strict=True))
             dict.update(weights, dict.fromkeys(names, weight))
-            for value in terms.values():
+            for value in _add_many(terms) if len(terms) >= _MANY else terms.values():
                 # Two kernels less, forward and backward, where the weight is the default.
                 total = total + (value if factor == 1.0 else factor * value)
             if owner not in self._heard:
@@ -151,6 +153,12 @@ def check_terms(terms: Any) -> Mapping[str, Tensor]:
                 hint="the run knows it as PLUGIN/TERM already; of a link: link.name.replace('/', '.')",
             )
     return terms
+
+
+def _add_many(terms: Mapping[str, Tensor]) -> list[Tensor]:
+    """The sum of ``terms`` alone, in two kernels; the terms as they are where they lie on several devices."""
+    values = list(terms.values())
+    return values if len({value.device for value in values}) > 1 else [torch.stack(values).sum()]
 
 
 def _check_weights(weights: Any, sums: Tensor) -> Tensor:

@@ -38,7 +38,9 @@ def distance(student: Tensor, teacher: Tensor, kind: Distance = "mse", *, beta: 
         StillhouseError: the shapes differ; ``kind`` or ``beta`` is not one of these.
     """
     if kind == "mse" and student.shape == teacher.shape and student.dtype is torch.float32 is teacher.dtype:
-        return F.mse_loss(student, teacher)  # float32 whatever autocast says, and what most steps ask for
+        # What most steps ask for, float32 whatever autocast says. F.mse_loss first expands either side to the shape that it has,
+        # which takes half as long again, and an autograd node each. 1: the mean.
+        return torch._C._nn.mse_loss(student, teacher, 1)  # type: ignore[arg-type]  # torch's stub takes a number for text
     if student.shape != teacher.shape:
         same_layout = student.ndim == teacher.ndim
         hint = (
