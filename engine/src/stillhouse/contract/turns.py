@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from stillhouse.contract.batch import Batch
-from stillhouse.contract.protocols import Composed
-from stillhouse.contract.sealed import Links, Losses, Teachers, Weights, check_replacement, put, refuse
+from stillhouse.contract.sealed import check_replacement, put, refuse
 from stillhouse.contract.step import Link, SealedLink, Side, Step
 from stillhouse.errors import StillhouseError
 
-__all__ = ["add_links", "enter", "make_sealed_step"]
+__all__ = ["SealedStep", "add_links", "enter"]
 
 
-class _SealedStep(Step):
+class SealedStep(Step):
+    """A step in which hooks write only what is theirs. Made open, it costs what any object does: its class is put there after."""
+
     __slots__ = ()
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -33,25 +33,6 @@ class _SealedStep(Step):
 
     def __delattr__(self, name: str) -> None:
         refuse(f"step.{name}")
-
-
-def make_sealed_step(batch: Batch, iteration: int, epoch: int, composition: Composed) -> Step:
-    """A step for ``batch``, which is on the run's device, in which hooks write only what is theirs."""
-    step = Step(
-        batch,
-        batch.id,
-        batch.input,
-        batch.target,
-        iteration,
-        epoch,
-        composition,
-        teachers=Teachers(),
-        links=Links(),
-        losses=Losses(),
-        weights=Weights(),
-    )
-    step.__class__ = _SealedStep  # once it is whole: made open, it costs what any object does
-    return step
 
 
 def add_links(step: Step, links: Iterable[Link]) -> None:

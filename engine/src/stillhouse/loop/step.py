@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from stillhouse.contract.batch import Batch
+from stillhouse.contract.sealed import Links, Losses, Teachers, Weights
 from stillhouse.contract.step import Step
-from stillhouse.contract.turns import make_sealed_step
+from stillhouse.contract.turns import SealedStep
 from stillhouse.loop.composition import Composition
 
 __all__ = ["new_step"]
@@ -14,4 +15,18 @@ def new_step(batch: Batch, composition: Composition, iteration: int = 0, epoch: 
     """A sealed step for ``batch``, whose inputs and targets of any kind go to the run's device; ids and weights stay on the CPU."""
     if composition.places:
         batch = Batch(*composition.place(batch.input, batch.target), batch.id, batch.weight)
-    return make_sealed_step(batch, iteration, epoch, composition)
+    step = Step(
+        batch,
+        batch.id,
+        batch.input,
+        batch.target,
+        iteration,
+        epoch,
+        composition,
+        teachers=Teachers(),
+        links=Links(),
+        losses=Losses(),
+        weights=Weights(),
+    )
+    step.__class__ = SealedStep
+    return step

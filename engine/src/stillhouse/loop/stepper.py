@@ -54,6 +54,7 @@ class Stepper:
         self._wrapper: DistributedDataParallel | None = None
         self._unwrapped: list[nn.Parameter] = []
         self._several = parallel.is_distributed()
+        self._is_usual = self._parts == 1 and not (self._several or self._scales or call)
         if self._several:
             self._wrap()
 
@@ -85,10 +86,11 @@ class Stepper:
             process's own contribution to the mean over processes.
         """
         composition = self._composition
-        if self._parts == 1:  # the usual step is short, and between torch's kernels each call costs about a microsecond
-            steps = [new_step(batch, composition, iteration, epoch)]
-        else:
-            steps = [new_step(part, composition, iteration, epoch) for part in split(batch, self._parts)]
+        if self._is_usual and not composition.terms.hooks.prepares:
+            # It is short, and between torch's kernels each call and each look costs about a microsecond.
+            step = state.step = new_step(batch, composition, iteration, epoch)
+            return step, self._pass(step)
+        steps = [new_step(part, composition, iteration, epoch) for part in split(batch, self._parts)]
         if composition.terms.hooks.prepares:
             composition.prepare(steps)
         if self._several or len(steps) > 1:  # a batch in one piece and one process is its own mean
