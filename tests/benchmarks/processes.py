@@ -59,8 +59,8 @@ def main() -> None:
         found = accuracies()
         if parallel.is_first():
             Path(sys.argv[sys.argv.index("--worker") + 1]).write_text(json.dumps(found))
-        parallel.leave()
-        return
+        parallel.leave(done=True)
+        parallel.end(0)
     one, two = accuracies(), in_two()
     apart = [b - a for a, b in zip(one, two, strict=True)]
     half = QUANTILE * statistics.stdev(apart) / math.sqrt(len(apart))
