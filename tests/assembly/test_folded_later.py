@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from ignite.engine import Events
 from support import recipe
 from support.folding import Net, folded_net, images, settle
 from torch import Tensor, nn
 
-from stillhouse import Plugin, StillhouseError, Tap, hookimpl, plugin, prepare
+from stillhouse import Plugin, StillhouseError, Tap, hookimpl, plugin, prepare, train
 
 
 @pytest.mark.parametrize("where", ["conv1", "bn1"])
@@ -129,6 +130,7 @@ class WritesThroughData(Plugin):
     """Moves its teacher as old code does."""
 
     requires = ("teacher",)
+    begin: int = 0
 
     @hookimpl
     def add_taps(self, assembly: Any) -> list[Tap]:
@@ -136,8 +138,8 @@ class WritesThroughData(Plugin):
 
     @hookimpl
     def optimizer_stepped(self, step: Any) -> None:
-        for parameter in step.composition.teacher.parameters():
-            parameter.data.mul_(0.99)
+        for parameter in step.composition.teacher.parameters() if step.iteration >= self.begin else ():
+            parameter.data.mul_(0.9)
 
 
 CONVNETS: dict[str, Any] = {
@@ -186,9 +188,25 @@ def test_a_teacher_without_a_reader_is_left_alone():
     training.close()
 
 
-def test_a_plugin_that_writes_through_data_is_told():
-    training = prepare(recipe(**CONVNETS), plugins=[WritesThroughData()], write=False)
-    with pytest.raises(StillhouseError, match=r"was changed through \.data"):
+def test_a_plugin_that_writes_through_data_in_each_step_reads_what_it_wrote():
+    found = []
+    for fold in (True, False):
+        made = recipe(STAGE3, **CONVNETS, speed__fold_norms=fold)
+        found.append(train(made, plugins=[WritesThroughData()], write=False).student.state_dict())
+    for name, wanted in found[1].items():
+        torch.testing.assert_close(found[0][name], wanted, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_plugin_that_begins_to_write_through_data_is_told():
+    training = prepare(recipe(**CONVNETS), plugins=[WritesThroughData(begin=5)], write=False)
+    with pytest.raises(StillhouseError, match=r"was changed without autograd's knowledge \(through \.data"):
+        training.fit()
+
+
+def test_so_is_one_whose_run_is_ended_within_an_epoch():
+    training = prepare(recipe(**CONVNETS, data__args={"train": 200}), plugins=[WritesThroughData(begin=5)], write=False)
+    training.run.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=7), training.run.trainer.terminate)
+    with pytest.raises(StillhouseError, match=r"was changed without autograd's knowledge"):
         training.fit()
 
 

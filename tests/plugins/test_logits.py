@@ -248,3 +248,13 @@ def test_a_compiler_gets_the_formula() -> None:
     torch.testing.assert_close(own, eager)
     torch.testing.assert_close(*(torch.autograd.grad(x, student)[0] for x in (own, eager)))
     torch._dynamo.reset()
+
+
+def test_a_temperature_that_is_learned_has_its_gradient():
+    student, teacher = torch.randn(4, 5, requires_grad=True), torch.randn(4, 5)
+    temperature = torch.tensor(2.0, requires_grad=True)
+    found = soft_target_divergence(student, teacher, temperature)
+    torch.testing.assert_close(found, soft_target_divergence(student, teacher, 2.0))
+    (gradient,) = torch.autograd.grad(found, temperature)
+    below, above = (soft_target_divergence(student.double(), teacher.double(), 2.0 + x) for x in (-1e-4, 1e-4))
+    torch.testing.assert_close(gradient.double(), (above - below).detach() / 2e-4, rtol=1e-3, atol=1e-4)

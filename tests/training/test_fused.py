@@ -205,3 +205,31 @@ def test_schedulers_and_hooks_of_torch_find_the_step_that_they_know() -> None:
     closed: list[int] = []
     optimizer.step(lambda: closed.append(1) or 0.0)
     assert closed == [1]
+
+
+@pytest.mark.parametrize("cls", OPTIONS)
+@pytest.mark.parametrize("kind", ["column", "expanded"])
+def test_gradients_of_vectors_are_laid_as_well(cls: Any, kind: str) -> None:
+    start, *rows = make((6,), 0)
+    table = torch.stack(rows, 1)
+    gradients = [table[:, k] if kind == "column" else table[0, k].expand(6) for k in range(3)]
+    wanted, _ = train(cls, start, gradients, fused=False)
+    found, _ = train(cls, start, gradients, fused=True)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_a_parameter_that_is_laid_anew_between_steps_takes_its_moments_along() -> None:
+    start, *gradients = make((4, 3, 5, 5), 0)
+    found = []
+    for fused in (False, True):
+        parameter = nn.Parameter(start.clone())
+        optimizer = SGD([parameter], lr=0.1, momentum=0.9, fused=fused)
+        if fused:
+            take_fused_steps(optimizer)
+        for k, gradient in enumerate(gradients):
+            if k == 2:
+                parameter.data = parameter.data.to(memory_format=torch.channels_last)
+            parameter.grad = gradient.clone(memory_format=torch.contiguous_format)
+            optimizer.step()
+        found.append(parameter.detach())
+    torch.testing.assert_close(found[1], found[0])

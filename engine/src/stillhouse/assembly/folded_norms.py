@@ -8,8 +8,9 @@ writes over it, which spares a map.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from stillhouse.assembly.norm_pairs import NormPair, find_pairs, list_hooks
 from stillhouse.assembly.snapshot import unchanged
 from stillhouse.errors import StillhouseError
 from stillhouse.loop.tapped_model import TappedModel
-from stillhouse.loop.taps import Taps
+from stillhouse.loop.taps import is_tap
 from stillhouse.nested import list_tensors
 
 __all__ = ["FoldedNorms", "fold_norms"]
@@ -43,12 +44,14 @@ def fold_norms(tapped: TappedModel, inputs: Any) -> FoldedNorms | None:
     model = tapped.model
     if model is None or tapped.precision is not torch.float32:
         return None
+    if not all(is_tap(hook) for hooks in _list_inner_hooks(model) for hook in hooks.values()):
+        return None
     with torch.no_grad(), rng.preserve_state(), unchanged(model):
         pairs = find_pairs(model, lambda: tapped.output(inputs))
         tapped.taps.take()
         if not pairs:
             return None
-        folded = FoldedNorms(pairs, tapped.taps, tapped.name)
+        folded = FoldedNorms(pairs, tapped)
         tapped.wrap_call(folded.around)
         # Where somebody else reads a normalisation's output as well, a ReLU must not write over it.
         agree = folded.prove(model, inputs, None) or (folded.leave_relus() and folded.prove(model, inputs, None))
@@ -63,68 +66,96 @@ class FoldedNorms:
     """Calls a frozen model with its batch normalisations folded.
 
     Before each call it looks whether anything has been written into what it has folded, and folds again; whether somebody's hook
-    listens at one of the modules, or one is in train mode: then the call is a plain one.
+    listens anywhere within the model, or a normalisation is in train mode: then the call is a plain one. After it, whether each
+    convolution's answer went where it did in the first: if not, the model is called plainly, once more and from then on.
 
     Attributes:
         count: how many are folded.
-        heeds_hooks: whether a hook that listens at one of the modules has the call be a plain one.
         active: whether a call is going on in which they are.
+        pending: convolutions' answers that have not reached their normalisation, or that its ReLU.
+        is_other: whether one went elsewhere in the call going on.
     """
 
     def __init__(
-        self, pairs: Sequence[tuple[str, nn.Module, nn.Module, nn.Module | None]], taps: Taps, model: str
+        self, pairs: Sequence[tuple[str, nn.Module, nn.Module, nn.Module | None]], tapped: TappedModel
     ) -> None:
-        self.active, self.heeds_hooks = False, True
+        self.active = self.is_other = False
+        self.pending = 0
         self.count = len(pairs)
-        self._taps, self._model = taps, model
+        self._taps, self._model = tapped.taps, tapped.name
         self._names = [name for name, *_ in pairs]
         self._pairs = [NormPair(conv, norm, relu, self) for _, conv, norm, relu in pairs]
         self._norms = [pair.norm for pair in self._pairs]
-        parts = [part for _, *parts in pairs for part in parts if part is not None]
-        self._hooks = [hooks for part in parts for hooks in list_hooks(part)]
+        self._hooks = [] if tapped.model is None else _list_inner_hooks(tapped.model)
+        self._heard = list(map(len, self._hooks))
         self._tensors: list[Tensor] = []
         self._versions: list[int] = []
         self._changes = -1  # the first folding is none
         self._call: Callable[..., Any] | None = None
         for pair in self._pairs:
-            pair.conv.forward, pair.norm.forward = pair.convolve, pair.normalise
-            if pair.relu is not None:
-                pair.relu.forward = pair.rectify
+            pair.attach()
 
     def around(self, call: Callable[..., Any] | None) -> FoldedNorms:
         """Take the place of ``call(model, inputs, targets)``; None: ``model(inputs)``."""
         self._call = call
         return self
 
+    @contextmanager
+    def overlook_hooks(self) -> Iterator[None]:
+        """Overlook one forward hook at each of the model's modules: the run has the numbers that it has without it."""
+        heard = self._heard
+        self._heard = [count + (not index % 2) for index, count in enumerate(heard)]
+        try:
+            yield
+        finally:
+            self._heard = heard
+
     def __call__(self, model: nn.Module, inputs: Any, targets: Any) -> Any:
         """What ``model`` answers."""
-        heard = any(self._hooks) or modules._global_forward_hooks or modules._global_forward_pre_hooks
-        if not self._pairs or (heard and self.heeds_hooks) or True in [norm.training for norm in self._norms]:
+        heard = list(map(len, self._hooks)) != self._heard
+        if not self._pairs or heard or modules._global_forward_hooks or modules._global_forward_pre_hooks:
+            return self._call_plainly(model, inputs, targets)
+        if True in [norm.training for norm in self._norms]:
+            self._versions = []  # its statistics move, of which torch tells nobody
             return self._call_plainly(model, inputs, targets)
         if [x._version for x in self._tensors] != self._versions and not self._fold_again(model, inputs, targets):
             return self._call_plainly(model, inputs, targets)
-        self.active = True  # as _call_folded does, which is a call more in each step
-        try:
-            return model(inputs) if self._call is None else self._call(model, inputs, targets)
-        finally:
-            self.active = False
+        return self._call_folded(model, inputs, targets)
 
     def _call_plainly(self, model: nn.Module, inputs: Any, targets: Any) -> Any:
         return model(inputs) if self._call is None else self._call(model, inputs, targets)
 
     def _call_folded(self, model: nn.Module, inputs: Any, targets: Any) -> Any:
-        self.active = True
+        self.active = bool(self._pairs)
         try:
-            return model(inputs) if self._call is None else self._call(model, inputs, targets)
+            output = model(inputs) if self._call is None else self._call(model, inputs, targets)
         finally:
             self.active = False
+            went_elsewhere = self.pending or self.is_other
+            if went_elsewhere:
+                self._forget()
+        if went_elsewhere:
+            self.remove()
+            return self._call_plainly(model, inputs, targets)
+        return output
+
+    def _forget(self) -> None:
+        self.pending, self.is_other = 0, False
+        for pair in self._pairs:
+            pair.forget()
 
     def _fold_again(self, model: nn.Module, inputs: Any, targets: Any) -> bool:
-        with torch.no_grad(), rng.preserve_state():
-            if self.prove(model, inputs, targets):
-                return True
-        self.remove()
-        return False
+        with torch.no_grad(), rng.preserve_state(), unchanged(model):
+            agree = self.prove(model, inputs, targets)
+        self.note_versions()  # putting buffers back is writing into them
+        if not agree:
+            self.remove()
+        return agree
+
+    def leave_if_moved(self) -> None:
+        """After a run's first step: whoever writes through ``.data`` in each has done so once, and no call has been wrong yet."""
+        if self._find_changed():
+            self.remove()
 
     def prove(self, model: nn.Module, inputs: Any, targets: Any) -> bool:
         """Fold what the model holds now, and compare the answers to ``inputs``, and what the taps read, with the plain ones.
@@ -141,9 +172,9 @@ class FoldedNorms:
         answers = []
         for call in (self._call_plainly, self._call_folded):
             output = call(model, inputs, targets)
-            answers.append((list_tensors(output), list_tensors(self._taps.take())))
+            answers.append((list_tensors(output), list_tensors((self._taps.take(), _list_kept(model)))))
         (plain, read), (folded, read_folded) = answers
-        return bool(plain) and _agree(plain + read, folded + read_folded)
+        return bool(plain and self._pairs) and _agree(plain + read, folded + read_folded)
 
     def note_versions(self) -> None:
         """Take what the modules hold now for what is folded."""
@@ -156,33 +187,45 @@ class FoldedNorms:
         Raises:
             StillhouseError: through ``.data``, say; it names the layer.
         """
-        for name, pair in zip(self._names, self._pairs, strict=True):
-            with torch.no_grad():
-                now = pair.fold()
-            if [x._version for x in self._tensors] != self._versions:
-                return  # written into as usual, since the last call: the next one folds again
-            if not all(torch.equal(a, b) for a, b in zip(now, (pair.weight, pair.bias), strict=True)):
-                raise StillhouseError(
-                    f"the layer {name!r} was changed through .data, which nobody hears of, while its normalisation is folded into it",
-                    where=self._model,
-                    hint="write into the parameter itself under torch.no_grad(), or speed.fold_norms = false",
-                )
+        changed = self._find_changed()
+        # Written into as usual, since the last call: the next one folds again.
+        if changed and [x._version for x in self._tensors] == self._versions:
+            self._refuse(changed)
+
+    def _find_changed(self) -> str | None:
+        """The first layer whose folded weight is not what the model holds."""
+        with torch.no_grad():
+            for name, pair in zip(self._names, self._pairs, strict=True):
+                if not all(map(torch.equal, pair.fold(), (pair.weight, pair.bias))):
+                    return name
+        return None
+
+    def _refuse(self, layer: str) -> NoReturn:
+        raise StillhouseError(
+            f"the layer {layer!r} was changed without autograd's knowledge (through .data, or by a fused optimizer) while its normalisation is folded into it",
+            where=self._model,
+            hint="write into the parameter itself under torch.no_grad(), or speed.fold_norms = false",
+        )
 
     def leave_relus(self) -> bool:
         """Have ReLUs compute as ever; whether any did otherwise."""
-        relus = [pair.relu for pair in self._pairs if pair.relu is not None]
-        for pair in self._pairs:
-            pair.relu = None
-        for relu in relus:
-            del relu.forward
-        return bool(relus)
+        return True in [pair.leave_relu() for pair in self._pairs]
 
     def remove(self) -> None:
         """Have the modules compute as ever."""
-        self.leave_relus()
         for pair in self._pairs:
-            del pair.conv.forward, pair.norm.forward
+            pair.detach()
         self._pairs, self._names = [], []
+
+
+def _list_inner_hooks(model: nn.Module) -> list[dict[int, Any]]:
+    """The tables of what listens within a model: what listens to the whole sees its answer alone, which is the same."""
+    return [hooks for module in model.modules() if module is not model for hooks in list_hooks(module)]
+
+
+def _list_kept(model: nn.Module) -> list[Tensor]:
+    """What modules keep of a call as attributes, for somebody to read: a ReLU might write over it."""
+    return [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
 
 
 def _agree(plain: list[Tensor], folded: list[Tensor]) -> bool:

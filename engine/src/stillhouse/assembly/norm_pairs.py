@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-__all__ = ["NormPair", "find_pairs", "list_hooks"]
+__all__ = ["NormPair", "count_writes", "find_pairs", "list_hooks"]
 
 _CONVOLUTIONS: dict[type, Callable[..., Tensor]] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -18,6 +18,9 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 class NormPair:
     """A convolution, the normalisation that alone reads it, and what takes their place while ``whole`` is active.
+
+    What the convolution gives folded must reach the normalisation before anything else is done: ``whole.pending`` counts what is
+    on its way, and ``whole.is_other`` says that some went elsewhere.
 
     Args:
         conv: of one, two or three dimensions.
@@ -39,35 +42,72 @@ class NormPair:
         self.passed: Tensor | None = None
         self._convolve = _CONVOLUTIONS[type(conv)]
 
-    def convolve(self, x: Tensor) -> Tensor:
+    # Their arguments are called as torch calls them, for whoever calls a layer by keyword.
+
+    def convolve(self, input: Tensor) -> Tensor:  # noqa: A002
         """In the place of the convolution's forward."""
-        if self.whole is None or not self.whole.active:
-            found: Tensor = type(self.conv).forward(self.conv, x)
+        conv, whole = self.conv, self.whole
+        if whole is None or not whole.active:
+            found: Tensor = type(conv).forward(conv, input)
             return found
-        conv = self.conv
-        found = self._convolve(x, self.weight, self.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+        if self.given is not None:
+            whole.is_other = True
+        else:
+            whole.pending += 1
+        found = self._convolve(input, self.weight, self.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         self.given = found
         return found
 
-    def normalise(self, x: Tensor) -> Tensor:
+    def normalise(self, input: Tensor) -> Tensor:  # noqa: A002
         """In the place of the normalisation's: hand on what this convolution has just given."""
-        given, self.given = self.given, None
-        if x is given:
-            if self.relu is not None:
-                self.passed = given  # which takes it: what nobody takes would stay in memory until the next call
-            return x
-        found: Tensor = type(self.norm).forward(self.norm, x)
+        given = self.given
+        if given is not None:
+            if input is given:
+                self.given = None
+                if self.relu is None:
+                    self.whole.pending -= 1
+                else:
+                    self.passed = given  # which takes it: what nobody takes would stay in memory until the next call
+                return input
+            self.whole.is_other = True
+        found: Tensor = type(self.norm).forward(self.norm, input)
         return found
 
-    def rectify(self, x: Tensor) -> Tensor:
+    def rectify(self, input: Tensor) -> Tensor:  # noqa: A002
         """In the place of the ReLU's: write over what this normalisation has just handed on."""
-        passed, self.passed = self.passed, None
-        return torch.relu_(x) if x is passed else torch.relu(x)
+        passed = self.passed
+        if passed is None:
+            return torch.relu(input)
+        self.passed = None
+        self.whole.pending -= 1
+        return torch.relu_(input) if input is passed else torch.relu(input)
+
+    def forget(self) -> None:
+        """Let go of what was on its way in a call that has ended."""
+        self.given = self.passed = None
+
+    def attach(self) -> None:
+        """Take the place of the modules' forwards."""
+        self.conv.forward, self.norm.forward = self.convolve, self.normalise
+        if self.relu is not None:
+            self.relu.forward = self.rectify
+
+    def leave_relu(self) -> bool:
+        """Have the ReLU compute as ever; whether it did otherwise."""
+        relu, self.relu = self.relu, None
+        return relu is not None and _take_off(relu, self.rectify)
+
+    def detach(self) -> None:
+        """Have the modules compute as ever; one whose forward is somebody else's by now keeps that."""
+        self.leave_relu()
+        _take_off(self.conv, self.convolve)
+        _take_off(self.norm, self.normalise)
 
     def read(self) -> list[Tensor]:
-        """All that the folded weight is made of."""
-        own = (self.conv.weight, self.conv.bias, self.norm.weight, self.norm.bias)
-        return [x for x in (*own, self.norm.running_mean, self.norm.running_var) if x is not None]
+        """All that the folded weight is made of, and what counts torch's own writes into statistics, which it tells nobody of."""
+        conv, norm = self.conv, self.norm
+        own = (conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        return [x for x in (*own, norm.num_batches_tracked) if x is not None]
 
     def fold(self) -> tuple[Tensor, Tensor]:
         """The convolution's weight and bias with the normalisation in them, computed in float64."""
@@ -92,14 +132,17 @@ def find_pairs(model: nn.Module, call: Callable[[], Any]) -> list[tuple[str, nn.
     given: dict[nn.Module, list[tuple[Any, int]]] = {}
 
     def note_made(module: nn.Module, _inputs: Any, output: Any) -> None:
-        made.setdefault(module, []).append((output, getattr(output, "_version", 0)))
+        made.setdefault(module, []).append((output, count_writes(output)))
 
     def note_given(module: nn.Module, inputs: Any) -> None:
-        given.setdefault(module, []).append((inputs[0], getattr(inputs[0], "_version", 0)) if inputs else (None, 0))
+        given.setdefault(module, []).append((inputs[0], count_writes(inputs[0])) if inputs else (None, 0))
 
     handles = []
     for module in names:
-        if any(list_hooks(module)) or "forward" in vars(module) or not all(map(_fits, module.parameters())):
+        # A forward of a run that was never closed, or of another one on this model, counts as the module's own.
+        forward = vars(module).get("forward")
+        tensors = (*module.parameters(), *module.buffers())
+        if any(list_hooks(module)) or not (forward is None or _is_of_a_pair(forward)) or not all(map(_fits, tensors)):
             continue
         if type(module) in _CONVOLUTIONS and module.padding_mode == "zeros":
             handles.append(module.register_forward_hook(note_made))
@@ -123,8 +166,27 @@ def find_pairs(model: nn.Module, call: Callable[[], Any]) -> list[tuple[str, nn.
     return [(names[conv], conv, norm, relus.get(norm)) for conv, norm in pairs]
 
 
-def _fits(parameter: Tensor) -> bool:
-    return parameter.dtype is torch.float32 and not isinstance(parameter, DTensor)
+def _fits(own: Tensor) -> bool:
+    """Whether a module's parameter or buffer can be folded; a count is no float."""
+    kinds = (torch.float32, torch.int64)
+    return own.dtype in kinds and not own.is_inference() and not isinstance(own, DTensor)
+
+
+def _is_of_a_pair(forward: Any) -> bool:
+    return isinstance(getattr(forward, "__self__", None), NormPair)
+
+
+def _take_off(module: nn.Module, forward: Callable[..., Tensor]) -> bool:
+    """Give ``module`` its class's forward again, if it has ``forward`` now; whether it had."""
+    has = vars(module).get("forward") == forward
+    if has:
+        del module.forward
+    return has
+
+
+def count_writes(x: Any) -> int:
+    """How often autograd has heard of writes into ``x``; 0 of what is no tensor, or one of inference, which does not count."""
+    return x._version if isinstance(x, Tensor) and not x.is_inference() else 0
 
 
 def list_hooks(module: nn.Module) -> list[dict[int, Any]]:

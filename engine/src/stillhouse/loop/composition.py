@@ -18,7 +18,7 @@ from stillhouse.contract.step import Side, Step, seal_side
 from stillhouse.contract.task import Task
 from stillhouse.contract.turns import enter
 from stillhouse.loop.links import Links
-from stillhouse.loop.phases import Emitter, note_place, place_of
+from stillhouse.loop.phases import Emitter, place_of
 from stillhouse.loop.second_pass import SecondPass
 from stillhouse.loop.step_hooks import StepHooks, resolve
 from stillhouse.loop.tapped_model import TappedModel
@@ -257,12 +257,7 @@ class Composition(Composed):
         transforms = self.terms.hooks.transforms
         if transforms:
             enter(step, "transform")
-            for plugin, function in transforms:
-                try:
-                    function(step)
-                except Exception as error:
-                    note_place(error, plugin, "transform", step)
-                    raise
+            emit(transforms, "transform", lambda: place_of(step), step)
         total = self.terms.add_up(step)
         put(step, "phase", "")
         put(step, "total", total)

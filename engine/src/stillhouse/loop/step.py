@@ -15,18 +15,7 @@ def new_step(batch: Batch, composition: Composition, iteration: int = 0, epoch: 
     """A sealed step for ``batch``, whose inputs and targets of any kind go to the run's device; ids and weights stay on the CPU."""
     if composition.places:
         batch = Batch(*composition.place(batch.input, batch.target), batch.id, batch.weight)
-    step = Step(
-        batch,
-        batch.id,
-        batch.input,
-        batch.target,
-        iteration,
-        epoch,
-        composition,
-        teachers=Teachers(),
-        links=Links(),
-        losses=Losses(),
-        weights=Weights(),
-    )
+    given = (batch, batch.id, batch.input, batch.target, iteration, epoch, composition)
+    step = Step(*given, teachers=Teachers(), links=Links(), losses=Losses(), weights=Weights())
     step.__class__ = SealedStep
     return step

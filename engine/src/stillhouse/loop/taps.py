@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from stillhouse.contract.layers import Which
 from stillhouse.errors import Fault, StillhouseError
 
-__all__ = ["Taps"]
+__all__ = ["Taps", "is_tap"]
 
 
 class Taps:
@@ -45,7 +45,7 @@ class Taps:
     def note_version(self, layer: str, output: Any) -> None:
         """Remember what has been written into ``output`` by now, while :meth:`watch` asks for it."""
         if self._versions is not None:
-            self._versions.setdefault(layer, []).append(output._version if isinstance(output, Tensor) else 0)
+            self._versions.setdefault(layer, []).append(_count_writes(output))
 
     def watch(self) -> None:
         """Count calls and notice writes from now on, for :meth:`check`; a step need not bear that cost."""
@@ -76,7 +76,7 @@ class Taps:
                         "read a layer inside it that gives a tensor",
                     )
                 )
-            elif output._version != versions[0]:
+            elif _count_writes(output) != versions[0]:
                 faults.append(
                     Fault(
                         where,
@@ -108,6 +108,15 @@ class _Reader:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Reader, (None, self._layer)  # for copy.deepcopy and pickle
+
+
+def is_tap(hook: Any) -> bool:
+    """Whether a forward hook is a tap, which reads and changes nothing."""
+    return isinstance(hook, _Reader)
+
+
+def _count_writes(output: Any) -> int:
+    return output._version if isinstance(output, Tensor) and not output.is_inference() else 0
 
 
 def _is_compiled(model: nn.Module) -> bool:

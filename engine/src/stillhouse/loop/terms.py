@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -115,7 +115,10 @@ class Terms:
                 names = self._names[key] = [f"{owner}/{term}" if term else owner for term in terms]
             dict.update(losses, zip(names, terms.values(), strict=True))
             dict.update(weights, dict.fromkeys(names, weight))
-            for value in _add_many(terms) if len(terms) >= _MANY else terms.values():
+            values: Iterable[Tensor] = terms.values()
+            if len(terms) >= _MANY and len({value.device for value in values}) == 1:
+                values = [(many := torch.stack(tuple(values))).sum(dtype=torch.promote_types(many.dtype, total.dtype))]
+            for value in values:
                 # Two kernels less, forward and backward, where the weight is the default.
                 total = total + (value if factor == 1.0 else factor * value)
             if owner not in self._heard:
@@ -153,12 +156,6 @@ def check_terms(terms: Any) -> Mapping[str, Tensor]:
                 hint="the run knows it as PLUGIN/TERM already; of a link: link.name.replace('/', '.')",
             )
     return terms
-
-
-def _add_many(terms: Mapping[str, Tensor]) -> list[Tensor]:
-    """The sum of ``terms`` alone, in two kernels; the terms as they are where they lie on several devices."""
-    values = list(terms.values())
-    return values if len({value.device for value in values}) > 1 else [torch.stack(values).sum()]
 
 
 def _check_weights(weights: Any, sums: Tensor) -> Tensor:

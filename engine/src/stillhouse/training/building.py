@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from ignite.metrics import Metric
 
 from stillhouse.assembly.evaluator import try_out
@@ -98,7 +98,7 @@ def build_training(
                     if split == "val" or (split != "train" and recipe.run.test):
                         try_out(training.run.evaluator, assembly, walk.composition, data.example(split=split), split)
             for own in folded:
-                training.run.trainer.add_event_handler(Events.EPOCH_COMPLETED, own.check_unchanged)
+                _look_after(training.run.trainer, own)
             return training
         except BaseException:
             walk.composition.remove_taps()  # the models may be the caller's
@@ -106,6 +106,17 @@ def build_training(
     except BaseException:
         data.close()
         raise
+
+
+def _look_after(trainer: Engine, folded: FoldedNorms) -> None:
+    """Have ``folded`` look at its weights outside of steps, which never wait for a device."""
+
+    def leave_if_moved() -> None:
+        trainer.remove_event_handler(leave_if_moved, Events.ITERATION_COMPLETED)  # a filter would be asked in each step
+        folded.leave_if_moved()
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, leave_if_moved)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED | Events.TERMINATE, folded.check_unchanged)
 
 
 def _fold_norms(assembly: Assembly, composition: Composition, batch: Batch) -> list[FoldedNorms]:

@@ -83,17 +83,18 @@ def _watching_layers(training: Training) -> Iterator[None]:
         where = f"the layer {path!r} of {owner}" if path else owner
         raise _refuse(step, f"{where} gives the first values that are not finite", came)
 
-    for tapped in composition.models.values():
-        if isinstance(tapped.call, FoldedNorms):
-            tapped.call.heeds_hooks = False  # the run has the numbers that it has without this look
     for owner, model in owners.items():
         for path, module in model.named_modules():
             handles.append(module.register_forward_hook(partial(look, owner, path)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as overlooked:
+        for tapped in composition.models.values():
+            if isinstance(tapped.call, FoldedNorms):
+                overlooked.enter_context(tapped.call.overlook_hooks())
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 @contextmanager

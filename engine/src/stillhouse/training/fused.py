@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+from torch.optim import optimizer as optimizers
 
 from stillhouse.errors import StillhouseError
 from stillhouse.layout import format_shape
@@ -90,8 +91,9 @@ class _FusedStep:
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer, self._step = optimizer, optimizer.step
         self._options = itemgetter(*optimizer.defaults)
-        self._groups: list[int] = []
-        self._layouts: list[tuple[Tensor, tuple[int, ...]]] = []
+        self._groups: list[tuple[int, bool]] = []
+        self._parameters: list[Tensor] = []
+        self._strides: list[tuple[int, ...]] = []
         self._without_momentum: list[tuple[Tensor, dict[str, Any]]] = []
         self._look()
         optimizer.register_load_state_dict_post_hook(self._lay_moments)
@@ -99,16 +101,16 @@ class _FusedStep:
     def _look(self) -> None:
         """Find out how the parameters lie, and which of them have no momentum yet."""
         groups = self._optimizer.param_groups
-        self._groups = [len(group["params"]) for group in groups]
-        parameters = [p for group in groups for p in group["params"]]
-        for parameter in parameters:
+        self._groups = _describe(groups)
+        self._parameters = [p for group in groups for p in group["params"]]
+        for parameter in self._parameters:
             if not isinstance(parameter, DTensor) and not _is_in_one_piece(parameter):
                 raise StillhouseError(
                     f"the fused kernel needs parameters in one piece, and one of shape {format_shape(parameter)} has the strides {parameter.stride()}",
                     where="optimizer.args.fused",
                     hint="fused = false, or a parameter that is made by .contiguous()",
                 )
-        self._layouts = [(p, p.stride()) for p in parameters if p.dim() > 1]
+        self._strides = [p.stride() for p in self._parameters]
         state, takes = self._optimizer.state, isinstance(self._optimizer, torch.optim.SGD)
         self._without_momentum = [
             (p, group)
@@ -118,32 +120,61 @@ class _FusedStep:
         ]
 
     def __call__(self, closure: Callable[[], float] | None = None) -> float | None:
-        groups = self._optimizer.param_groups
-        if [len(group["params"]) for group in groups] != self._groups:
-            self._look()  # somebody has added a group
-        for parameter, stride in self._layouts:
+        optimizer = self._optimizer
+        groups = optimizer.param_groups
+        if not groups[0]["fused"]:
+            return self._step(closure)
+        if _describe(groups) != self._groups:
+            self._look()  # somebody has added a group, or given it momentum
+        elif [p.stride() for p in self._parameters] != self._strides:
+            self._lay_moments(optimizer)  # somebody has laid the model anew
+        for parameter, stride in zip(self._parameters, self._strides, strict=True):
             gradient = parameter.grad
             if gradient is not None and gradient.stride() != stride:
+                if gradient.layout is not torch.strided:
+                    return self._leave(closure)
                 parameter.grad = _lay(gradient, parameter)
         if self._without_momentum:
             self._give_momentum()
-        if closure is not None or len(groups) == 1:
+        loss = self._step_together(closure)
+        # The kernels write without autograd's knowledge: whoever counts writes, to refuse a stale tensor, would see none.
+        torch.autograd.graph.increment_version(self._parameters)
+        return loss
+
+    def _step_together(self, closure: Callable[[], float] | None) -> float | None:
+        """torch's step, with the groups as one where that makes no difference to anybody."""
+        optimizer = self._optimizer
+        groups = optimizer.param_groups
+        listening = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+        listening = listening or optimizers._global_optimizer_pre_hooks or optimizers._global_optimizer_post_hooks
+        if closure is not None or len(groups) == 1 or listening:
             return self._step(closure)
         options = self._options(groups[0])
         for group in groups:
             if self._options(group) != options:
                 return self._step()
-        self._optimizer.param_groups = [{**groups[0], "params": [p for group in groups for p in group["params"]]}]
+        optimizer.param_groups = [{**groups[0], "params": [p for group in groups for p in group["params"]]}]
         try:
             return self._step()
         finally:
-            self._optimizer.param_groups = groups
+            optimizer.param_groups = groups
+
+    def _leave(self, closure: Callable[[], float] | None) -> float | None:
+        """From now on torch's loop: the kernel takes no sparse gradients, such as ``F.embedding(..., sparse=True)`` gives."""
+        for group in self._optimizer.param_groups:
+            group["fused"] = False
+        return self._step(closure)
 
     def _give_momentum(self) -> None:
         """Momentum to what has its first gradient now, such that the step makes it that gradient, as torch's loop does."""
+        found_inf = getattr(self._optimizer, "found_inf", None)  # a scaler's, of a step that will be left out
+        if found_inf is not None and bool(found_inf):
+            return
         begin = [(p, group) for p, group in self._without_momentum if p.grad is not None]
         self._without_momentum = [(p, group) for p, group in self._without_momentum if p.grad is None]
         for parameter, group in begin:
+            if self._optimizer.state[parameter].get("momentum_buffer") is not None:
+                continue  # a step that brought its own gradient, from a closure, has made it
             momentum = torch.zeros_like(parameter)
             if group["dampening"] and parameter.grad is not None:
                 momentum.add_(parameter.grad, alpha=-1.0 if group["maximize"] else 1.0)
@@ -153,11 +184,16 @@ class _FusedStep:
 
     def _lay_moments(self, optimizer: Optimizer) -> None:
         self._look()
-        for parameter, stride in self._layouts:
+        for parameter, stride in zip(self._parameters, self._strides, strict=True):
             state = optimizer.state.get(parameter, {})
             for key, value in _tensors(state.items()):
                 if value.shape == parameter.shape and value.stride() != stride:
                     state[key] = _lay(value, parameter)
+
+
+def _describe(groups: Iterable[Mapping[str, Any]]) -> list[tuple[int, bool]]:
+    """How many parameters each group has, and whether it has momentum: a scheduler may move that in each step."""
+    return [(len(group["params"]), bool(group.get("momentum"))) for group in groups]
 
 
 def _tensors(pairs: Iterable[tuple[str, Any]]) -> list[tuple[str, Tensor]]:

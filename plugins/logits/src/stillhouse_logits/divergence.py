@@ -15,7 +15,7 @@ from stillhouse.layout import channels, format_shape, name_layout, to_rows
 __all__ = ["soft_target_divergence"]
 
 
-def soft_target_divergence(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
+def soft_target_divergence(student: Tensor, teacher: Tensor, temperature: float | Tensor = 4.0) -> Tensor:
     """T^2 KL(softmax(t/T) || softmax(s/T)), mean over samples and positions: a scalar in nats, in float32 at least.
 
     The gradient with respect to one row of the student's logits is T (softmax(s/T) - softmax(t/T)) / R for R rows, so
@@ -27,7 +27,8 @@ def soft_target_divergence(student: Tensor, teacher: Tensor, temperature: float 
     Args:
         student: logits (B, C); or dense ones, tokens (B, N, C) or maps (B, C, H, W).
         teacher: logits of the same shape.
-        temperature: T > 0; 1 compares the probabilities as they are, a large T the logits themselves.
+        temperature: T > 0; 1 compares the probabilities as they are, a large T the logits themselves. A scalar tensor gets a
+            gradient, where it is learned.
 
     Raises:
         StillhouseError: the shapes differ or are no logits; ``temperature`` is not a positive number.
@@ -36,7 +37,7 @@ def soft_target_divergence(student: Tensor, teacher: Tensor, temperature: float 
     if not short or not 0.0 < temperature < math.inf:
         student, teacher = _bring_to_rows(student, teacher, temperature)
     plain = teacher.requires_grad or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    if not plain:
+    if not plain and not isinstance(temperature, Tensor):  # which may be learned
         found: Tensor = _Divergence.apply(student, teacher, temperature)
         return found
     # All of these stay in float32 or wider whatever autocast says.
@@ -65,22 +66,21 @@ class _Divergence(torch.autograd.Function):
         p = t.exp()
         each = t.sub_(s).mul_(p).masked_fill_(p == 0.0, 0.0)  # p log p is 0 there, and not 0 times infinity
         rows = len(s)
-        ctx.save_for_backward(student, teacher, s.exp_().sub_(p).mul_(temperature / rows))
+        ctx.save_for_backward(student, p, s.exp_().sub_(p).mul_(temperature / rows))
         ctx.temperature = temperature
         return each.sum().mul_(temperature**2 / rows)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         """T (softmax(s/T) - softmax(t/T)) / R, times what comes from above."""
-        student, teacher, own = ctx.saved_tensors
+        student, p, own = ctx.saved_tensors
         if torch.is_grad_enabled():  # somebody asks for a gradient of the gradient
             temperature = ctx.temperature
-            own = torch.softmax(student / temperature, 1) - torch.softmax(teacher / temperature, 1)
-            own = own * (temperature / len(student))
+            own = (torch.softmax(student / temperature, 1) - p) * (temperature / len(student))
         return own * gradient, None, None
 
 
-def _bring_to_rows(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def _bring_to_rows(student: Tensor, teacher: Tensor, temperature: float | Tensor) -> tuple[Tensor, Tensor]:
     """Both as rows (R, C) in float32 or wider, where they can be compared."""
     if not 0.0 < temperature < math.inf:
         raise StillhouseError(
