@@ -99,6 +99,11 @@ def list_tensors(tree: Any) -> list[Tensor]:
     return []
 
 
+def count_writes(x: Any) -> int:
+    """How often autograd has heard of writes into ``x``; 0 of what is no tensor, or one of inference, which does not count."""
+    return x._version if isinstance(x, Tensor) and not x.is_inference() else 0
+
+
 def to_number(value: Any) -> float | None:
     """A single number of any library as a float, a tensor or array of one element too; None of anything else."""
     size = value.numel() if hasattr(value, "numel") else getattr(value, "size", None)

@@ -21,7 +21,7 @@ from stillhouse.assembly.norm_pairs import NormPair, find_pairs, list_hooks
 from stillhouse.assembly.snapshot import unchanged
 from stillhouse.errors import StillhouseError
 from stillhouse.loop.tapped_model import TappedModel
-from stillhouse.loop.taps import is_tap
+from stillhouse.loop.taps import TapHook
 from stillhouse.nested import list_tensors
 
 __all__ = ["FoldedNorms", "fold_norms"]
@@ -44,7 +44,7 @@ def fold_norms(tapped: TappedModel, inputs: Any) -> FoldedNorms | None:
     model = tapped.model
     if model is None or tapped.precision is not torch.float32:
         return None
-    if not all(is_tap(hook) for hooks in _list_inner_hooks(model) for hook in hooks.values()):
+    if not all(isinstance(hook, TapHook) for hooks in _list_inner_hooks(model) for hook in hooks.values()):
         return None
     with torch.no_grad(), rng.preserve_state(), unchanged(model):
         pairs = find_pairs(model, lambda: tapped.output(inputs))

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-__all__ = ["NormPair", "count_writes", "find_pairs", "list_hooks"]
+from stillhouse.nested import count_writes
+
+__all__ = ["NormPair", "find_pairs", "list_hooks"]
 
 _CONVOLUTIONS: dict[type, Callable[..., Tensor]] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -182,11 +184,6 @@ def _take_off(module: nn.Module, forward: Callable[..., Tensor]) -> bool:
     if has:
         del module.forward
     return has
-
-
-def count_writes(x: Any) -> int:
-    """How often autograd has heard of writes into ``x``; 0 of what is no tensor, or one of inference, which does not count."""
-    return x._version if isinstance(x, Tensor) and not x.is_inference() else 0
 
 
 def list_hooks(module: nn.Module) -> list[dict[int, Any]]:

@@ -39,7 +39,7 @@ def _check_name(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> 
         what = f"must name a folder inside runs, got {value!r:.80}"
         raise StillhouseError(what, where=attribute.name, hint="another folder is named with --out")
     if any(len(part.encode(errors="replace")) > LONGEST_NAME for part in parts) or printable(value) != value:
-        what = f"must be at most {LONGEST_NAME} characters that can be shown, got {value!r:.80}"
+        what = f"must have at most {LONGEST_NAME} bytes of text that can be shown in each part, got {value!r:.80}"
         raise StillhouseError(what, where=attribute.name)
 
 

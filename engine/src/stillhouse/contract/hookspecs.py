@@ -141,7 +141,7 @@ class ObservingHooks:
 
     @hookspec
     def logged(self, run: Run, step: Step, scalars: Mapping[str, float]) -> None:
-        """A step has been logged: every ``run.log_every`` steps, and at the end of an epoch. ``scalars`` has each number that TensorBoard gets of it, by tag: ``loss_raw/task``, ``learning_rate/student``, ``plugin/NAME/...``. They are floats already; loss terms and what plugins give are means over all processes."""
+        """A step has been logged: every ``run.log_every`` steps, before each checkpoint of ``checkpoints.every_steps``, and at the end of an epoch. ``scalars``, which is read only, has each number that TensorBoard gets of it, by tag: ``loss_raw/task``, ``learning_rate/student``, ``plugin/NAME/...``. They are floats already; loss terms and what plugins give are means over all processes."""
 
     @hookspec
     def iteration_completed(self, run: Run, step: Step) -> None:
@@ -169,11 +169,11 @@ class ObservingHooks:
 
     @hookspec
     def terminate_single_epoch(self, run: Run) -> None:
-        """Somebody called ``run.trainer.terminate_epoch()``."""
+        """Somebody called ``run.trainer.terminate_epoch()``. The epoch counts as one; its other batches come first in the next, and the run has done fewer steps than it was planned for, which ``--resume`` makes up for."""
 
     @hookspec
     def interrupt(self, run: Run) -> None:
-        """Somebody called ``run.trainer.interrupt()``."""
+        """Somebody called ``run.trainer.interrupt()``, ignite's way to pause an engine: ``fit`` returns what it has, and no checkpoint holds that step. ``run.trainer.terminate()`` ends a run with one."""
 
     @hookspec
     def exception_raised(self, run: Run, error: BaseException) -> None:

@@ -232,8 +232,7 @@ class Step:
             raise StillhouseError(f"the run has no teacher {model!r}", hint=hint)
         return self.teachers[model]
 
-    # Plugins ask these three several times in each step, mostly for one thing, and between torch's kernels each call costs
-    # about a microsecond: before Python 3.12 a list comprehension is one.
+    # Plugins ask these three several times a step, mostly for one thing, and a call, a list comprehension too, costs a microsecond.
 
     def tapped(self, model: Which, pattern: str) -> list[tuple[str, Tensor]]:
         """``(dotted path, output)`` of every tapped layer of ``model`` that the path or glob ``pattern`` matches."""

@@ -27,7 +27,7 @@ __all__ = ["LeanEngine", "build_run"]
 class LeanEngine(Engine):
     """ignite's engine, without the log line that it formats for each event, four a step, heard or not.
 
-    An event that nobody hears costs a look into a table here. One with handlers is fired as ignite does it.
+    An event that nobody hears costs a look into a table here, by its name, which is hashed without Python code.
     """
 
     def __init__(self, process_function: Callable[[Engine, Any], Any]) -> None:
@@ -35,8 +35,12 @@ class LeanEngine(Engine):
         self.logger.disabled = True  # it would print errors that are raised and reported anyway
 
     def _fire_event(self, event_name: Any, *event_args: Any, **event_kwargs: Any) -> None:
-        if self._event_handlers.get(getattr(event_name, "_name_", event_name)):  # a name is hashed without Python code
-            super()._fire_event(event_name, *event_args, **event_kwargs)
+        key = event_name if isinstance(event_name, str) else getattr(event_name, "_name_", event_name)
+        if self._event_handlers.get(key):
+            try:
+                super()._fire_event(event_name, *event_args, **event_kwargs)
+            except StopIteration as error:  # ignite would take it for the end of the data
+                raise RuntimeError(f"a handler of {key} raised StopIteration") from error
         else:
             self.last_event_name = event_name
 
@@ -48,17 +52,12 @@ class LeanEngine(Engine):
 
 
 _RUN_EVENTS = {
-    "started": Events.STARTED,
-    "epoch_started": Events.EPOCH_STARTED,
-    "get_batch_started": Events.GET_BATCH_STARTED,
-    "get_batch_completed": Events.GET_BATCH_COMPLETED,
-    "iteration_started": Events.ITERATION_STARTED,
-    "epoch_completed": Events.EPOCH_COMPLETED,
-    "completed": Events.COMPLETED,
-    "dataloader_stop_iteration": Events.DATALOADER_STOP_ITERATION,
-    "terminate": Events.TERMINATE,
-    "terminate_single_epoch": Events.TERMINATE_SINGLE_EPOCH,
-    "interrupt": Events.INTERRUPT,
+    name: Events[name.upper()]
+    for name in (
+        *("started", "epoch_started", "get_batch_started", "get_batch_completed", "iteration_started"),
+        *("epoch_completed", "completed", "dataloader_stop_iteration"),
+        *("terminate", "terminate_single_epoch", "interrupt"),
+    )
 }
 
 
@@ -105,7 +104,9 @@ def build_run(
         return total.detach()
 
     engine = LeanEngine(train_step)
-    engine.register_events(*Phase)
+    engine.register_events(
+        *Phase, event_to_attr=dict.fromkeys(Phase, "iteration")
+    )  # which filters such as every=2 count
     _state(engine).step = None
     run = Run(
         **assembly.facts(),
@@ -186,7 +187,10 @@ class _Failure:
         self._engine.add_event_handler(Events.EXCEPTION_RAISED, self._handle)
 
     def _handle(self, _engine: Engine, error: BaseException) -> None:
-        if error is not self._told:
+        if self._told is None or self._told not in (
+            error,
+            error.__cause__,
+        ):  # a StopIteration comes again as RuntimeError
             self._told = error
             for owner, function in self._calls:
                 try:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from stillhouse.contract.layers import Which
 from stillhouse.errors import Fault, StillhouseError
+from stillhouse.nested import count_writes
 
-__all__ = ["Taps", "is_tap"]
+__all__ = ["TapHook", "Taps"]
 
 
 class Taps:
@@ -39,13 +40,13 @@ class Taps:
                 hint="hand over the model as it is and let the run compile it after the taps are attached",
             )
         modules = [model.get_submodule(layer) for layer in self.layers]  # a missing one raises before any is hooked
-        readers = [_Reader(self, layer) for layer in self.layers]
+        readers = [TapHook(self, layer) for layer in self.layers]
         self.handles: list[Any] = [m.register_forward_hook(r) for m, r in zip(modules, readers, strict=True)]
 
     def note_version(self, layer: str, output: Any) -> None:
         """Remember what has been written into ``output`` by now, while :meth:`watch` asks for it."""
         if self._versions is not None:
-            self._versions.setdefault(layer, []).append(_count_writes(output))
+            self._versions.setdefault(layer, []).append(count_writes(output))
 
     def watch(self) -> None:
         """Count calls and notice writes from now on, for :meth:`check`; a step need not bear that cost."""
@@ -76,7 +77,7 @@ class Taps:
                         "read a layer inside it that gives a tensor",
                     )
                 )
-            elif _count_writes(output) != versions[0]:
+            elif count_writes(output) != versions[0]:
                 faults.append(
                     Fault(
                         where,
@@ -94,29 +95,21 @@ class Taps:
         self.take()
 
 
-class _Reader:
-    """The forward hook of one tapped layer. In a copy of the model it reads nothing: its layer is not the run's."""
+class TapHook:
+    """The forward hook of one tapped layer, which changes nothing. In a copy of the model it reads nothing: its layer is not the run's."""
 
     def __init__(self, taps: Taps | None, layer: str) -> None:
         self._taps, self._layer = taps, layer
 
     def __call__(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        """Keep ``output``."""
         if self._taps is not None:
             self._taps.seen[self._layer] = output
             if self._taps.is_watched:
                 self._taps.note_version(self._layer, output)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Reader, (None, self._layer)  # for copy.deepcopy and pickle
-
-
-def is_tap(hook: Any) -> bool:
-    """Whether a forward hook is a tap, which reads and changes nothing."""
-    return isinstance(hook, _Reader)
-
-
-def _count_writes(output: Any) -> int:
-    return output._version if isinstance(output, Tensor) and not output.is_inference() else 0
+        return TapHook, (None, self._layer)  # for copy.deepcopy and pickle
 
 
 def _is_compiled(model: nn.Module) -> bool:

@@ -168,6 +168,10 @@ def find_weights(run: Path, weights: KeptWeights | None = None) -> FoundWeights:
         StillhouseError: the run has no such weights, or none yet.
     """
     found = {kind: told for kind in ("best", "last") if (told := _find_newest(run, kind)) is not None}
+    if not found and not (run / "recipe.toml").is_file():
+        raise StillhouseError(
+            "is no run's folder", where=str(run), hint="a run's folder has its recipe.toml and checkpoints"
+        )
     if not found:
         command = shlex.join(["stillhouse", "train", str(run / "recipe.toml"), "--out", str(run), "--resume"])
         hint = f"one is written at an epoch's end: {command}"

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
 
 import ignite.distributed as idist
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -32,6 +35,8 @@ from stillhouse.models.weights import find_last_checkpoint
 from stillhouse.registry.hooks import Call, Hooks, emit, named_values
 
 __all__ = ["StepScalars", "metric_tags"]
+
+_WIDE = (torch.float64, torch.int64)  # more than float32 holds
 
 
 def metric_tags(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -86,7 +91,8 @@ class StepScalars:
             if self._calls is None:  # once an epoch
                 self._calls = self._hooks.calls("scalars"), self._hooks.calls("logged", run=run)
             scalars = self.read(run, step, self._calls[0])
-            emit(self._calls[1], "logged", lambda: place_of(step), step, scalars)
+            # Read only: what is handed to a plugin goes on to the log.
+            emit(self._calls[1], "logged", lambda: place_of(step), step, MappingProxyType(scalars))
         elif not self._looked:
             _refuse_non_finite(run, _copied(_losses(step)), done)
         self._looked = True
@@ -101,8 +107,8 @@ class StepScalars:
         done = step.iteration + 1
         tensors: dict[tuple[str, str], Tensor | float] = {**_losses(step)}
         for plugin, scalars in calls:
-            for name, value in named_values(plugin, "scalars", scalars, step).items():
-                value = _scalar(plugin, name, value)
+            for name, value in _named(plugin, scalars, step).items():
+                value = _scalar(plugin, name, value, step)
                 if isinstance(plugin, Plugin):
                     tensors["plugin", f"{plugin.name}/{name}" if name else plugin.name] = value
                 else:  # an observer's have tags of their own
@@ -165,15 +171,33 @@ def _losses(step: Step) -> dict[tuple[str, str], Tensor]:
     return {**tensors, ("total", "total"): step.total}
 
 
-def _scalar(plugin: Named, name: str, value: Any) -> Tensor | float:
+def _named(plugin: Named, scalars: Callable[[Step], Any], step: Step) -> Mapping[str, Any]:
+    try:
+        return named_values(plugin, "scalars", scalars, step)
+    except StillhouseError as error:
+        raise error.within(place_of(step)) from error.__cause__
+    except Exception as error:
+        error.add_note(place_of(step))
+        raise
+
+
+def _scalar(plugin: Named, name: str, value: Any, step: Step) -> Tensor | float:
     """One of a plugin's ``scalars``: a tensor of one element, or a plain number, which is on the host already."""
-    if isinstance(value, Tensor) and value.numel() == 1:
-        return value
-    if isinstance(value, int | float):
-        return float(value)
-    got = f"a tensor of shape {format_shape(value)}" if isinstance(value, Tensor) else type(value).__name__
+    if isinstance(value, Tensor):
+        if value.numel() == 1 and value.layout is torch.strided and not value.is_meta and not value.is_complex():
+            return value
+        kind = "" if value.layout is torch.strided else " sparse"
+        got = f"a{' complex' if value.is_complex() else kind} tensor of shape {format_shape(value)}"
+        got += " on 'meta'" if value.is_meta else ""
+    else:
+        if isinstance(value, int | float | np.number | np.bool_) and not isinstance(value, np.complexfloating):
+            with suppress(OverflowError):
+                return float(value)
+        got = type(value).__name__ if not isinstance(value, int) else "a number that no float can be"
     raise StillhouseError(
-        f"scalars gave {got} as {name!r}", where=f"plugin {plugin.name!r}", hint="a scalar tensor, such as x.mean()"
+        f"scalars gave {got} as {name!r}",
+        where=f"{place_of(step)}: plugin {plugin.name!r}",
+        hint="a number, or a scalar tensor, such as x.mean()",
     )
 
 
@@ -183,14 +207,16 @@ def _copied(values: Mapping[tuple[str, str], Tensor | float]) -> dict[tuple[str,
         like = next(x for x in values.values() if isinstance(x, Tensor))
         values = {key: x if isinstance(x, Tensor) else like.new_tensor(x) for key, x in values.items()}
     there = {key: x for key, x in values.items() if isinstance(x, Tensor)}
-    stacked = torch.stack([x if x.dtype is torch.float32 and not x.ndim else _simplify(x) for x in there.values()])
+    wide = any(x.dtype in _WIDE and x.device.type == "cpu" for x in there.values())
+    dtype = torch.float64 if wide else torch.float32
+    stacked = torch.stack([x if x.dtype is dtype and not x.ndim else _simplify(x, dtype) for x in there.values()])
     means = dict(zip(there, parallel.mean_over_processes(stacked.detach()).tolist(), strict=True))
     return {key: x if isinstance(x, float) else means[key] for key, x in values.items()}
 
 
-def _simplify(x: Tensor) -> Tensor:
-    """A tensor of one element as a scalar in float32."""
-    return x.detach().float().reshape(())
+def _simplify(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor of one element as a scalar."""
+    return x.detach().to(dtype).reshape(())
 
 
 def _finite(model: nn.Module) -> bool:

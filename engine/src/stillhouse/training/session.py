@@ -96,7 +96,7 @@ class Training:
         self.data = data
         self.teacher_is_trained = teacher_is_trained
         self._resume = resume
-        self._made_folder = False
+        self._made_folder = self._is_closed = False
         self._compiled: list[str] = []
         self._compiled_step: CompiledStep | None = None
         hooks, composition = walk.hooks, walk.composition
@@ -118,16 +118,8 @@ class Training:
         hooks.observe(self.observers)
         evaluator = build_evaluator(assembly, composition, hooks)
         attach_metrics(evaluator, metrics or {}, list(assembly.task.metrics(assembly.data)))
-        self.run = build_run(
-            assembly,
-            composition,
-            self.optimizer,
-            hooks,
-            self.observers.scalars.log_step,
-            stepper,
-            folder,
-            evaluator,
-        )
+        log = self.observers.scalars.log_step
+        self.run = build_run(assembly, composition, self.optimizer, hooks, log, stepper, folder, evaluator)
         self._batch_transforms = batch_transforms
 
     def fit(self) -> Result:
@@ -135,8 +127,10 @@ class Training:
 
         Raises:
             StillhouseError: a loss or weight that is not finite, a damaged checkpoint, a folder that cannot be written, or in
-            which somebody else trains.
+            which somebody else trains; it has ended already.
         """
+        if self._is_closed:
+            raise StillhouseError("has ended, or failed", where="this training", hint="prepare(...) makes another")
         folder = self.run.folder
         lock = None if folder is None else FolderLock(folder)
         try:
@@ -186,6 +180,7 @@ class Training:
 
     def close(self) -> None:
         """Leave plain models, without taps, and shut the loader's workers down; :meth:`fit` does so itself, also when it fails."""
+        self._is_closed = True
         self.walk.composition.remove_taps()
         keep_gradients(self.assembly.student)
         for name, model in {"student": self.assembly.student, **self.assembly.all_teachers}.items():
