@@ -229,7 +229,7 @@ def test_a_parameter_that_is_laid_anew_between_steps_takes_its_moments_along() -
         for k, gradient in enumerate(gradients):
             if k == 2:
                 parameter.data = parameter.data.to(memory_format=torch.channels_last)
-            parameter.grad = gradient.clone(memory_format=torch.contiguous_format)
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
             optimizer.step()
         found.append(parameter.detach())
     torch.testing.assert_close(found[1], found[0])

@@ -126,13 +126,14 @@ class _FusedStep:
             return self._step(closure)
         if _describe(groups) != self._groups:
             self._look()  # somebody has added a group, or given it momentum
-        elif [p.stride() for p in self._parameters] != self._strides:
-            self._lay_moments(optimizer)  # somebody has laid the model anew
         for parameter, stride in zip(self._parameters, self._strides, strict=True):
             gradient = parameter.grad
             if gradient is not None and gradient.stride() != stride:
                 if gradient.layout is not torch.strided:
                     return self._leave(closure)
+                if parameter.stride() != stride:
+                    self._lay_moments(optimizer)  # somebody has laid the model anew, and gradients lie as it does
+                    return self(closure)
                 parameter.grad = _lay(gradient, parameter)
         if self._without_momentum:
             self._give_momentum()
