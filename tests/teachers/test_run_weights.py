@@ -117,3 +117,11 @@ def test_a_student_that_started_from_chosen_weights_is_loaded_again(run: Path, t
     student = {"model": "support:TinyNet", "args": {"width": 4}, "checkpoint": str(run), "weights": "last"}
     ended = train(recipe(teacher=None, student=student), out=tmp_path / "run")
     assert same_state(load_student(tmp_path / "run", weights="last").state_dict(), ended.student.state_dict())
+
+
+def test_a_folder_that_is_no_run_is_not_told_to_train_on(tmp_path: Path):
+    with pytest.raises(StillhouseError, match="is no run's folder"):
+        find_weights(tmp_path)
+    (tmp_path / "recipe.toml").write_text("")
+    with pytest.raises(StillhouseError, match=r"no checkpoint yet.*--resume"):
+        find_weights(tmp_path)
