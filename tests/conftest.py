@@ -10,6 +10,11 @@ import pytest
 import torch
 
 
+def pytest_configure() -> None:
+    """One thread for fixtures of a whole module as well, which are made before a test's own."""
+    torch.set_num_threads(1)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what is marked ``gpu`` where there is none; tests/gpu have a fixture that says so, and can be rehearsed."""
     rehearsed = "device" in getattr(item, "fixturenames", ())
