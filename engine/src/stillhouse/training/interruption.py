@@ -53,9 +53,15 @@ class Interruption:
             self._agree()
 
     def _agree(self) -> None:
-        self._number = max(parallel.gather_objects(self._number))
-        if self._number:
+        if self._is_told():
             self._stop_soon()
+
+    def _is_told(self) -> bool:
+        """Whether any process has heard a signal; one that comes while they tell one another is kept for the next time."""
+        told = max(parallel.gather_objects(self._number))
+        if told:
+            self._number = told
+        return bool(told)
 
     def _stop_soon(self) -> None:
         # Only now: nobody is asked in any other step. They come after the handlers that are there, the checkpoint's too.
@@ -78,8 +84,7 @@ class Interruption:
     def completed(self) -> None:
         """Obey at once from now on: all is trained and saved, and only to be measured."""
         self.close()
-        self._number = max(parallel.gather_objects(self._number))
-        if self._number:
+        if self._is_told():
             self._stop()
 
     def close(self) -> None:
