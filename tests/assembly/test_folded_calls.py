@@ -165,6 +165,13 @@ def test_a_map_that_a_module_keeps_is_not_written_over():
     assert float(net.kept.min()) < 0
 
 
+@pytest.mark.parametrize("kept", [torch.eye(2).to_sparse(), torch.ones(2, device="meta")])
+def test_attributes_that_cannot_be_compared_are_no_obstacle(kept: Tensor):
+    net = settle(Keeps())
+    net.mask = kept  # type: ignore[assignment]
+    assert fold_norms(tap(net), images()) is not None
+
+
 def test_statistics_that_move_in_a_train_mode_pass_are_folded_anew():
     net, tapped, folded = folded_net()
     net.train()

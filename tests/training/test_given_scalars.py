@@ -10,6 +10,7 @@ import torch
 from support import recipe
 
 from stillhouse import Plugin, StillhouseError, hookimpl, plugin, train
+from stillhouse.training import scalars
 
 
 def run(value: Any) -> dict[str, float]:
@@ -90,3 +91,19 @@ def test_a_plugin_cannot_empty_the_log_of_others():
 
     with pytest.raises(AttributeError, match="clear"):
         train(recipe(run__log_every=1), plugins=[Empties()], write=False)
+
+
+def test_all_processes_exchange_one_type_whatever_each_is_given(monkeypatch: pytest.MonkeyPatch):
+    sent: list[torch.dtype] = []
+
+    def mean(values: torch.Tensor) -> torch.Tensor:
+        sent.append(values.dtype)
+        return values
+
+    monkeypatch.setattr(scalars.parallel, "is_distributed", lambda: True)
+    monkeypatch.setattr(scalars.parallel, "mean_over_processes", mean)
+    loss = torch.tensor(0.5)
+    for given in (0.1, torch.tensor(0.1), torch.tensor(0.1, dtype=torch.float64), torch.tensor(3)):
+        found = scalars._copied({("total", "total"): loss, ("plugin", "x"): given})
+        assert found["plugin", "x"] == float(given)
+    assert len(set(sent)) == 1

@@ -225,7 +225,8 @@ def _list_inner_hooks(model: nn.Module) -> list[dict[int, Any]]:
 
 def _list_kept(model: nn.Module) -> list[Tensor]:
     """What modules keep of a call as attributes, for somebody to read: a ReLU might write over it."""
-    return [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    return [x for x in kept if x.layout is torch.strided and not x.is_quantized and not x.is_meta]
 
 
 def _agree(plain: list[Tensor], folded: list[Tensor]) -> bool:

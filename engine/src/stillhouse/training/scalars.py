@@ -203,12 +203,15 @@ def _scalar(plugin: Named, name: str, value: Any, step: Step) -> Tensor | float:
 
 def _copied(values: Mapping[tuple[str, str], Tensor | float]) -> dict[tuple[str, str], float]:
     """Their means over the processes, in one copy: each .item() would wait for the device again."""
-    if parallel.is_distributed():  # a number differs by process as well
-        like = next(x for x in values.values() if isinstance(x, Tensor))
-        values = {key: x if isinstance(x, Tensor) else like.new_tensor(x) for key, x in values.items()}
+    tensors = [x for x in values.values() if isinstance(x, Tensor)]
+    if parallel.is_distributed():  # a number differs by process as well, and so may its type: the device alone does not
+        like = tensors[0]
+        dtype = torch.float64 if like.device.type == "cpu" else torch.float32
+        values = {key: x if isinstance(x, Tensor) else like.new_tensor(x, dtype=dtype) for key, x in values.items()}
+    else:
+        wide = any(x.dtype in _WIDE and x.device.type == "cpu" for x in tensors)
+        dtype = torch.float64 if wide else torch.float32
     there = {key: x for key, x in values.items() if isinstance(x, Tensor)}
-    wide = any(x.dtype in _WIDE and x.device.type == "cpu" for x in there.values())
-    dtype = torch.float64 if wide else torch.float32
     stacked = torch.stack([x if x.dtype is dtype and not x.ndim else _simplify(x, dtype) for x in there.values()])
     means = dict(zip(there, parallel.mean_over_processes(stacked.detach()).tolist(), strict=True))
     return {key: x if isinstance(x, float) else means[key] for key, x in values.items()}
