@@ -182,6 +182,38 @@ def test_statistics_that_move_in_a_train_mode_pass_are_folded_anew():
     assert "forward" in vars(net.conv1)
 
 
+def test_statistics_that_nothing_counts_are_folded_anew_as_well():
+    net, tapped, _ = folded_net()
+    net.bn1.num_batches_tracked = None
+    net.train()
+    tapped(images(seed=7))
+    net.eval()
+    torch.testing.assert_close(tapped(images()).output, copy.deepcopy(net)(images()), rtol=1e-5, atol=1e-5)
+
+
+class Counts(Net):
+    """Counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
+def test_folding_anew_leaves_no_trace():
+    net = settle(Counts())
+    tapped = tap(net)
+    assert fold_norms(tapped, images()) is not None
+    tapped(images())
+    with torch.no_grad():
+        net.conv1.weight.mul_(1.5)
+    tapped(images())
+    assert float(net.calls) == 2
+
+
 def test_a_forward_of_somebodys_own_is_left_where_it_is():
     net, tapped, _ = folded_net()
     own = net.conv1.forward

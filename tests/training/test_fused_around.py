@@ -48,7 +48,6 @@ def test_momentum_that_a_closure_has_begun_goes_on() -> None:
             return loss
 
         for _ in range(3):
-            parameter.grad = None
             optimizer.step(close)
         found.append(parameter.detach())
     torch.testing.assert_close(found[1], found[0])

@@ -72,14 +72,13 @@ class FoldedNorms:
     Attributes:
         count: how many are folded.
         active: whether a call is going on in which they are.
-        pending: convolutions' answers that have not reached their normalisation, or that its ReLU.
-        is_other: whether one went elsewhere in the call going on.
+        pending: convolutions' answers of the call going on that have not reached their normalisation, or that its ReLU.
     """
 
     def __init__(
         self, pairs: Sequence[tuple[str, nn.Module, nn.Module, nn.Module | None]], tapped: TappedModel
     ) -> None:
-        self.active = self.is_other = False
+        self.active = False
         self.pending = 0
         self.count = len(pairs)
         self._taps, self._model = tapped.taps, tapped.name
@@ -131,18 +130,14 @@ class FoldedNorms:
             output = model(inputs) if self._call is None else self._call(model, inputs, targets)
         finally:
             self.active = False
-            went_elsewhere = self.pending or self.is_other
+            went_elsewhere, self.pending = self.pending, 0
             if went_elsewhere:
-                self._forget()
+                for pair in self._pairs:
+                    pair.forget()
         if went_elsewhere:
             self.remove()
             return self._call_plainly(model, inputs, targets)
         return output
-
-    def _forget(self) -> None:
-        self.pending, self.is_other = 0, False
-        for pair in self._pairs:
-            pair.forget()
 
     def _fold_again(self, model: nn.Module, inputs: Any, targets: Any) -> bool:
         with torch.no_grad(), rng.preserve_state(), unchanged(model):

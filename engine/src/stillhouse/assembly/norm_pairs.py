@@ -21,8 +21,7 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 class NormPair:
     """A convolution, the normalisation that alone reads it, and what takes their place while ``whole`` is active.
 
-    What the convolution gives folded must reach the normalisation before anything else is done: ``whole.pending`` counts what is
-    on its way, and ``whole.is_other`` says that some went elsewhere.
+    What the convolution gives folded must reach the normalisation, and that its ReLU: ``whole.pending`` counts what is on its way.
 
     Args:
         conv: of one, two or three dimensions.
@@ -52,26 +51,20 @@ class NormPair:
         if whole is None or not whole.active:
             found: Tensor = type(conv).forward(conv, input)
             return found
-        if self.given is not None:
-            whole.is_other = True
-        else:
-            whole.pending += 1
+        whole.pending += 1
         found = self._convolve(input, self.weight, self.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         self.given = found
         return found
 
     def normalise(self, input: Tensor) -> Tensor:  # noqa: A002
         """In the place of the normalisation's: hand on what this convolution has just given."""
-        given = self.given
-        if given is not None:
-            if input is given:
-                self.given = None
-                if self.relu is None:
-                    self.whole.pending -= 1
-                else:
-                    self.passed = given  # which takes it: what nobody takes would stay in memory until the next call
-                return input
-            self.whole.is_other = True
+        if input is self.given:
+            self.given = None
+            if self.relu is None:
+                self.whole.pending -= 1
+            else:
+                self.passed = input  # which takes it: what nobody takes would stay in memory until the next call
+            return input
         found: Tensor = type(self.norm).forward(self.norm, input)
         return found
 

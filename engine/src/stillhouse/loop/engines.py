@@ -187,10 +187,8 @@ class _Failure:
         self._engine.add_event_handler(Events.EXCEPTION_RAISED, self._handle)
 
     def _handle(self, _engine: Engine, error: BaseException) -> None:
-        if self._told is None or self._told not in (
-            error,
-            error.__cause__,
-        ):  # a StopIteration comes again as RuntimeError
+        # A StopIteration comes a second time as the RuntimeError that a generator makes of it.
+        if self._told is None or self._told not in (error, error.__cause__):
             self._told = error
             for owner, function in self._calls:
                 try:
