@@ -184,7 +184,7 @@ def test_statistics_that_move_in_a_train_mode_pass_are_folded_anew():
 
 def test_statistics_that_nothing_counts_are_folded_anew_as_well():
     net, tapped, _ = folded_net()
-    net.bn1.num_batches_tracked = None
+    net.bn1.num_batches_tracked = net.body[1].num_batches_tracked = None
     net.train()
     tapped(images(seed=7))
     net.eval()
