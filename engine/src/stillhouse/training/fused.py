@@ -168,9 +168,6 @@ class _FusedStep:
 
     def _give_momentum(self) -> None:
         """Momentum to what has its first gradient now, such that the step makes it that gradient, as torch's loop does."""
-        found_inf = getattr(self._optimizer, "found_inf", None)  # a scaler's, of a step that will be left out
-        if found_inf is not None and bool(found_inf):
-            return
         begin = [(p, group) for p, group in self._without_momentum if p.grad is not None]
         self._without_momentum = [(p, group) for p, group in self._without_momentum if p.grad is None]
         for parameter, group in begin:
