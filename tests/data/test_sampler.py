@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +34,21 @@ class NoisyDataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
         noise = torch.rand(1).item() + np.random.rand() + random.random()
         return torch.full((1, 4, 4), float(i)) + noise, i % 5
+
+
+BEFORE: set[Any] = set()
+
+
+@pytest.fixture(autouse=True)
+def _others() -> None:
+    """Workers of another test of this process, which nobody has collected yet, are no part of these."""
+    BEFORE.clear()
+    BEFORE.update(torch.multiprocessing.active_children())
+
+
+def children() -> list[Any]:
+    """The workers that this test has."""
+    return [child for child in torch.multiprocessing.active_children() if child not in BEFORE]
 
 
 def noisy() -> NoisyDataset:
@@ -191,16 +207,16 @@ def test_a_workers_error_arrives_with_its_faults(tmp_path: Path, workers: int) -
     assert fault.where == str(bad)
     assert "cannot be read" in fault.what
     data.close()
-    assert not torch.multiprocessing.active_children()
+    assert not children()
 
 
 def test_closing_ends_the_workers() -> None:
     data = load(workers=2)
     batches = data.training()
     next(batches)
-    assert len(torch.multiprocessing.active_children()) == 2
+    assert len(children()) == 2
     data.close()
-    assert not torch.multiprocessing.active_children()
+    assert not children()
     assert list(batches) == []
 
 
@@ -208,8 +224,8 @@ def test_workers_are_kept_over_epochs() -> None:
     data = load(workers=2)
     batches = data.training()
     next(batches)
-    pids = {p.pid for p in torch.multiprocessing.active_children()}
+    pids = {p.pid for p in children()}
     for _ in range(2 * data.steps_per_epoch):
         next(batches)
-    assert {p.pid for p in torch.multiprocessing.active_children()} == pids
+    assert {p.pid for p in children()} == pids
     data.close()
