@@ -85,3 +85,9 @@ def test_callbacks_are_ignites_handlers_or_pairs():
     assert (counter.epochs, seen) == (2, [2, 4, 6])
     with pytest.raises(StillhouseError, match=r"callbacks\[0\]: must have attach"):
         prepare(recipe(teacher=None), callbacks=[print], write=False)  # type: ignore[list-item]
+    for callback, says in (
+        (("epoch_done", lambda: None), r"callbacks\[0\]: .*epoch_done is not a valid event"),
+        ((Events.STARTED, lambda a, b, c: None), r"callbacks\[0\]: Error adding .*takes parameters"),
+    ):
+        with pytest.raises(StillhouseError, match=says):
+            prepare(recipe(teacher=None), callbacks=[callback], write=False)

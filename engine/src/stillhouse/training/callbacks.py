@@ -29,14 +29,18 @@ def attach_callbacks(run: Run, callbacks: Sequence[Callback]) -> None:
     """Attach ``callbacks`` to the run's trainer, in order; they hear an event after the plugins and the engine's observers.
 
     Raises:
-        StillhouseError: what has no ``attach`` and is no pair of an event and a function.
+        StillhouseError: what has no ``attach`` and is no pair of an event and a function, an event that the trainer does not
+            have, or a function that cannot be called with an engine or nothing.
     """
     for i, callback in enumerate(callbacks):
         attach = getattr(callback, "attach", None)
         if callable(attach):
             attach(run.trainer)
         elif isinstance(callback, tuple) and len(callback) == 2 and callable(callback[1]):
-            run.trainer.add_event_handler(*callback)
+            try:
+                run.trainer.add_event_handler(*callback)
+            except ValueError as error:  # an event that the trainer has not, or a function that takes other arguments
+                raise StillhouseError(str(error), where=f"callbacks[{i}]") from None
         else:
             raise StillhouseError(
                 f"must have attach(engine), or be an event and a function, got {type(callback).__name__}",
