@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
 from stillhouse.config.structure import structure
 from stillhouse.data import Data, DataSpec, load_data
-from stillhouse.errors import StillhouseError
+from stillhouse.data.given import describe_given, read_given
+from stillhouse.errors import StillhouseError, StillhouseWarning
 
 
 def load(name: str, **options: Any) -> Data:
@@ -109,7 +111,36 @@ def test_a_table_becomes_a_spec() -> None:
     assert DataSpec(name="folder:x", size=7).height_and_width == (7, 7)
 
 
+@pytest.mark.filterwarnings("ignore:.*Normalize changes what is trained on")
 def test_a_transform_that_overflows_is_named_with_its_sample():
     floats = {"use": "ToDtype", "dtype": "float32", "scale": True}
     (text,) = faults_of("sklearn:digits", transforms=(floats, {"use": "Normalize", "mean": [0.0], "std": [1e-45]}))
     assert re.fullmatch(r"sklearn:digits, sample 0: the input must be finite: \d+ of 64 values are infinite", text)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "says"),
+    [
+        ("float32", r"data\.transforms: transforms turn bytes into floats that are not scaled: their mean is \d+"),
+        ("int16", r"data\.transforms: transforms must give uint8 \(0 to 255\) or floats \(0 to 1\), got int16"),
+    ],
+)
+def test_looks_that_are_not_of_evaluations_range_are_refused(dtype: str, says: str):
+    (text,) = faults_of("sklearn:digits", transforms=({"use": "ToDtype", "dtype": dtype},))
+    assert re.match(says, text)
+
+
+def test_a_normalisation_of_training_alone_is_warned_of():
+    floats = {"use": "ToDtype", "dtype": "float32", "scale": True}
+    with pytest.warns(StillhouseWarning, match=r"data\.transforms\[1\]: Normalize changes what is trained on"):
+        load("sklearn:digits", transforms=(floats, {"use": "Normalize", "mean": [0.5], "std": [0.5]}))
+
+
+def test_what_takes_whole_batches_is_told_of_images_alone():
+    flip = ({"use": "RandomHorizontalFlip"},)
+    labels = torch.arange(9) % 3
+    images, volumes = TensorDataset(torch.rand(9, 1, 4, 4), labels), TensorDataset(torch.rand(9, 1, 3, 4, 4), labels)
+    for dataset, together in ((images, True), (volumes, False)):
+        given = read_given((dataset, dataset))
+        spec = describe_given(DataSpec(name="", transforms=flip, batch_size=3), given)
+        assert load_data(spec, seed=0, given=given).transforms == (("RandomHorizontalFlip", together),)

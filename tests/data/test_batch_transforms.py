@@ -233,6 +233,7 @@ def test_only_classes_are_mixed(kind: str):
     assert f"needs targets of kind 'class', got {kind!r}" in refused({"use": "MixUp"}, target=kind).popitem()[1]
 
 
+@pytest.mark.filterwarnings("ignore:.*Normalize changes what is trained on")
 def test_transforms_that_do_not_suit_are_refused_before_training(monkeypatch):
     cropped = refused({"use": "CenterCrop", "size": 4})["data.batch_transforms[0]"]
     assert "became torch.float32 (6, 3, 4, 4)" in cropped

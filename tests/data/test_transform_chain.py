@@ -174,6 +174,7 @@ def test_photographs_of_several_sizes_are_cropped_together(tmp_path: Path) -> No
     assert torch.equal(a.input, b.input)
 
 
+@pytest.mark.filterwarnings("ignore:.*Normalize changes what is trained on")
 def test_a_batch_that_is_not_finite_names_its_sample(pictures: str) -> None:
     tables = (
         {"use": "ToDtype", "dtype": "float32", "scale": True},
@@ -191,3 +192,19 @@ def test_looks_of_another_version_are_another_run(pictures: str, monkeypatch: py
     after = [load(pictures, transforms=tables).info.fingerprint for tables in ((), (FLIP,))]
     assert before[0] == after[0]
     assert before[1] != after[1]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_looks_in_another_precision_depend_on_no_neighbour(dtype: str):
+    tables = [
+        {"use": "RandomResize", "min_size": 10, "max_size": 14},
+        {"use": "ToDtype", "dtype": dtype, "scale": True},
+        {"use": "ColorJitter", "brightness": 0.9},
+        {"use": "RandomCrop", "size": 12, "pad_if_needed": True},
+    ]
+    transforms = build_transforms(tables)
+    assert transforms is not None
+    images = list(np.random.default_rng(0).integers(0, 256, (6, 3, 12, 12), dtype=np.uint8))
+    together = transforms.augment(images, np.arange(6), 0, 0)
+    alone = [transforms.augment([image], np.array([i]), 0, 0)[0] for i, image in enumerate(images)]
+    assert all(map(torch.equal, together, alone))

@@ -6,12 +6,12 @@ an error where it is asked for, and ``stillhouse plugins --check`` names it.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from importlib.metadata import Distribution, EntryPoint, entry_points
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -122,12 +122,12 @@ def _all() -> tuple[tuple[str, Installed], ...]:
 
 def _changed_at(folder: str) -> int:
     try:
-        return Path(folder or ".").stat().st_mtime_ns
+        return os.stat(folder or ".").st_mtime_ns  # noqa: PTH116 - asked for each folder whenever a name is looked up
     except OSError:
         return 0
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=4)  # a recipe's own folder is on the path for a while
 def _scan(_path: tuple[tuple[str, int], ...]) -> tuple[tuple[str, Installed], ...]:
     """Read the metadata of all distributions, some 5 ms; anew once ``sys.path`` or a folder on it has changed."""
     every = entry_points()

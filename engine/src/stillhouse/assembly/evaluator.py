@@ -51,8 +51,9 @@ def build_evaluator(assembly: Assembly, composition: Composition, hooks: Hooks) 
         rows = len(step.ids)
         step.clear()
         state: Any = engine.state
-        state.rows_left -= rows
-        if state.rows_left < 0:  # the last row only fills up this process's share
+        state.rows += rows
+        if state.rows > state.real:  # the last row only fills up this process's share
+            state.rows -= 1
             output = {key: slice_rows(value, slice(rows - 1), rows) for key, value in output.items()}
         return output
 
@@ -87,7 +88,7 @@ def evaluate(
 
     Some buffers move in eval mode too: what is measured on must not go into the student.
 
-    The evaluator's handlers find the split's name in its ``state.split``.
+    The evaluator's handlers find the split's name in its ``state.split``, and how many samples are measured in ``state.rows``.
 
     Args:
         evaluator: the engine that measures.
@@ -102,7 +103,7 @@ def evaluate(
     state: Any = evaluator.state
     state.split = split
     # A share that another process fills up has a row that counts there.
-    state.rows_left = getattr(batches, "real", sys.maxsize)
+    state.rows, state.real = 0, getattr(batches, "real", sys.maxsize)
     parallel.broadcast_buffers(composition.student)
     try:
         with keep_modes(composition, training=False), rng.preserve_state(), torch.no_grad():
@@ -128,7 +129,7 @@ def try_out(evaluator: Engine, assembly: Assembly, composition: Composition, bat
         StillhouseError: the task or the student cannot take these samples, or a metric says what is wrong.
     """
     state: Any = evaluator.state
-    state.split, state.rows_left = split, sys.maxsize
+    state.split, state.rows, state.real = split, 0, sys.maxsize
     try:
         with unchanged(composition), keep_modes(composition, training=False), rng.preserve_state(), torch.no_grad():
             try:

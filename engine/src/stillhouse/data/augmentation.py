@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from torchvision.transforms import AutoAugmentPolicy, InterpolationMode
 from stillhouse.config.signatures import call, read_parameters
 from stillhouse.data.transform_chain import TransformChain
 from stillhouse.data.transform_stages import NamedTransform
-from stillhouse.errors import Fault, StillhouseError, did_you_mean
+from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean
 
 __all__ = ["build_crops", "build_transforms", "chain"]
 
@@ -46,6 +47,13 @@ def build_transforms(
         StillhouseError: every table that cannot be used, with the nearest names.
     """
     built = _build_all(tables, where, _OutsideFill(kind, ignore))
+    for index, transform in enumerate(built):
+        if type(transform) is v2.Normalize:
+            warnings.warn(
+                f"{where}[{index}]: Normalize changes what is trained on, and not what is measured; data.normalize does both",
+                StillhouseWarning,
+                stacklevel=2,
+            )
     named = tuple(NamedTransform(transform, f"{where}[{index}]") for index, transform in enumerate(built))
     return TransformChain(named) if named else None
 

@@ -68,7 +68,7 @@ class SampledData(Data):
     @property
     def transforms(self) -> tuple[tuple[str, bool], ...]:
         """Training's transforms in order: the class of each, and whether it works on a whole batch at once."""
-        chain, together = self._samples.transforms, self._samples.maker is None
+        chain, together = self._samples.transforms, self._samples.maker is None and len(self.info.input_shape) == 3
         return () if chain is None else tuple((t.name, together and t.form is not None) for t in chain.transforms)
 
     @property

@@ -15,12 +15,12 @@ from stillhouse.contract.batch import Batch
 from stillhouse.contract.task import SampleMaker
 from stillhouse.data.boxes import fit_boxes
 from stillhouse.data.fields import FIELDS_KEY, Fields, Item, check_mask, describe_fields, read_target
-from stillhouse.data.images import convert_stacked
 from stillhouse.data.labels import stack_labels
 from stillhouse.data.looks import scale
 from stillhouse.data.makers import check_taken, choose_maker
 from stillhouse.data.sample_errors import is_finite
 from stillhouse.data.targets import Kind, TargetSpec, convert_target, guess_kind
+from stillhouse.data.tensors import convert_stacked
 from stillhouse.errors import StillhouseError, did_you_mean
 from stillhouse.nested import list_tensors
 

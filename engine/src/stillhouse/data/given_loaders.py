@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -12,6 +12,7 @@ import ignite.distributed as idist
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 
 from stillhouse.config.data import DataSpec
 from stillhouse.contract.batch import Batch, DataInfo
@@ -28,6 +29,7 @@ from stillhouse.seeds import OwnRandomness, mix
 
 __all__ = ["LoaderData"]
 
+_LEN = "__len__ must be the number of batches of an epoch; an IterableDataset's workers must share its samples out"
 _TRAINING, _EVALUATION = 0x7A1, 0xE7A
 """Set the random numbers of an epoch's batches, and of those that are measured, apart."""
 
@@ -59,13 +61,17 @@ class LoaderData(Data):
             )
         self._loaders, self._seed, self._pin = given.parts, seed, pin
         self._streams: weakref.WeakSet[Generator[Batch]] = weakref.WeakSet()
+        self._ended: set[str] = set()
         firsts = {name: self._draw_first(name) for name in self._loaders}
         self._reader = BatchReader.of(firsts["train"], spec.args, self._find_names(), task)
         self._first = {name: self._reader.read(raw, name, 0, 0) for name, raw in firsts.items()}
-        self.repeats = hash_tensors(firsts["train"]) == hash_tensors(self._draw_first("train"))
+        again = hash_tensors(self._draw_first("train"))
+        # Workers that are kept are begun with a draw more.
+        kept = getattr(self._loaders["train"], "persistent_workers", False)
+        self.repeats = again == hash_tensors(self._draw_first("train") if kept else firsts["train"])
         """Whether a loader gives the same batches again where the global generators are the same."""
         self.notes = tuple(filter(None, [describe_layout(self._first["train"].input.shape[1:])]))
-        self.info = self._describe(spec, hash_tensors(firsts["train"]) if self.repeats else b"")
+        self.info = self._describe(spec, again if self.repeats else b"")
 
     def _draw_first(self, split: str) -> Any:
         with OwnRandomness() as randomness:
@@ -108,10 +114,17 @@ class LoaderData(Data):
         )
 
     def _count(self, split: str) -> int:
-        """Count a split's samples; those of a loader that says nothing of them are taken to fill its batches."""
-        loader = self._loaders[split]
-        batches = len(loader) * len(self._first[split].id)
-        for part in (getattr(loader, "sampler", None), getattr(loader, "dataset", None)):
+        """Count a split's samples; those of a loader that says nothing of them are taken to fill batches like its first."""
+        loader, batches = self._loaders[split], len(self._loaders[split]) * len(self._first[split].id)
+        chooser = getattr(loader, "batch_sampler", None)
+        if isinstance(chooser, Sequence):
+            return sum(map(len, chooser))
+        if type(loader) is DataLoader and chooser is None:  # what its sampler and its data set count are batches
+            return batches
+        for part in (
+            getattr(chooser, "sampler", None),
+            *(getattr(loader, name, None) for name in ("sampler", "dataset")),
+        ):
             try:
                 return min(len(part), batches)  # type: ignore[arg-type]  # where it has no length it raises
             except (TypeError, NotImplementedError):
@@ -188,13 +201,15 @@ class LoaderData(Data):
         """See :meth:`Data.evaluation`: as often as it is gone through, with the same draws from the global generators."""
         if split not in self._loaders:
             raise StillhouseError(f"the data has no split {split!r}", hint=did_you_mean(split, self._loaders))
-        return _Evaluation(self, split, len(self._loaders[split]))
+        return _Evaluation(self, split)
 
     def _go_through(self, split: str, seed: tuple[int, ...], epoch: int, skip: int = 0) -> Generator[Batch]:
         """Go through a loader once, from its batch ``skip`` on; the global generators are its own while it works."""
         loader, seen = self._loaders[split], 0
         batches: Iterator[Any] = iter(())
-        for step in range(len(loader)):
+        told = len(loader)
+        most = told if split == "train" else _find_most(loader)
+        for step in range(most):
             with OwnRandomness() as randomness:
                 randomness.seed(mix(*seed, step))
                 if step == 0:  # with its workers a loader draws its order here, and without them at the first batch
@@ -203,17 +218,36 @@ class LoaderData(Data):
                 try:
                     raw = next(batches)
                 except StopIteration:
-                    raise StillhouseError(
-                        f"ended after {step} batches, and its length says {len(loader)}",
-                        where=f"data[{split!r}]",
-                        hint="__len__ must be the number of batches of an epoch",
-                    ) from None
+                    if step >= told:
+                        return
+                    what = f"ended after {step} batches, and its length says {told}"
+                    raise StillhouseError(what, where=f"data[{split!r}]", hint=_LEN) from None
+                except Exception as error:
+                    error.add_note(f"in batch {step} of the loader data[{split!r}]")
+                    raise
+                if step == most - 1:
+                    self._look_for_more(batches, split)
                 if step < skip:
                     seen += self._reader.count(raw)
                     continue
                 batch = self._reader.read(raw, split, step, seen)
             seen += len(batch.id)
             yield batch
+
+    def _look_for_more(self, batches: Iterator[Any], split: str) -> None:
+        """Look once whether a loader goes on after as many batches as its length says: nobody would ever see those."""
+        if split in self._ended:
+            return
+        self._ended.add(split)
+        if next(batches, None) is None:
+            return
+        what = f"goes on after the {len(self._loaders[split])} batches of its length"
+        if split != "train":
+            raise StillhouseError(what, where=f"data[{split!r}]", hint=_LEN)
+        # Some loaders never end, and their length is what somebody calls an epoch.
+        warnings.warn(
+            f"data['train'] {what}: the others are left out, in each epoch ({_LEN})", StillhouseWarning, stacklevel=2
+        )
 
     def _stream(self, made: Generator[Batch]) -> Generator[Batch]:
         stream = pin_batches(made) if self._pin else made
@@ -224,6 +258,13 @@ class LoaderData(Data):
         """See :meth:`Data.close`; the loaders stay as they are."""
         for made in list(self._streams):
             made.close()
+
+
+def _find_most(loader: Any) -> int:
+    """Find how many batches there may be: each worker of an IterableDataset has a last one of its own, which torch counts once."""
+    if isinstance(loader, DataLoader) and isinstance(loader.dataset, IterableDataset) and loader.num_workers > 1:
+        return loader.num_workers * (len(loader) + 1)
+    return len(loader)
 
 
 def tell_epoch(loader: Any, epoch: int) -> None:
@@ -239,15 +280,6 @@ def tell_epoch(loader: Any, epoch: int) -> None:
 class _Evaluation:
     data: LoaderData
     split: str
-    batches: int
-
-    @property
-    def real(self) -> int:
-        """The number of samples."""
-        return self.data.info.sizes[self.split]
-
-    def __len__(self) -> int:
-        return self.batches
 
     def __iter__(self) -> Iterator[Batch]:
         return self.data._stream(self.data._go_through(self.split, (_EVALUATION,), 0))

@@ -20,9 +20,10 @@ from PIL.Image import Transpose
 from torch import Tensor
 
 from stillhouse.data.files import show_name
+from stillhouse.data.tensors import DEEPEST, convert_array, convert_tensor
 from stillhouse.errors import StillhouseError
 
-__all__ = ["SUFFIXES", "WHITE", "Look", "convert_stacked", "decode", "is_unclear", "look_at", "open_image", "to_tensor"]
+__all__ = ["SUFFIXES", "WHITE", "Look", "decode", "is_unclear", "look_at", "open_image", "to_tensor"]
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".pbm", ".pgm", ".ppm")
 """Of the image files that are read."""
@@ -39,7 +40,6 @@ _TURNS = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
-_DEEPEST = 65535
 _OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 _OTHER_BYTE = {f"{m};16{order}": f"{m};16{other}" for m in ("RGB", "RGBA") for order, other in _OTHER_ORDER.items()}
 """How pixels would have to be stored for PIL to keep the second byte of those that are stored so."""
@@ -172,7 +172,7 @@ def _decode_deep_colour(path: Path, raw: str, background: int) -> Tensor:
         high, low = (_read_as(path, each).astype(np.float32) for each in (raw, _OTHER_BYTE[raw]))
     else:
         raise StillhouseError(f"its 16 bits a channel, stored as {raw}, cannot be read whole", hint="save it as a PNG")
-    values = torch.from_numpy((high * 256 + low) / np.float32(_DEEPEST)).permute(2, 0, 1)
+    values = torch.from_numpy((high * 256 + low) / np.float32(DEEPEST)).permute(2, 0, 1)
     if values.shape[0] == 3:
         return values.contiguous()
     colour, alpha = values[:-1], values[-1:]
@@ -234,34 +234,10 @@ def to_tensor(value: Any, background: int = WHITE) -> Tensor:
             value = _turn(value)
         value = _convert_pil(value, background, raw)
     elif isinstance(value, np.ndarray):
-        value = _convert_numpy(value)
+        value = convert_array(value)
     elif not isinstance(value, Tensor):
         raise StillhouseError(f"the input must be a PIL image, a tensor or a numpy array, got {type(value).__name__}")
-    tensor: Tensor = value.detach().as_subclass(Tensor)
-    if tensor.ndim == 0:
-        raise StillhouseError("the input must be an image (C, H, W) or a vector (D,), got a single number")
-    converted = _convert_dtype(tensor[None] if tensor.ndim == 2 else tensor)
-    if converted is None:
-        kind = str(tensor.dtype).removeprefix("torch.")
-        raise StillhouseError(f"the input must be uint8 (0 to 255) or floats, got {kind}")
-    return converted
-
-
-def convert_stacked(x: Tensor) -> Tensor | None:
-    """Convert tensors of many inputs (N, ...) at once, as :func:`to_tensor` does each; None where it refuses them."""
-    if x.ndim < 2 or x.layout != torch.strided:
-        return None
-    x = x.detach().as_subclass(Tensor)
-    return _convert_dtype(x[:, None] if x.ndim == 3 else x)
-
-
-def _convert_dtype(x: Tensor) -> Tensor | None:
-    """Convert to float32 what is not uint8; None for other whole numbers."""
-    if x.is_floating_point():
-        return x.float()
-    if x.dtype == torch.uint16:
-        return x.float().div_(_DEEPEST)
-    return x if x.dtype == torch.uint8 else None
+    return convert_tensor(value)
 
 
 def _convert_pil(image: Image.Image, background: int, raw: str) -> Tensor:
@@ -269,8 +245,8 @@ def _convert_pil(image: Image.Image, background: int, raw: str) -> Tensor:
         values = np.asarray(image).astype(np.float32)
         key = image.info.get("transparency")
         if isinstance(key, int):  # one level stands for no paint
-            values[values == key] = background / 255 * _DEEPEST
-        return torch.from_numpy(values / np.float32(_DEEPEST))[None]
+            values[values == key] = background / 255 * DEEPEST
+        return torch.from_numpy(values / np.float32(DEEPEST))[None]
     if image.mode in ("I", "F"):
         raise StillhouseError(
             f"images of mode {image.mode!r} have no defined range", hint="save them with 8 or 16 bits"
@@ -282,17 +258,3 @@ def _convert_pil(image: Image.Image, background: int, raw: str) -> Tensor:
     array = np.array(image.convert("L" if gray else "RGB"))
     tensor = torch.from_numpy(array)
     return tensor[None] if array.ndim == 2 else tensor.permute(2, 0, 1).contiguous()
-
-
-def _convert_numpy(array: np.ndarray[Any, Any]) -> Tensor:
-    if array.ndim == 3:
-        if array.shape[2] in (1, 3, 4):
-            array = array.transpose(2, 0, 1)
-        elif array.shape[0] not in (1, 3, 4):
-            raise StillhouseError(
-                f"the input must be (H, W, C) or (C, H, W) with 1, 3 or 4 channels, got an array {array.shape}"
-            )
-    try:
-        return torch.from_numpy(np.ascontiguousarray(array))
-    except TypeError:
-        raise StillhouseError(f"the input must be uint8 (0 to 255) or floats, got {array.dtype}") from None

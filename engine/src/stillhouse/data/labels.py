@@ -18,13 +18,17 @@ from stillhouse.errors import StillhouseError
 __all__ = ["count_labels", "find_class_names", "find_listed_labels", "parse_label", "stack_labels"]
 
 
+_MOST = 1 << 62
+"""No class has such a number."""
+
+
 def parse_label(target: Any) -> int:
     """Convert a target to a class index.
 
     Raises:
         StillhouseError: it is not a whole number.
     """
-    if type(target) is int:
+    if type(target) is int and abs(target) < _MOST:
         return target
     value = target
     if (isinstance(value, Tensor) and value.numel() == 1) or (isinstance(value, np.ndarray) and value.size == 1):
@@ -32,7 +36,10 @@ def parse_label(target: Any) -> int:
     try:
         if isinstance(value, bool):
             raise TypeError
-        return operator.index(value)
+        index = operator.index(value)
+        if abs(index) >= _MOST:
+            raise TypeError
+        return index
     except TypeError:
         shown = repr(target) if len(repr(target)) <= 40 else type(target).__name__
         raise StillhouseError(f"the target must be a class index (a whole number >= 0), got {shown}") from None
@@ -55,6 +62,7 @@ def find_class_names(dataset: Any, fields: Fields | None = None) -> tuple[str, .
     while isinstance(dataset, torch.utils.data.Subset):
         dataset = dataset.dataset
     given = getattr(dataset, "classes", None)
+    given = given.tolist() if isinstance(given, np.ndarray | Tensor) and given.ndim == 1 else given
     return tuple(map(_join_name, given)) if isinstance(given, Sequence) and not isinstance(given, str) else ()
 
 
@@ -70,17 +78,20 @@ def find_listed_labels(dataset: Any, fields: Fields | None = None) -> Ids | None
     if fields is not None:
         return None
     if isinstance(dataset, torch.utils.data.Subset):
-        inner = find_listed_labels(dataset.dataset)
-        return None if inner is None else inner[np.asarray(dataset.indices, dtype=np.int64)]
+        inner, rows = find_listed_labels(dataset.dataset), np.asarray(dataset.indices, dtype=np.int64)
+        fits = inner is not None and (not len(rows) or -len(inner) <= rows.min() <= rows.max() < len(inner))
+        return inner[rows] if inner is not None and fits else None
     if isinstance(dataset, torch.utils.data.TensorDataset):
         last = dataset.tensors[-1]
         listed: Any = last[:, 0] if last.ndim == 2 and last.shape[1] == 1 else last
     elif getattr(dataset, "target_transform", None) is not None:
         return None
     else:
-        named = (getattr(dataset, name, None) for name in ("targets", "labels", "_labels"))
-        listed = next((value for value in named if value is not None), None)
+        listed = None
     try:
+        if listed is None:
+            named = (getattr(dataset, name, None) for name in ("targets", "labels", "_labels"))
+            listed = next((value for value in named if value is not None), None)
         array = np.asarray(listed)
     except Exception:  # noqa: BLE001 - an attribute of that name may be anything
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -15,6 +16,9 @@ from stillhouse.data.sources import Source
 from stillhouse.data.transform_chain import TransformChain
 from stillhouse.errors import StillhouseError
 from stillhouse.layout import format_shape
+
+_TOO_BRIGHT = 2.0
+"""A mean that no image from 0 to 1 has, whatever is erased with noise."""
 
 __all__ = ["make_looks", "name_failure", "scale"]
 
@@ -58,7 +62,22 @@ def make_looks(
     if not is_finite(made):
         for x, i in zip(made, key.ids.tolist(), strict=True):
             check_finite(x, source, i)
+    if made.dtype is not torch.uint8:
+        _check_range(made, images[0])
     return made
+
+
+def _check_range(made: Tensor, before: NDArray[Any]) -> None:
+    """Refuse looks that are no floats from 0 to 1 where their images are bytes: evaluation, without transforms, has those."""
+    if not made.is_floating_point():
+        what = f"transforms must give uint8 (0 to 255) or floats (0 to 1), got {str(made.dtype).removeprefix('torch.')}"
+        raise StillhouseError(what, where="data.transforms", hint="ToDtype with dtype = 'float32', scale = true")
+    if before.dtype == np.uint8 and (mean := float(made.mean())) > _TOO_BRIGHT:
+        raise StillhouseError(
+            f"transforms turn bytes into floats that are not scaled: their mean is {mean:.4g}, and evaluation's inputs are 0 to 1",
+            where="data.transforms",
+            hint="ToDtype with scale = true",
+        )
 
 
 def name_failure(error: TransformError, place: str) -> StillhouseError:

@@ -15,13 +15,14 @@ from stillhouse.config.structure import structure
 from stillhouse.data.draws import Begin
 from stillhouse.data.fields import FIELDS_KEY, Fields, Item, check_mask, read_target
 from stillhouse.data.hub_rows import guess_fields
-from stillhouse.data.images import WHITE, convert_stacked, is_unclear, to_tensor
+from stillhouse.data.images import WHITE, is_unclear, to_tensor
 from stillhouse.data.items import Items, check_splits
 from stillhouse.data.labels import find_class_names, find_listed_labels, parse_label, stack_labels
 from stillhouse.data.memory import Errors, refuse_bad_samples
 from stillhouse.data.sampler import Ids, shuffle_epoch
 from stillhouse.data.sources import Part, Source
 from stillhouse.data.targets import TargetSpec, guess_kind
+from stillhouse.data.tensors import convert_stacked
 from stillhouse.data.torch_datasets import find_tensors, is_pure, read_items
 from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, raise_faults
 from stillhouse.seeds import OwnRandomness, mix

@@ -61,10 +61,16 @@ def find_form(x: Tensor, shape: tuple[int, ...]) -> Form:
     return tuple(-1 if n == -1 else m for n, m in zip(shape, x.shape, strict=True)), x.dtype
 
 
+_AT_ONCE = 1 << 20
+
+
 def is_finite(x: Tensor) -> bool:
     """Whether no value is NaN or infinite."""
     if not x.is_floating_point() or x.numel() == 0:
         return True
+    if x.numel() > _AT_ONCE and not x.is_contiguous():  # of which aminmax makes a copy
+        rows = max(1, _AT_ONCE * len(x) // x.numel())
+        return all(is_finite(x[start : start + rows]) for start in range(0, len(x), rows))
     low, high = torch.aminmax(x)  # NaN is the least and the greatest; quicker than isfinite, and without its mask
     return math.isfinite(low) and math.isfinite(high)
 

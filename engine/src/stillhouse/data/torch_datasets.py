@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,16 +10,16 @@ from torch.utils.data import Subset, TensorDataset
 
 from stillhouse.data.draws import Begin
 from stillhouse.data.hub_rows import has_rows, is_unchanging
-from stillhouse.data.images import convert_stacked
 from stillhouse.data.sources import Part
 from stillhouse.data.targets import Kind
+from stillhouse.data.tensors import convert_stacked
 
 __all__ = ["find_tensors", "is_pure", "read_items"]
 
 
 def is_pure(dataset: Any) -> bool:
     """Whether reading is certainly free of randomness; a data set of unknown type may augment."""
-    if isinstance(dataset, Subset):
+    if type(dataset) is Subset:  # one of another class may augment
         return is_pure(dataset.dataset)
     if has_rows(dataset):
         return is_unchanging(dataset)
@@ -28,14 +28,15 @@ def is_pure(dataset: Any) -> bool:
 
 def read_items(dataset: Any, rows: list[int], begin: Begin | None) -> Sequence[Any]:
     """Read samples as torch's DataLoader does, by ``__getitems__`` where there is one; with ``begin`` one by one."""
+    at_once: Callable[[list[int]], Sequence[Any]] = getattr(
+        dataset, "__getitems__", lambda some: [dataset[at] for at in some]
+    )
     if begin is None:
-        at_once = getattr(dataset, "__getitems__", None)
-        found: Sequence[Any] = at_once(rows) if at_once else [dataset[at] for at in rows]
-        return found
-    items = []
+        return at_once(rows)
+    items: list[Any] = []
     for row, at in enumerate(rows):
         begin(row)
-        items.append(dataset[at])
+        items += at_once([at])
     return items
 
 

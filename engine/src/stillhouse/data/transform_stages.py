@@ -195,7 +195,7 @@ def run_stage(stage: Stage, images: Images, looks: Looks) -> Images:
     """
     if isinstance(stage, _Called):
         return _gather(stage.run(images, looks))
-    if isinstance(images, Tensor) or all(map(_suits, images)):
+    if _suits(images[0]) if isinstance(images, Tensor) else all(map(_suits, images)):
         try:
             return _gather(stage.run(images, looks))
         except Exception as error:

@@ -209,8 +209,5 @@ class _Batches:
     data: _NormalisedData
     batches: Iterable[Batch]
 
-    def __len__(self) -> int:
-        return len(self.batches)  # type: ignore[arg-type]  # evaluation's batches are sized
-
     def __iter__(self) -> Iterator[Batch]:
         return map(self.data.normalise, self.batches)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import torch
@@ -109,11 +109,12 @@ def evaluate(
         )
         evaluator = build_evaluator(assembly, walk.composition, walk.hooks)
         names = saved.task.class_names(read.info)
-        metrics, per_class = {}, {}
+        metrics, per_class, samples = {}, {}, {}
         try:
             for name in splits:
                 metrics[name] = run_evaluator(evaluator, walk.composition, read.evaluation(name), name)
                 per_class[name] = _select_per_class(evaluator.state.metrics, len(names))
+                samples[name] = cast("int", cast("Any", evaluator.state).rows)
         finally:
             walk.composition.remove_taps()  # the student may be the caller's
         return Measured(
@@ -122,7 +123,7 @@ def evaluate(
             step=saved.step,
             data=data if isinstance(data, str) else saved.recipe.data.name if data is None else read_given(data).name,
             device=str(place),
-            samples={name: read.info.sizes[name] for name in splits},
+            samples=samples,
             metrics=metrics,
             class_names=names,
             per_class=per_class,

@@ -47,7 +47,9 @@ def resolve_weights(weights: ClassWeights | None, data: DataInfo) -> dict[str, f
     if weights == "balanced":
         counts = data.class_counts
         if not counts:
-            what = f"'balanced' needs a class for each sample, and the data's targets are of the kind {data.target!r}"
+            kind = f"the data's targets are of the kind {data.target!r}"
+            untold = "the loader does not say which classes the samples have that it gives"
+            what = f"'balanced' needs a class for each sample, and {untold if data.target == 'class' else kind}"
             raise StillhouseError(what, where=where, hint='a table: class_weights = { "NAME" = 2.0 }')
         there = [count for count in counts if count]
         factors = [sum(there) / (len(there) * count) if count else 1.0 for count in counts]
