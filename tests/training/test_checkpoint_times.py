@@ -206,3 +206,43 @@ def test_a_copy_shares_nothing_and_keeps_what_is_tied():
     assert not copied["a"].requires_grad
     assert torch.equal(copied["view"], copied["a"][:1])
     assert copied["list"][1] == (1, "x")
+
+
+def test_an_epoch_that_waits_for_the_one_before_to_be_written_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    begun, ended = threading.Event(), threading.Event()
+
+    def write(path: Path, content: Any) -> None:
+        if path.name == "last_6.pt":
+            begun.set()
+            ended.wait(60)
+        write_checkpoint(path, content)
+
+    monkeypatch.setattr(WRITE, write)
+    monkeypatch.setattr(checkpoint_writer, "SMALL", 0)  # as if the files were large
+    training = prepare(recipe(run__epochs=6, checkpoints={"every_seconds": 0, "best": False}), out=tmp_path / "run")
+    checkpoints = training.observers.checkpoints
+    assert checkpoints is not None
+    wait = checkpoints._writer.wait
+
+    def interrupted_wait() -> None:
+        if begun.is_set() and not ended.is_set() and checkpoints._step == 9:
+            ended.set()
+            raise KeyboardInterrupt
+        wait()
+
+    monkeypatch.setattr(checkpoints._writer, "wait", interrupted_wait)
+    with pytest.raises(KeyboardInterrupt):
+        training.fit()
+    assert names(tmp_path / "run") == ["last_9.pt"]
+    assert train(training.recipe, out=tmp_path / "run", resume=True).summary["resumed_at_step"] == 9
+
+
+@pytest.mark.filterwarnings("ignore:TensorBoard's events cannot be written")
+def test_a_folder_that_was_moved_is_said_to_be_gone(tmp_path: Path):
+    training = prepare(recipe(run__epochs=4, checkpoints={"every_seconds": 0}), out=tmp_path / "run")
+    move = lambda: (tmp_path / "run").rename(tmp_path / "moved")  # noqa: E731
+    training.run.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=7), move)
+    with pytest.raises(StillhouseError, match=r"run: the run's folder is gone: .*where it has been moved to: --resume"):
+        training.fit()

@@ -114,3 +114,38 @@ def test_a_student_starts_with_anothers_optimizer_state_or_without(tmp_path: Pat
     torch.save({"weight": torch.ones(1)}, tmp_path / "w.pt")
     with pytest.raises(StillhouseError, match=r"student\.optimizer_state: needs `checkpoint`"):
         recipe(student={"model": "support:TinyNet", "optimizer_state": True})
+
+
+def test_its_best_weights_go_along_until_better_ones_come(tmp_path: Path):
+    scores = [0.1, 0.9, 0.2, 0.3, 0.95, 0.4]
+
+    def run(out: str, epochs: int, **changes: Any) -> Any:
+        training = prepare(recipe(teacher=None, run__epochs=epochs, **changes), out=tmp_path / out)
+        with_scores(training, scores)
+        return training.fit()
+
+    def files(out: str) -> list[str]:
+        return sorted(path.name for path in (tmp_path / out / "checkpoints").iterdir())
+
+    run("short", 3)
+    result = run("child", 4, run__parent=str(tmp_path / "short"))
+    assert result.summary["best"] == {"epoch": 2, "val/accuracy": 0.9}
+    assert files("child") == ["best_6.pt", "last_12.pt"]
+    best = [torch.load(tmp_path / out / "checkpoints" / "best_6.pt")["model"] for out in ("short", "child")]
+    assert same_state(*best)
+    run("better", 6, run__parent=str(tmp_path / "short"))
+    assert files("better") == ["best_15.pt", "last_18.pt"]
+    run("none kept", 3, checkpoints={"best": False})
+    run("kept since", 4, run__parent=str(tmp_path / "none kept"))
+    assert files("kept since") == ["best_12.pt", "last_12.pt"]  # of those whose weights there are
+
+
+def test_a_scale_that_has_come_down_stays_down(tmp_path: Path):
+    made = {"run__precision": "float16", "optimizer": {"name": "sgd", "lr": 1e-5}}
+    plugins = [{"use": "logits", "weight": 1e3}]
+    whole = train(recipe(*plugins, run__epochs=6, **made), out=tmp_path / "whole")
+    first = prepare(recipe(*plugins, run__epochs=3, **made), out=tmp_path / "short")
+    first.fit()
+    assert first._stepper.scaler.get_scale() < 2**16
+    child = train(recipe(*plugins, run__epochs=6, run__parent=str(tmp_path / "short"), **made), out=tmp_path / "child")
+    assert same_state(child.student.state_dict(), whole.student.state_dict())

@@ -8,8 +8,9 @@ from torch.nn.parameter import is_lazy
 
 from stillhouse.distributed import processes as parallel
 from stillhouse.distributed.fsdp import to_local
+from stillhouse.errors import StillhouseError
 
-__all__ = ["find_non_finite"]
+__all__ = ["find_non_finite", "refuse_non_finite"]
 
 
 @torch.no_grad()
@@ -35,3 +36,20 @@ def find_non_finite(module: nn.Module, *, infinite: bool = True) -> list[str]:
         return []
     fine = parallel.sum_over_processes(torch.stack([~look for _, look in looks]).float()).eq(0).tolist()
     return [name for (name, _), ok in zip(looks, fine, strict=True) if not ok]
+
+
+def refuse_non_finite(module: nn.Module) -> None:
+    """Raise if any parameter of ``module`` is not finite or any buffer is NaN; one copy from the device.
+
+    A buffer may hold infinities on purpose: attention masks do.
+
+    Raises:
+        StillhouseError: it names the tensors.
+    """
+    bad = find_non_finite(module)
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise StillhouseError(
+            f"values that are not finite in {', '.join(bad[:3])}{more}: no checkpoint is written",
+            hint="the last good one is kept; start another run with a lower learning rate or weight",
+        )

@@ -11,9 +11,10 @@ import attrs
 
 from stillhouse.errors import StillhouseError
 from stillhouse.models.checkpoint_file import read_checkpoint, write_checkpoint
+from stillhouse.models.weights import find_last_checkpoint
 from stillhouse.nested import list_tensors
 
-__all__ = ["CheckpointWriter", "File"]
+__all__ = ["CheckpointWriter", "File", "explain_failure", "find_whole"]
 
 SMALL = 1 << 24
 """Bytes that are written before anybody would notice."""
@@ -101,3 +102,20 @@ class CheckpointWriter:
             path.unlink(missing_ok=True)
             raise
         self._tried = True
+
+
+def find_whole(folder: Path) -> Path | None:
+    """The checkpoint that a run can go on from: the last, or where that was deleted the newest of those that were to stay."""
+    return find_last_checkpoint(folder) or find_last_checkpoint(folder, "epoch")
+
+
+def explain_failure(folder: Path, error: OSError) -> StillhouseError:
+    """Make the error for a checkpoint that cannot be written into ``folder``: it says what is left to go on from."""
+    why = error.strerror or error
+    if not folder.parent.exists():
+        hint = "it goes on from where it has been moved to: --resume"
+        return StillhouseError(f"the run's folder is gone: {why}", where=str(folder.parent), hint=hint)
+    last = find_whole(folder)
+    kept = "there is none yet: the run begins anew" if last is None else f"{last.name} is still there"
+    hint = f"{kept}; make room and use --resume"
+    return StillhouseError(f"the checkpoint cannot be written: {why}", where=str(folder), hint=hint)

@@ -16,18 +16,16 @@ from typing import Any
 from warnings import warn
 
 from ignite.engine import Events
-from torch import nn
 
 from stillhouse.config.run import CheckpointSpec
 from stillhouse.contract.hookspecs import hookimpl
 from stillhouse.contract.run import Run
 from stillhouse.distributed import processes as parallel
-from stillhouse.distributed.finite import find_non_finite
+from stillhouse.distributed.finite import refuse_non_finite
 from stillhouse.errors import StillhouseError, StillhouseWarning
 from stillhouse.files import clear_temporaries, replacing
 from stillhouse.models.checkpoint_file import read_checkpoint
-from stillhouse.models.weights import find_last_checkpoint
-from stillhouse.training.checkpoint_writer import CheckpointWriter, File
+from stillhouse.training.checkpoint_writer import CheckpointWriter, File, explain_failure, find_whole
 from stillhouse.training.evaluation import Evaluation
 from stillhouse.training.history import HistoryFile
 from stillhouse.training.run_state import WEIGHTS, RunState
@@ -99,7 +97,10 @@ class Checkpoints:
         """
         state = self._open(run)
         state.refuse_unreadable()
-        self._best = RunningBest(run)
+        file = self._best_name.file
+        # Epochs before the file of the best weights are worse; those without one at all, of a run that kept none, are out of it.
+        known = len(self._evaluation.history) if file is None else _read_step(file) // run.steps_per_epoch - 1
+        self._best = RunningBest(run, leave_out=known)
         trainer = run.trainer
 
         def after_first_step() -> None:
@@ -155,12 +156,22 @@ class Checkpoints:
         """Have what is held written, the last state as each of ``kinds``."""
         with self._telling():
             parallel.in_first(self._history.write)  # before the checkpoint that has seen it
-            files = self._take_held(*kinds)
-            parallel.in_first(lambda: self._writer.write(files))
+            parallel.in_first(self._writer.wait)  # what is held stays so, until those before are there
+            files = self._name_held(*kinds)
+            parallel.in_first(lambda: self._hand_over(files))
+            self._held.clear()
         self._written_at = time.monotonic()
 
-    def _take_held(self, *kinds: str) -> list[File]:
-        """The files of what is held, which is so no longer: of the best weights, then of the last state as each of ``kinds``.
+    def _hand_over(self, files: list[File]) -> None:
+        """Give files to the writer; what it could not write, and has said so, is not tried again."""
+        try:
+            self._writer.write(files)
+        except Exception:
+            self._held.clear()
+            raise
+
+    def _name_held(self, *kinds: str) -> list[File]:
+        """The files of what is held: of the best weights, then of the last state as each of ``kinds``.
 
         ``last`` comes last: who is killed before it is there goes back an epoch, and writes the others again.
         """
@@ -169,7 +180,6 @@ class Checkpoints:
             named.append(("best", self._best_name.file, self._held["best"]))
         if "last" in self._held:
             named += [(kind, f"{kind}_{self._step}.pt", self._held["last"]) for kind in kinds]
-        self._held.clear()
         outdated = {kind: name for kind, name in self._there.items() if kind != "epoch"}  # those of epochs stay
         self._there |= {kind: name for kind, name, _ in named}
         return [File(name, content, outdated.get(kind)) for kind, name, content in named]
@@ -180,13 +190,7 @@ class Checkpoints:
         try:
             yield
         except OSError as error:
-            last = _find_whole(self.folder)
-            kept = "there is none yet: the run begins anew" if last is None else f"{last.name} is still there"
-            raise StillhouseError(
-                f"the checkpoint cannot be written: {error.strerror or error}",
-                where=str(self.folder),
-                hint=f"{kept}; make room and use --resume",
-            ) from error
+            raise explain_failure(self.folder, error) from error
 
     def write_last(self, run: Run) -> None:
         """Have this step's checkpoint written, unless it is, and wait until it is there.
@@ -221,7 +225,7 @@ class Checkpoints:
             with self._telling():
                 if self._held and parallel.is_first():
                     self._history.write()
-                    self._writer.write(self._take_held("last"))
+                    self._writer.write(self._name_held("last"))
                 self._writer.close()
         except StillhouseError as error:
             warn(str(error), StillhouseWarning, stacklevel=2)  # what has ended the run is raised already
@@ -238,7 +242,7 @@ class Checkpoints:
         state = self._open(run)
         if parallel.is_first():
             clear_temporaries(self.folder)
-        path = _find_whole(self.folder)
+        path = find_whole(self.folder)
         if path is None:
             self._begin_anew()
             return 0
@@ -252,6 +256,12 @@ class Checkpoints:
             self._there["best"] = self._best_name.file
         self._tidy(last)
         return step
+
+    def take_over_best(self, file: Path) -> None:
+        """Have the best weights of a run that this one goes on from, in ``file``, as its own until there are better ones."""
+        if self._spec.best and file.is_file():
+            parallel.in_first(lambda: _copy(file, self.folder / file.name))
+            self._best_name.file = self._there["best"] = file.name
 
     def _begin_anew(self) -> None:
         """Take away what a run has left that was killed between its first epoch's files."""
@@ -267,28 +277,11 @@ class Checkpoints:
                 file.unlink(missing_ok=True)
 
 
+def _read_step(file: str) -> int:
+    return int(file.removeprefix("best_").removesuffix(".pt"))
+
+
 def _copy(path: Path, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
     with replacing(to) as temporary:
         shutil.copyfile(path, temporary)
-
-
-def _find_whole(folder: Path) -> Path | None:
-    """The checkpoint that a run can go on from: the last, or where that was deleted the newest of those that were to stay."""
-    return find_last_checkpoint(folder) or find_last_checkpoint(folder, "epoch")
-
-
-def refuse_non_finite(module: nn.Module) -> None:
-    """Raise if any parameter of ``module`` is not finite or any buffer is NaN; one copy from the device.
-
-    A buffer may hold infinities on purpose: attention masks do.
-
-    Raises:
-        StillhouseError: it names the tensors.
-    """
-    bad = find_non_finite(module)
-    if bad:
-        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-        raise StillhouseError(
-            f"values that are not finite in {', '.join(bad[:3])}{more}: no checkpoint is written",
-            hint="the last good one is kept; start another run with a lower learning rate or weight",
-        )

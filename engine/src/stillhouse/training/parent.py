@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -55,7 +56,7 @@ def check_parent(recipe: Recipe) -> None:
         raise StillhouseError("has no checkpoint to go on from", where=f"{where}: {parent}")
 
 
-def begin(run: Run, observers: Observers) -> int:
+def begin(run: Run, observers: Observers, scaler: GradScaler) -> int:
     """Begin a run that has no checkpoint yet: where its parent has ended, with another's optimizer state, or with nothing.
 
     Returns:
@@ -65,7 +66,7 @@ def begin(run: Run, observers: Observers) -> int:
         StillhouseError: as :func:`go_on`; or the state is of other parameters.
     """
     if run.recipe.run.parent is not None:
-        return go_on(run, observers)
+        return go_on(run, observers, scaler)
     if run.recipe.student.optimizer_state:
         _take_moments(run)
     return 0
@@ -93,8 +94,10 @@ def _take_moments(run: Run) -> None:
         ) from error
 
 
-def go_on(run: Run, observers: Observers) -> int:
+def go_on(run: Run, observers: Observers, scaler: GradScaler) -> int:
     """Bring a new run to where its parent has ended: weights, the optimizer's state, averages, generators, epochs, history.
+
+    Its best weights are copied into the run's own folder, and float16's scale goes on.
 
     The optimizer's options and the schedule are the new recipe's: ours goes on at the parent's step of the new run's length, one
     by name begins. Early stopping waits anew.
@@ -123,6 +126,8 @@ def go_on(run: Run, observers: Observers) -> int:
         _load_optimizer(run.optimizer, content["optimizer"])
         if observers.ema is not None and "ema" in content:
             observers.ema.load_state_dict(content["ema"])
+        if scaler.is_enabled():
+            scaler.load_state_dict(content["scaler"])
     except (ValueError, KeyError, RuntimeError, TypeError) as error:
         raise StillhouseError(f"its optimizer's state does not fit this run: {error}", where=str(path)) from error
     moves = observers.learning_rate
@@ -132,6 +137,9 @@ def go_on(run: Run, observers: Observers) -> int:
     if "rank0" in content["generators"]:
         rng.restore(content["generators"]["rank0"])
     observers.evaluation.history = _read_history(parent, content["history"])
+    best = content["best"]["file"]
+    if observers.checkpoints is not None and best is not None:
+        observers.checkpoints.take_over_best(parent / "checkpoints" / best)
     if observers.early_stopping is not None:
         observers.early_stopping.wait_from(len(observers.evaluation.history))
     return done

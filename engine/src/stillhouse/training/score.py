@@ -153,13 +153,14 @@ class RunningBest:
         run: whose score it is.
         min_delta: as in :class:`BestScore`.
         cumulative: likewise.
+        leave_out: so many epochs, the first ones, as well.
     """
 
-    def __init__(self, run: Run, min_delta: float = 0.0, *, cumulative: bool = False) -> None:
+    def __init__(self, run: Run, min_delta: float = 0.0, *, cumulative: bool = False, leave_out: int = 0) -> None:
         self._run = run
         self._score = find_score(run.recipe.checkpoints, run.task)
         self._best = BestScore(self._score.mode, min_delta, cumulative=cumulative)
-        self._seen = 0
+        self._seen = leave_out
 
     def of(self, history: Sequence[Mapping[str, float]]) -> BestScore:
         """The best of ``history``, which has the validation metrics of each epoch, and begins with what was given before."""

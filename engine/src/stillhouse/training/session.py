@@ -203,7 +203,7 @@ class Training:
             finished = folder.read_summary()
             if finished is not None and (done == run.total_steps or self.observers.stopped):
                 return Result(self.export(), restore_nans(finished["metrics"]), self._history, finished, run.folder)
-        done = done or begin(run, self.observers)
+        done = done or begin(run, self.observers, self._stepper.scaler)
         started = time.perf_counter()
         try:
             # Whoever calls this under no_grad wants the run all the same: a teacher's training is started from anywhere.
