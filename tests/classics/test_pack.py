@@ -72,8 +72,7 @@ def test_it_trains_resumes_bit_for_bit_and_leaves_the_teacher_alone(name: str, t
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("batch_size", [2, 10])
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize(("batch_size", "precision"), [(2, "bfloat16"), (10, "float16")])
 def test_its_terms_are_float32_and_finite_in_half_precision_and_in_batches_of_two(
     name: str, batch_size: int, precision: str
 ):

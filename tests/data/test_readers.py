@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 
 import pytest
@@ -15,6 +16,7 @@ SPEC = DataSpec(name="x", workers=4, prefetch=3, batch_size=64)
 
 
 def test_a_reader_that_is_killed_ends_the_run_with_what_to_lower():
+    before = multiprocessing.active_children()
     made = recipe(data={"name": "support.dying:deadly_data", "args": {"at": 5}, "batch_size": 8, "workers": 2})
     with pytest.raises(StillhouseError) as caught:
         train(made, write=False)
@@ -22,6 +24,10 @@ def test_a_reader_that_is_killed_ends_the_run_with_what_to_lower():
     assert fault.where == "data.workers"
     assert "was ended by a signal (Killed), as the system ends one where memory runs out" in fault.what
     assert "workers = 0 reads in the run's own process" in fault.hint
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert [
+        child for child in multiprocessing.active_children() if child not in before
+    ] == []  # while the error is kept
 
 
 @pytest.mark.parametrize(

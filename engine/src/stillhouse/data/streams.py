@@ -89,7 +89,9 @@ def _next_of(made: Iterator[Any]) -> Any:
         found = explain_dead_reader(error, codes=[reader.exitcode for reader in getattr(made, "_workers", ())])
         if found is None:
             raise
-        raise found from error
+        text = str(error)
+    del made  # as torch's own error does, whose traceback has it: while anybody keeps that, the other readers live
+    raise found from RuntimeError(text)
 
 
 @attrs.frozen(eq=False)
