@@ -140,7 +140,7 @@ def test_a_rank_without_effect_is_refused_with_all_layers() -> None:
     texts = [str(f) for f in error.value.faults]
     assert len(texts) == 2
     assert "below the 4 channels of the student's layer 'a', (2, 4, 5, 5)" in texts[0]
-    assert "below the 8 rows in a batch of the student's layer 'b', (2, 9)" in texts[1]
+    assert "below the 8 rows at once of the student's layer 'b', (2, 9)" in texts[1]
     assert _spectral(rank=3, pool="none").build(assembly_of(features={"a": features["a"]}, batch_size=1)) is None
 
 

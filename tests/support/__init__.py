@@ -122,7 +122,7 @@ def assembly_of(
         batch_size: the recipe's.
         device: where the models are said to be.
     """
-    fake: Any = SimpleNamespace(data=SimpleNamespace(batch_size=batch_size))
+    fake: Any = SimpleNamespace(samples_at_once=batch_size)
     features = dict(features or {})
     return Assembly(
         recipe=fake,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from support import faulty_state, faulty_steps
 from support.faulty_plugins import MISTAKES, Right
+from torch import nn
 
-from stillhouse import Plugin, StillhouseError, plugin
+from stillhouse import Plugin, StillhouseError, Weight, hookimpl, plugin
 from stillhouse.terminal import Terminal
 from stillhouse.testing import check_plugin
 from stillhouse.testing.conformance import CHECKS, name_of
@@ -66,6 +68,26 @@ def test_every_plugin_of_ours_passes(name: str):
 @pytest.mark.parametrize("name", FIRST_PARTY)
 def test_every_plugin_of_ours_passes_compiled_and_in_two_processes(name: str):
     assert failed(check_plugin(name, slow=True, only=SLOW)) == {}
+
+
+@plugin
+class Recurrent(Plugin):
+    """Has a layer that keeps its parameters in a list as well."""
+
+    weight: Weight = 1.0
+
+    @hookimpl
+    def build(self, assembly: Any) -> nn.Module:
+        return nn.LSTM(assembly.data.classes, assembly.data.classes, batch_first=True)
+
+    @hookimpl
+    def losses(self, step: Any) -> Any:
+        logits = step.student.output.float()
+        return {"": (step.module(self)(logits[:, None].expand(-1, 2, -1))[0][:, -1] - logits).square().mean()}
+
+
+def test_a_layer_may_have_its_parameters_twice():
+    assert failed(check_plugin(Recurrent, only=["module-state"])) == {}
 
 
 def test_a_finding_names_hook_and_line_and_says_what_to_write():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 from support import recipe
 
-from stillhouse import StillhouseError, prepare
+from stillhouse import Plugin, StillhouseError, StillhouseWarning, hookimpl, plugin, prepare
 from stillhouse.models import vit
 from stillhouse.training.parameter_groups import number_layers
 
@@ -71,3 +72,40 @@ def test_layers_are_numbered_from_inputs_to_outputs():
         "body.weight": 1,
         "body.bias": 1,
     }
+
+
+@plugin
+class Asks(Plugin):
+    """Asks for a group of the student's parameters."""
+
+    options: dict[str, Any] = attrs.field(factory=dict)
+
+    @hookimpl
+    def optimizer_options(self, assembly: Any) -> dict[str, Any]:
+        return self.options
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"student": "head.*"}, r"student must be a list of globs over the student's parameters, got 'head\.\*'"),
+        ({"student": ["head.*"], "lr": -1.0}, r"lr must be a finite number >= 0, got -1\.0"),
+        ({"student": ["head.*"], "lr": "fast"}, "lr must be a finite number >= 0, got 'fast'"),
+        ({"student": ["head.*"], "weight_decay": None}, "weight_decay must be a finite number >= 0, got None"),
+    ],
+)
+def test_options_of_a_plugin_are_looked_at(options: dict[str, Any], says: str):
+    with pytest.raises(StillhouseError, match=f"plugin 'asks': optimizer_options' {says}"):
+        prepare(recipe(teacher=None), plugins=[Asks(options=options)], write=False)
+
+
+def test_a_glob_that_matches_nothing_is_said():
+    with pytest.warns(StillhouseWarning, match=r"plugin 'asks': optimizer_options' student: 'typo\.\*' matches none"):
+        prepare(recipe(teacher=None), plugins=[Asks(options={"student": ["typo.*"]})], write=False)
+
+
+def test_a_plugin_takes_what_its_globs_match():
+    training = prepare(recipe(teacher=None), plugins=[Asks(options={"student": ["head.*"], "lr": 0.5})], write=False)
+    own = next(group for group in training.optimizer.param_groups if group["name"] == "asks")
+    assert own["lr"] == 0.5
+    assert {id(p) for p in own["params"]} == {id(p) for p in training.run.student.head.parameters()}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from stillhouse.errors import StillhouseError
 
-__all__ = ["find_reader", "read_output"]
+__all__ = ["find_class_order", "find_reader", "read_output"]
 
 _KEYS = ("out", "logits", "predicted_depth", "reconstruction", "last_hidden_state", "output")
 """Where torchvision (``out``) and Hugging Face (``logits``, ...) keep the output of interest."""
@@ -64,6 +64,19 @@ def find_reader(output: Any, which: str) -> Callable[[Any], Any] | None:
         where=which,
         hint="a tensor, a tuple whose first is one, or a dict; or wrap the model in one whose forward returns a tensor",
     )
+
+
+def find_class_order(teacher: nn.Module) -> list[int] | None:
+    """For each of the student's classes its place in what ``teacher``'s own layers give; None: as they are.
+
+    A step's ``teacher.output`` is in the student's order already. This is for a plugin that takes over a teacher's layer.
+
+    Raises:
+        StillhouseError: its outputs are other classes.
+    """
+    conversion: Any = getattr(teacher, "stillhouse_convert", None)
+    order: list[int] | None = None if conversion is None else conversion.find_order()
+    return order
 
 
 def read_output(output: Any, which: str) -> Any:

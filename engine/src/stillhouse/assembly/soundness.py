@@ -127,7 +127,7 @@ def tell_probabilities(output: Any) -> str:
     if not isinstance(output, Tensor) or not output.is_floating_point() or output.ndim < 2 or output.shape[1] < 2:
         return ""
     x = output.detach().float()
-    if not bool(((x >= 0) & (x <= 1)).all()):
+    if not bool(((x >= 0) & (x <= 1)).all()) or not bool(x.any()):  # a last layer may start at zero
         return ""
     if bool(((x.sum(1) - 1).abs() < 1e-2).all()):
         return "its outputs are probabilities already, between 0 and 1 with the sum 1"

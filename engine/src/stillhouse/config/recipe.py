@@ -156,6 +156,15 @@ class Recipe:
         return Path(self.run.base)
 
     @property
+    def samples_at_once(self) -> int:
+        """The fewest samples that a plugin's terms are taken over at once, in all processes together: of a batch, or a part of it."""
+        data = self.data
+        whole = data.batch_size
+        if data.has_unlabelled and data.terms == "all":
+            whole += max(1, round(data.unlabelled_ratio * whole))
+        return whole // self.run.accumulate
+
+    @property
     def all_teachers(self) -> dict[str, TeacherSpec]:
         """Every teacher by name: ``teacher``, the first one, then the further ones."""
         return {} if self.teacher is None else {"teacher": self.teacher, **self.teachers}

@@ -133,6 +133,16 @@ class OutputConversion:
         self._unsaid, self._inputs = unsaid, inputs
         self._index: Tensor | None = None
 
+    def find_order(self) -> list[int] | None:
+        """See :func:`stillhouse.outputs.find_class_order`.
+
+        Raises:
+            StillhouseError: the output may not be read.
+        """
+        if self._error is not None:
+            raise self._error
+        return self._order
+
     def __call__(self, side: Side) -> Side:
         """The same side with its output converted; who reads it is told what has to be said, and who does not is not."""
         if self._error is not None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import math
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stillhouse.config.references import import_object
 from stillhouse.config.run import OptimizerSpec
 from stillhouse.contract.assembly import Assembly
 from stillhouse.contract.layers import match_names
-from stillhouse.errors import StillhouseError, did_you_mean, first_line
+from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, first_line, raise_faults
 from stillhouse.loop.composition import Composition
 from stillhouse.registry.hooks import Hooks, named_values
 from stillhouse.training.fused import choose_fused, take_fused_steps
@@ -88,10 +92,11 @@ def build_optimizer(spec: OptimizerSpec, assembly: Assembly, composition: Compos
             [p for p in composition.plugins[key].parameters() if p.requires_grad] if key in composition.plugins else []
         )
         own = options.get(plugin.name, {})
-        taken = [name for pattern in own.pop("student", ()) for name in match_names(pattern, student)]
+        taken = _find_taken(own.pop("student", ()), student, composition.student, plugin.name)
         parameters += [student.pop(name) for name in dict.fromkeys(taken)]
         if not parameters:
             continue
+        _refuse_wrong(own, plugin.name)
         groups.append({"params": parameters, "name": plugin.name, **_known_only(own, cls, plugin.name)})
     args |= choose_fused(cls, args, composition, assembly.recipe.run.precision)
     try:
@@ -102,6 +107,38 @@ def build_optimizer(spec: OptimizerSpec, assembly: Assembly, composition: Compos
     if any(group.get("fused") for group in optimizer.param_groups):
         take_fused_steps(optimizer)
     return optimizer
+
+
+def _find_taken(patterns: Any, left: Mapping[str, nn.Parameter], student: nn.Module, plugin: str) -> list[str]:
+    """The names of the student's parameters that a plugin takes into its group."""
+    where = f"plugin {plugin!r}"
+    if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
+        what = f"optimizer_options' student must be a list of globs over the student's parameters, got {patterns!r}"
+        raise StillhouseError(what, where=where, hint='{"student": ["head.*"]}')
+    taken = []
+    for pattern in patterns:
+        every = {
+            **dict(student.named_parameters()),
+            **dict(student.named_buffers()),
+        }  # also what is frozen, or not trained here
+        if not match_names(pattern, every):
+            near = did_you_mean(pattern, left)
+            what = f"{where}: optimizer_options' student: {pattern!r} matches none of the student's parameters, {near}"
+            warnings.warn(what, StillhouseWarning, stacklevel=2)
+        taken += match_names(pattern, left)
+    return taken
+
+
+def _refuse_wrong(own: Mapping[str, Any], plugin: str) -> None:
+    """Refuse a rate or a decay that is no number, or below 0: torch looks at those of the optimizer, and at no group's."""
+    raise_faults(
+        Fault(f"plugin {plugin!r}", f"optimizer_options' {key} must be a finite number >= 0, got {own[key]!r}")
+        for key in ("lr", "weight_decay")
+        if key in own
+        and not (
+            isinstance(own[key], int | float | Tensor) and not isinstance(own[key], bool) and 0 <= own[key] < math.inf
+        )
+    )
 
 
 def _known_only(own: dict[str, Any], cls: type[Optimizer], plugin: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stillhouse import Assembly, Plugin, Step, Weight, hookimpl, plugin
+from stillhouse import Assembly, Plugin, Step, StillhouseError, Weight, hookimpl, plugin
 from stillhouse.contract.assembly import Rows
 from stillhouse.distributed.processes import gather, mean_over_processes
 from stillhouse_classics.checks import check_counts, check_positive, check_shares
@@ -19,6 +19,8 @@ __all__ = ["ContrastiveDistillation", "contrast_loss"]
 
 _LEAST = 1e-7
 """Added to denominators, as in the authors' code."""
+_COLDEST = 0.015
+"""Below it the sum of a batch's exp(1 / temperature) leaves float32."""
 
 
 def contrast_loss(scores: Tensor, samples: int) -> Tensor:
@@ -115,11 +117,22 @@ class ContrastiveDistillation(Plugin):
     def __attrs_post_init__(self) -> None:
         check_counts(dim=self.dim, negatives=self.negatives)
         check_positive(temperature=self.temperature)
+        if self.temperature < _COLDEST:
+            what = f"must be >= {_COLDEST}, got {self.temperature}: exp(1 / temperature) is beyond float32"
+            raise StillhouseError(what, where="temperature")
         check_shares(momentum=self.momentum)
 
     @hookimpl
     def build(self, assembly: Assembly) -> nn.Module:
-        """Embeddings and banks for each link."""
+        """Embeddings and banks for each link.
+
+        Raises:
+            StillhouseError: unlabelled samples, of which a bank has none, are among those that the terms are of.
+        """
+        if assembly.recipe.data.has_unlabelled and assembly.recipe.data.terms == "all":
+            raise StillhouseError(
+                "a bank has the labelled samples alone", where="data.terms", hint='terms = "labelled"'
+            )
         return build_for_links(assembly, self.links, lambda s, t: Banks(s, t, assembly.rows, self.dim))
 
     @hookimpl

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
 from stillhouse import Plugin, Step, Weight, hookimpl, plugin
@@ -13,11 +13,22 @@ from stillhouse_classics.logits import read_logits
 
 __all__ = ["StrongerTeacher", "correlation_loss"]
 
+_LEAST = 1e-12
+"""The least sum of squares about the mean that is more than rounding of numbers up to 1."""
+
 
 def correlation_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """One minus Pearson's correlation of each row (R, C) with the teacher's, the mean over rows: equation 6."""
+    """One minus Pearson's correlation of each row (R, C) with the teacher's, the mean over rows: equation 6.
+
+    A row that is the same throughout, as all are of a layer that starts at zero, has no correlation and gets no gradient:
+    divided by its deviation, rounding alone would give one of 1e7.
+    """
     s, t = (x - x.mean(1, keepdim=True) for x in (student, teacher))
-    return 1 - F.cosine_similarity(s, t, dim=1).mean()
+    ss, tt = s.square().sum(1), t.square().sum(1)
+    varied = (ss > _LEAST) & (tt > _LEAST)
+    one = torch.ones_like(ss)
+    cosine = (s * t).sum(1) * torch.where(varied, ss, one).rsqrt() * torch.where(varied, tt, one).rsqrt()
+    return 1 - torch.where(varied, cosine, torch.zeros_like(cosine)).mean()
 
 
 @plugin

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from stillhouse import Plugin, Step, Weight, hookimpl, plugin
@@ -17,8 +18,16 @@ _LEAST = 1e-7
 
 
 def standardise(logits: Tensor) -> Tensor:
-    """Each row of logits (R, C) less its mean, over its deviation (divisor C - 1): algorithm 1's Z-score."""
-    return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + _LEAST)
+    """Each row of logits (R, C) less its mean, over its deviation (divisor C - 1): algorithm 1's Z-score.
+
+    A row without a deviation, as all are of a layer that starts at zero, becomes zeros without a gradient, which would be of 1e7.
+    """
+    deviation = logits.std(1, keepdim=True)
+    varied = deviation > _LEAST
+    scored = (logits - logits.mean(1, keepdim=True)) / (
+        torch.where(varied, deviation, torch.ones_like(deviation)) + _LEAST
+    )
+    return torch.where(varied, scored, torch.zeros_like(scored))
 
 
 def standardised_loss(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:

@@ -30,7 +30,7 @@ class MutualLearning(Plugin):
     """Train peers beside the student, from other starts; each learns from the labels and from all others.
 
     Source: 1706.00384, equations 4 to 7. The peers are copies of the student whose layers draw their parameters anew;
-    a layer without ``reset_parameters`` starts as the student's. All networks learn in one step by one optimizer, where
+    a layer without ``reset_parameters`` starts as the student's, and one that is frozen stays so. All networks learn in one step by one optimizer, where
     the paper lets them take turns [choice]. After training the peers are left behind. No [teacher] is needed.
 
     Attributes:
@@ -51,7 +51,7 @@ class MutualLearning(Plugin):
         """The peers."""
         peers = nn.ModuleList(copy.deepcopy(assembly.student) for _ in range(self.peers))
         for module in peers.modules():
-            if callable(reset := getattr(module, "reset_parameters", None)):
+            if callable(reset := getattr(module, "reset_parameters", None)) and not _is_frozen(module):
                 reset()
         return peers
 
@@ -72,3 +72,9 @@ class MutualLearning(Plugin):
             "peers": sum(learned[1:], start=student.new_zeros(())),
             "labels": sum(labels, start=student.new_zeros(())),
         }
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    """Whether a layer trains nothing of its own: its parameters are frozen, or it has none and is in eval mode."""
+    own = list(module.parameters(recurse=False))
+    return not any(p.requires_grad for p in own) if own else not module.training

@@ -36,7 +36,8 @@ def selectivity_loss(student: Tensor, teacher: Tensor, kernel: Kernel = "polynom
     if s.shape[2] < 2:
         raise StillhouseError("needs at least 2 positions", hint='read the layers with pool = "none"')
     s, t = F.normalize(s, dim=2), F.normalize(t, dim=2)
-    scale = (2 - 2 * (s @ t.transpose(1, 2)).mean((1, 2), keepdim=True)).detach().clamp(min=1e-6)
+    apart = _measure_distances(s, t, s @ t.transpose(1, 2))
+    scale = apart.mean((1, 2), keepdim=True).detach().clamp(min=1e-6)
     between = _compare(s, t, kernel, scale).mean((1, 2))
     within = [_compare(x, x, kernel, scale).mean((1, 2)) for x in (s, t)]
     return (within[0] + within[1] - 2 * between).mean()
@@ -49,9 +50,12 @@ def _compare(a: Tensor, b: Tensor, kernel: Kernel, scale: Tensor) -> Tensor:
         return inner
     if kernel == "polynomial":
         return inner.square()
-    # Points of norm 1 (or 0, for a channel that is off everywhere) are |a|^2 + |b|^2 - 2 <a, b> apart.
-    norms = a.square().sum(2)[:, :, None] + b.square().sum(2)[:, None, :]
-    return torch.exp((2 * inner - norms) / (2 * scale))
+    return torch.exp(-_measure_distances(a, b, inner) / (2 * scale))
+
+
+def _measure_distances(a: Tensor, b: Tensor, inner: Tensor) -> Tensor:
+    """The squared distances (B, C, D) of points of norm 1, or of 0 for a channel that is off everywhere."""
+    return a.square().sum(2)[:, :, None] + b.square().sum(2)[:, None, :] - 2 * inner
 
 
 @plugin

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse import Assembly, Plugin, Step, StillhouseError, Weight, hookimpl, plugin
+from stillhouse.contract.layers import split_layer
 from stillhouse.layout import channels, from_rows, to_rows
 from stillhouse_classics.links import PROJECTIONS, LinkedMap, build_for_links, check_shapes, give_terms
 
@@ -125,7 +126,8 @@ def _read_norm(assembly: Assembly, pattern: str) -> Tensor | None:
     if assembly.teacher is None:
         return None
     (path, *more) = assembly.layers("teacher", pattern)
-    layer = assembly.teacher.get_submodule(path)
+    name, own = split_layer("teacher", path)
+    layer = assembly.all_teachers[name].get_submodule(own)
     shift, scale = getattr(layer, "bias", None), getattr(layer, "weight", None)
     if more or not (isinstance(shift, Tensor) and isinstance(scale, Tensor) and shift.shape == scale.shape):
         raise StillhouseError(

@@ -18,8 +18,11 @@ __all__ = ["RelationalDistillation", "angle_loss", "distance_loss", "relation_lo
 def distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """The Huber loss between the two sides' distances of samples (B, D), each side's over its mean: equations 5 to 7.
 
-    The mean over pairs of different samples. Two samples of one place have no gradient.
+    The mean over pairs of different samples; a sample alone has none, and the loss is zero. Two samples of one place have
+    no gradient.
     """
+    if len(student) < 2:
+        return student.sum() * 0
     ours, theirs = (distances / distances.mean().clamp(min=1e-12) for distances in map(F.pdist, (student, teacher)))
     return F.smooth_l1_loss(ours, theirs)
 

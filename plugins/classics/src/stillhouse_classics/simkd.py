@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -10,7 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillhouse import Assembly, Plugin, Step, StillhouseError, Tap, Weight, hookimpl, plugin
+from stillhouse.contract.modes import keep_modes
 from stillhouse.layout import format_shape
+from stillhouse.outputs import find_class_order
+from stillhouse.outputs import read_output as pick_output
 from stillhouse_classics.checks import check_counts
 from stillhouse_classics.links import widen
 
@@ -40,17 +43,18 @@ class ReusedHead(nn.Module):
         classifier: (B, D) -> (B, classes).
     """
 
-    def __init__(self, inputs: int, reduction: int, classifier: nn.Linear) -> None:
+    def __init__(self, inputs: int, reduction: int, classifier: nn.Linear, order: Sequence[int] | None = None) -> None:
         super().__init__()
-        width, classes = classifier.in_features, classifier.out_features
+        rows = list(range(classifier.out_features)) if order is None else list(order)
+        width, classes = classifier.in_features, len(rows)
         hidden = max(1, width // reduction)
         self.projector = nn.Sequential(
             nn.Linear(inputs, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, width)
         )
         self.classifier = nn.Linear(width, classes)
         with torch.no_grad():
-            self.classifier.weight.copy_(classifier.weight)
-            self.classifier.bias.copy_(torch.zeros(classes) if classifier.bias is None else classifier.bias)
+            self.classifier.weight.copy_(classifier.weight[rows])
+            self.classifier.bias.copy_(torch.zeros(classes) if classifier.bias is None else classifier.bias[rows])
         self.classifier.requires_grad_(False)
 
     def fit_to(self, state: Mapping[str, Tensor]) -> None:
@@ -74,7 +78,9 @@ class Place(nn.Module):
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
-        (path,) = (name for name, part in student.named_modules() if isinstance(part, ReusedHead))
+        path, *others = (name for name, part in student.named_modules() if isinstance(part, ReusedHead))
+        if others:
+            raise StillhouseError("two plugins give the student a teacher's classifier", hint="list simkd once")
         self.projector = f"{path}.projector"
 
 
@@ -116,26 +122,43 @@ class ReusedClassifier(Plugin):
         """Put projector and classifier in the place of the student's last layer.
 
         Raises:
-            StillhouseError: no such layer in either model, or the student is nothing but one layer.
+            StillhouseError: no such layer in either model, one that is not all of the model's output, a teacher of other
+                classes, or the student is nothing but one layer.
         """
-        path, own = _find_head(student, self.head, assembly.data.classes, "head")
+        classes = assembly.data.classes
+        path, own = _find_head(student, self.head, lambda count: count == classes, "head")
+        _check_last(assembly, student, path, "student", "head")
         # A run that is loaded may have no teacher: the checkpoint brings the shapes then.
-        reused = own
-        if assembly.teacher is not None:
-            _, reused = _find_head(assembly.teacher, self.teacher_head, assembly.data.classes, "teacher_head")
-        if reused.out_features != own.out_features:
+        reused, order, teacher = own, None, assembly.teacher
+        if teacher is not None:
+            order = find_class_order(teacher)
+            fits = (lambda count: count == classes) if order is None else (lambda count: count > max(order))
+            its, reused = _find_head(teacher, self.teacher_head, fits, "teacher_head")
+            _check_last(assembly, teacher, its, "teacher", "teacher_head")
+        given = reused.out_features if order is None else len(order)
+        if given != own.out_features:
             raise StillhouseError(
-                f"the teacher's classifier gives {reused.out_features} classes, the student's {own.out_features}",
+                f"the teacher's classifier gives {given} classes, the student's {own.out_features}",
                 where="teacher_head",
                 hint="take a teacher of the same classes",
             )
-        head = ReusedHead(own.in_features, self.reduction, reused).to(own.weight.device)
+        head = ReusedHead(own.in_features, self.reduction, reused, order).to(own.weight.device)
         student.set_submodule(path, head)
         return student
 
     @hookimpl
     def add_taps(self, assembly: Assembly) -> Iterable[Tap]:
-        """The projector's output and the teacher's features."""
+        """The projector's output and the teacher's features.
+
+        Raises:
+            StillhouseError: ``features`` is not one layer of the teacher whose classifier the student gets.
+        """
+        layers = assembly.layers("teacher", self.features)
+        if len(layers) > 1 or ":" in layers[0]:
+            raise StillhouseError(
+                f"must be one layer of [teacher], whose classifier is reused, got {', '.join(layers[:3])}",
+                where="features",
+            )
         return [Tap("student", Place(assembly.student).projector), Tap("teacher", self.features)]
 
     @hookimpl
@@ -160,13 +183,32 @@ class ReusedClassifier(Plugin):
         return {"": feature_loss(widen(student), widen(teacher))}
 
 
-def _find_head(model: nn.Module, name: str, classes: int | None, where: str) -> tuple[str, nn.Linear]:
-    """The path and the layer: ``name``, or the last linear layer with ``classes`` outputs."""
+def _check_last(assembly: Assembly, model: nn.Module, path: str, which: str, where: str) -> None:
+    """Check on an example that what a layer gives is the model's output: one head of two would leave the other as it is."""
+    if assembly.batches is None:  # a run that is loaded
+        return
+    seen: list[Tensor] = []
+    handle = model.get_submodule(path).register_forward_hook(lambda _layer, _given, gave: seen.append(gave))
+    try:
+        with keep_modes(model, training=False), torch.no_grad():
+            example = assembly.batches.example().input.to(assembly.device)
+            output = pick_output(assembly.task.call(model, example, None), which)
+    finally:
+        handle.remove()
+    if len(seen) != 1 or not isinstance(output, Tensor) or not torch.equal(output, seen[0]):
+        what = f"what the layer {path!r} gives must be the {which}'s output, and it is not all of it"
+        raise StillhouseError(
+            what, where=where, hint="a model with one last linear layer; name it where there are others"
+        )
+
+
+def _find_head(model: nn.Module, name: str, fits: Callable[[int], bool], where: str) -> tuple[str, nn.Linear]:
+    """The path and the layer: ``name``, or the last linear layer with a number of outputs that ``fits``."""
     layers = {path: part for path, part in model.named_modules() if isinstance(part, nn.Linear) and path}
-    found = [path for path, part in layers.items() if (path == name if name else part.out_features == classes)]
+    found = [path for path, part in layers.items() if (path == name if name else fits(part.out_features))]
     if not found:
         raise StillhouseError(
-            f"{name!r} is no linear layer" if name else f"no linear layer gives {classes} classes",
+            f"{name!r} is no linear layer" if name else "no linear layer gives as many outputs as there are classes",
             where=where,
             hint=f"linear layers: {', '.join(layers) or 'none'}",
         )

@@ -117,25 +117,26 @@ class Normalizer(Plugin):
                 shrinkage below 1e-3 where a whole batch has no more rows than channels.
         """
         faults: list[Fault] = []
+        samples = assembly.recipe.samples_at_once // (1 if self.gather else parallel.count_launched())
         for link in assembly.match(self.links):
             for side in self._list_sides():
                 try:
-                    self._check(getattr(link, side), assembly.recipe.data.batch_size)
+                    self._check(getattr(link, side), samples)
                 except StillhouseError as error:
                     faults += error.within(f"link {link.name!r}, {side}").faults
         raise_faults(faults)
         return Conditions(self._eps, gather=self.gather) if self.kind == "whiten" else None
 
-    def _check(self, x: Tensor, batch_size: int) -> None:
+    def _check(self, x: Tensor, samples: int) -> None:
         width = channels(x)
-        rows = x.numel() // (x.shape[0] * width) * batch_size
+        rows = x.numel() // (x.shape[0] * width) * samples
         if self.kind == "layer" and width < 2:
             raise StillhouseError("kind = 'layer' needs at least 2 channels, got 1", hint='take kind = "batch"')
         if self.kind in ("batch", "whiten"):
             require_two_rows(rows, self.kind)
         if self.kind == "whiten" and rows <= width and self._eps < SINGULAR_EPS:
             raise StillhouseError(
-                f"must be >= {SINGULAR_EPS:g} for a singular covariance, got {self._eps:g}: a batch of {batch_size} gives "
+                f"must be >= {SINGULAR_EPS:g} for a singular covariance, got {self._eps:g}: {samples} samples at once give "
                 f"{rows} rows of {width} channels, and the whitened rows would all be equally far from each other",
                 where="eps",
                 hint=f"or take more than {width} rows (a larger batch, or maps and tokens instead of pooled vectors)",

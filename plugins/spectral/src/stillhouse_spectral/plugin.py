@@ -73,9 +73,10 @@ class Spectral(Plugin):
         widths = {}
         for layer in assembly.layers("student", self.layer):
             x = assembly.features["student"][layer]
-            rows = to_feature_rows(x[:1], self.pool).shape[0] * assembly.recipe.data.batch_size
+            samples = assembly.recipe.samples_at_once // (1 if self.gather else parallel.count_launched())
+            rows = to_feature_rows(x[:1], self.pool).shape[0] * samples
             widths[layer] = channels(x)
-            count, kind = min((widths[layer], "channels"), (rows, "rows in a batch"))
+            count, kind = min((widths[layer], "channels"), (rows, "rows at once"))
             if self.rank >= count:
                 faults.append(
                     Fault(
@@ -101,6 +102,7 @@ class Spectral(Plugin):
             exact = self.method == "exact" or self.rank == 0
             term = tail_energy(rows, self.rank) if exact else self._warm_term(step, layer, rows)
             terms["" if len(layers) == 1 else layer] = term
+            step.memo[self.name, layer] = term.detach()
         return terms
 
     @hookimpl
@@ -112,7 +114,8 @@ class Spectral(Plugin):
             key = self.name if len(layers) == 1 else f"{self.name}/{layer}"
             if key in step.losses:  # not there while the weight is 0
                 energy = to_feature_rows(x.detach(), self.pool).square().mean()
-                share = step.losses[key].detach() / energy.clamp_min(1e-30)
+                # Of the part that the features are of; what is reported is of the whole batch.
+                share = step.memo.get((self.name, layer), step.losses[key].detach()) / energy.clamp_min(1e-30)
                 found["tail_fraction" if len(layers) == 1 else f"{layer}/tail_fraction"] = share
         return found
 

@@ -34,10 +34,12 @@ def check_module_state(subject: Subject) -> Iterator[Finding]:
     module = run.composition.modules_of.get(subject.name)
     models = [run.student, *run.all_teachers.values(), *([] if module is None else [module])]
     seen = {part for model in models for part in model.modules()}
+    # A layer may have a second way to its own: an LSTM's flat weights.
+    kept = {id(tensor) for part in seen for tensor in (*part.parameters(), *part.buffers())}
     for path, part in [] if module is None else module.named_modules():
         for name, value in vars(part).items():
             place = ".".join(filter(None, (path, name)))
-            if name not in _OWN and list_tensors(value):
+            if name not in _OWN and any(id(tensor) not in kept for tensor in list_tensors(value)):
                 yield Finding(
                     f"{place} of its module holds a tensor that is no parameter and no buffer: "
                     "no checkpoint has it, and it does not move with the module",
