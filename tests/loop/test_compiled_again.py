@@ -140,6 +140,7 @@ def test_a_process_compiles_as_many_runs_as_it_is_asked_to():
 
 def test_more_sizes_than_are_compiled_for_are_said():
     changes = {**CHANGES, "data__args": {"train": 13}, "data__drop_last": False}
-    few = torch._dynamo.config.patch(recompile_limit=1)
+    config: Any = torch._dynamo.config
+    few = config.patch(**{"recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit": 1})
     with few, pytest.raises(StillhouseError, match="batches have more sizes than are compiled for, 1"):
         train(recipe(FIVE["logits"], **changes, speed=SPEED), write=False)

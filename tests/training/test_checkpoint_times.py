@@ -239,7 +239,7 @@ def test_an_epoch_that_waits_for_the_one_before_to_be_written_is_not_lost(
     assert train(training.recipe, out=tmp_path / "run", resume=True).summary["resumed_at_step"] == 9
 
 
-@pytest.mark.filterwarnings("ignore:TensorBoard's events cannot be written")
+@pytest.mark.filterwarnings("ignore:TensorBoard's events cannot be written", "ignore:the logger 'csv' failed")
 def test_a_folder_that_was_moved_is_said_to_be_gone(tmp_path: Path):
     training = prepare(recipe(run__epochs=4, checkpoints={"every_seconds": 0}), out=tmp_path / "run")
     move = lambda: (tmp_path / "run").rename(tmp_path / "moved")  # noqa: E731

@@ -12,7 +12,7 @@ from stillhouse.config.recipe import Recipe
 from stillhouse.entries import DATA, MODELS, TASKS, find_scheme
 from stillhouse.registry.order import Active
 
-__all__ = ["hash_code"]
+__all__ = ["hash_code", "hash_package"]
 
 _LIBRARIES = ("stillhouse", "torch", "torchvision", "timm", "transformers")
 """Packages whose version says what their code is."""
@@ -22,18 +22,18 @@ _MOST_FILES = 2000
 
 def hash_code(recipe: Recipe, actives: Sequence[Active]) -> dict[str, str]:
     """Hashes of the code that no library's version tells, by what it is for and the path that names it."""
-    found = {f"plugins.{a.name} {a.use}": _hash_package(type(a.plugin).__module__) for a in actives}
+    found = {f"plugins.{a.name} {a.use}": hash_package(type(a.plugin).__module__) for a in actives}
     models = {"student": recipe.student.model, **{name: spec.model for name, spec in recipe.all_teachers.items()}}
     groups = {"task": (TASKS, recipe.task.name), "data": (DATA, recipe.data.name)}
     groups |= {name: (MODELS, model) for name, model in models.items() if model}
     for label, (group, text) in groups.items():
         scheme = find_scheme(group, text)
         module = (scheme[0].target if scheme is not None else text).partition(":")[0]
-        found[f"{label} {text}"] = _hash_package(module)
+        found[f"{label} {text}"] = hash_package(module)
     return {name: digest for name, digest in found.items() if digest}
 
 
-def _hash_package(module: str) -> str:
+def hash_package(module: str) -> str:
     """A hash of the Python files of the package that ``module`` is in; empty: a library's, or no file."""
     top = module.partition(".")[0]
     own = getattr(sys.modules.get(module), "__file__", None)

@@ -134,7 +134,11 @@ class CompiledStep:
         try:
             total, *others = self._region(self._tensors, step.inputs, step.targets)
         except torch._dynamo.exc.FailOnRecompileLimitHit as error:
-            what = f"batches have more sizes than are compiled for, {torch._dynamo.config.recompile_limit}"
+            config: Any = torch._dynamo.config
+            most = (
+                config.recompile_limit if hasattr(config, "recompile_limit") else config.cache_size_limit
+            )  # before 2.7
+            what = f"batches have more sizes than are compiled for, {most}"
             hint = "speed.compile_args.dynamic = true, or batches of one size"
             raise StillhouseError(what, where="speed.compile", hint=hint) from error
         layout = self._layouts.get(_name_shapes(step.inputs, step.targets)) or self._layouts[_ANY]

@@ -12,13 +12,15 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stillhouse.config.structure import unstructure
 from stillhouse.contract.protocols import SamplesById
 from stillhouse.contract.task import Task
 from stillhouse.data.sampler import Ids
 from stillhouse.teachers.cache.spec import CacheSpec
+from stillhouse.teachers.cache.values import describe_value, hash_tensor
+from stillhouse.teachers.code import hash_package
 
 __all__ = ["cache_key", "differences", "digest_of", "hash_weights", "provenance"]
 
@@ -123,20 +125,21 @@ def _path(kind: type) -> str:
 
 
 def _architecture(model: nn.Module) -> str:
-    """A hash of the modules' classes, their settings, and the code of classes that no library of a known version brings.
+    """A hash of the modules' classes, their settings and hooks, and the code of classes that no library of a known version brings.
 
-    Settings are all that a module holds as plain data, whether its ``repr`` shows them or not: a transformer's number of
-    heads changes neither that nor a shape.
+    Settings are all that a module holds besides parameters, buffers and modules, whether its ``repr`` shows them or not: a
+    transformer's number of heads changes neither that nor a shape.
     """
     digest = hashlib.sha256(repr(model).encode())
     for name, module in model.named_modules():
         held = {key: value for key, value in vars(module).items() if key not in _OF_TORCH}
-        digest.update(f"\0{name} {json.dumps(_plain(held), sort_keys=True)}".encode())
-    kinds = {type(module) for module in model.modules()}
+        hooks = [hook for table in _list_hooks(module) for hook in table.values() if not _is_ours(hook)]
+        digest.update(f"\0{name} {json.dumps(describe_value([held, hooks]), sort_keys=True)}".encode())
+    kinds = {kind for module in model.modules() for kind in type(module).__mro__}
     for kind in sorted(kinds, key=_path):
         top = kind.__module__.partition(".")[0]
         known = top if top == "torch" else f"{top} {getattr(sys.modules.get(top), '__version__', '')}"
-        digest.update(f"\0{_path(kind)}\0{known}".encode())
+        digest.update(f"\0{_path(kind)}\0{known}\0{hash_package(kind.__module__)}".encode())
         if top not in ("torch", "torchvision", "timm", "transformers"):
             try:
                 with _PARSING:
@@ -146,20 +149,13 @@ def _architecture(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _plain(value: Any) -> Any:
-    """``value`` as far as it is plain data, the same in every process: functions and classes by name, objects by class."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, set | frozenset):
-        return sorted(json.dumps(_plain(inner)) for inner in value)
-    if isinstance(value, torch.dtype | torch.device):
-        return str(value)
-    named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{getattr(named, '__module__', '')}:{named.__qualname__}"
+def _list_hooks(module: nn.Module) -> tuple[Mapping[int, Any], ...]:
+    return module._forward_hooks, module._forward_pre_hooks
+
+
+def _is_ours(hook: Any) -> bool:
+    """Whether a hook is the engine's, which reads, or converts inputs as the key says elsewhere."""
+    return type(hook).__module__.partition(".")[0] == "stillhouse"
 
 
 def hash_weights(model: nn.Module) -> str:
@@ -167,10 +163,5 @@ def hash_weights(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         digest.update(f"\0{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(_bytes(tensor))
+        digest.update(hash_tensor(tensor).encode())
     return digest.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
