@@ -101,3 +101,11 @@ def test_the_command_writes_the_table(
     assert main(arguments) == 2
     assert "found.csv: is there already (--force writes over it)" in capsys.readouterr().err
     assert main([*arguments, "--force"]) == 0
+    odd = tmp_path / "new" / b"z\xff.png".decode("utf-8", "surrogateescape")
+    save(odd)
+    assert main([*arguments, "--force"]) == 0
+    rows = list(csv.DictReader(Path("found.csv").read_text().splitlines()))
+    assert [row["image"] for row in rows] == ["new/x.png", "new/y.png", "new/z\\udcff.png"]
+    assert main(["predict", "run", "new", "--out", "pictures", "--csv", "nowhere/found.csv"]) == 2
+    assert "nowhere/found.csv: cannot be written: there is no such folder" in capsys.readouterr().err
+    assert not Path("pictures").exists()

@@ -126,6 +126,42 @@ def test_of_two_prefixes_that_fit_one_has_to_be_chosen(tmp_path: Path):
         load_weights(loaded, file, Choice(prefix="net."))
 
 
+def test_of_several_state_dicts_that_fit_it_is_said_which_is_taken(tmp_path: Path):
+    torch.save(
+        {"teacher": net(1.0).state_dict(), "student": net(2.0).state_dict(), "ema": net(3.0).state_dict()},
+        tmp_path / "two.pt",
+    )
+    loaded = net()
+    told = load_weights(loaded, tmp_path / "two.pt", Choice(averaged=False))
+    assert loaded.head.bias[0].item() == 2.0
+    assert told[0] == "of several state dicts that fit, 'student' is taken, and not 'teacher'"
+    torch.save({"model": net(1.0).state_dict(), "optimizer": {"state": {}}}, tmp_path / "one.pt")
+    assert load_weights(loaded, tmp_path / "one.pt") == []
+
+
+def test_a_criterions_own_keys_are_left_out(tmp_path: Path):
+    torch.save({**net(1.0).state_dict(), "criterion.weight": torch.ones(3)}, tmp_path / "both.pt")
+    loaded = net()
+    assert load_weights(loaded, tmp_path / "both.pt") == ["left out, being none of the model's: criterion.weight"]
+    assert loaded.head.bias[0].item() == 1.0
+    torch.save({**net(1.0).state_dict(), "neck.weight": torch.ones(3)}, tmp_path / "other.pt")
+    with pytest.raises(StillhouseError, match=r"neck\.weight"):
+        load_weights(loaded, tmp_path / "other.pt")
+
+
+def test_positions_go_to_a_grid_that_is_no_square(tmp_path: Path):
+    square, wide = (
+        vit(num_classes=3, image_size=size, patch=4, dim=8, depth=1, heads=2) for size in ((16, 16), (16, 64))
+    )
+    with torch.no_grad():  # each row of patches has its number
+        square.position[0, 1:] = torch.arange(4.0).repeat_interleave(4)[:, None]
+    torch.save(square.state_dict(), tmp_path / "square.pt")
+    told = load_weights(wide, tmp_path / "square.pt")
+    assert told == ["position interpolated from 4x4 patches to 4x16"]
+    rows = wide.position[0, 1:].reshape(4, 16, 8)
+    torch.testing.assert_close(rows, torch.arange(4.0)[:, None, None].expand(4, 16, 8), atol=1e-5, rtol=0)
+
+
 def test_another_models_file_is_named_by_its_keys_without_their_common_prefix():
     found = find_state({"state_dict": behind("model.", nn.Linear(2, 2).state_dict())}, net().state_dict())
     assert (found.prefix, set(found.state)) == ("model.", {"weight", "bias"})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 from stillhouse import Recipe, StillhouseError, evaluate, train
 from stillhouse.cli import main
 from stillhouse.students.formats import read_onnx
-from stillhouse.students.quantization import _run, export_int8
+from stillhouse.students.quantization import _list_inputs, _run, export_int8
 
 pytestmark = pytest.mark.usefixtures("in_tests")
 onnx = pytest.importorskip("onnx")
@@ -85,3 +87,27 @@ def test_what_cannot_be_quantized_is_refused(trained: Path, tmp_path: Path, caps
     with pytest.raises(StillhouseError, match="--int8: needs a student whose output is one tensor"):
         export_int8(tmp_path / "boxes", tmp_path / "s.onnx")
     assert [file.name for file in tmp_path.iterdir()] == ["boxes"]
+
+
+class Sorted:
+    """900 inputs in the order of their classes."""
+
+    info = SimpleNamespace(sizes={"val": 900})
+
+    def example(self, n: int, split: str) -> Any:
+        assert split == "val"
+        rows = torch.linspace(0, 899, n).long()
+        return SimpleNamespace(input=(rows // 300).float()[:, None])
+
+
+@pytest.mark.parametrize(("batch", "sizes"), [(None, [256]), (100, [100, 100]), (600, [600])])
+def test_what_is_calibrated_on_is_spread_over_the_split(batch: int | None, sizes: list[int]):
+    found = _list_inputs(Sorted(), "val", lambda x: x, batch)  # type: ignore[arg-type]
+    assert list(map(len, found)) == sizes
+    counts = torch.cat(found).flatten().long().bincount(minlength=3)
+    assert counts.min() > 0.1 * counts.sum()
+
+
+def test_a_batch_that_the_split_has_not_is_refused():
+    with pytest.raises(StillhouseError, match="at least one whole batch"):
+        _list_inputs(Sorted(), "val", lambda x: x, 901)  # type: ignore[arg-type]

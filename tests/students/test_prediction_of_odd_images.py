@@ -12,7 +12,7 @@ from support.dense_files import save
 from support.odd_images import save_turned
 from torchvision.transforms.v2 import functional as F
 
-from stillhouse import Recipe, load_student, train
+from stillhouse import Recipe, StillhouseError, load_student, train
 from stillhouse.students.prediction import predict
 
 
@@ -69,3 +69,7 @@ def test_an_image_is_cut_as_evaluation_cuts_it(size: list[int] | None, resized: 
     said = {each["class"]: each["probability"] for each in found.prediction["top"]}
     assert [said[name] for name in "ab"] == pytest.approx(wanted.tolist(), abs=1e-4)
     assert found.size == (12, 12)
+    if size is None:  # what evaluation refuses as well
+        small = save(tmp_path / "small.png", generator.integers(0, 256, (10, 30), dtype=np.uint8))
+        with pytest.raises(StillhouseError, match=r"small.png: the image must be at least crop = \[12, 12\]"):
+            predict(tmp_path / "run", [small], out=None)

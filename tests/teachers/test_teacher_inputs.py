@@ -7,9 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from stillhouse.config.structure import structure
+from stillhouse.config.teacher import TeacherSpec
 from stillhouse.data import DataInfo
 from stillhouse.errors import StillhouseError
 from stillhouse.teachers.inputs import fit_inputs
+from stillhouse.teachers.origins import Origin
 
 
 def info(channels: int, mean: tuple[float, ...] = (), std: tuple[float, ...] = ()) -> DataInfo:
@@ -40,6 +43,27 @@ def test_the_students_scale_is_undone_and_the_teachers_put_in_its_place(own, stu
     teacher = nn.Sequential(nn.Identity())
     fit_inputs(teacher, own, students)
     torch.testing.assert_close(teacher(normalised(images, students)), normalised(images, own))
+
+
+@pytest.mark.parametrize(("channels", "count"), [(1, 3), (3, 2)])
+def test_a_scale_of_other_channels_is_refused(channels: int, count: int):
+    own = info(channels, (0.5,) * count, (0.2,) * count)
+    with pytest.raises(StillhouseError, match=rf"teacher.normalize: has {count} numbers.*{channels} channels"):
+        fit_inputs(nn.Identity(), own, info(channels))
+
+
+def test_one_number_is_that_of_all_channels():
+    images = torch.rand(5, 3, 4, 4)
+    teacher = nn.Sequential(nn.Identity())
+    fit_inputs(teacher, info(3, (0.5,), (0.25,)), info(3))
+    torch.testing.assert_close(teacher(images), (images - 0.5) / 0.25)
+
+
+def test_the_scale_of_imagenet_is_averaged_for_grey():
+    spec = structure({"model": "-", "random": True, "normalize": "imagenet"}, TeacherSpec, "teacher")
+    own = Origin.corrected(Origin(info(1), None, None, ""), spec, info(1), ("a", "b")).info
+    assert own.mean == pytest.approx((0.449,), abs=1e-3)
+    assert own.std == pytest.approx((0.226,), abs=1e-3)
 
 
 def test_grey_becomes_colour_and_colour_grey():

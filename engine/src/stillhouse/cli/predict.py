@@ -17,7 +17,7 @@ from rich.text import Text
 from stillhouse.cli.common import Commands, add_device, add_run, importing, make_console
 from stillhouse.errors import StillhouseError
 from stillhouse.files import to_json, write_text
-from stillhouse.terminal import make_table
+from stillhouse.terminal import make_table, printable
 
 if TYPE_CHECKING:
     from stillhouse.students.prediction import Predicted
@@ -76,6 +76,8 @@ def _predict(arguments: argparse.Namespace) -> int:
 
     if arguments.csv is not None and Path(arguments.csv).exists() and not arguments.force:
         raise StillhouseError("is there already", where=arguments.csv, hint="--force writes over it")
+    if arguments.csv is not None and not Path(arguments.csv).resolve().parent.is_dir():
+        raise StillhouseError("cannot be written: there is no such folder", where=arguments.csv)
     found = predict(
         arguments.run,
         list_images(arguments.images),
@@ -134,7 +136,8 @@ def to_csv(found: Sequence[Predicted]) -> str:
     """
     rows: list[dict[str, Any]] = []
     for each in found:
-        about = {"image": each.image, "height": each.own_size[0], "width": each.own_size[1]}
+        name = each.image.encode("utf-8", "backslashreplace").decode()  # whatever bytes a file is called by
+        about = {"image": name, "height": each.own_size[0], "width": each.own_size[1]}
         about |= {} if each.map is None else {"map": each.map}
         objects = each.prediction.get("objects")
         if objects is None:
@@ -178,7 +181,12 @@ def _show(found: list[Predicted]) -> None:
     for each in found:
         sizes = ["x".join(map(str, size)) for size in (each.own_size, each.size)]
         cells = [_format_value(each.prediction.get(key, "")) for key in keys]
-        shown = [each.image, *sizes[: 1 + len(resized)], *cells, *(getattr(each, name) or "" for name in files)]
+        shown = [
+            printable(each.image),
+            *sizes[: 1 + len(resized)],
+            *cells,
+            *(getattr(each, name) or "" for name in files),
+        ]
         table.add_row(*(Text(cell, overflow="fold") for cell in shown))
     console = make_console()
     console.print(table)

@@ -22,7 +22,7 @@ def fit_position_embeddings(model: nn.Module, state: Mapping[str, Any]) -> tuple
     """Interpolate what ``state`` has of learned positions (1, N, D) to the grid of ``model``, as Dosovitskiy et al. (2021) do.
 
     The tokens of patches are a grid in rows; those before them, of classes or registers, stay as they are. Grids are square,
-    but for a model whose ``patch_embed.grid_size`` says its own. Bicubic, antialiased where the grid shrinks.
+    but for a model whose ``grid_size``, or its ``patch_embed``'s, says its own. Bicubic, antialiased where the grid shrinks.
 
     Args:
         model: whose state dict says which shapes are wanted.
@@ -49,7 +49,7 @@ def _find_grids(model: nn.Module, given: Tensor, own: Tensor) -> tuple[int, tupl
     """How many tokens come before the patches, and both grids; None where these are no grids."""
     if given.ndim != 3 or own.ndim != 3 or given.shape[::2] != own.shape[::2] or not given.is_floating_point():
         return None
-    told: Any = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+    told: Any = getattr(getattr(model, "patch_embed", model), "grid_size", None)
     for extra in range(_MOST_TOKENS + 1):
         before, after = _square(given.shape[1] - extra), _square(own.shape[1] - extra)
         if told is not None and math.prod(told) == own.shape[1] - extra:

@@ -27,6 +27,8 @@ _OTHERS = re.compile(
 """Tables of tensors that are no model's."""
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged?|avg)([._]|$)", re.I)
 _USUAL = ("state_dict", "model", "model_state_dict", "net", "network", "weights", "params", "student")
+_CRITERION = re.compile(r"(criterion|loss(_fn|_fns|es)?)[.]")
+"""A loss's own keys beside a model's."""
 _COUNTERS = ("n_averaged",)
 """What torch's AveragedModel keeps beside the weights."""
 
@@ -57,6 +59,7 @@ class Found:
         averaged: whether these are averaged weights.
         others: tables of the other kind, averaged or plain, that stand beside it.
         left_out: keys of the table that are not behind the prefix.
+        rivals: further tables of the same kind that would have fitted as well.
     """
 
     state: dict[str, Any]
@@ -65,13 +68,16 @@ class Found:
     averaged: bool = False
     others: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    rivals: tuple[str, ...] = ()
 
     def describe(self) -> list[str]:
         """What was chosen and changed, in words; nothing of a state dict that needs neither."""
         told = []
+        if self.rivals:
+            told.append(f"of several state dicts that fit, {self.table!r} is taken, and not {_list(self.rivals)}")
         if self.others:
             kind, key = ("averaged", "false") if self.averaged else ("plain", "true")
-            told = [
+            told += [
                 f"{kind} weights under {self.table!r}; averaged = {key} takes {' or '.join(map(repr, self.others))}"
             ]
         if self.prefix:
@@ -138,7 +144,8 @@ def find_state(content: Mapping[str, Any], own: Collection[str], choice: Choice 
             where="prefix",
             hint=f"prefix = {_quote(rivals[0])} takes one of them",
         )
-    return attrs.evolve(found, table=path, averaged=takes_averages, others=tuple(others))
+    more = tuple(other for other in among if other != path) if own else ()
+    return attrs.evolve(found, table=path, averaged=takes_averages, others=tuple(others), rivals=more)
 
 
 def _rank(path: str) -> tuple[int, int, str]:
@@ -171,7 +178,8 @@ def _fit(table: Mapping[str, Any], own: Collection[str], prefix: str | None) -> 
         if best[0]:
             return found, ()
         # A state dict of the model itself keeps its strange keys, which loading it names.
-        return Found({key: value for key, value in table.items() if key not in _COUNTERS}), ()
+        strange = tuple(key for key in table if key not in own and _CRITERION.match(key))
+        return Found({k: v for k, v in table.items() if k not in (*_COUNTERS, *strange)}, left_out=strange), ()
     return found, tuple(best)
 
 

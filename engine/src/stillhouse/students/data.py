@@ -37,8 +37,8 @@ class MeasuredData(Protocol):
     def splits(self) -> tuple[str, ...]:
         """The names of the splits."""
 
-    def example(self, n: int = 2) -> Batch:
-        """Return ``n`` samples."""
+    def example(self, n: int = 2, split: str = "train") -> Batch:
+        """Return ``n`` samples of a split, evenly spaced."""
 
     def evaluation(self, split: str) -> Iterable[Batch]:
         """Return the batches of a split: every sample once, in order."""
@@ -112,8 +112,8 @@ def _choose_other(spec: DataSpec, other: str, overrides: Sequence[str]) -> tuple
     if other.endswith(".toml") or Path(other).is_file():
         recipe = Recipe.load(other, overrides=overrides)
         return recipe.data, recipe.base
-    # Another folder of pairs is taken to be laid out alike; a callable's arguments are its own.
-    alike = other.partition(":")[0] == spec.name.partition(":")[0] in ("pairs", "photos")
+    # Another folder of pairs, or another table, is taken to be laid out alike; a callable's arguments are its own.
+    alike = other.partition(":")[0] == spec.name.partition(":")[0] in ("pairs", "photos", "table")
     args = spec.args if alike else {}
     own = spec.labelled_alone
     plain = attrs.evolve(own, name=other, args=args, per_class=None, limit=None, val_fraction=0.0, split=None)
@@ -187,9 +187,9 @@ class _NormalisedData:
         """See :attr:`stillhouse.data.Data.splits`."""
         return self.data.splits
 
-    def example(self, n: int = 2) -> Batch:
+    def example(self, n: int = 2, split: str = "train") -> Batch:
         """See :meth:`stillhouse.data.Data.example`."""
-        return self.normalise(self.data.example(n))
+        return self.normalise(self.data.example(n, split))
 
     def evaluation(self, split: str) -> Iterable[Batch]:
         """See :meth:`stillhouse.data.Data.evaluation`."""

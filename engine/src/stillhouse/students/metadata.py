@@ -73,6 +73,8 @@ def describe_preprocessing(saved: SavedRun, *, in_program: bool) -> dict[str, An
         return None
     size, crop = data.height_and_width, data.crop_height_and_width
     return {
+        "orientation": "as EXIF says",
+        "background": data.background,  # of transparent pixels, a level of grey
         "channels": {1: "grey", 3: "RGB"}.get(shape[0], f"{shape[0]}, as stored"),
         # As torchvision has it; other libraries round to the nearest whole number, and a borderline image is another class.
         "grey": {"of_rgb": [0.2989, 0.587, 0.114], "rounded": "down"} if shape[0] == 1 else None,

@@ -16,6 +16,7 @@ from stillhouse.contract.task import Task
 from stillhouse.data.images import decode
 from stillhouse.data.shaping import Shaping
 from stillhouse.errors import Fault, StillhouseError, raise_faults
+from stillhouse.layout import format_shape
 from stillhouse.loop.tapped_model import TappedModel
 from stillhouse.nested import map_tensors, slice_rows
 from stillhouse.students.loader import fold_student
@@ -141,7 +142,16 @@ def _choose_shaping(
 
         # As evaluation has it. Where the answer is about places in the image, none of it is cut away.
         resized = Shaping(channels=channels, size=data.height_and_width)
-        return lambda image: center_crop(resized(image), list(crop))
+
+        def cut(image: Tensor) -> Tensor:
+            shaped = resized(image)
+            if shaped.shape[1] < crop[0] or shaped.shape[2] < crop[1]:  # which center_crop would fill up with black
+                what = f"the image must be at least crop = {list(crop)}, got {format_shape(shaped)}"
+                raise StillhouseError(what, hint="--size gives it another size")
+            middle: Tensor = center_crop(shaped, list(crop))
+            return middle
+
+        return cut
     # After the task had its say: a task may make smaller inputs of images.
     return Shaping(channels=channels, size=None if data.size is None else (shape[1], shape[2]))
 

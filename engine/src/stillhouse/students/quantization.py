@@ -114,7 +114,7 @@ def export_int8(
         try:
             prepare = _choose_preparation(saved, with_preprocessing)
             calibration, split = (_choose(data, names) for names in (("val", "train"), ("test", "val", "train")))
-            fed = _list_inputs(data.evaluation(calibration), prepare, batch)
+            fed = _list_inputs(data, calibration, prepare, batch)
             samples = sum(map(len, fed))
             _quantize(files["float"], files["int8"], fed)
             metrics = {
@@ -160,13 +160,15 @@ def _choose_preparation(saved: SavedRun, with_preprocessing: bool) -> Callable[[
     return Preprocessing(nn.Identity(), info.mean, info.std, 1 + len(info.input_shape)).undo
 
 
-def _list_inputs(batches: Iterable[Batch], prepare: Callable[[Tensor], Tensor], batch: int | None) -> list[Tensor]:
-    """Up to 256 inputs, in batches of the program's size where it has one; what is left over is left out."""
-    found: list[Tensor] = []
-    for x in _cut(batches, prepare, batch):
-        if sum(map(len, found)) >= _CALIBRATION:
-            break
-        found.append(x)
+def _list_inputs(
+    data: MeasuredData, split: str, prepare: Callable[[Tensor], Tensor], batch: int | None
+) -> list[Tensor]:
+    """256 inputs, spread evenly over the split, whose first ones may be of one class; or as many as there are.
+
+    In batches of the program's size where it has one; what is left over is left out.
+    """
+    some = data.example(min(max(_CALIBRATION, batch or 1), data.info.sizes[split]), split)
+    found = list(_cut([some], prepare, batch))
     if not found:
         raise StillhouseError("needs at least one whole batch to calibrate on", where="--batch", hint="a smaller one")
     return found

@@ -136,5 +136,15 @@ class InputConversion:
 
 
 def _by_channel(values: tuple[float, ...], channels: int, otherwise: float) -> Tensor:
-    """One number a channel, or a component of vectors."""
-    return torch.tensor(values if len(values) == channels else [otherwise] * channels)
+    """One number a channel, or a component of vectors; one alone is that of all.
+
+    Raises:
+        StillhouseError: another number of them.
+    """
+    if len(values) not in (0, 1, channels):
+        raise StillhouseError(
+            f"has {len(values)} numbers, and the inputs that it is for have {channels} channels",
+            where="teacher.normalize",
+            hint="a number for each channel, or one for all",
+        )
+    return torch.tensor(values if len(values) == channels else [values[0] if values else otherwise] * channels)

@@ -158,7 +158,10 @@ class Origin:
         if how == "same":
             own = attrs.evolve(own, mean=info.mean, std=info.std)
         elif isinstance(how, Normalization):
-            own = attrs.evolve(own, mean=how.mean, std=how.std)
+            mean, std = how.mean, how.std
+            if spec.normalize == "imagenet" and own.input_shape[0] == 1:  # grey, as timm has it: see of_published
+                mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+            own = attrs.evolve(own, mean=mean, std=std)
         elif how == "none":
             own = attrs.evolve(own, mean=(), std=())
         if spec.size == "same":

@@ -40,6 +40,7 @@ class VitEncoder(nn.Module):
     N is the number of patches, and 1 more where there is a class token, which comes first.
 
     Attributes:
+        grid_size: rows and columns of patches.
         embed: (B, in_channels, H, W) -> (B, dim, H/patch, W/patch).
         blocks: ``blocks.0``, ...: (B, N, dim) -> (B, N, dim).
         norm: the final LayerNorm (B, N, dim).
@@ -57,6 +58,7 @@ class VitEncoder(nn.Module):
         class_token: bool,
     ) -> None:
         super().__init__()
+        self.grid_size = grid
         self.embed = nn.Conv2d(in_channels, dim, patch, stride=patch)
         self.cls = nn.Parameter(torch.empty(1, 1, dim)) if class_token else None
         self.position = nn.Parameter(torch.empty(1, class_token + grid[0] * grid[1], dim))
