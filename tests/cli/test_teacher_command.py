@@ -12,8 +12,9 @@ import tomli_w
 import torch
 from support import TinyNet, recipe, tables
 
-from stillhouse import Recipe, train
+from stillhouse import Recipe, prepare, train
 from stillhouse.cli import main
+from stillhouse.teachers.file_report import measure_teacher
 
 
 @pytest.fixture
@@ -74,6 +75,26 @@ def test_a_trained_run_is_measured_as_its_own_validation_split_was(tmp_path: Pat
     (tmp_path / "own.toml").write_text(own.to_toml())
     found = told(capsys, str(tmp_path / "run"), "--recipe", str(tmp_path / "own.toml"))
     assert found["metrics"] == pytest.approx(ended.metrics["val"])
+
+
+def test_an_export_says_itself_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("safetensors")
+    student = {"model": "stillhouse.models:convnet", "args": {"width": 8}}
+    made = {"run": {"epochs": 2}, "data": {"name": "sklearn:digits", "limit": 200}, "student": student}
+    result = train(Recipe.from_dict(made), out=tmp_path / "run")
+    assert main(["export", str(tmp_path / "run"), "--to", str(tmp_path / "net.safetensors")]) == 0
+    (tmp_path / "own.toml").write_text(tomli_w.dumps(made))
+    capsys.readouterr()
+    found = told(capsys, str(tmp_path / "net.safetensors"), "--recipe", str(tmp_path / "own.toml"))
+    lines = tomllib.loads(found["lines"])["teacher"]
+    assert (lines["model"], lines["args"]) == ("stillhouse.models:convnet", {"width": 8, "num_classes": 10})
+    assert "normalize" not in lines
+    best = result.summary["best"]["val/accuracy"]
+    assert found["metrics"]["accuracy"] == pytest.approx(best)
+    with_lines = prepare(Recipe.from_dict({**made, "teacher": lines, "plugins": [{"use": "logits"}]}), write=False)
+    teacher = with_lines.run.teacher
+    assert measure_teacher(teacher, with_lines.run.task, with_lines.data)["accuracy"] == pytest.approx(best)
+    with_lines.close()
 
 
 def test_a_model_that_it_does_not_fit_is_an_error(file: Path, capsys: pytest.CaptureFixture[str]):

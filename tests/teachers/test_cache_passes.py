@@ -148,6 +148,20 @@ def test_values_beyond_half_precision_are_refused_or_kept_in_float32(root: Path)
     assert cache.take("output", torch.from_numpy(cache.ids))[:, 0].min() > 9e5
 
 
+def test_values_below_half_precision_are_refused_or_kept_in_float32(root: Path):
+    teacher = TinyNet(width=6)
+    with torch.no_grad():
+        for parameter in teacher.head.parameters():
+            parameter.mul_(1e-8)
+    with pytest.raises(
+        StillhouseError, match=r"is the greatest, and float16 has few digits below 6.1e-05.*\"float32\""
+    ):
+        cache_of(teacher)
+    assert nothing_left(root)
+    cache = cache_of(teacher, attrs.evolve(SPEC, store="float32"))
+    assert 0 < cache.take("output", torch.from_numpy(cache.ids)).abs().max() < 1e-6
+
+
 def test_values_that_are_not_finite_are_refused_with_the_sample(root: Path):
     teacher = TinyNet(width=6)
     with torch.no_grad():

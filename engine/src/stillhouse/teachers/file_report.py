@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import torch
@@ -31,7 +31,7 @@ from stillhouse.models.state_dicts import Choice
 from stillhouse.models.weights import list_state_dicts, read_weights
 from stillhouse.nested import to_number
 from stillhouse.tasks.builder import build_task
-from stillhouse.teachers.origins import describe_teacher, find_run
+from stillhouse.teachers.origins import describe_teacher, find_run, read_metadata
 from stillhouse.teachers.sources import build_teacher
 
 __all__ = ["FileReport", "describe_file", "measure_teacher"]
@@ -85,9 +85,12 @@ def describe_file(path: Path, table: Mapping[str, Any], recipe: Recipe | None = 
         told = recipe.teacher
         given = {key: getattr(told, key) for key in ("model", "args", "normalize", "size", "classes")}
         own = {**{key: value for key, value in given.items() if value}, **own}
+    about = read_metadata(path)
+    if about.get("model") is not None and "model" not in own:
+        own = {"model": about["model"], "args": dict(about.get("args", {})), **own}
     choice = Choice(averaged=own.get("averaged"), prefix=own.get("prefix"), weights=own.get("weights"))
     found = read_weights(path, (), choice)
-    classes = _count_classes(found.state)
+    classes = about.get("outputs") or _count_classes(found.state)
     notes = found.describe()
     takes_classes = "model" not in own or _takes_classes(str(own["model"]), None if recipe is None else recipe.base)
     if "model" in own:
@@ -98,7 +101,8 @@ def describe_file(path: Path, table: Mapping[str, Any], recipe: Recipe | None = 
         found = read_weights(path, model.state_dict(), choice)
         notes = load_or_count_classes(model, path, choice)
     metrics = None
-    lines = _write_lines(path, own, classes if takes_classes else None, is_run=run is not None)
+    kind: Literal["run", "export", "file"] = "run" if run is not None else "export" if about else "file"
+    lines = _write_lines(path, own, classes if takes_classes else None, kind)
     if recipe is not None and ("model" in own or run is not None):
         spec: TeacherSpec = structure({**own, "checkpoint": str(path.resolve())}, TeacherSpec, "teacher")
         metrics, told_by = _measure(attrs.evolve(recipe, teacher=spec, teachers={}))
@@ -189,10 +193,12 @@ def _size(state: Mapping[str, Tensor]) -> tuple[int, int]:
     return len(state), sum(value.numel() for value in state.values())
 
 
-def _write_lines(path: Path, own: Mapping[str, Any], classes: int | None, *, is_run: bool) -> str:
+def _write_lines(
+    path: Path, own: Mapping[str, Any], classes: int | None, kind: Literal["run", "export", "file"]
+) -> str:
     import tomli_w
 
-    if is_run:
+    if kind == "run":
         return tomli_w.dumps({"teacher": {"checkpoint": str(path)}})
     args = dict(own.get("args", {}))
     name = str(own.get("model", "FAMILY:NAME"))
@@ -203,6 +209,6 @@ def _write_lines(path: Path, own: Mapping[str, Any], classes: int | None, *, is_
     is_flat = not any(isinstance(value, Mapping) for value in args.values())
     if args and is_flat:
         lines += f"args = {{ {', '.join(tomli_w.dumps({k: v}).strip() for k, v in args.items())} }}\n"
-    if "normalize" not in own:
+    if "normalize" not in own and kind == "file":  # an export says it by itself
         lines += 'normalize = "imagenet"  # a file does not say; or "none", "same", { mean = [...], std = [...] }\n'
     return f"[teacher]\n{lines}" + ("" if is_flat else "\n" + tomli_w.dumps({"teacher": {"args": args}}))

@@ -27,7 +27,7 @@ from stillhouse.teachers.inputs import fit_inputs
 from stillhouse.teachers.outputs import fit_outputs, name_outputs
 from stillhouse.teachers.saved_folder import read_info
 
-__all__ = ["METADATA", "Origin", "Outputs", "describe_teacher", "find_run", "fit_teacher"]
+__all__ = ["METADATA", "Origin", "Outputs", "describe_teacher", "find_run", "fit_teacher", "read_metadata"]
 
 _IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _SIZES = ("img_size", "image_size", "input_size")
@@ -97,7 +97,7 @@ class Origin:
     @classmethod
     def of_export(cls, path: Path, info: DataInfo) -> Origin | None:
         """That of a .safetensors file that ``stillhouse export`` wrote; None of any other file."""
-        about = _read_metadata(path)
+        about = read_metadata(path)
         try:
             names = tuple(map(str, about["class_names"]))
             background = 1 if info.target == "boxes" else 0
@@ -233,7 +233,8 @@ def describe_teacher(teacher: nn.Module | None) -> list[str]:
     return list(getattr(teacher, _NOTES, ()))
 
 
-def _read_metadata(path: Path) -> Mapping[str, Any]:
+def read_metadata(path: Path) -> Mapping[str, Any]:
+    """What a .safetensors file that ``stillhouse export`` wrote says of its model; empty: another file."""
     if path.suffix != ".safetensors":
         return {}
     try:

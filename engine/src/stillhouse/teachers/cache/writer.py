@@ -29,6 +29,7 @@ from stillhouse.teachers.cache.spec import CacheSpec
 __all__ = ["fill", "sample"]
 
 _SPARE = 16 << 20
+_SMALLEST = float(np.finfo(np.float16).smallest_normal)
 """Bytes that are left free on the disk."""
 
 _LARGE = 8
@@ -169,11 +170,12 @@ def _write(
 ) -> None:
     for name, x in arrays.items():
         rows = x.cpu().numpy()
+        is_lost = spec.store == "float16" and 0.0 < float(np.abs(rows).max(initial=0.0)) < _SMALLEST
         if name in references and rows.shape[1:] == references[name].shape:
             rows = rows - references[name]
         with np.errstate(over="ignore"):  # looked for in the next line
             stored = rows.astype(_DTYPES[spec.store])
-        if not np.isfinite(stored).all():
+        if not np.isfinite(stored).all() or is_lost:
             raise _not_storable(name, rows, batch, spec)
         if stored.shape[1:] != writers[name].shape[2:]:
             raise StillhouseError(
@@ -190,8 +192,13 @@ def _not_storable(name: str, rows: Any, batch: Batch, spec: CacheSpec) -> Stillh
         sample_id = int(batch.id[int(np.argmax(bad))])
         return StillhouseError(f"the values of sample {sample_id} are not finite", where=f"teacher, {name}")
     largest = float(np.abs(rows).max())
+    limit = (
+        "beyond the range of float16 (65,504)"
+        if largest > 1
+        else f"the greatest, and float16 has few digits below {_SMALLEST:.2g}"
+    )
     return StillhouseError(
-        f"a value of {largest:.3g} is beyond the range of float16 (65,504)",
+        f"a value of {largest:.3g} is {limit}",
         where=f"teacher, {name}",
         hint='store = "float32", or a layer after a normalisation',
     )
