@@ -74,8 +74,8 @@ def test_errors_in_the_pages_are_what_the_command_says(at_root: None, capsys: py
 
 
 def masked(line: str) -> str:
-    """A line without numbers, and with runs of spaces as one."""
-    return " ".join(re.sub(r"\d[\d.,e-]*", "#", line).split())
+    """A line without numbers, and with runs of spaces, and of a rule's dashes, as one."""
+    return " ".join(re.sub(r"\d[\d.,e-]*", "#", re.sub("\u2500+", "\u2500", line)).split())
 
 
 def test_explanations_in_the_pages_are_what_the_command_says(at_root: None, capsys: pytest.CaptureFixture[str]):

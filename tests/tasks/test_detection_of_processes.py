@@ -30,6 +30,6 @@ def test_two_processes_give_the_losses_of_one(model: str, args: dict[str, Any], 
     assert [code for code, _ in ended] == [0, 0], ended
     first = found(tmp_path / "two")
     assert curve.shape == (steps, 2)
-    np.testing.assert_allclose(first["curve"], curve, rtol=1e-4)
+    np.testing.assert_allclose(first["curve"], curve, rtol=5e-4)  # sums in another order
     assert first["norm"] == pytest.approx(norm(result.student), rel=1e-5)
     assert first["metrics"]["val"] == pytest.approx(result.metrics["val"], rel=1e-3, abs=1e-3)

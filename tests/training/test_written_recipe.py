@@ -24,7 +24,10 @@ class Holding(Plugin):
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        (np.int64(3), "plugins[0].held: must be text, a number, true or false, a list or a table, got np.int64(3)"),
+        (
+            np.int64(3),
+            f"plugins[0].held: must be text, a number, true or false, a list or a table, got {np.int64(3)!r}",
+        ),
         (Path("/x"), "plugins[0].held: must be text, a number, true or false, a list or a table, got PosixPath('/x')"),
         (torch.zeros(1), "plugins[0].held: must be text, a number, true or false, a list or a table, got tensor([0.])"),
         (len, "plugins[0].held: must be text, a number, true or false, a list or a table, got <built-in function len>"),

@@ -28,6 +28,7 @@ __all__ = [
     "shard",
     "spread_like",
     "spread_optimizer_state",
+    "spreads_on_cpu",
     "to_local",
     "to_whole",
 ]
@@ -51,7 +52,7 @@ def shard(model: nn.Module, device: torch.device, where: str) -> None:
         where: ``student`` or ``teacher``, for messages. Of a student the outline is kept, for :func:`gather_model`.
 
     Raises:
-        StillhouseError: there is one process only.
+        StillhouseError: there is one process only, or torch is too old to spread over processes without a GPU.
     """
     if not parallel.is_distributed():
         raise StillhouseError(
@@ -59,6 +60,9 @@ def shard(model: nn.Module, device: torch.device, where: str) -> None:
             where="distributed.shard",
             hint=f"start several with torchrun, or leave the {where} whole",
         )
+    if device.type == "cpu" and not spreads_on_cpu():
+        what = f"torch spreads a model over processes on a CPU from version 2.7 on, and this is {torch.__version__}"
+        raise StillhouseError(what, where="distributed.shard", hint=f"leave the {where} whole")
     if where == "student":
         _outlines[model] = _copy_without_values(model, "meta")
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
@@ -69,6 +73,11 @@ def shard(model: nn.Module, device: torch.device, where: str) -> None:
                     fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     model.to(device)  # buffers
+
+
+def spreads_on_cpu() -> bool:
+    """Whether torch's FSDP2 works without a GPU: it asks for events of a stream, which a CPU's has since torch 2.7."""
+    return hasattr(torch.cpu.Stream, "record_event")
 
 
 def is_sharded(model: nn.Module | None) -> bool:
