@@ -176,3 +176,18 @@ def test_a_bank_has_labelled_samples_alone():
         prepare(digits(*plugins, **tables), write=False)
     tables["data"]["terms"] = "labelled"
     train(digits(*plugins, **tables), write=False)
+
+
+@pytest.mark.parametrize("use", ["rkd", "srd"])
+def test_parts_with_one_labelled_sample(use: str):
+    """19 labelled samples in batches of 8, each in four parts: the last batch has parts with one."""
+    net = {"model": "support:TinyNet", "args": {"width": 4}}
+    data = {"name": "support:tiny_data", "batch_size": 8, "limit": 19, "pool": "rest", "terms": "labelled"}
+    run = {"name": "parts", "epochs": 2, "seed": 3, "device": "cpu", "figures": False, "accumulate": 4}
+    link = {"use": "features", "distance": "none", "links": [{"student": "body", "teacher": "body"}]}
+    made = digits(link, {"use": use}, run=run, data=data, student=net, teacher={**net, "random": True})
+    if use == "rkd":
+        assert train(made, write=False).summary["epochs"] == 2
+        return
+    with pytest.raises(StillhouseError, match=r"a BatchNorm of a plugin has one value a channel.*labelled ones"):
+        train(made, write=False)

@@ -90,10 +90,13 @@ def explained(facts: Facts) -> Iterator[None]:
             )
             raise _with_notes(found, error) from error
         if isinstance(error, ValueError) and str(error).startswith("Expected more than 1 value per channel"):
+            plugin = any(note.startswith("in plugin") for note in getattr(error, "__notes__", ()))
+            whose = "a plugin" if plugin else "the student"
             found = StillhouseError(
-                f"a BatchNorm of the student has one value a channel to take statistics of: {first_line(error)}",
+                f"a BatchNorm of {whose} has one value a channel to take statistics of: {first_line(error)}",
                 where="data.batch_size",
-                hint="2 samples or more in each process and part of a batch, or a student without BatchNorm",
+                hint="2 samples or more in each process and part of a batch"
+                + (', labelled ones with data.terms = "labelled"' if plugin else ", or a student without BatchNorm"),
             )
             raise _with_notes(found, error) from error
         raise
