@@ -142,5 +142,10 @@ def test_more_sizes_than_are_compiled_for_are_said():
     changes = {**CHANGES, "data__args": {"train": 13}, "data__drop_last": False}
     config: Any = torch._dynamo.config
     few = config.patch(**{"recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit": 1})
-    with few, pytest.raises(StillhouseError, match="batches have more sizes than are compiled for, 1"):
+    with (
+        few,
+        pytest.raises(
+            StillhouseError, match="batches have more sizes than are compiled for, 1|a batch of another size"
+        ),
+    ):
         train(recipe(FIVE["logits"], **changes, speed=SPEED), write=False)

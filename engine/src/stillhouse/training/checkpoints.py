@@ -155,20 +155,16 @@ class Checkpoints:
     def _write(self, run: Run, *kinds: str) -> None:
         """Have what is held written, the last state as each of ``kinds``."""
         with self._telling():
-            parallel.in_first(self._history.write)  # before the checkpoint that has seen it
             parallel.in_first(self._writer.wait)  # what is held stays so, until those before are there
             files = self._name_held(*kinds)
-            parallel.in_first(lambda: self._hand_over(files))
+            try:
+                parallel.in_first(self._history.write)  # before the checkpoint that has seen it
+                parallel.in_first(lambda: self._writer.write(files))
+            except Exception:
+                self._held.clear()  # it is said now, and not tried again
+                raise
             self._held.clear()
         self._written_at = time.monotonic()
-
-    def _hand_over(self, files: list[File]) -> None:
-        """Give files to the writer; what it could not write, and has said so, is not tried again."""
-        try:
-            self._writer.write(files)
-        except Exception:
-            self._held.clear()
-            raise
 
     def _name_held(self, *kinds: str) -> list[File]:
         """The files of what is held: of the best weights, then of the last state as each of ``kinds``.
