@@ -145,7 +145,7 @@ def test_more_sizes_than_are_compiled_for_are_said():
     with (
         few,
         pytest.raises(
-            StillhouseError, match="batches have more sizes than are compiled for, 1|a batch of another size"
+            StillhouseError, match=r"batches have more sizes than are compiled for, 1|a batch of another size"
         ),
     ):
         train(recipe(FIVE["logits"], **changes, speed=SPEED), write=False)

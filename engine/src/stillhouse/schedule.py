@@ -125,6 +125,12 @@ class Schedule:
             places = tuple(round(epoch * steps_per_epoch) for epoch in self.milestone_epochs)
             schedule = attrs.evolve(schedule, milestone_epochs=None, milestone_steps=places)
         length = schedule.warmup_steps or 0
+        if self.decay_until is not None and length > _exact(self.decay_until) * total:
+            raise StillhouseError(
+                f"the warm-up of {length} steps must end before the decay does, at {self.decay_until} of {total} steps",
+                where="decay_until",
+                hint="a shorter warm-up, or a later end",
+            )
         if length > _exact(self.until) * total:
             key = "warmup_steps" if self.warmup_epochs is None else "warmup_epochs"
             end = f"the value is 0 from step {_count_steps(self.until, total)} on" if self.until < 1.0 else ""

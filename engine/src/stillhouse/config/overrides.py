@@ -50,18 +50,30 @@ def apply_override(data: dict[str, Any], override: str) -> None:
 
 def _enter(table: Any, part: str, override: str) -> Any:
     if isinstance(table, list):
-        named = [t for t in table if isinstance(t, dict) and part in list_names(t)]
+        items = [item for item in table if isinstance(item, dict)]
+        own = [item for item in items if _name(item) == part]
+        named = own or [item for item in items if part in list_names(item)]
+        if len(named) > 1:
+            known = ", ".join(dict.fromkeys(_name(item) for item in named))
+            what = f"{override!r}: {len(named)} items of the list are called {part!r}"
+            raise StillhouseError(what, where="--set", hint=f"by name or number: {known}")
         if named:
             return named[0]
         if re.fullmatch(r"\d+", part) and int(part) < len(table):
             return table[int(part)]
-        known = [str(t.get("name") or default_name(str(t.get("use")))) for t in table if isinstance(t, dict)]
         raise StillhouseError(
-            f"{override!r}: the list has no item {part!r}", where="--set", hint=did_you_mean(part, known)
+            f"{override!r}: the list has no item {part!r}",
+            where="--set",
+            hint=did_you_mean(part, [_name(item) for item in items]),
         )
     if not isinstance(table, dict):
         raise StillhouseError(f"must set a key of a table, got {override!r} with the value {table!r}", where="--set")
     return table.setdefault(part, {})
+
+
+def _name(item: Mapping[str, Any]) -> str:
+    """An item's own name, or the one that it has without."""
+    return str(item.get("name") or default_name(str(item.get("use"))))
 
 
 def list_names(table: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -28,6 +28,11 @@ __all__ = ["Classification"]
 
 _TOP = 5
 _GREATEST_FOCAL = 100.0
+_LEAST = 1e-12
+
+
+def _select_float32(state: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    return state["output"].float(), state["target"]
 
 
 def select_output_and_target(state: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -105,10 +110,8 @@ class Classification(Task):
             if targets.is_floating_point():
                 output, targets = self._prepare(output, targets)
             return F.cross_entropy(output.float(), targets, label_smoothing=self.label_smoothing)
-        if not self.focal:
-            return F.cross_entropy(*self._prepare(output, targets), **self._options(output))
         each, total = self.loss_by_sample(output, targets)
-        return each.mean() if total is None else each.sum() / total
+        return each.mean() if total is None else each.sum() / total.clamp(min=_LEAST)
 
     def loss_by_sample(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         """The cross-entropy of each sample (B,), times its class's weight, and the sum of these weights."""
@@ -141,7 +144,7 @@ class Classification(Task):
         found: dict[str, Metric] = {"accuracy": Accuracy(select_output_and_target)}
         if data.classes > _TOP:
             found["top5"] = TopKCategoricalAccuracy(_TOP, select_output_and_target)
-        found |= {"loss": Loss(F.cross_entropy, select_output_and_target), "recall": measure_recall(data)}
+        found |= {"loss": Loss(F.cross_entropy, _select_float32), "recall": measure_recall(data)}
         return found | measure_by_class(self.measure, data)
 
     def figures(

@@ -55,7 +55,7 @@ def measure_loss(task: Task) -> Metric:
         n = torch.as_tensor(len(targets) if count is None else count, device=loss.device, dtype=torch.float64)
         return torch.stack([torch.where(n > 0, loss.double() * n, 0.0), n])  # the mean of nothing may be NaN
 
-    return derive_metric(lambda sums: sums[0] / sums[1].clamp(min=1), sum_over_split(of))
+    return derive_metric(lambda sums: sums[0] / sums[1].clamp(min=1e-12), sum_over_split(of))  # weights may be small
 
 
 def measure_recall(data: DataInfo) -> Metric:

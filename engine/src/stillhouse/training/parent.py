@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from stillhouse.models.checkpoint_file import read_checkpoint
 from stillhouse.models.weights import find_last_checkpoint, load_state
 from stillhouse.training.folder import HISTORY, flat
 from stillhouse.training.observers import Observers
+from stillhouse.training.score import best_of
 
 __all__ = ["begin", "check_parent", "go_on"]
 
@@ -137,8 +139,9 @@ def go_on(run: Run, observers: Observers, scaler: GradScaler) -> int:
     if "rank0" in content["generators"]:
         rng.restore(content["generators"]["rank0"])
     observers.evaluation.history = _read_history(parent, content["history"])
-    best = content["best"]["file"]
-    if observers.checkpoints is not None and best is not None:
+    best, epoch = content["best"]["file"], best_of(run, observers.evaluation.history).epoch
+    # Another score may have another best epoch, whose weights nobody has kept.
+    if observers.checkpoints is not None and epoch is not None and best == f"best_{epoch * run.steps_per_epoch}.pt":
         observers.checkpoints.take_over_best(parent / "checkpoints" / best)
     if observers.early_stopping is not None:
         observers.early_stopping.wait_from(len(observers.evaluation.history))
@@ -146,11 +149,13 @@ def go_on(run: Run, observers: Observers, scaler: GradScaler) -> int:
 
 
 def _load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """Moments are the parent's, and options, the rates among them, the new run's."""
-    options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    """Moments are the parent's, those that an optimizer keeps in its groups too; options, the rates among them, the new run's."""
+    options = (*inspect.signature(type(optimizer)).parameters, *optimizer.defaults, "lr", "initial_lr", "name")
+    kept = {"params", *(key for group in optimizer.param_groups for key in group if key not in options)}
+    own = [{key: value for key, value in group.items() if key not in kept} for group in optimizer.param_groups]
     optimizer.load_state_dict(dict(state))
-    for group, own in zip(optimizer.param_groups, options, strict=True):
-        group.update(own)
+    for group, new in zip(optimizer.param_groups, own, strict=True):
+        group.update(new)
 
 
 def _move_to(scheduler: LambdaLR, optimizer: Optimizer, step: int) -> None:

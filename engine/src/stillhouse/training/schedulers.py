@@ -135,5 +135,18 @@ def _build_named(
     except (Exception, SystemExit) as error:  # its arguments may be anything, and it somebody's own
         given = ", ".join(f"{key} = {value!r}" for key, value in args.items())
         raise StillhouseError(f"{cls.__name__} with {given}: {first_line(error)}", where="schedule") from error
-    per = schedule.per or ("step" if cls.__name__ in _BY_STEP else "epoch")
+    by_step = cls.__name__ in _BY_STEP
+    in_epochs = getattr(made, "t_in_epochs", None)  # timm's, which does nothing where it is told of the other
+    if in_epochs is not None:
+        by_step = not in_epochs
+        if schedule.per is not None and (schedule.per == "step") != by_step:
+            what = f"must be {'step' if by_step else 'epoch'!r}, as t_in_epochs = {str(in_epochs).lower()} has it"
+            raise StillhouseError(f"{what}, got {schedule.per!r}", where="schedule.per", hint="leave it out")
+    if by_score and schedule.per == "step":
+        what = "must be 'epoch' of a scheduler that goes by the validation split's score, got 'step'"
+        raise StillhouseError(what, where="schedule.per", hint="leave it out")
+    per = schedule.per or ("step" if by_step else "epoch")
+    if isinstance(made, lr_scheduler.OneCycleLR) and per == "step" and made.total_steps < total_steps:
+        what = f"must be at least the run's {total_steps} steps, got {made.total_steps}"
+        raise StillhouseError(what, where="schedule.args.total_steps", hint="leave it out")
     return Moves(made, per, by_score)
