@@ -142,6 +142,28 @@ def test_set_reaches_into_the_plugin_list_by_name_and_by_number(tmp_path: Path, 
     assert recipe.plugins[1] == {"use": "projector", "kind": "mlp"}
 
 
+def test_set_means_the_plugin_of_that_name_and_else_the_one_of_that_kind(tmp_path: Path):
+    text = MINIMAL + "".join(
+        f'[[plugins]]\nuse = "{use}"\n' + (f'name = "{name}"\n' if name else "")
+        for use, name in (("projector", "shallow"), ("projector", ""), ("features", "a"), ("features", "b"))
+    )
+    file = write(tmp_path / "x.toml", text)
+    assert [p.get("kind") for p in Recipe.load(file, overrides=["plugins.projector.kind=mlp"]).plugins] == [
+        None,
+        "mlp",
+        None,
+        None,
+    ]
+    assert [p.get("kind") for p in Recipe.load(file, overrides=["plugins.shallow.kind=mlp"]).plugins] == [
+        "mlp",
+        None,
+        None,
+        None,
+    ]
+    with pytest.raises(StillhouseError, match=r"2 items of the list are called 'features' .*by name or number: a, b"):
+        Recipe.load(file, overrides=["plugins.features.weight=1"])
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [

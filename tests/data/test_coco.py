@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.path import Path as PolygonPath
 from PIL import Image
 
 from stillhouse import StillhouseError
@@ -112,7 +113,47 @@ def test_a_polygon_has_the_area_of_the_shoelace_formula():
     x, y = corners.T
     area = abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
     drawn = draw_mask([corners.reshape(-1).tolist()], 100, 100).sum()
-    assert drawn == pytest.approx(area, rel=0.04)  # the pixels of the outline count
+    assert drawn == pytest.approx(area, rel=0.004)
+    square = draw_mask([[2, 2, 10, 2, 10, 10, 2, 10]], 12, 14)
+    assert square.sum() == 64
+    assert square[2:10, 2:10].all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_polygon_has_the_pixels_whose_centres_lie_in_it(seed: int):
+    rng = np.random.default_rng(seed)
+    corners = rng.uniform(-5, 30, (rng.integers(3, 9), 2))
+    inside = PolygonPath(corners).contains_points if len(corners) == 3 else None
+    drawn = draw_mask([corners.reshape(-1).tolist()], 20, 25)
+    for row in range(20):
+        for column in range(25):
+            x, y = column + 0.5, row + 0.5
+            crossings = 0
+            for (ax, ay), (bx, by) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+                if (ay <= y) != (by <= y) and x >= ax + (y - ay) * (bx - ax) / (by - ay):
+                    crossings += 1
+            assert drawn[row, column] == (crossings % 2 == 1)
+            if inside is not None:
+                assert drawn[row, column] == inside([(x, y)])[0]
+
+
+def test_each_split_has_its_own_ids_and_the_classes_are_one(tmp_path: Path):
+    def renumbered(told: dict[str, Any]) -> dict[str, Any]:
+        for category in told["categories"]:
+            category["id"] -= 3  # cat 0, dog 4
+        for thing in told["annotations"]:
+            thing["category_id"] -= 3
+        return told
+
+    save(tmp_path, name="a_train.json")
+    save(tmp_path, change=renumbered, name="a_val.json")
+    for target in ("boxes", "mask"):
+        source = opened(f"coco:{tmp_path}/a_{{split}}.json", tmp_path, target=target)
+        (_, one), (_, other) = (source.pair(int(source.splits[split][0])) for split in ("train", "val"))
+        if target == "boxes":
+            assert one["labels"].tolist() == other["labels"].tolist()
+        else:
+            assert (one == other).all()
 
 
 def first_of(told: dict[str, Any], key: str, **changes: Any) -> dict[str, Any]:
@@ -126,6 +167,8 @@ def first_of(told: dict[str, Any], key: str, **changes: Any) -> dict[str, Any]:
         (lambda told: [], "must have the lists images, annotations and categories"),
         (lambda told: {**told, "categories": 3}, "must have the lists images, annotations and categories"),
         (lambda told: first_of(told, "annotations", category_id=9), "annotation 0: no category 9"),
+        (lambda told: first_of(told, "images", id=101), "the id 101 is that of more than one image"),
+        (lambda told: first_of(told, "categories", id=3), "the id 3 is that of more than one category"),
         (lambda told: first_of(told, "annotations", image_id=9), "annotation 0: no image 9"),
         (
             lambda told: first_of(told, "annotations", bbox=[1, 2]),
@@ -145,6 +188,13 @@ def test_what_is_wrong_with_the_annotations_is_said(change: Any, said: str, tmp_
     [
         ("images", {"height": 9}, "the image is 10 x 12 pixels, and its annotations are for 9 x 12"),
         ("annotations", {"segmentation": [[1, 2]]}, "a polygon must be x1, y1, x2, y2, x3, y3, ..., got [1, 2]"),
+        ("annotations", {"segmentation": None}, "a segmentation must be polygons or runs, got None"),
+        ("annotations", {"segmentation": [["a"] * 6]}, "its segmentation cannot be drawn: could not convert"),
+        (
+            "annotations",
+            {"segmentation": {"size": [10, 12], "counts": [-1, 121]}},
+            "runs must be of the image's 10 x 12",
+        ),
         ("annotations", {"segmentation": 3}, "a segmentation must be polygons or runs, got 3"),
         (
             "annotations",

@@ -182,3 +182,43 @@ def test_a_shard_that_says_no_split_among_others_is_refused(tmp_path: Path):
     write(tmp_path / "more.tar", numbered(4))
     with pytest.raises(StillhouseError, match=r"more\.tar says no split"):
         find_shards(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "-1", "a", "1.0", "99999999999999999999"])
+def test_a_class_that_is_no_number_is_refused_by_its_place(text: str, tmp_path: Path):
+    write(tmp_path / "train-0.tar", {**numbered(0), "0004.png": picture(9), "0004.cls": text.encode()})
+    with pytest.raises(StillhouseError, match=r"train-0\.tar, 0004: a \.cls must hold a class's number from 0 on"):
+        opened(f"{tmp_path / 'train-0.tar'}")
+
+
+def test_texts_are_names_also_of_digits(tmp_path: Path):
+    files = {
+        f"{k:04d}.{end}": content
+        for k, text in enumerate(["1950", "7", "007"] * 8)
+        for end, content in (("png", picture(k)), ("txt", text.encode()))
+    }
+    write(tmp_path / "train-0.tar", files)
+    source = opened(f"{tmp_path / 'train-0.tar'}", label="txt")
+    assert source.class_names == ("007", "1950", "7")
+    assert source.labels.tolist() == [1, 2, 0] * 8
+
+
+def test_shards_of_a_split_are_found_once_however_it_is_spelled(tmp_path: Path):
+    write(tmp_path / "train-0.tar", numbered(0))
+    write(tmp_path / "valid-0.tar", numbered(8))
+    found = find_shards(tmp_path / "{split}*.tar")
+    assert {split: [path.name for path in paths] for split, paths in found.items()} == {
+        "train": ["train-0.tar"],
+        "val": ["valid-0.tar"],
+    }
+
+
+def test_other_labels_of_the_same_size_are_other_data(tmp_path: Path):
+    stamps = set()
+    for number in (1, 2):
+        files = {f"{k:04d}.png": picture(k) for k in range(50)} | {
+            f"{k:04d}.json": json.dumps([number + k % 3, 5]).encode() for k in range(50)
+        }
+        write(tmp_path / "train-0.tar", files)
+        stamps.add(opened(f"{tmp_path / 'train-0.tar'}", target="vector").stamp)
+    assert len(stamps) == 2

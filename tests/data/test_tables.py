@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stillhouse import StillhouseError
+from stillhouse import StillhouseError, StillhouseWarning
 from stillhouse.data import DataSpec, load_data
 from stillhouse.data.catalogue import open_source
 from stillhouse.data.sources import SourceRequest
@@ -244,3 +244,25 @@ def test_rows_without_a_file_can_be_left_out(table: Write):
 def test_a_bad_file_of_boxes_is_named(content: str, said: str, table: Write, tmp_path: Path):
     (tmp_path / "b.xml").write_text(content)
     assert f"b.xml: {said}" in faults_of(table("image,b\nimg/0.png,b.xml\n"), target="boxes", boxes="b")
+
+
+def test_two_spellings_are_one_image(table: Write, tmp_path: Path):
+    rows = "".join(f"{k}.png,{'ab'[k % 2]}\n" for k in range(12))
+    text = faults_of(table(f"file,class\n{rows}./0.png,b\n"), image="file", label="class", root=str(tmp_path / "img"))
+    assert "0.png is 'b' here, and 'a' above" in text
+
+
+def test_an_image_in_two_rows_is_spoken_of_where_rows_are_split(table: Write, tmp_path: Path):
+    rows = "".join(f"{k}.png,{'ab'[k % 2]}\n" for k in range(12))
+    with pytest.warns(StillhouseWarning, match="1 rows are of images that stand above already"):
+        opened(table(f"file,class\n{rows}0.png,a\n"), image="file", label="class", root=str(tmp_path / "img"))
+
+
+def test_an_image_has_one_file_of_boxes(table: Write, tmp_path: Path):
+    rows = "".join(f"{k}.png,{k}.txt\n" for k in range(12))
+    for name in (*map(str, range(12)), "other"):
+        (tmp_path / "img" / f"{name}.txt").parent.mkdir(exist_ok=True)
+        (tmp_path / "img" / f"{name}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    source = table(f"file,found\n{rows}0.png,other.txt\n")
+    text = faults_of(source, image="file", boxes="found", target="boxes", classes=["0"], root=str(tmp_path / "img"))
+    assert "an image has one file of boxes, and this one has '0.txt' too" in text

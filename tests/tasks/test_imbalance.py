@@ -5,12 +5,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ignite.engine import Engine
 from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, roc_auc_score
 from sklearn.utils.class_weight import compute_class_weight
 from support import recipe
@@ -19,6 +21,7 @@ from stillhouse import StillhouseError, StillhouseWarning, prepare
 from stillhouse.contract.batch import DataInfo
 from stillhouse.loop.stepper import Stepper
 from stillhouse.tasks import Classification
+from stillhouse.tasks.measures import measure_loss
 from stillhouse.tasks.segmentation import Segmentation
 from stillhouse.training.one_class import find_only_class
 
@@ -210,3 +213,34 @@ def test_a_student_that_always_says_one_class_is_told_of_once():
 )
 def test_one_class_is_always_said_where_no_other_is_ever_found(recall: Any, found: int | None):
     assert find_only_class(recall) == found
+
+
+def test_a_batch_whose_classes_weigh_nothing_has_no_loss():
+    task = Classification(class_weights={"a": 0.0, "b": 1.0})
+    output = torch.randn(3, 2, requires_grad=True)
+    for made in (task, attrs.evolve(task, focal=2.0)):
+        loss = made.loss(output, torch.zeros(3, dtype=torch.long))
+        assert loss == 0
+        (gradient,) = torch.autograd.grad(loss, output)
+        assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+def test_small_weights_measure_as_they_train():
+    task = Segmentation(class_weights={"a": 1e-4, "b": 2e-4})
+    output, target = torch.randn(2, 2, 4, 4), torch.randint(0, 2, (2, 4, 4))
+    metric = measure_loss(task)
+    engine = Engine(lambda _engine, _batch: {"output": output, "target": target, "input": None})
+    metric.attach(engine, "loss")
+    found = engine.run([0]).metrics["loss"]
+    assert float(found) == pytest.approx(task.loss(output, target).item(), rel=1e-5)
+    assert found > 0.1
+
+
+def test_the_validation_loss_is_float32s_whatever_the_student_runs_in():
+    data = info(3, 3)
+    metric = Classification().metrics(data)["loss"]
+    output, target = (torch.randn(64, 2) * 3).bfloat16(), torch.randint(0, 2, (64,))
+    engine = Engine(lambda _engine, _batch: {"output": output, "target": target, "input": None})
+    metric.attach(engine, "loss")
+    expected = F.cross_entropy(output.double(), target).item()
+    assert engine.run([0]).metrics["loss"] == pytest.approx(expected, rel=1e-5)

@@ -149,3 +149,25 @@ def test_a_scale_that_has_come_down_stays_down(tmp_path: Path):
     assert first._stepper.scaler.get_scale() < 2**16
     child = train(recipe(*plugins, run__epochs=6, run__parent=str(tmp_path / "short"), **made), out=tmp_path / "child")
     assert same_state(child.student.state_dict(), whole.student.state_dict())
+
+
+def test_what_an_optimizer_keeps_in_its_groups_goes_on(tmp_path: Path):
+    made = {"optimizer": {"name": "support.schedule_free:ScheduleFreeSGD", "lr": 0.1}}
+    train(recipe(teacher=None, run__epochs=2, **made), out=tmp_path / "short")
+    whole = prepare(recipe(teacher=None, run__epochs=4, **made), write=False)
+    child = prepare(recipe(teacher=None, run__epochs=4, run__parent=str(tmp_path / "short"), **made), write=False)
+    for training in (whole, child):
+        training.fit()
+    assert child.optimizer.param_groups[0]["k"] == whole.optimizer.param_groups[0]["k"] == 12
+    assert same_state(child.run.student.state_dict(), whole.run.student.state_dict())
+
+
+def test_the_best_by_another_score_is_another_epoch(tmp_path: Path):
+    first = prepare(recipe(teacher=None, run__epochs=3), out=tmp_path / "short")
+    with_scores(first, [0.9, 0.2, 0.3])
+    first.fit()
+    losses = [epoch["loss"] for epoch in first.observers.evaluation.history]
+    assert losses[0] > min(losses)
+    changes = {"checkpoints": {"score": "val/loss"}, "optimizer": {"lr": 1e-9}, "run__parent": str(tmp_path / "short")}
+    train(recipe(teacher=None, run__epochs=4, **changes), out=tmp_path / "child")
+    assert "best_3.pt" not in [path.name for path in (tmp_path / "child" / "checkpoints").iterdir()]

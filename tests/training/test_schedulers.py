@@ -140,6 +140,19 @@ def test_a_run_goes_on_with_the_schedulers_state(table: dict[str, Any], tmp_path
         ({"milestones": [0.5]}, r'milestones: needs decay = "steps"'),
         ({"decay": "steps", "milestones": [0.5, 0.2]}, r"milestones: must be > 0 and rise"),
         ({"decay_until": 0.5}, r"decay_until: needs a decay"),
+        (
+            {"decay": "cosine", "decay_until": 0.2, "warmup_steps": 6},
+            r"decay_until: the warm-up of 6 steps must end before",
+        ),
+        (
+            {"decay": "linear", "decay_until": 0.4, "warmup_epochs": 2},
+            r"decay_until: the warm-up of 6 steps must end before",
+        ),
+        (
+            {"name": "plateau", "per": "step"},
+            r"schedule.per: must be 'epoch' of a scheduler that goes by the validation",
+        ),
+        ({"name": "onecycle", "args": {"total_steps": 5}}, r"total_steps: must be at least the run's 6 steps, got 5"),
         ({"decay": "cosine", "decay_until": 1.5}, r"decay_until: must be in \[warmup, until\]"),
     ],
 )
@@ -153,3 +166,13 @@ def test_recipes_from_before_are_the_same_runs():
     assert set(plain.to_dict()["schedule"]) == {"peak", "warmup", "decay", "final", "until"}
     assert "sampling" not in plain.to_dict()["data"]
     assert set(plain.to_dict()["optimizer"]) == {"name", "lr", "args"}
+
+
+def test_timms_schedulers_move_in_the_unit_that_they_are_made_for():
+    pytest.importorskip("timm")
+    args = {"t_initial": EPOCHS * STEPS, "t_in_epochs": False, "lr_min": 0.1}
+    table = {"name": "timm.scheduler:CosineLRScheduler", "args": args}
+    found = rates(schedule=table)
+    assert len(set(found)) == EPOCHS * STEPS  # another in each step
+    with pytest.raises(StillhouseError, match="must be 'step', as t_in_epochs = false has it, got 'epoch'"):
+        rates(schedule={**table, "per": "epoch"})

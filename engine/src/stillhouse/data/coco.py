@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -92,8 +93,7 @@ class Coco(FileSource):
             told["ignore"] = _IGNORED if len(own) <= _IGNORED else -1
         self.spec = structure(told, TargetSpec, "data.args")
         self.class_names = tuple(own)
-        self._boxes = BoxLists.of([_list_boxes(things, parts["train"].known) for _, things in self._shown], names)
-        self._classes = {identity: k + 1 for k, identity in enumerate(parts["train"].known)}
+        self._boxes = BoxLists.of([_list_boxes(things, names) for _, things in self._shown], names)
         self.take(files)
         self.labels = np.zeros(len(files), dtype=np.int64)
         extra = self._boxes.to_bytes() if spec.target == "boxes" else json.dumps([t for _, t in self._shown]).encode()
@@ -121,9 +121,14 @@ class Coco(FileSource):
         ignored = np.int32(self.spec.ignore if self.spec.ignore is not None else -1)
         mask = np.zeros((height, width), dtype=np.int32)
         # What is small lies in front of what is large: a cup on a table.
-        for thing in sorted(things, key=lambda thing: -float(thing.get("area", 0))):
-            inside = draw_mask(thing["segmentation"], height, width)
-            mask[inside] = ignored if thing.get("iscrowd") else self._classes[thing["category_id"]]
+        for thing in sorted(things, key=lambda thing: -float(thing.get("area") or 0)):
+            try:
+                inside = draw_mask(thing.get("segmentation"), height, width)
+            except (TypeError, ValueError) as error:
+                raise StillhouseError(
+                    f"annotation {thing.get('id')}: its segmentation cannot be drawn: {error}"
+                ) from None
+            mask[inside] = ignored if thing.get("iscrowd") else thing["category_id"]
         return mask
 
 
@@ -153,14 +158,20 @@ class _Part:
             raise StillhouseError(what, where=show_name(file))
         images, things, categories = lists
         try:
-            self.known = {c["id"]: str(c["name"]) for c in sorted(categories, key=lambda c: c["id"])}
+            for kind, each in (("image", images), ("category", categories)):
+                twice = [key for key, count in Counter(one["id"] for one in each).items() if count > 1]
+                if twice:
+                    raise StillhouseError(f"the id {twice[0]!r} is that of more than one {kind}")
+            known = {c["id"]: str(c["name"]) for c in sorted(categories, key=lambda c: c["id"])}
+            # Each split may have ids of its own: from here on a category is its place among the names, from 1.
+            places = {identity: k for k, identity in enumerate(known, 1)}
             by_image: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in images}
             for thing in things:
-                if thing["category_id"] not in self.known:
+                if thing["category_id"] not in places:
                     raise StillhouseError(f"annotation {thing.get('id')}: no category {thing['category_id']!r}")
                 if thing["image_id"] not in by_image:
                     raise StillhouseError(f"annotation {thing.get('id')}: no image {thing['image_id']!r}")
-                by_image[thing["image_id"]].append(thing)
+                by_image[thing["image_id"]].append({**thing, "category_id": places[thing["category_id"]]})
             self.images = [
                 (_Shown(str(i["file_name"]), int(i["height"]), int(i["width"])), by_image[i["id"]]) for i in images
             ]
@@ -171,7 +182,7 @@ class _Part:
             raise StillhouseError(
                 what, where=show_name(file), hint="images, annotations and categories by their ids"
             ) from None
-        self.names = tuple(self.known.values())
+        self.names = tuple(known.values())
 
     def find_images(self, folder: Path, base: Path, faults: list[Fault]) -> list[FoundFile]:
         """Find the images below ``folder``, by their paths from ``base``; those that are not there become a fault."""
@@ -218,7 +229,7 @@ def _fill(pattern: str, split: str) -> str:
     return pattern.replace(_SPLIT, split)
 
 
-def _list_boxes(things: Sequence[Mapping[str, Any]], known: Mapping[Any, str]) -> list[Box]:
+def _list_boxes(things: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Box]:
     """The boxes of an image, without crowds, whose box is no thing's."""
     boxes = []
     for thing in things:
@@ -229,5 +240,5 @@ def _list_boxes(things: Sequence[Mapping[str, Any]], known: Mapping[Any, str]) -
         except (KeyError, TypeError, ValueError):
             what = f"annotation {thing.get('id')}: bbox must be x, y, width, height, got {thing.get('bbox')!r:.60}"
             raise StillhouseError(what, where="data.name") from None
-        boxes.append(Box(known[thing["category_id"]], (x, y, x + width, y + height)))
+        boxes.append(Box(names[thing["category_id"] - 1], (x, y, x + width, y + height)))
     return boxes

@@ -12,6 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
@@ -45,6 +46,11 @@ class FoundFile:
     path: str
     size: int
     inode: Inode
+
+    @property
+    def identity(self) -> Any:
+        """The same of two paths to one file; the path where the file system numbers none."""
+        return self.inode if self.inode[1] else self.path
 
     @property
     def suffix(self) -> str:

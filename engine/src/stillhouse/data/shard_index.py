@@ -54,7 +54,9 @@ def find_shards(place: Path) -> dict[str, list[Path]]:
     by_split: dict[str, list[Path]] = {}
     for text, split in _SPLITS.items():
         by_split.setdefault(split, []).extend(_expand(pattern.replace("{split}", text), must=False))
-    by_split = {split: found for split, found in by_split.items() if found}
+    by_split = {
+        split: list(dict.fromkeys(found)) for split, found in by_split.items() if found
+    }  # val* is valid* as well
     if "train" not in by_split:
         raise StillhouseError(f"no shard of the split train: {show_name(place)}", where=_WHERE)
     return by_split

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -157,11 +158,16 @@ class Shards(Source):
         if isinstance(value, bool) or not isinstance(value, int | str):
             what = f"a class must be a number or a name, got {type(value).__name__}"
             raise StillhouseError(what, where=self.place(i), hint='label = "json:KEY" names an entry')
-        return int(value) if isinstance(value, str) and value.isdecimal() else value
+        if isinstance(value, str) and self._label in ("", "cls"):
+            if not re.fullmatch(r"[0-9]{1,9}", value):
+                what = f"a .cls must hold a class's number from 0 on, got {value!r:.40}"
+                raise StillhouseError(what, where=self.place(i), hint='label = "txt" takes names')
+            return int(value)
+        return value
 
     def _read_value(self, i: int) -> Any:
         """Read a target that is text: of JSON the entry that ``label`` names, else the text."""
-        content = read_member(self._files[self._file_of[i]], Member(*self._targets[i].tolist()))
+        content = self._read_target(i)
         try:
             text = content.decode().strip()
             if self._label != "json" and self.target == "class":
@@ -184,7 +190,16 @@ class Shards(Source):
         count = min(len(self._keys), _HASHED, max(32, _HASHED_BYTES // max(1, int(self._images[:, 1].mean()))))
         for i in np.linspace(0, len(self._keys) - 1, count).astype(np.int64).tolist():
             digest.update(self.read_stored(i))
+            if self.target not in ("class", "none"):
+                digest.update(self._read_target(i))
+        # All of what is small: labels may change, and no size with them.
+        digest.update(self.labels.tobytes())
+        for i in range(len(self._keys)) if self.target in ("vector", "boxes") else ():
+            digest.update(self._read_target(i))
         return digest.digest()
+
+    def _read_target(self, i: int) -> bytes:
+        return read_member(self._files[self._file_of[i]], Member(*self._targets[i].tolist()))
 
     def read(self, i: int) -> Tensor:
         """See :meth:`Source.read`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from stillhouse.data.files import FoundFile, show_name
 from stillhouse.data.images import WHITE
 from stillhouse.data.table_rows import SHOWN, Rows
 from stillhouse.data.targets import TargetSpec
-from stillhouse.errors import Fault, StillhouseError, did_you_mean, raise_faults
+from stillhouse.errors import Fault, StillhouseError, StillhouseWarning, did_you_mean, raise_faults
 
 __all__ = ["Table", "TableSpec"]
 
@@ -127,6 +128,12 @@ class Table(FileSource):
             self.class_names = self.spec.class_names
         self.splits = {}
         whole = rows.splits is None
+        repeated = len(first) - len({rows.files[row].identity for row in first})
+        if whole and repeated and val_fraction:
+            what = f"{repeated} rows are of images that stand above already, and may be of training and validation both"
+            warnings.warn(
+                f"{show_name(file)}: {what}; a column named by `split` says which", StillhouseWarning, stacklevel=2
+            )
         for split in ("train", "val", "test"):
             ids = [k for k, row in enumerate(first) if rows.splits is None or rows.splits[row] == split]
             if ids and not (whole and split != "train"):
@@ -171,10 +178,11 @@ def _number(rows: Rows, label: str, told: Any) -> tuple[tuple[str, ...], Any]:
     texts = rows.table.column(label, "data.args.label")
     names = _list_classes([texts[row] for row in rows.all], told, rows, rows.all)
     index = {name: k for k, name in enumerate(names)}
-    said: dict[str, str] = {}
+    said: dict[Any, str] = {}
     for row in rows.all:
-        if said.setdefault(rows.files[row].path, texts[row]) != texts[row]:
-            what = f"{rows.files[row].path} is {texts[row]!r} here, and {said[rows.files[row].path]!r} above"
+        found = rows.files[row]
+        if said.setdefault(found.identity, texts[row]) != texts[row]:
+            what = f"{found.path} is {texts[row]!r} here, and {said[found.identity]!r} above"
             rows.fault(
                 row, "data.args.label", what, 'one column of 0 and 1 a class, and target = "vector", for several'
             )

@@ -73,12 +73,12 @@ class Rows:
             warnings.warn(f"left out: {what}", StillhouseWarning, stacklevel=2)
         self.all = list(self.files)
         self.splits = self._read_splits(split, meant)
-        seen: dict[str, int] = {}
+        seen: dict[Any, int] = {}
         for row, found in self.files.items():
-            seen.setdefault(found.path, row)
+            seen.setdefault(found.identity, row)
         self.first_of_image = list(seen.values())
         for row, found in self.files.items():
-            first = seen[found.path]
+            first = seen[found.identity]
             if self.splits is not None and self.splits[row] != self.splits[first]:
                 self.fault(
                     row,
@@ -153,6 +153,14 @@ class Rows:
     def read_box_files(self, rows: Sequence[int], name: str) -> list[list[Box]]:
         """The boxes in the file of each row, in the column ``name``; without a file there are none."""
         column = self.table.column(name, "data.args.boxes")
+        of_image: dict[Any, str] = {}
+        for row in self.all:
+            if of_image.setdefault(self.files[row].identity, column[row]) != column[row]:
+                self.fault(
+                    row,
+                    name,
+                    f"an image has one file of boxes, and this one has {of_image[self.files[row].identity]!r} too",
+                )
         return [self._read_box_file(row, column[row]) if column[row] else [] for row in rows]
 
     def gather_boxes(self, first: Sequence[int], corners: Sequence[str], label: str) -> list[list[Box]]:
@@ -165,7 +173,7 @@ class Rows:
         """
         columns = [self.table.column(name, "data.args.boxes") for name in corners]
         labels = self.table.column(label, "data.args.label")
-        place = {self.files[row].path: k for k, row in enumerate(first)}
+        place = {self.files[row].identity: k for k, row in enumerate(first)}
         boxes: list[list[Box]] = [[] for _ in first]
         for row in self.all:
             texts = [column[row] for column in columns]
@@ -179,7 +187,7 @@ class Rows:
             if not labels[row]:
                 self.fault(row, "data.args.label", "the box has no class")
                 continue
-            boxes[place[self.files[row].path]].append(Box(labels[row], numbers))
+            boxes[place[self.files[row].identity]].append(Box(labels[row], numbers))
         return boxes
 
     def _read_box_file(self, row: int, name: str) -> list[Box]:

@@ -110,6 +110,8 @@ class Classification(Task):
             if targets.is_floating_point():
                 output, targets = self._prepare(output, targets)
             return F.cross_entropy(output.float(), targets, label_smoothing=self.label_smoothing)
+        if not self.focal and targets.is_floating_point():
+            return F.cross_entropy(*self._prepare(output, targets), **self._options(output))
         each, total = self.loss_by_sample(output, targets)
         return each.mean() if total is None else each.sum() / total.clamp(min=_LEAST)
 

@@ -150,7 +150,7 @@ def go_on(run: Run, observers: Observers, scaler: GradScaler) -> int:
 
 def _load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """Moments are the parent's, those that an optimizer keeps in its groups too; options, the rates among them, the new run's."""
-    options = (*inspect.signature(type(optimizer)).parameters, *optimizer.defaults, "lr", "initial_lr", "name")
+    options = (*inspect.signature(type(optimizer)).parameters, "lr", "initial_lr", "name")
     kept = {"params", *(key for group in optimizer.param_groups for key in group if key not in options)}
     own = [{key: value for key, value in group.items() if key not in kept} for group in optimizer.param_groups]
     optimizer.load_state_dict(dict(state))
