@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stillhouse import Recipe, StillhouseError
-from stillhouse.config.recipe_file import read_tables
+from stillhouse.config.recipe_file import _parse_yaml, read_tables
 from stillhouse.config.trust import reading_stored
 
 TABLES: dict[str, Any] = {
@@ -178,3 +178,22 @@ def test_variables_of_the_environment_are_read_where_they_are_asked_for(
         Recipe.from_dict({**TABLES, "run": {"name": "${env:NESTED}"}})
     with reading_stored("/elsewhere"), pytest.raises(StillhouseError, match="does not read the environment"):
         Recipe.from_dict(tables)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.yaml", "run:\n  epochs: 3\n  epochs: 4\n"),
+        ("x.yaml", "run: {epochs: 3}\nrun: {epochs: 4}\n"),
+        ("x.json", '{"run": {"epochs": 3, "epochs": 4}}'),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_as_in_toml(name: str, text: str, tmp_path: Path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(StillhouseError, match=r"the key '(run|epochs)' stands there twice"):
+        Recipe.load(tmp_path / name)
+
+
+def test_yaml_takes_anchors_and_merges_with_keys_of_ones_own(tmp_path: Path):
+    text = "base: &base {name: 'sklearn:digits', size: 8}\nother: {<<: *base, size: 12}\n"
+    assert _parse_yaml(text, "x")["other"] == {"name": "sklearn:digits", "size": 12}

@@ -99,6 +99,15 @@ def test_splits_by_the_files_names(tmp_path: Path):
     assert {split: len(ids) for split, ids in source.splits.items()} == {"train": 8, "val": 8}
 
 
+def test_each_split_may_be_a_folder(tmp_path: Path):
+    for folder in ("train", "valid"):
+        (tmp_path / folder).mkdir()
+        save(tmp_path / folder, name="_annotations.json")
+    name = f"coco:{tmp_path}/{{split}}/_annotations.json"
+    source = open_source(name, SourceRequest(args={"images": "{split}/img"}, val_fraction=0.25, base=tmp_path))
+    assert {split: len(ids) for split, ids in source.splits.items()} == {"train": 8, "val": 8}
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_runs_are_the_pixels_they_were_made_of(seed: int):
     rng = np.random.default_rng(seed)

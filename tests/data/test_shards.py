@@ -222,3 +222,13 @@ def test_other_labels_of_the_same_size_are_other_data(tmp_path: Path):
         write(tmp_path / "train-0.tar", files)
         stamps.add(opened(f"{tmp_path / 'train-0.tar'}", target="vector").stamp)
     assert len(stamps) == 2
+
+
+def test_a_range_may_have_wildcards_behind_it(tmp_path: Path):
+    for k in range(2):
+        for name in ("a", "b"):
+            write(tmp_path / f"x-{k}-{name}.tar", numbered(4 * k))
+    found = find_shards(tmp_path / "x-{0..1}-*.tar")["train"]
+    assert [path.name for path in found] == ["x-0-a.tar", "x-0-b.tar", "x-1-a.tar", "x-1-b.tar"]
+    with pytest.raises(StillhouseError, match=r"1 of 3 shards are not there: .*x-2-\*\.tar"):
+        find_shards(tmp_path / "x-{0..2}-*.tar")

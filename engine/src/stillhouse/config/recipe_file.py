@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def _change(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 
 def _parse_json(text: str, where: str) -> dict[str, Any]:
     try:
-        tables = json.loads(text)
+        tables = json.loads(text, object_pairs_hook=_refuse_twice)
     except RecursionError:
         raise StillhouseError("is nested too deeply", where=where) from None
     except ValueError as error:
@@ -154,7 +155,28 @@ def _make_yaml_loader() -> Any:
     ):
         Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"^(?:{pattern})$"), list(first))
     Loader.add_constructor("tag:yaml.org,2002:int", _make_int)
+    Loader.add_constructor("tag:yaml.org,2002:map", _make_map)
     return Loader
+
+
+def _make_map(loader: Any, node: Any) -> dict[Any, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+    _refuse_twice([(key, None) for key in keys if isinstance(key, str)])
+    loader.flatten_mapping(node)
+    made: dict[Any, Any] = loader.construct_mapping(node, deep=True)
+    return made
+
+
+def _refuse_twice(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A table of its keys and values; YAML and JSON would take the last of a key that stands there twice, as TOML does not.
+
+    Raises:
+        ValueError: one does.
+    """
+    twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    if twice:
+        raise ValueError(f"the key {twice[0]!r} stands there twice")
+    return dict(pairs)
 
 
 def _make_int(loader: Any, node: Any) -> int:

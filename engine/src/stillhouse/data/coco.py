@@ -53,7 +53,7 @@ class Coco(FileSource):
     """Images with COCO's annotations. Ids number the images, train first, in the order of the file.
 
     Args:
-        file: the annotations; ``{split}`` in its name stands for train, val (valid, validation) and test.
+        file: the annotations; ``{split}`` in its path stands for train, val (valid, validation) and test.
         args: the keys of :class:`CocoSpec`.
         base: the recipe's folder.
         val_fraction: share held out where there is no val split; the same for test without splits.
@@ -98,7 +98,7 @@ class Coco(FileSource):
         self.labels = np.zeros(len(files), dtype=np.int64)
         extra = self._boxes.to_bytes() if spec.target == "boxes" else json.dumps([t for _, t in self._shown]).encode()
         self.stamp = hashlib.sha256((self.stamp or b"") + extra).digest()
-        self.split_up(val_fraction, whole=_SPLIT not in file.name)
+        self.split_up(val_fraction, whole=_SPLIT not in str(file))
 
     def pair(self, i: int) -> tuple[Tensor, Any]:
         """See :meth:`Source.pair`."""
@@ -204,17 +204,17 @@ class _Part:
 
 
 def _find_splits(file: Path) -> dict[str, tuple[Path, str]]:
-    """The file of each split, and how the split is spelled in its name."""
-    if _SPLIT not in file.name:
+    """The file of each split, and how the split is spelled in its path."""
+    if _SPLIT not in str(file):
         _need_file(file)
         return {"train": (file, "train")}
     found: dict[str, tuple[Path, str]] = {}
     for name in ("train", "val", *ALIASES, "test"):
-        path = file.with_name(_fill(file.name, name))
+        path = Path(_fill(str(file), name))
         if path.is_file():
             found.setdefault(ALIASES.get(name, name), (path, name))
     if "train" not in found:
-        _need_file(file.with_name(_fill(file.name, "train")))
+        _need_file(Path(_fill(str(file), "train")))
     return {split: found[split] for split in ("train", "val", "test") if split in found}
 
 

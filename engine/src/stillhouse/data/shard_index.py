@@ -16,6 +16,7 @@ __all__ = ["Member", "ShardSample", "find_shards", "index_shard", "list_extensio
 
 _WHERE = "data.name"
 _SPLITS = {"train": "train", "val": "val", "test": "test", **ALIASES}
+_WILD = re.compile(r"[*?\[]")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MOST = 1_000_000
 _SHOWN = 4
@@ -82,19 +83,24 @@ def _divide(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
 def _expand(pattern: str, must: bool) -> list[Path]:
     """Expand ranges and wildcards; with ``must`` a number of a range whose file is not there is refused."""
     names = list(_expand_ranges(pattern))
-    if len(names) == 1 and re.search(r"[*?\[]", names[0]):
-        whole = Path(names[0])
-        base = Path(whole.anchor) if whole.is_absolute() else Path()
-        found = sorted(base.glob(str(whole.relative_to(base))))
-    else:
-        found = [Path(name) for name in names if Path(name).is_file()]
-        missing = [Path(name) for name in names if not Path(name).is_file()]
-        if missing and (must or found):
-            shown = ", ".join(show_name(path) for path in missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
-            raise StillhouseError(f"{len(missing)} of {len(names)} shards are not there: {shown}", where=_WHERE)
+    by_name = {name: _find_named(name) for name in names}
+    found = list(dict.fromkeys(path for here in by_name.values() for path in here))
+    missing = [Path(name) for name, here in by_name.items() if not here]
+    if missing and (must or found) and (len(names) > 1 or not _WILD.search(pattern)):
+        shown = ", ".join(map(show_name, missing[:_SHOWN])) + (", ..." if len(missing) > _SHOWN else "")
+        raise StillhouseError(f"{len(missing)} of {len(names)} shards are not there: {shown}", where=_WHERE)
     if must and not found:
         raise StillhouseError(f"no shard is there: {show_name(Path(pattern))}", where=_WHERE)
     return found
+
+
+def _find_named(name: str) -> list[Path]:
+    """The files of one name, which may have wildcards, sorted."""
+    whole = Path(name)
+    if not _WILD.search(name):
+        return [whole] if whole.is_file() else []
+    base = Path(whole.anchor) if whole.is_absolute() else Path()
+    return sorted(base.glob(str(whole.relative_to(base))))
 
 
 def _expand_ranges(pattern: str) -> Iterator[str]:
