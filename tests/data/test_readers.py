@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import threading
 
 import pytest
 from support import recipe
 
 from stillhouse import StillhouseError, train
 from stillhouse.data import DataSpec
-from stillhouse.data.readers import explain_dead_reader
+from stillhouse.data.readers import _say_unless_hung_up, explain_dead_reader
 
 SPEC = DataSpec(name="x", workers=4, prefetch=3, batch_size=64)
 
@@ -54,3 +55,20 @@ def test_torchs_words_become_the_houses(text: str, codes: list[int | None], says
 def test_other_errors_are_let_alone():
     assert explain_dead_reader(RuntimeError("shapes differ")) is None
     assert explain_dead_reader(ValueError("DataLoader worker (pid 7) is killed by signal: Killed. ")) is None
+
+
+def test_a_reader_says_nothing_of_a_run_that_has_hung_up(capsys: pytest.CaptureFixture[str]):
+    def say(error: Exception) -> None:
+        _say_unless_hung_up(type(error), error, None)
+
+    for error in (ConnectionResetError("by peer"), EOFError(), BrokenPipeError()):
+        thread = threading.Thread(target=say, args=(error,))
+        thread.start()
+        thread.join()
+    assert capsys.readouterr().err == ""
+    say(ConnectionResetError("of its own"))
+    assert "ConnectionResetError: of its own" in capsys.readouterr().err
+    thread = threading.Thread(target=say, args=(ValueError("wrong"),))
+    thread.start()
+    thread.join()
+    assert "ValueError: wrong" in capsys.readouterr().err

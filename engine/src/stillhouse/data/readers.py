@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
+import threading
 from collections.abc import Iterable
+from types import TracebackType
 
 from stillhouse.config.data import DataSpec
 from stillhouse.distributed.signals import stay_until_the_parent_ends
@@ -16,6 +19,14 @@ __all__ = ["explain_dead_reader", "prepare_reader"]
 def prepare_reader(_number: int) -> None:
     """Prepare a new reader: the terminal and a scheduler signal it as well, and the run is to decide what then."""
     stay_until_the_parent_ends()
+    sys.excepthook = _say_unless_hung_up
+
+
+def _say_unless_hung_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an error as ever, but for one of the thread that hands tensors over: an interrupted run has hung up on it."""
+    hung_up = issubclass(kind, ConnectionError | EOFError) and threading.current_thread() is not threading.main_thread()
+    if not hung_up:
+        sys.__excepthook__(kind, error, trace)
 
 
 def explain_dead_reader(
