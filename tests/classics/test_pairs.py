@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support.pairs import PAIRS, outcome
 
-REFUSED = {("simkd", "tcs"): "head"}
+REFUSED = {("simkd", "tcs"): "cannot be active together"}
 """Pairs that cannot be together, and what the reason has in it."""
 
 

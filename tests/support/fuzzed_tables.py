@@ -174,6 +174,7 @@ class Mutation:
     def scale(self) -> None:
         """Change a number."""
         parent, last, value = self.choose(int, float) or ({}, "", 0)
+        value = max(min(value, 10**300), -(10**300))  # what was scaled before may be beyond floats
         by = [value * 10, -value, value / 3, value * 1_000_000, value + 1, value - 1, value * 1.0]
         parent[last] = self.chance.choice(by)
 
