@@ -46,6 +46,8 @@ def make_closure(number: float) -> Any:
         (torch.zeros(2), torch.zeros(2, dtype=torch.float64)),
         (torch.zeros(2, 1), torch.zeros(1, 2)),
         (torch.eye(2).to_sparse(), (2 * torch.eye(2)).to_sparse()),
+        (torch.ones(5000).to_sparse(), torch.ones(5000).index_fill(0, torch.tensor([2500]), 2.0).to_sparse()),
+        (np.array([[1], [2, 3]], dtype=object), np.array([[1], [2, 4]], dtype=object)),
         (np.zeros(2), np.ones(2)),
         ([{"a": torch.zeros(1)}], [{"a": torch.ones(1)}]),
         (SimpleNamespace(mean=0.0), SimpleNamespace(mean=3.0)),

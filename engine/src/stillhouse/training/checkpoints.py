@@ -221,7 +221,9 @@ class Checkpoints:
             with self._telling():
                 if self._held and parallel.is_first():
                     self._history.write()
-                    self._writer.write(self._name_held("last"))
+                    files = self._name_held("last")
+                    self._held.clear()
+                    self._writer.write(files)
                 self._writer.close()
         except StillhouseError as error:
             warn(str(error), StillhouseWarning, stacklevel=2)  # what has ended the run is raised already

@@ -40,7 +40,9 @@ def describe_value(value: Any, _within: tuple[int, ...] = ()) -> Any:
         return sorted(map(str, map(inner, value)))
     if isinstance(value, Tensor):
         return f"{tuple(value.shape)} {value.dtype} {hash_tensor(value)}"
-    if isinstance(value, np.ndarray) and value.dtype != object:
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        return inner(value.tolist())
+    if isinstance(value, np.ndarray):
         return f"{value.shape} {value.dtype} {hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()}"
     if isinstance(value, np.generic | complex | bytes | torch.dtype | torch.device | torch.Size):
         return repr(value)
@@ -94,8 +96,12 @@ def _hash_code(code: types.CodeType) -> str:
 
 
 def hash_tensor(tensor: Tensor) -> str:
-    """A hash of a tensor's values; of one without any in memory, or of another layout than strides, of its words."""
-    if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
-        return str(tensor.layout) if tensor.is_meta else hashlib.sha256(repr(tensor).encode()).hexdigest()
+    """A hash of a tensor's values; of one without any in memory its layout."""
+    if tensor.is_meta:
+        return str(tensor.layout)
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    elif tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
     flat = tensor.detach().resolve_neg().resolve_conj().cpu().contiguous().reshape(-1)
     return hashlib.sha256(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"").hexdigest()
